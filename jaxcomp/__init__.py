@@ -1,0 +1,1 @@
+"""jaxcomp: train, evaluate and dissect soft context compressors in JAX."""

@@ -1,0 +1,228 @@
+"""Every field a user can set, as frozen dataclasses: the one vocabulary that all rooms share.
+
+`configs/*.py` build these trees through ml_collections at the edge (`jaxcomp.cli`); inside the
+package only the dataclasses travel. `config_hash` names a tree, so results can be matched to what
+made them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """Llama-3 RoPE scaling (`rope_type: llama3` of Hugging Face's config.json)."""
+
+    factor: float = 8.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_position_embeddings: int = 8192
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of one transformer, by the names of Hugging Face's config.json."""
+
+    model_type: str = "llama"  # llama | qwen3 (qwen3 adds RMSNorm on queries and keys)
+    vocab_size: int = 0  # 0: as large as the tokenizer's
+    hidden_size: int = 64  # D (E when it is the compressor)
+    num_hidden_layers: int = 2  # Y
+    num_attention_heads: int = 4  # N
+    num_key_value_heads: int = 2  # K
+    head_dim: int = 16  # H; never derived from hidden_size / heads
+    intermediate_size: int = 128  # F
+    rms_norm_eps: float = 1e-5
+    rope_theta: float = 10_000.0
+    rope_scaling: RopeScaling | None = None
+    tie_word_embeddings: bool = True
+    max_position_embeddings: int = 4096
+
+    @property
+    def qk_norm(self) -> bool:
+        return self.model_type == "qwen3"
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters (arXiv 2106.09685); rank 0 means none: the tower is trained fully."""
+
+    rank: int = 0
+    alpha: float = 32.0
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class WorldConfig:
+    """The controlled world (`jaxcomp.data.world`)."""
+
+    seed: int = 0  # which world: lexicon order and every entity's favourites
+    prior_strength: float = 0.95  # P(slot takes its entity's favourite value) in pretraining text
+    train_prior_strength: float = 0.95  # the same in the compressor's training text
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where text comes from and how it is cut."""
+
+    source: str = "world"  # world | text | tfds
+    path: str = ""  # text: a .jsonl[.gz], .parquet or .txt file, or a glob; tfds: the data_dir
+    text_field: str = "text"  # jsonl, parquet and tfds: the field that holds the text
+    tfds_name: str = ""
+    tfds_split: str = "train"
+    tokenizer: str = ""  # a Hugging Face tokenizer folder; "": made from the text
+    vocab_size: int = 2048  # of a tokenizer trained on `path`
+    segment: int = 64  # T, compressor tokens of a segment
+    segments: int = 1  # G, segments of one example
+    target: int = 72  # L, decoder tokens of a target including the end token
+    eval_passages: int = 256  # held-out passages an evaluation set has
+    val_passages: int = 256  # passages of the validation set (learning rates are chosen on it)
+    seed: int = 0  # split and shuffle
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """What the memory is and where it stands."""
+
+    recipe: str = "pcc"
+    kind: str = "append"  # append: learned memory tokens after the segment (the only kind so far)
+    ratio: int = 4  # context tokens per memory vector; divides data.segment
+    positions: str = "spread"  # spread: memory vector m has its block's position id; consecutive
+    connector_hidden: int = 0  # 0: twice the decoder's width
+    marker_steps: int = 300  # markers are trained this long, then frozen (PCC's warm-up)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW with warm-up, cosine decay and global-norm clipping."""
+
+    steps: int = 1000
+    batch: int = 32  # passages (or documents) of one optimiser step
+    lr: float = 1e-3
+    final_lr: float = 0.0  # of the cosine, as a fraction of lr
+    warmup: int = 50
+    weight_decay: float = 0.0
+    b1: float = 0.9
+    b2: float = 0.95
+    clip: float = 1.0
+    accumulate: int = 1  # micro-batches of one optimiser step; divides batch
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run of a compressor (or, with `train_decoder`, of the pair)."""
+
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    objective: str = "coin"  # coin: each example is rebuilt or continued; sum: both
+    p_reconstruct: float = 0.5  # coin: probability; sum: weight of reconstruction
+    train_decoder: bool = False  # only the joint adaptation of a base decoder
+    ratios: tuple[int, ...] = ()  # joint adaptation: each step draws one of these; (): memory.ratio
+    remat: str = "none"  # none | full | offload
+    loss_chunk: int = 0  # decoder positions per chunk of the cross-entropy; 0: all at once
+    log_every: int = 50
+    checkpoint_every: int = 500
+    keep_checkpoints: int = 2
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Language modelling from scratch."""
+
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    seq_len: int = 128  # L; documents are packed to this length
+    copy_fraction: float = 0.5  # share of documents that are a passage followed by itself
+    seed: int = 0
+    remat: str = "none"
+    loss_chunk: int = 0
+    log_every: int = 50
+    checkpoint_every: int = 1000
+    keep_checkpoints: int = 2
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """The one frozen decoder: pretrained, then taught to be steered by a reference compressor."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    reference: ModelConfig = field(default_factory=ModelConfig)  # its size is outside the grid
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    adapt: TrainConfig = field(default_factory=lambda: TrainConfig(train_decoder=True))
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """What is measured on held-out text."""
+
+    batch: int = 64
+    samples: int = 4  # sampled rebuilds per passage for the agreement measure
+    sampled_passages: int = 32
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """The grid. A setup is family x size x ratio; a job is a setup x base seed x seed x lr."""
+
+    families: tuple[str, ...] = ()  # (): every family of `families`
+    sizes: tuple[str, ...] = ()  # (): every size of a family
+    ratios: tuple[int, ...] = (4, 16, 64)
+    base_seeds: tuple[int, ...] = (0,)
+    seeds: tuple[int, ...] = (0,)
+    lr_grid: tuple[float, ...] = ()  # multiples of train.optim.lr tried per size
+    lr_ratios: tuple[int, ...] = (16,)  # ratios at which the grid is run
+    primary_ratio: int = 16  # pre-registered endpoint: counterfactual slots kept at this ratio
+    workers: int = 0  # local processes; 0: one a core on CPU, else 1
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    replica: int = 1
+    fsdp: int = -1  # -1: every device that replica and tp leave
+    tp: int = 1
+
+
+@dataclass(frozen=True)
+class Config:
+    """One experiment: everything `pretrain`, `train`, `eval`, `sweep` and `report` need."""
+
+    name: str = "experiment"
+    families: dict[str, dict[str, ModelConfig]] = field(default_factory=dict)
+    compressor: str = ""  # family/size of a single `train` or `pretrain`
+    base_seed: int = 0  # which pretrained base of that size
+    seed: int = 0  # training seed: memory tokens, connector, order of passages
+    world: WorldConfig = field(default_factory=WorldConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+
+
+class ConfigError(ValueError):
+    """A field is unknown or has a value that cannot work; the message names it and the mend."""
+
+
+def to_dict(config: Any) -> Any:
+    """Plain JSON-able form of a tree of dataclasses."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        return {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    if isinstance(config, dict):
+        return {k: to_dict(v) for k, v in config.items()}
+    if isinstance(config, (tuple, list)):
+        return [to_dict(v) for v in config]
+    return config
+
+
+def config_hash(*parts: Any) -> str:
+    """Twelve hex digits of the SHA-256 of the canonical JSON of `parts`."""
+    text = json.dumps([to_dict(p) for p in parts], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,0 +1,393 @@
+"""The controlled world: a seeded generator of short passages whose every fact is known.
+
+A passage is a handful of sentences about things, animals, persons, places and events. Each sentence
+carries one or two *slots*: a value that its entity has by a strong prior (`prior_strength`) but may
+not have here. `World.read` parses any text, also a rebuilt and damaged one, back into facts, so the
+fate of every slot has exactly one name (`outcome`). Nothing is judged; everything is known.
+
+Slot kinds: colour, material, size, profession, home (entity-attribute); relation (who did it to
+whom); modifier (which of two animals has which mood); polarity; quantity; order (in time); topic.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from jaxcomp.config import ConfigError, WorldConfig
+from jaxcomp.data import lexicon as lx
+
+OUTCOMES = ("kept", "overwritten", "swapped", "other", "lost")
+SPLITS = {"train": range(14), "val": range(14, 15), "test": range(15, 16)}
+BUCKETS = 16  # a text's hash decides its split, so splits are disjoint by construction
+COUNTERFACTUAL_RATE = 0.5  # P(a slot of a counterfactual passage is not the favourite)
+
+Key = tuple[str, ...]
+
+
+class Slot(NamedTuple):
+    """One fact of a passage.
+
+    `start:end` are the characters of the slot's value in the text (for relation and order, of the
+    clause). `swap` is the value this fact would have had its two arguments been exchanged ("" where
+    the kind has no arguments to exchange).
+    """
+
+    kind: str
+    key: Key
+    value: str
+    favourite: str
+    swap: str
+    options: tuple[str, ...]
+    start: int
+    end: int
+
+    @property
+    def is_favourite(self) -> bool:
+        return self.value == self.favourite
+
+
+class Passage(NamedTuple):
+    """`bits` is -log2 p(text) under the world's own prior_strength, whatever drew the passage."""
+
+    id: int
+    text: str
+    slots: tuple[Slot, ...]
+    continuation: str
+    bits: float
+
+
+def outcome(slot: Slot, facts: Mapping[Key, str]) -> str:
+    """The one name of what became of `slot` in a text that reads as `facts`.
+
+    kept: the same value. swapped: the two arguments exchanged. overwritten: the prior's favourite
+    instead. other: another value. lost: no such fact. An exchange that is also the favourite counts
+    as swapped, so relation, modifier and order report drift and never overwriting for it.
+    """
+    value = facts.get(slot.key)
+    if value is None:
+        return "lost"
+    if value == slot.value:
+        return "kept"
+    if slot.swap and value == slot.swap:
+        return "swapped"
+    return "overwritten" if value == slot.favourite else "other"
+
+
+class _Draw:
+    """One passage in the making: choices, and their exact probability under the world's prior."""
+
+    def __init__(self, rng: random.Random, favoured: float, prior: float):
+        self.rng, self.favoured, self.prior = rng, favoured, prior
+        self.bits = 0.0
+        self.used: dict[str, set] = {}
+
+    def pick(self, items: Sequence):
+        self.bits += math.log2(len(items))
+        return items[int(self.rng.random() * len(items))]
+
+    def fresh(self, kind: str, items: Sequence):
+        """A uniform choice among what this passage has not yet used under `kind`."""
+        used = self.used.setdefault(kind, set())
+        item = self.pick([i for i in items if i not in used])
+        used.add(item)
+        return item
+
+    def opening(self) -> str:
+        """Half of the sentences stand alone, the others begin with one of the openings."""
+        return self.pick(lx.OPENINGS) if self.pick((True, False)) else ""
+
+    def value(self, favourite: str, options: Sequence[str]) -> str:
+        """The favourite with probability `favoured`, else uniform among the others."""
+        others = [o for o in options if o != favourite]
+        if self.rng.random() < self.favoured:
+            self.bits -= math.log2(self.prior)
+            return favourite
+        self.bits -= math.log2((1.0 - self.prior) / len(others))
+        return others[int(self.rng.random() * len(others))]
+
+
+class _Fact(NamedTuple):
+    """A sentence's words with slot values in place, and its slots without character positions."""
+
+    clause: str
+    slots: tuple[tuple[str, Slot], ...]  # (the words to find in the clause, slot)
+
+
+class World:
+    """See the module's docstring. All methods are pure functions of the configuration.
+
+    Raises:
+      ConfigError: a prior strength outside (0, 1).
+    """
+
+    def __init__(self, config: WorldConfig | None = None):
+        self.config = config or WorldConfig()
+        for name in ("prior_strength", "train_prior_strength"):
+            strength = getattr(self.config, name)
+            if not 0.0 < strength < 1.0:
+                raise ConfigError(
+                    f"world.{name} is {strength}; expected a probability strictly between 0 and "
+                    "1 (a passage's information must be finite); use 0.999 for near-certainty"
+                )
+        self._shuffled = {k: self._permute(k, v) for k, v in _VALUES.items()}
+        self._persons = self._permute("person", tuple(lx.PERSONS))
+        self._events = self._permute("event", lx.EVENTS)
+        self._rank = {p: i for i, p in enumerate(self._persons)}
+        self._time = {e: i for i, e in enumerate(self._events)}
+        self._makers: dict[str, Callable[[_Draw], _Fact]] = {
+            **{kind: self._attribute(kind) for kind in _ATTRIBUTES},
+            "relation": self._relation,
+            "modifier": self._modifier,
+            "polarity": self._polarity,
+            "order": self._order,
+        }
+        self._readers = _readers()
+
+    def passage(
+        self,
+        split: str,
+        index: int,
+        *,
+        prior_strength: float | None = None,
+        counterfactual: bool = False,
+        max_words: int = 64,
+    ) -> Passage:
+        """Passage `index` of a split ("train", "val" or "test"), at most `max_words` words long.
+
+        Words count as the world's tokenizer counts: every word and every full stop is one.
+        """
+        prior = self.config.prior_strength
+        favoured = prior if prior_strength is None else prior_strength
+        if counterfactual:
+            favoured = 1.0 - COUNTERFACTUAL_RATE
+        name = f"{self.config.seed}/{split}/{index}/{favoured}/{max_words}"
+        rng = random.Random(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()))
+        while True:
+            draw = _Draw(rng, favoured, prior)
+            text, slots, facts = self._write(draw, max_words)
+            if hashlib.blake2b(text.encode(), digest_size=1).digest()[0] % BUCKETS in SPLITS[split]:
+                break
+        bits = draw.bits
+        return Passage(index, text, slots, self._continue(draw, facts, max_words), bits)
+
+    def read(self, text: str) -> dict[Key, str]:
+        """Facts of any text of this world, however damaged; the first mention of a fact counts."""
+        facts: dict[Key, str] = {}
+        for sentence in text.split("."):
+            for reader in self._readers:
+                for key, value in reader(sentence):
+                    facts.setdefault(key, value)
+        return facts
+
+    def words(self) -> list[str]:
+        """Every word the world can write, sorted; the world's tokenizer makes each one token."""
+        tables = [v for kind, v in _VALUES.items() if kind != "polarity"]
+        tables += [t for t, _, _ in _ATTRIBUTES.values()]
+        phrases = [w for table in tables for w in table]
+        phrases += [*lx.ACTION_IS, *lx.EVENTS, *lx.DEEDS, *lx.GAZES, *lx.OPENINGS]
+        phrases += [re.sub(r"{\w+}", "", form) for _, _, form in _ATTRIBUTES.values()]
+        phrases += ["did not before after . The At"]
+        return sorted({w for p in phrases for w in _words(p)})
+
+    # Writing
+
+    def _write(self, draw: _Draw, max_words: int):
+        text, slots, facts = "", [], []
+        kinds = [k for k in self._makers if k != "topic"]
+        while not facts or len(_words(text)) + LONGEST_SENTENCE <= max_words:
+            kind = draw.pick(kinds) if facts else "topic"
+            fact = self._makers[kind](draw)
+            facts.append(fact)
+            text, found = _append(text, fact, draw.opening())
+            slots += found
+        return text, tuple(slots), facts
+
+    def _continue(self, draw: _Draw, facts: list[_Fact], max_words: int) -> str:
+        """More of the same story: every other sentence repeats a fact of the passage."""
+        text, kinds = "", [k for k in self._makers if k != "topic"]
+        while len(_words(text)) + LONGEST_SENTENCE <= max_words:
+            again = draw.pick((True, False))
+            fact = draw.pick(facts) if again else self._makers[draw.pick(kinds)](draw)
+            text, _ = _append(text, fact, draw.opening())
+        return text
+
+    def _permute(self, kind: str, values: Sequence[str]) -> tuple[str, ...]:
+        order = list(values)
+        if self.config.seed:
+            random.Random(f"{self.config.seed}/{kind}").shuffle(order)
+        return tuple(order)
+
+    def _favourite(self, kind: str, natural: str) -> str:
+        return self._shuffled[kind][_VALUES[kind].index(natural)]
+
+    def _attribute(self, kind: str) -> Callable[[_Draw], _Fact]:
+        table, values, form = _ATTRIBUTES[kind]
+
+        def make(draw: _Draw) -> _Fact:
+            entity = draw.fresh(kind, tuple(table))
+            favourite = self._favourite(kind, table[entity])
+            value = draw.value(favourite, values)
+            who = draw.pick(tuple(lx.PERSONS)) if "{who}" in form else ""
+            clause = form.format(entity=entity, value=value, who=who)
+            return _Fact(
+                clause,
+                ((value, Slot(kind, (kind, entity), value, favourite, "", values, 0, 0)),),
+            )
+
+        return make
+
+    def _relation(self, draw: _Draw) -> _Fact:
+        first = draw.fresh("relation", tuple(lx.PERSONS))
+        second = draw.fresh("relation", tuple(lx.PERSONS))
+        deed = draw.pick(lx.DEEDS)
+        # Drawing two persons in order and then the direction meets each clause twice.
+        draw.bits -= 1.0
+        agent, patient = sorted((first, second), key=self._rank.__getitem__)
+        usual, turned = f"{agent} {deed} {patient}", f"{patient} {deed} {agent}"
+        value = draw.value(usual, (usual, turned))
+        swap = turned if value == usual else usual
+        key = ("relation", *sorted((first, second)))
+        slot = Slot("relation", key, value, usual, swap, (usual, turned), 0, 0)
+        return _Fact(value, ((value, slot),))
+
+    def _modifier(self, draw: _Draw) -> _Fact:
+        animals = [draw.fresh("modifier", tuple(lx.SIZE_OF)) for _ in range(2)]
+        liked = [self._favourite("modifier", lx.MOOD_OF[a]) for a in animals]
+        first = draw.value(liked[0], lx.MOODS)
+        # Two equal moods could not be exchanged: the second is drawn among the seven that are left.
+        left = tuple(m for m in lx.MOODS if m != first)
+        second = draw.value(liked[1], left) if liked[1] != first else draw.pick(left)
+        clause = f"the {first} {animals[0]} {draw.pick(lx.GAZES)} the {second} {animals[1]}"
+        slots = tuple(
+            (f"{mine} {a}", Slot("modifier", ("modifier", a), mine, fav, his, lx.MOODS, 0, 0))
+            for a, mine, his, fav in zip(
+                animals, (first, second), (second, first), liked, strict=True
+            )
+        )
+        return _Fact(clause, slots)
+
+    def _polarity(self, draw: _Draw) -> _Fact:
+        person, action = draw.pick(tuple(lx.PERSONS)), draw.fresh("polarity", tuple(lx.ACTION_IS))
+        favourite = self._favourite("polarity", lx.ACTION_IS[action])
+        value = draw.value(favourite, lx.POLARITIES)
+        clause = f"{person} did {'not ' if value == 'no' else ''}{action}"
+        words = "did not" if value == "no" else "did"
+        slot = Slot(
+            "polarity", ("polarity", person, action), value, favourite, "", lx.POLARITIES, 0, 0
+        )
+        return _Fact(clause, ((words, slot),))
+
+    def _order(self, draw: _Draw) -> _Fact:
+        pair = (draw.fresh("order", lx.EVENTS), draw.fresh("order", lx.EVENTS))
+        draw.bits -= 1.0  # as in _relation
+        usual, late = sorted(pair, key=self._time.__getitem__)
+        first = draw.value(usual, (usual, late))
+        second = late if first == usual else usual
+        before = draw.pick((True, False))
+        clause = f"{first} before {second}" if before else f"{second} after {first}"
+        slot = Slot("order", ("order", *sorted(pair)), first, usual, second, (usual, late), 0, 0)
+        return _Fact(clause, ((clause, slot),))
+
+
+_VALUES: dict[str, tuple[str, ...]] = {
+    "colour": lx.COLOURS,
+    "material": lx.MATERIALS,
+    "size": lx.SIZES,
+    "profession": lx.PROFESSIONS,
+    "home": lx.HOMES,
+    "modifier": lx.MOODS,
+    "polarity": lx.POLARITIES,
+    "quantity": lx.NUMBERS,
+    "topic": lx.TOPICS,
+}
+
+# kind -> (entity -> natural favourite, values, clause)
+_ATTRIBUTES: dict[str, tuple[dict[str, str], tuple[str, ...], str]] = {
+    "topic": (lx.TOPIC_AT, lx.TOPICS, "at the {entity} they talked about {value}"),
+    "colour": (lx.COLOUR_OF, lx.COLOURS, "the {entity} was {value}"),
+    "material": (lx.MATERIAL_OF, lx.MATERIALS, "the {entity} was made of {value}"),
+    "size": (lx.SIZE_OF, lx.SIZES, "the {entity} looked {value}"),
+    "profession": (
+        {p: v[0] for p, v in lx.PERSONS.items()},
+        lx.PROFESSIONS,
+        "{entity} worked as a {value}",
+    ),
+    "home": ({p: v[1] for p, v in lx.PERSONS.items()}, lx.HOMES, "{entity} lived in {value}"),
+    "quantity": (lx.NUMBER_OF, lx.NUMBERS, "{who} bought {value} {entity}"),
+}
+
+KINDS = (*_ATTRIBUTES, "relation", "modifier", "polarity", "order")
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[A-Za-z]+|\.", text)
+
+
+LONGEST_SENTENCE = 3 + 8 + 1  # opening, clause ("the sad cat followed the sad dog"), full stop
+
+
+def _append(text: str, fact: _Fact, opening: str) -> tuple[str, list[Slot]]:
+    """The text with the fact as one more sentence, and the fact's slots at their characters."""
+    clause = f"{opening} {fact.clause}" if opening else fact.clause[0].upper() + fact.clause[1:]
+    base = len(text) + 1 if text else 0
+    slots = []
+    for words, slot in fact.slots:
+        # rindex: the value stands at or after its entity, and an opening never holds a value.
+        at = base + clause.lower().rindex(words.lower())
+        length = len(slot.value) if slot.kind == "modifier" else len(words)
+        slots.append(slot._replace(start=at, end=at + length))
+    return f"{text} {clause}." if text else f"{clause}.", slots
+
+
+# Reading
+
+_Reader = Callable[[str], list[tuple[Key, str]]]
+
+
+def _readers() -> list[_Reader]:
+    person, animal = "|".join(lx.PERSONS), "|".join(lx.SIZE_OF)
+    event, deed = "|".join(lx.EVENTS), "|".join(lx.DEEDS)
+    action, mood = "|".join(lx.ACTION_IS), "|".join(lx.MOODS)
+
+    def scan(pattern: str, fact: Callable[[re.Match], tuple[Key, str]]) -> _Reader:
+        regex = re.compile(rf"\b{pattern}\b", re.IGNORECASE)
+        return lambda sentence: [fact(m) for m in regex.finditer(sentence)]
+
+    def attribute(kind: str) -> _Reader:
+        table, _, form = _ATTRIBUTES[kind]
+        form = form.replace("{who} ", "")
+        value = r"(?P<v>(?!made of)[A-Za-z]+)" if kind == "colour" else r"(?P<v>[A-Za-z]+)"
+        pattern = form.format(entity=f"(?P<e>{'|'.join(table)})", value=value)
+        return scan(pattern, lambda m: ((kind, _name(m["e"], table)), m["v"]))
+
+    def when(m: re.Match) -> tuple[Key, str]:
+        first, second = m["a"].lower(), m["b"].lower()
+        if m["w"].lower() == "after":
+            first, second = second, first
+        return ("order", *sorted((first, second))), first
+
+    return [
+        *(attribute(kind) for kind in _ATTRIBUTES),
+        scan(
+            rf"(?P<a>{person}) (?P<d>{deed}) (?P<p>{person})",
+            lambda m: (("relation", *sorted((m["a"], m["p"]))), f"{m['a']} {m['d']} {m['p']}"),
+        ),
+        scan(
+            rf"(?P<m>{mood}) (?P<e>{animal})",
+            lambda m: (("modifier", m["e"].lower()), m["m"].lower()),
+        ),
+        scan(
+            rf"(?P<e>{person}) did (?P<n>not )?(?P<x>{action})",
+            lambda m: (("polarity", m["e"], m["x"].lower()), "no" if m["n"] else "yes"),
+        ),
+        scan(rf"(?P<a>{event}) (?P<w>before|after) (?P<b>{event})", when),
+    ]
+
+
+def _name(found: str, table: Mapping[str, str]) -> str:
+    return found if found in table else found.lower()
