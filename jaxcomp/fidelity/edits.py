@@ -1,0 +1,216 @@
+"""Edit survival: a fact of a real sentence is changed; does the rebuilt text keep the change?
+
+Real text has no known slots, but it can be given one: an edit replaces a number, a name, a negation
+or the two roles of "X verb Y", by simple rules that would rather find nothing than the wrong thing.
+The edited passage is compressed and rebuilt, and the words at the edited spot say whether the edit
+was **kept**, **reverted** to the original, turned into something **other**, or **lost**. The
+unedited passage is the control: where its own spot does not come back, nothing is measured.
+"""
+
+from __future__ import annotations
+
+import difflib
+import random
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+KINDS = ("number", "name", "negation", "role")
+OUTCOMES = ("kept", "reverted", "other", "lost")
+MEASURABLE = 0.5  # share of control spots that must come back before a rate is given
+WINDOW = 2  # words by which a spot's place is uncertain where its neighbours did not come back
+
+_WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
+_NUMBERS = (
+    "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "twenty", "thirty", "forty", "fifty", "sixty",
+)  # fmt: skip
+_DIGITS = re.compile(r"(?<![\w.,$£'-])\d+(?![\w'-]|[.,]\d)")
+_NUMBER_WORD = re.compile(rf"(?<![\w'-])(?:{'|'.join(_NUMBERS)})(?![\w'-])")
+# A capital after a word or a comma is a name; after a full stop or a quotation mark it may not be.
+_NAME = re.compile(r"(?<=[a-z,] )[A-Z][a-z]{2,}(?![\w'’-])")
+_AUXILIARY = "is|was|are|were|can|could|will|would|should|must"
+# Not before a subject: "was he" is a question, and "was not he" would be no English.
+_SUBJECT = "he|she|it|they|we|you|there|this|that|these|those|not|never|the|his|her|a|an"
+_POSITIVE = re.compile(rf"\b(?P<aux>{_AUXILIARY}) (?P<next>(?!(?:{_SUBJECT})\b)[a-z]+)\b(?!['’-])")
+_NEGATIVE = re.compile(rf"\b(?P<aux>{_AUXILIARY}|did|had|has|have) not (?P<next>[a-z]+)\b(?!['’-])")
+_TRANSITIVE = (
+    r"(?:saw|met|knew|told|left|beat|led|held|taught|fought|wrote|struck|sent|bought|sold|[a-z]+ed)"
+)
+_ROLE = re.compile(
+    rf"(?<![A-Z.]\s)(?<![\w'’-])(?P<a>[A-Z][a-z]+) (?P<verb>{_TRANSITIVE}) (?P<b>[A-Z][a-z]+)"
+    r"(?![\w'’-]| [A-Z]| of\b| and\b)"
+)
+
+
+class Edit(NamedTuple):
+    """One changed spot. `start:end` are characters of `text`, `control_*` those of the original."""
+
+    kind: str
+    source: int  # index of the unedited passage
+    text: str
+    start: int
+    end: int
+    control_start: int
+    control_end: int
+    original: str
+    new: str
+
+
+def names(texts: Iterable[str]) -> list[str]:
+    """Words that stand capitalised inside sentences at least twice and never in lower case."""
+    seen: Counter[str] = Counter()
+    lower: set[str] = set()
+    for text in texts:
+        seen.update(_NAME.findall(text))
+        lower.update(re.findall(r"\b[a-z]+\b", text))
+    return sorted(n for n, count in seen.items() if count >= 2 and n.lower() not in lower)
+
+
+def make_edits(texts: Sequence[str], per_kind: int, seed: int) -> list[Edit]:
+    """At most `per_kind` edits of each kind and one of a kind per passage; pure in its arguments.
+
+    A value is only replaced where it occurs once in its passage, by one that does not occur there:
+    otherwise another mention would answer for it.
+    """
+    pool = names(texts)
+    found: dict[str, int] = dict.fromkeys(KINDS, 0)
+    out = []
+    for source, text in enumerate(texts):
+        for kind in KINDS:
+            if found[kind] >= per_kind:
+                continue
+            rng = random.Random(f"{seed}/{source}/{kind}")
+            spots = list(_spots(kind, text, pool, rng))
+            if spots:
+                start, end, new = rng.choice(spots)
+                edited = text[:start] + new + text[end:]
+                out.append(
+                    Edit(
+                        kind, source, edited, start, start + len(new),
+                        start, end, text[start:end], new,
+                    )
+                )  # fmt: skip
+                found[kind] += 1
+    return out
+
+
+def _spots(
+    kind: str, text: str, pool: Sequence[str], rng: random.Random
+) -> Iterable[tuple[int, int, str]]:
+    """(start, end, new value) of every place in `text` that this kind of edit can change."""
+    if kind == "negation":
+        for m in _POSITIVE.finditer(text):
+            yield m.start(), m.end(), f"{m['aux']} not {m['next']}"
+        for m in _NEGATIVE.finditer(text):
+            # "did not go" without its "not" would leave "did go": emphatic, but still English.
+            yield m.start(), m.end(), f"{m['aux']} {m['next']}"
+        return
+    if kind == "role":
+        for m in _ROLE.finditer(text):
+            if m["a"] in pool and m["b"] in pool and m["a"] != m["b"]:
+                yield m.start(), m.end(), f"{m['b']} {m['verb']} {m['a']}"
+        return
+    present = Counter(_words(text))
+    values = _NUMBERS if kind == "number" else pool
+    free = [v for v in values if not present[v]]
+    matches = (
+        [] if kind == "name" else [(m, _other_number(m[0], rng)) for m in _DIGITS.finditer(text)]
+    )
+    for m in (_NUMBER_WORD if kind == "number" else _NAME).finditer(text):
+        if free and m[0] in values:
+            matches.append((m, rng.choice(free)))
+    for m, new in matches:
+        if present[m[0]] == 1 and not present[new]:
+            yield m.start(), m.end(), new
+
+
+def _other_number(digits: str, rng: random.Random) -> str:
+    """Another number with as many digits; longer ones do not begin with 0."""
+    low = 10 ** (len(digits) - 1) if len(digits) > 1 else 0
+    while True:
+        new = str(rng.randrange(low, 10 ** len(digits)))
+        if new != digits:
+            return new
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text)
+
+
+def aligned(text: str, start: int, end: int, rebuilt: str, window: int = 0) -> list[str]:
+    """Words of `rebuilt` that stand where the words of `text[start:end]` stood.
+
+    The words around the spot are aligned by difflib's matching blocks (Ratcliff & Obershelp); the
+    spot itself takes no part, so its content cannot pull the alignment. Where its neighbours match,
+    the spot is what stands between them. Where some were replaced along with it, as many words are
+    left to them on either side, less `window` in which the place may be uncertain.
+    """
+    spans = [m.span() for m in _WORD.finditer(text)]
+    inside = [i for i, (s, e) in enumerate(spans) if s < end and e > start]
+    if not inside:
+        return []
+    spot, words = inside[0], _words(text)
+    source = [*words[:spot], "\0", *words[inside[-1] + 1 :]]
+    target = _words(rebuilt)
+    matcher = difflib.SequenceMatcher(None, source, target, autojunk=False)
+    for _, i1, i2, j1, j2 in matcher.get_opcodes():
+        if i1 <= spot < i2:
+            first = max(j1, j1 + (spot - i1) - window)
+            last = min(j2, j2 - (i2 - spot - 1) + window)
+            return target[first:last] if first < last else []
+    return []
+
+
+def _holds(words: Sequence[str], value: str) -> bool:
+    """The words of `value` stand in `words`, one after the other."""
+    wanted = _words(value)
+    return any(words[i : i + len(wanted)] == wanted for i in range(len(words) - len(wanted) + 1))
+
+
+def outcome(edit: Edit, rebuilt: str) -> str:
+    """The one name of what became of `edit` in the rebuilt text of the edited passage."""
+    near = aligned(edit.text, edit.start, edit.end, rebuilt, WINDOW)
+    if _holds(near, edit.new):
+        return "kept"
+    if _holds(near, edit.original):
+        return "reverted"
+    return "other" if aligned(edit.text, edit.start, edit.end, rebuilt) else "lost"
+
+
+def control_returned(edit: Edit, original_text: str, rebuilt: str) -> bool:
+    """The original value stands at the same spot of the rebuilt *unedited* passage."""
+    words = aligned(original_text, edit.control_start, edit.control_end, rebuilt, WINDOW)
+    return _holds(words, edit.original)
+
+
+def rates(kinds: Sequence[str], outcomes: Sequence[str], controls: Sequence[bool]):
+    """Rates per kind and over all: `n`, `control`, `measurable` (0 or 1), and the four outcomes.
+
+    Outcome rates are of the n edits of that kind; they are None ("not measurable") where fewer than
+    half of the control spots came back, or where there is no edit.
+    """
+    out: dict[str, float | int | None] = {}
+    for kind in ("all", *KINDS):
+        rows = [i for i, k in enumerate(kinds) if kind in ("all", k)]
+        n = len(rows)
+        control = sum(controls[i] for i in rows) / n if n else None
+        measurable = control is not None and control >= MEASURABLE
+        out[f"{kind}/n"] = n
+        out[f"{kind}/control"] = control
+        out[f"{kind}/measurable"] = int(measurable)
+        for name in OUTCOMES:
+            share = sum(outcomes[i] == name for i in rows) / n if n else None
+            out[f"{kind}/{name}"] = share if measurable else None
+    return out
+
+
+def reason(metrics: dict[str, float | int | None], kind: str = "all") -> str | None:
+    """Why `rates` gave no rate for a kind, in words; None where it gave one."""
+    n, control = metrics[f"{kind}/n"], metrics[f"{kind}/control"]
+    if metrics[f"{kind}/measurable"]:
+        return None
+    if not n:
+        return "not measurable: no place in the text could be edited"
+    return f"not measurable: {control:.0%} of {n} unedited control spots came back, under half"
