@@ -1,0 +1,1 @@
+"""One transformer, and nothing about compression."""

@@ -1,0 +1,133 @@
+"""Hugging Face's config.json <-> ModelConfig. Anything we do not compute is refused by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from jaxcomp.config import ConfigError, ModelConfig, RopeScaling
+
+SUPPORTED = {"llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+
+# Fields that change the computation, with the only value that `model.py` computes.
+_ONLY = {
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "mlp_bias": False,
+    "use_sliding_window": False,
+    "partial_rotary_factor": 1.0,
+}
+_INTS = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+)
+
+
+def from_hf(hf: dict[str, Any], source: str = "config.json") -> ModelConfig:
+    """ModelConfig of a config.json's contents; both `rope_parameters` and `rope_scaling` forms.
+
+    Raises ConfigError naming the field where one is missing or asks for something unsupported.
+    """
+    kind = hf.get("model_type")
+    if kind not in SUPPORTED:
+        raise ConfigError(
+            f"{source}: model_type is {kind!r}; supported architectures are {', '.join(SUPPORTED)}"
+        )
+    for name, only in _ONLY.items():
+        if hf.get(name) not in (None, only):
+            raise ConfigError(f"{source}: {name} is {hf[name]!r}; only {only!r} is supported")
+    values: dict[str, Any] = {name: _integer(hf, name, source) for name in _INTS}
+    heads = values["num_attention_heads"]
+    kv = _integer(hf, "num_key_value_heads", source, heads if kind == "llama" else None)
+    # The default of transformers: Llama derives the head size, Qwen3 says 128.
+    head_dim = _integer(
+        hf, "head_dim", source, values["hidden_size"] // heads if kind == "llama" else 128
+    )
+    theta, scaling = _rope(hf, source)
+    cfg = ModelConfig(
+        model_type=kind,
+        num_key_value_heads=kv,
+        head_dim=head_dim,
+        rms_norm_eps=float(hf.get("rms_norm_eps", 1e-6)),
+        rope_theta=theta,
+        rope_scaling=scaling,
+        tie_word_embeddings=bool(hf.get("tie_word_embeddings", False)),
+        max_position_embeddings=_integer(hf, "max_position_embeddings", source, 4096),
+        **values,
+    )
+    check(cfg, source)
+    return cfg
+
+
+def to_hf(cfg: ModelConfig) -> dict[str, Any]:
+    """config.json's contents; RoPE in both spellings, for any release of transformers."""
+    check(cfg)
+    hf: dict[str, Any] = {"architectures": [SUPPORTED[cfg.model_type]]}
+    hf |= {f.name: getattr(cfg, f.name) for f in dataclasses.fields(cfg)}
+    hf |= {"hidden_act": "silu", "attention_bias": False}
+    if cfg.model_type == "llama":
+        hf["mlp_bias"] = False
+    rope: dict[str, Any] = {"rope_type": "default"}
+    if cfg.rope_scaling is not None:
+        rope = {"rope_type": "llama3"} | dataclasses.asdict(cfg.rope_scaling)
+    hf["rope_scaling"] = rope if cfg.rope_scaling is not None else None
+    hf["rope_parameters"] = rope | {"rope_theta": cfg.rope_theta}
+    return hf
+
+
+def check(cfg: ModelConfig, source: str = "model") -> None:
+    """Raises ConfigError where the sizes cannot make a transformer."""
+    if cfg.model_type not in SUPPORTED:
+        raise ConfigError(
+            f"{source}: model_type is {cfg.model_type!r}; supported: {', '.join(SUPPORTED)}"
+        )
+    for name in (*_INTS, "num_key_value_heads", "head_dim"):
+        if getattr(cfg, name) < 1:
+            mend = (
+                " (0 stands for the tokenizer's size: fill it in first)"
+                if name == "vocab_size"
+                else ""
+            )
+            raise ConfigError(
+                f"{source}: {name} is {getattr(cfg, name)}, expected at least 1{mend}"
+            )
+    if cfg.num_attention_heads % cfg.num_key_value_heads:
+        raise ConfigError(
+            f"{source}: num_attention_heads is {cfg.num_attention_heads}, expected a multiple of "
+            f"num_key_value_heads = {cfg.num_key_value_heads}"
+        )
+    if cfg.head_dim % 2:
+        raise ConfigError(f"{source}: head_dim is {cfg.head_dim}, expected an even number (RoPE)")
+
+
+def _integer(hf: dict[str, Any], name: str, source: str, default: int | None = None) -> int:
+    value = hf.get(name)
+    value = default if value is None else value
+    if not isinstance(value, int) or isinstance(value, bool):
+        found = "missing" if value is None else repr(value)
+        raise ConfigError(f"{source}: {name} is {found}, expected a whole number")
+    return value
+
+
+def _rope(hf: dict[str, Any], source: str) -> tuple[float, RopeScaling | None]:
+    """rope_theta and scaling of either spelling; the new one wins where both stand."""
+    old, new = hf.get("rope_scaling") or {}, hf.get("rope_parameters") or {}
+    rope = new or old
+    field = "rope_parameters" if new else "rope_scaling"
+    theta = float(rope.get("rope_theta", hf.get("rope_theta", 10_000.0)))
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind == "default":
+        return theta, None
+    if kind != "llama3":
+        raise ConfigError(
+            f"{source}: {field}.rope_type is {kind!r}; supported are 'default' and 'llama3'"
+        )
+    names = [f.name for f in dataclasses.fields(RopeScaling)]
+    missing = [name for name in names if name not in rope]
+    if missing:
+        raise ConfigError(f"{source}: {field} lacks {', '.join(missing)}, which llama3 needs")
+    floats = {name: float(rope[name]) for name in names[:-1]}
+    return theta, RopeScaling(**floats, original_max_position_embeddings=int(rope[names[-1]]))

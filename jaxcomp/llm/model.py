@@ -1,0 +1,370 @@
+"""One transformer for Llama 3.x and Qwen3: parameters declared once, layers stacked and scanned."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import PartitionSpec as P
+
+from jaxcomp.config import ConfigError, LoraConfig, ModelConfig
+from jaxcomp.llm.attention import Mask, attention
+from jaxcomp.llm.config import check
+from jaxcomp.llm.lora import Linear, Lora, init_lora
+from jaxcomp.sharding import SPECS, check_model, constrain
+
+REMAT = ("none", "full", "offload")
+
+
+class Leaf(NamedTuple):
+    """One parameter of one layer (or of the model): its shape, its row of SPECS, its start."""
+
+    shape: tuple[int, ...]
+    spec: str
+    std: float  # of a truncated normal; 0: ones
+
+
+class Projection(NamedTuple):
+    eq: str
+    spec: str
+    out: str
+
+
+_IN = Projection("BLD,DNH->BLNH", "qkv_DNH", "act_BLNH")
+_UP = Projection("BLD,DF->BLF", "up_DF", "act_BLF")
+PROJECTIONS = {
+    "q": _IN,
+    "k": _IN,
+    "v": _IN,
+    "o": Projection("BLNH,NHD->BLD", "o_NHD", "act_BLD"),
+    "gate": _UP,
+    "up": _UP,
+    "down": Projection("BLF,FD->BLD", "down_FD", "act_BLD"),
+}
+
+
+def top_leaves(cfg: ModelConfig) -> dict[str, Leaf]:
+    """Parameters outside the layers."""
+    V, D = cfg.vocab_size, cfg.hidden_size
+    # 1/sqrt(D): with a normalised hidden state the first logits have unit variance.
+    leaves = {"emb": Leaf((V, D), "emb_VD", D**-0.5), "norm": Leaf((D,), "norm_D", 0)}
+    if not cfg.tie_word_embeddings:
+        leaves["head"] = Leaf((V, D), "emb_VD", D**-0.5)
+    return leaves
+
+
+def layer_leaves(cfg: ModelConfig) -> dict[str, Leaf]:
+    """Parameters of one layer; the model stacks them on a leading axis Y."""
+    D, F, H = cfg.hidden_size, cfg.intermediate_size, cfg.head_dim
+    N, K = cfg.num_attention_heads, cfg.num_key_value_heads
+    # 2Y branches add to the residual stream; so scaled, their sum has the size of one (GPT-2).
+    branch = (2 * cfg.num_hidden_layers) ** -0.5
+    leaves = {
+        "attn_norm": Leaf((D,), "norm_D", 0),
+        "mlp_norm": Leaf((D,), "norm_D", 0),
+        "q": Leaf((D, N, H), "qkv_DNH", D**-0.5),
+        "k": Leaf((D, K, H), "qkv_DNH", D**-0.5),
+        "v": Leaf((D, K, H), "qkv_DNH", D**-0.5),
+        "o": Leaf((N, H, D), "o_NHD", branch * (N * H) ** -0.5),
+        "gate": Leaf((D, F), "up_DF", D**-0.5),
+        "up": Leaf((D, F), "up_DF", D**-0.5),
+        "down": Leaf((F, D), "down_FD", branch * F**-0.5),
+    }
+    if cfg.qk_norm:
+        leaves |= {"q_norm": Leaf((H,), "norm_D", 0), "k_norm": Leaf((H,), "norm_D", 0)}
+    return leaves
+
+
+def count_params(cfg: ModelConfig) -> int:
+    """Number of parameters, a tied output matrix counted once."""
+    top = sum(math.prod(leaf.shape) for leaf in top_leaves(cfg).values())
+    layer = sum(math.prod(leaf.shape) for leaf in layer_leaves(cfg).values())
+    return top + cfg.num_hidden_layers * layer
+
+
+def _draw(key: jax.Array, leaf: Leaf, dtype: Any) -> jax.Array:
+    if not leaf.std:
+        return jnp.ones(leaf.shape, dtype)
+    # 0.8796 is the standard deviation of a normal truncated at two of its own.
+    unit = jax.random.truncated_normal(key, -2, 2, leaf.shape, jnp.float32) / 0.87962566
+    return (unit * leaf.std).astype(dtype)
+
+
+@functools.partial(jax.jit, static_argnames=("cfg", "dtype"))
+def init_params(key: jax.Array, cfg: ModelConfig, dtype: Any) -> dict[str, jax.Array]:
+    """Arrays by name ("emb", "layers.q", ...), drawn in place on the active mesh."""
+    top_key, layer_key = jax.random.split(key)
+    top, layer = top_leaves(cfg), layer_leaves(cfg)
+    keys = jax.random.split(top_key, len(top))
+    out = {
+        name: constrain(_draw(k, leaf, dtype), leaf.spec)
+        for k, (name, leaf) in zip(keys, top.items(), strict=True)
+    }
+    for i, (name, leaf) in enumerate(layer.items()):
+        keys_Y = jax.random.split(jax.random.fold_in(layer_key, i), cfg.num_hidden_layers)
+        stacked = jax.vmap(functools.partial(_draw, leaf=leaf, dtype=dtype))(keys_Y)
+        out[f"layers.{name}"] = constrain(stacked, leaf.spec)
+    return out
+
+
+class Rope(NamedTuple):
+    cos_BL1H: jax.Array
+    sin_BL1H: jax.Array
+
+
+def rope_frequencies(cfg: ModelConfig) -> np.ndarray:
+    """Radians per position of each of the H/2 pairs, with Llama-3's scaling where configured.
+
+    Source: `_compute_llama3_parameters` of transformers/modeling_rope_utils.py.
+    """
+    freq = cfg.rope_theta ** (-np.arange(0, cfg.head_dim, 2, dtype=np.float64) / cfg.head_dim)
+    scaling = cfg.rope_scaling
+    if scaling is not None:
+        turns = scaling.original_max_position_embeddings * freq / (2 * np.pi)
+        low, high = scaling.low_freq_factor, scaling.high_freq_factor
+        # 0 where fewer than `low` turns fit the original context (slowed), 1 where over `high`.
+        kept = np.clip((turns - low) / (high - low), 0, 1)
+        freq = freq * (kept + (1 - kept) / scaling.factor)
+    return freq.astype(np.float32)
+
+
+def rope(cfg: ModelConfig, pos_BL: jax.Array) -> Rope:
+    angle = pos_BL.astype(jnp.float32)[..., None, None] * rope_frequencies(cfg)
+    return Rope(jnp.cos(angle), jnp.sin(angle))
+
+
+def rotate(x_BLNH: jax.Array, angle: Rope) -> jax.Array:
+    """Rotary embedding in Hugging Face's layout: pair i is (x[i], x[i + H/2])."""
+    a, b = jnp.split(x_BLNH.astype(jnp.float32), 2, axis=-1)
+    cos, sin = angle
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BLNH.dtype)
+
+
+def rms_norm(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
+    """x / rms(x) * weight over the last axis, in float32 inside; x's dtype out."""
+    x32 = x.astype(jnp.float32)
+    x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
+    return (x32 * weight.astype(jnp.float32)).astype(x.dtype)
+
+
+class Block(nnx.Module):
+    """All layers, stacked on axis 0; inside a scan, one layer."""
+
+    q: Linear
+    k: Linear
+    v: Linear
+    o: Linear
+    gate: Linear
+    up: Linear
+    down: Linear
+
+    def __init__(self, cfg: ModelConfig, params: dict[str, jax.Array], lora: dict[str, Lora]):
+        self.attn_norm = nnx.Param(params["layers.attn_norm"], spec="norm_D")
+        self.mlp_norm = nnx.Param(params["layers.mlp_norm"], spec="norm_D")
+        for name, p in PROJECTIONS.items():
+            weight = params[f"layers.{name}"]
+            setattr(self, name, Linear(weight, p.eq, p.spec, p.out, lora.get(name)))
+        if cfg.qk_norm:
+            self.q_norm = nnx.Param(params["layers.q_norm"], spec="norm_D")
+            self.k_norm = nnx.Param(params["layers.k_norm"], spec="norm_D")
+        self.eps = cfg.rms_norm_eps
+        self.qk_norm = cfg.qk_norm
+
+    def qkv(self, x_BLD: jax.Array, angle: Rope, key: jax.Array | None) -> tuple[jax.Array, ...]:
+        h_BLD = rms_norm(x_BLD, self.attn_norm[...], self.eps)
+        q_BLNH, k_BLKH = self.q(h_BLD, _sub(key, 0)), self.k(h_BLD, _sub(key, 1))
+        if self.qk_norm:
+            q_BLNH = rms_norm(q_BLNH, self.q_norm[...], self.eps)
+            k_BLKH = rms_norm(k_BLKH, self.k_norm[...], self.eps)
+        return rotate(q_BLNH, angle), rotate(k_BLKH, angle), self.v(h_BLD, _sub(key, 2))
+
+    def mix(self, x_BLD: jax.Array, heads_BLNH: jax.Array, key: jax.Array | None) -> jax.Array:
+        """The rest of the layer: output projection, then the SwiGLU MLP."""
+        x_BLD = x_BLD + self.o(heads_BLNH, _sub(key, 3))
+        h_BLD = rms_norm(x_BLD, self.mlp_norm[...], self.eps)
+        gate_BLF, up_BLF = self.gate(h_BLD, _sub(key, 4)), self.up(h_BLD, _sub(key, 5))
+        return x_BLD + self.down(jax.nn.silu(gate_BLF) * up_BLF, _sub(key, 6))
+
+
+def _sub(key: jax.Array | None, index: int) -> jax.Array | None:
+    return None if key is None else jax.random.fold_in(key, index)
+
+
+class Cache(NamedTuple):
+    """Keys and values of every layer, their segment ids (0 = unused), and how many are written."""
+
+    k_YBSKH: jax.Array
+    v_YBSKH: jax.Array
+    seg_BS: jax.Array
+    length: jax.Array
+
+
+class Transformer(nnx.Module):
+    """A decoder-only transformer. Create and call it under `sharding.use_mesh`.
+
+    cfg says the shape; rngs.params() draws new weights and adapters; `params` (names of
+    `init_params`) takes given weights instead. dtype is that of the base's parameters, and of the
+    computation unless compute_dtype says otherwise. Raises ConfigError where the mesh or a size
+    cannot work.
+    """
+
+    def __init__(
+        self,
+        cfg: ModelConfig,
+        *,
+        rngs: nnx.Rngs | None = None,
+        lora: LoraConfig | None = None,
+        dtype: Any = jnp.float32,
+        compute_dtype: Any = None,
+        params: dict[str, jax.Array] | None = None,
+    ):
+        check(cfg)
+        check_model(cfg, jax.sharding.get_abstract_mesh())
+        lora = lora if lora is not None and lora.rank > 0 else None
+        if rngs is None and (params is None or lora is not None):
+            raise ConfigError("rngs is None: give nnx.Rngs(seed) to draw new weights or adapters")
+        key = jax.random.key(0) if rngs is None else rngs.params()
+        weights = init_params(key, cfg, jnp.dtype(dtype)) if params is None else params
+        adapters: dict[str, Lora] = {}
+        if lora is not None:
+            leaves, lora_key = layer_leaves(cfg), jax.random.fold_in(key, 1)
+            for i, (name, p) in enumerate(PROJECTIONS.items()):
+                sub_key, shape = jax.random.fold_in(lora_key, i), leaves[name].shape
+                adapters[name] = init_lora(sub_key, lora, p.eq, shape, cfg.num_hidden_layers)
+        self.cfg = cfg
+        self.dtype = jnp.dtype(compute_dtype or dtype)
+        self.emb = nnx.Param(weights["emb"], spec="emb_VD")
+        self.norm = nnx.Param(weights["norm"], spec="norm_D")
+        self.head = None if cfg.tie_word_embeddings else nnx.Param(weights["head"], spec="emb_VD")
+        self.layers = Block(cfg, weights, adapters)
+
+    def embed(self, tok_BL: jax.Array) -> jax.Array:
+        """Token embeddings x_BLD in the computation's dtype."""
+        # Gathered over fsdp first: a lookup in a table cut along D would be replicated instead.
+        table_VD = jax.reshard(self.emb[...].astype(self.dtype), P("tp", None))
+        tok_BL = constrain(tok_BL, "batch")
+        return table_VD.at[tok_BL].get(out_sharding=SPECS["act_BLD"])
+
+    def head_VD(self) -> jax.Array:
+        """The output matrix, tied or not."""
+        return self.emb[...] if self.head is None else self.head[...]
+
+    def unembed(self, hidden_BLD: jax.Array) -> jax.Array:
+        """logits_BLV in float32."""
+        return jnp.einsum(
+            "BLD,VD->BLV",
+            hidden_BLD,
+            self.head_VD().astype(hidden_BLD.dtype),
+            preferred_element_type=jnp.float32,
+            out_sharding=SPECS["logits_BLV"],
+        )
+
+    def __call__(
+        self,
+        x_BLD: jax.Array,
+        pos_BL: jax.Array,
+        seg_BL: jax.Array,
+        *,
+        remat: str = "none",
+        dropout_key: jax.Array | None = None,
+        unroll: int = 1,
+    ) -> jax.Array:
+        """hidden_BLD after the final norm; attention is causal within equal segment ids.
+
+        pos_BL are RoPE positions (any integers), seg_BL segment ids with 0 = padding. remat is
+        none | full | offload (layer inputs to host memory); dropout_key turns LoRA dropout on.
+        """
+        x_BLD, angle, mask = self._start(x_BLD, pos_BL, seg_BL)
+
+        def body(x_BLD: jax.Array, xs: Any) -> tuple[jax.Array, None]:
+            layer, key = xs
+            x_BLD = checkpoint_name(x_BLD, "layer_input")
+            q_BLNH, k_BSKH, v_BSKH = layer.qkv(x_BLD, angle, key)
+            return layer.mix(x_BLD, attention(q_BLNH, k_BSKH, v_BSKH, mask), key), None
+
+        keys_Y = None
+        if dropout_key is not None:
+            keys_Y = jax.random.split(dropout_key, self.cfg.num_hidden_layers)
+        with jax.named_scope("layers"):
+            scan_body = _rematerialise(body, remat)
+            x_BLD, _ = jax.lax.scan(scan_body, x_BLD, (self.layers, keys_Y), unroll=unroll)
+        return rms_norm(x_BLD, self.norm[...], self.cfg.rms_norm_eps)
+
+    def prefill(
+        self, x_BLD: jax.Array, pos_BL: jax.Array, seg_BL: jax.Array, size: int
+    ) -> tuple[jax.Array, Cache]:
+        """As `__call__`, keeping keys and values in a cache with room for `size` >= L of them."""
+        x_BLD, angle, mask = self._start(x_BLD, pos_BL, seg_BL)
+
+        def body(x_BLD: jax.Array, layer: Block) -> tuple[jax.Array, Any]:
+            q_BLNH, k_BSKH, v_BSKH = layer.qkv(x_BLD, angle, None)
+            heads_BLNH = attention(q_BLNH, k_BSKH, v_BSKH, mask)
+            return layer.mix(x_BLD, heads_BLNH, None), (k_BSKH, v_BSKH)
+
+        x_BLD, (k_YBSKH, v_YBSKH) = jax.lax.scan(body, x_BLD, self.layers)
+        room = size - x_BLD.shape[1]
+        wide = ((0, 0), (0, 0), (0, room), (0, 0), (0, 0))
+        cache = Cache(
+            jnp.pad(k_YBSKH, wide),
+            jnp.pad(v_YBSKH, wide),
+            jnp.pad(mask.kv_seg_BS, ((0, 0), (0, room))),
+            jnp.int32(x_BLD.shape[1]),
+        )
+        return rms_norm(x_BLD, self.norm[...], self.cfg.rms_norm_eps), cache
+
+    def step(
+        self, x_BLD: jax.Array, pos_BL: jax.Array, seg_BL: jax.Array, cache: Cache
+    ) -> tuple[jax.Array, Cache]:
+        """As `__call__` for the next L tokens after those in the cache, which it extends."""
+        x_BLD, angle, mask = self._start(x_BLD, pos_BL, seg_BL)
+        at = cache.length
+        seg_BS = jax.lax.dynamic_update_slice(cache.seg_BS, mask.q_seg_BL, (0, at))
+        mask = Mask(True, mask.q_seg_BL, seg_BS, at)
+
+        def body(carry: Any, xs: Any) -> tuple[Any, None]:
+            # The whole cache is carried and written in place: as xs and ys it would be copied.
+            x_BLD, k_YBSKH, v_YBSKH = carry
+            layer, y = xs
+            q_BLNH, k_BLKH, v_BLKH = layer.qkv(x_BLD, angle, None)
+            where = (y, 0, at, 0, 0)
+            k_YBSKH = jax.lax.dynamic_update_slice(k_YBSKH, k_BLKH[None], where)
+            v_YBSKH = jax.lax.dynamic_update_slice(v_YBSKH, v_BLKH[None], where)
+            heads_BLNH = attention(q_BLNH, k_YBSKH[y], v_YBSKH[y], mask)
+            return (layer.mix(x_BLD, heads_BLNH, None), k_YBSKH, v_YBSKH), None
+
+        carry = (x_BLD, cache.k_YBSKH, cache.v_YBSKH)
+        layers = (self.layers, jnp.arange(self.cfg.num_hidden_layers))
+        (x_BLD, k_YBSKH, v_YBSKH), _ = jax.lax.scan(body, carry, layers)
+        hidden_BLD = rms_norm(x_BLD, self.norm[...], self.cfg.rms_norm_eps)
+        return hidden_BLD, Cache(k_YBSKH, v_YBSKH, seg_BS, at + x_BLD.shape[1])
+
+    def _start(
+        self, x_BLD: jax.Array, pos_BL: jax.Array, seg_BL: jax.Array
+    ) -> tuple[jax.Array, Rope, Mask]:
+        seg_BL = constrain(seg_BL.astype(jnp.int32), "batch")
+        x_BLD = constrain(x_BLD.astype(self.dtype), "act_BLD")
+        return x_BLD, rope(self.cfg, constrain(pos_BL, "batch")), Mask(True, seg_BL, seg_BL)
+
+
+def _rematerialise(body: Any, remat: str) -> Any:
+    """`body` under the chosen trade of memory for recomputation in the backward pass."""
+    if remat not in REMAT:
+        raise ConfigError(f"remat is {remat!r}, expected one of {', '.join(REMAT)}")
+    if remat == "none":
+        return body
+    policy = None
+    if remat == "offload":
+        policy = jax.checkpoint_policies.save_and_offload_only_these_names(
+            names_which_can_be_saved=[],
+            names_which_can_be_offloaded=["layer_input"],
+            offload_src="device",
+            offload_dst="pinned_host",
+        )
+    # A scan cannot merge the recomputation with the forward pass, so no barrier is needed.
+    return jax.checkpoint(body, prevent_cse=False, policy=policy)

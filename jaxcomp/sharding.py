@@ -1,0 +1,158 @@
+"""The mesh, and the one table that says how every array lies on it.
+
+Axes are ``("replica", "fsdp", "tp")`` in Explicit mode: an array's sharding is part of its type, so
+a wrong layout is an error while tracing instead of silent communication. The same code runs on one
+CPU device (mesh (1, 1, 1)) and on a pod. Arrays are named by their shape letters (docs/house.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxcomp.config import ConfigError, MeshConfig, ModelConfig
+
+AXES = ("replica", "fsdp", "tp")
+BATCH = ("replica", "fsdp")  # the axes over which examples are spread
+Tree = TypeVar("Tree")
+
+# Weights: one layer's shape. Stacked weights have one leading Y axis, which is never sharded.
+SPECS: Mapping[str, P] = MappingProxyType(
+    {
+        "replicated": P(),
+        "emb_VD": P("tp", "fsdp"),
+        "qkv_DNH": P("fsdp", "tp", None),
+        "o_NHD": P("tp", None, "fsdp"),
+        "up_DF": P("fsdp", "tp"),
+        "down_FD": P("tp", "fsdp"),
+        "norm_D": P(None),
+        "mem_MD": P(None, None),  # learned memory tokens, markers: too small to be cut
+        # LoRA: A keeps the sharding of the contracted axes, B that of the outputs.
+        "lora_DR": P("fsdp", None),
+        "lora_NHR": P("tp", None, None),
+        "lora_FR": P("tp", None),
+        "lora_RNH": P(None, "tp", None),
+        "lora_RF": P(None, "tp"),
+        "lora_RD": P(None, "fsdp"),
+        # Activations.
+        "batch": P(BATCH),
+        "act_BLD": P(BATCH, None, None),
+        "act_BLR": P(BATCH, None, None),
+        "act_BLNH": P(BATCH, None, "tp", None),
+        "act_BLF": P(BATCH, None, "tp"),
+        "logits_BLV": P(BATCH, None, "tp"),
+        "cache_YBSKH": P(None, BATCH, None, "tp", None),
+    }
+)
+
+
+def make_mesh(cfg: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
+    """Explicit mesh with axes `AXES` over `devices` (default: all of them).
+
+    Raises ConfigError where replica x fsdp x tp does not use every device exactly once.
+    """
+    devices = jax.devices() if devices is None else devices
+    for name in ("replica", "tp"):
+        if getattr(cfg, name) < 1:
+            raise ConfigError(f"mesh.{name} is {getattr(cfg, name)}, expected at least 1")
+    fsdp = len(devices) // (cfg.replica * cfg.tp) if cfg.fsdp == -1 else cfg.fsdp
+    shape = (cfg.replica, fsdp, cfg.tp)
+    if fsdp < 1 or int(np.prod(shape)) != len(devices):
+        raise ConfigError(
+            f"mesh (replica, fsdp, tp) = {(cfg.replica, cfg.fsdp, cfg.tp)} does not fit "
+            f"{len(devices)} device(s): the product must be {len(devices)}; "
+            "set mesh.fsdp=-1 to take what replica and tp leave"
+        )
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Explicit,) * 3, devices=devices)
+
+
+def use_mesh(mesh: Mesh) -> AbstractContextManager[Any]:
+    """Context in which everything runs: `with use_mesh(make_mesh(cfg.mesh)): ...`."""
+    return jax.set_mesh(mesh)
+
+
+def spec_of(name: str, ndim: int) -> P:
+    """`SPECS[name]` for an array of `ndim` axes, with leading (layer) axes left unsharded."""
+    if name not in SPECS:
+        raise ConfigError(f"no PartitionSpec is called {name!r}; sharding.SPECS has {list(SPECS)}")
+    spec = SPECS[name]
+    return P(*(None,) * (ndim - len(spec)), *spec) if name != "batch" else spec
+
+
+def constrain(x: jax.Array, name: str) -> jax.Array:
+    """`x` resharded to the table's layout `name`; free where it lies so already."""
+    return jax.reshard(x, spec_of(name, x.ndim))
+
+
+def put_batch(batch: Tree, mesh: Mesh) -> Tree:
+    """Host arrays (a tree; this process's rows) as device arrays sharded over `BATCH` on axis 0.
+
+    Raises ConfigError where the rows do not divide over the devices.
+    """
+    sharding = NamedSharding(mesh, SPECS["batch"])
+    ways = mesh.shape["replica"] * mesh.shape["fsdp"]
+    processes = len({d.process_index for d in mesh.devices.flat})
+
+    def put(x: Any) -> jax.Array:
+        x = np.asarray(x)
+        rows = x.shape[0] * processes
+        if rows % ways:
+            raise ConfigError(
+                f"a batch of {rows} rows does not divide over replica x fsdp = {ways} devices; "
+                f"make the batch a multiple of {ways}"
+            )
+        if processes == 1:
+            return jax.device_put(x, sharding)
+        return jax.make_array_from_process_local_data(sharding, x)
+
+    return jax.tree.map(put, batch)
+
+
+def state_shardings(state: Tree, mesh: Mesh) -> Tree:
+    """The NamedSharding of every leaf of an nnx state or module, in a tree of the same structure.
+
+    A Variable names its row of `SPECS` in its metadata (`nnx.Param(x, spec="up_DF")`); one without
+    a name is replicated. Leaves may be arrays or ShapeDtypeStructs.
+    """
+
+    def one(leaf: Any) -> Any:
+        if not isinstance(leaf, nnx.Variable):
+            return NamedSharding(mesh, P())
+        name = leaf.get_metadata().get("spec", "replicated")
+        return leaf.replace(NamedSharding(mesh, spec_of(name, len(leaf.shape))))
+
+    return jax.tree.map(one, state, is_leaf=lambda x: isinstance(x, nnx.Variable))
+
+
+def shard_state(state: Tree, mesh: Mesh) -> Tree:
+    """`state` (nnx state or module) put on `mesh` as its metadata and `SPECS` say."""
+    return jax.device_put(state, state_shardings(state, mesh))
+
+
+def check_model(cfg: ModelConfig, mesh: Any, where: str = "model") -> None:
+    """Raises ConfigError where a dimension of the model does not divide over the mesh.
+
+    `mesh` is a Mesh or AbstractMesh; an empty one (no mesh active) is an error too.
+    """
+    if not mesh.axis_names:
+        raise ConfigError("no mesh is active; run under `with use_mesh(make_mesh(MeshConfig())):`")
+    needs = {
+        "tp": ("vocab_size", "num_attention_heads", "num_key_value_heads", "intermediate_size"),
+        "fsdp": ("hidden_size",),
+    }
+    for axis, fields in needs.items():
+        ways = mesh.shape[axis]
+        for name in fields:
+            if getattr(cfg, name) % ways:
+                raise ConfigError(
+                    f"{where}.{name} is {getattr(cfg, name)}, which does not divide over "
+                    f"mesh.{axis} = {ways}; choose a mesh.{axis} that divides it"
+                )

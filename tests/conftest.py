@@ -1,0 +1,33 @@
+"""Eight fake CPU devices for the whole suite, and the meshes that tests run under."""
+
+import jax
+import pytest
+
+from jaxcomp.config import MeshConfig
+from jaxcomp.sharding import make_mesh, use_mesh
+
+# Not through XLA_FLAGS: child processes (the CLI) shall see the machine as a user does.
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 8)
+
+
+def mesh_of(shape):
+    """Explicit mesh of `shape` over the first fake devices."""
+    count = shape[0] * shape[1] * shape[2]
+    return make_mesh(MeshConfig(*shape), jax.devices()[:count])
+
+
+@pytest.fixture
+def mesh():
+    """A (1, 1, 1) mesh, active during the test."""
+    one = mesh_of((1, 1, 1))
+    with use_mesh(one):
+        yield one
+
+
+@pytest.fixture(params=[(1, 8, 1), (1, 2, 4), (2, 2, 2)], ids=lambda s: "x".join(map(str, s)))
+def mesh8(request):
+    """An 8-device mesh, active during the test; give shapes by indirect parametrisation."""
+    eight = mesh_of(request.param)
+    with use_mesh(eight):
+        yield eight
