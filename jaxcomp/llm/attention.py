@@ -1,4 +1,4 @@
-"""One attention function with a small mask spec; kernels are chosen in `attention` alone."""
+"""Attention with a small mask spec (kernels are chosen in `attention` alone), and RoPE."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from jaxcomp.config import ModelConfig
 
 # Finite, so that a row without any allowed key gives an average instead of NaN.
 BLOCKED = -1e30
@@ -55,3 +58,36 @@ def reference(q_BLNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask: Mas
     probs_BKGLS = jax.nn.softmax(jnp.where(ok_B11LS, scores_BKGLS, BLOCKED), axis=-1)
     out_BLKGH = jnp.einsum("BKGLS,BSKH->BLKGH", probs_BKGLS.astype(v_BSKH.dtype), v_BSKH)
     return out_BLKGH.reshape(B, L, N, H)
+
+
+class Rope(NamedTuple):
+    cos_BL1H: jax.Array
+    sin_BL1H: jax.Array
+
+
+def rope_frequencies(cfg: ModelConfig) -> np.ndarray:
+    """Radians per position of each of the H/2 pairs, with Llama-3's scaling where configured.
+
+    Source: `_compute_llama3_parameters` of transformers/modeling_rope_utils.py.
+    """
+    freq = cfg.rope_theta ** (-np.arange(0, cfg.head_dim, 2, dtype=np.float64) / cfg.head_dim)
+    scaling = cfg.rope_scaling
+    if scaling is not None:
+        turns = scaling.original_max_position_embeddings * freq / (2 * np.pi)
+        low, high = scaling.low_freq_factor, scaling.high_freq_factor
+        # 0 where fewer than `low` turns fit the original context (slowed), 1 where over `high`.
+        kept = np.clip((turns - low) / (high - low), 0, 1)
+        freq = freq * (kept + (1 - kept) / scaling.factor)
+    return freq.astype(np.float32)
+
+
+def rope(cfg: ModelConfig, pos_BL: jax.Array) -> Rope:
+    angle = pos_BL.astype(jnp.float32)[..., None, None] * rope_frequencies(cfg)
+    return Rope(jnp.cos(angle), jnp.sin(angle))
+
+
+def rotate(x_BLNH: jax.Array, angle: Rope) -> jax.Array:
+    """Rotary embedding in Hugging Face's layout: pair i is (x[i], x[i + H/2])."""
+    a, b = jnp.split(x_BLNH.astype(jnp.float32), 2, axis=-1)
+    cos, sin = angle
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BLNH.dtype)

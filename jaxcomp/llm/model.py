@@ -8,13 +8,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 
 from jaxcomp.config import ConfigError, LoraConfig, ModelConfig
-from jaxcomp.llm.attention import Mask, attention
+from jaxcomp.llm.attention import Mask, Rope, attention, rope, rotate
 from jaxcomp.llm.config import check
 from jaxcomp.llm.lora import Linear, Lora, init_lora
 from jaxcomp.sharding import SPECS, check_model, constrain
@@ -111,39 +110,6 @@ def init_params(key: jax.Array, cfg: ModelConfig, dtype: Any) -> dict[str, jax.A
         stacked = jax.vmap(functools.partial(_draw, leaf=leaf, dtype=dtype))(keys_Y)
         out[f"layers.{name}"] = constrain(stacked, leaf.spec)
     return out
-
-
-class Rope(NamedTuple):
-    cos_BL1H: jax.Array
-    sin_BL1H: jax.Array
-
-
-def rope_frequencies(cfg: ModelConfig) -> np.ndarray:
-    """Radians per position of each of the H/2 pairs, with Llama-3's scaling where configured.
-
-    Source: `_compute_llama3_parameters` of transformers/modeling_rope_utils.py.
-    """
-    freq = cfg.rope_theta ** (-np.arange(0, cfg.head_dim, 2, dtype=np.float64) / cfg.head_dim)
-    scaling = cfg.rope_scaling
-    if scaling is not None:
-        turns = scaling.original_max_position_embeddings * freq / (2 * np.pi)
-        low, high = scaling.low_freq_factor, scaling.high_freq_factor
-        # 0 where fewer than `low` turns fit the original context (slowed), 1 where over `high`.
-        kept = np.clip((turns - low) / (high - low), 0, 1)
-        freq = freq * (kept + (1 - kept) / scaling.factor)
-    return freq.astype(np.float32)
-
-
-def rope(cfg: ModelConfig, pos_BL: jax.Array) -> Rope:
-    angle = pos_BL.astype(jnp.float32)[..., None, None] * rope_frequencies(cfg)
-    return Rope(jnp.cos(angle), jnp.sin(angle))
-
-
-def rotate(x_BLNH: jax.Array, angle: Rope) -> jax.Array:
-    """Rotary embedding in Hugging Face's layout: pair i is (x[i], x[i + H/2])."""
-    a, b = jnp.split(x_BLNH.astype(jnp.float32), 2, axis=-1)
-    cos, sin = angle
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BLNH.dtype)
 
 
 def rms_norm(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
