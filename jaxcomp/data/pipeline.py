@@ -1,0 +1,323 @@
+"""Batches: seeded, the same on any number of hosts, resumable at exactly the next one.
+
+An iterator's whole state is a place in an endless stream of rows: a window (a shuffled block of
+examples, or a packed block of documents) and a row in it. Every host plans the same global batch
+and takes its share of the rows, so a run may continue on another number of hosts.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
+
+import grain
+import jax
+import numpy as np
+
+from jaxcomp.config import Config, ConfigError, PretrainConfig, TrainConfig, config_hash
+from jaxcomp.data.blocks import (
+    PREPARE_AT_MOST,
+    Block,
+    Blocks,
+    documents_of,
+    example_blocks,
+    lm_blocks,
+    train_documents,
+    where,
+)
+from jaxcomp.data.cache import cache_dir
+from jaxcomp.data.heldout import (
+    CONTINUE,
+    REBUILD,
+    Batch,
+    Example,
+    LmBatch,
+    batch_examples,
+    eval_examples,
+)
+from jaxcomp.data.packing import pack_documents
+from jaxcomp.data.pieces import Counts
+from jaxcomp.data.sources import DataError, Documents
+from jaxcomp.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer, world_tokenizer
+from jaxcomp.data.world import World
+
+__all__ = [
+    "CONTINUE",
+    "REBUILD",
+    "Batch",
+    "DataStats",
+    "Example",
+    "LmBatch",
+    "batch_examples",
+    "data_stats",
+    "data_tokenizer",
+    "eval_examples",
+    "lm_batches",
+    "tokenizer_folder",
+    "train_batches",
+]
+
+_TOKENIZER_CHARS = 8_000_000  # a tokenizer is trained on about this much text
+
+
+class DataStats(NamedTuple):
+    """What the first block of training examples is like (`data_stats`)."""
+
+    documents: int
+    documents_too_short: int
+    examples: int
+    examples_too_long: int
+    examples_without_continuation: int
+    segments: int
+    segments_padded: int
+    tokens_per_vector: float  # decoder tokens of the rebuilt text / valid memory vectors
+    bytes_per_vector: float  # UTF-8 bytes of the text / valid memory vectors
+
+    def __str__(self) -> str:
+        return (
+            f"{self.examples} examples of {self.documents} documents (the first block): "
+            f"{self.segments_padded} of {self.segments} segments padded, "
+            f"{self.documents_too_short} documents too short, "
+            f"{self.examples_too_long} examples too long, "
+            f"{self.examples_without_continuation} without continuation; "
+            f"{self.tokens_per_vector:.2f} decoder tokens and "
+            f"{self.bytes_per_vector:.1f} bytes of text per memory vector"
+        )
+
+
+# Iteration
+
+
+class _Window(Protocol):
+    rows: int
+
+    def take(self, lo: int, hi: int) -> tuple[np.ndarray, ...]: ...
+
+
+class WindowIterator(grain.DatasetIterator):
+    """Batches of `batch` rows (this host's share of them) from windows 0, 1, 2, ... in order."""
+
+    def __init__(self, window, kind: type, batch: int):
+        super().__init__()
+        hosts = jax.process_count()
+        if batch % hosts:
+            raise ConfigError(
+                f"batch {batch} is not a multiple of the {hosts} hosts; choose one that is"
+            )
+        self._window = functools.lru_cache(maxsize=2)(window)
+        self._kind, self._batch, self._share = kind, batch, batch // hosts
+        self._at = (0, 0)
+
+    def __next__(self):
+        number, row = self._at
+        parts: list[tuple[np.ndarray, ...]] = []
+        lo = jax.process_index() * self._share  # my rows of the global batch
+        hi, seen = lo + self._share, 0
+        while seen < self._batch:
+            window = self._window(number)
+            n = min(self._batch - seen, window.rows - row)
+            a, b = max(lo, seen), min(hi, seen + n)
+            if a < b:
+                parts.append(window.take(row + a - seen, row + b - seen))
+            seen, row = seen + n, row + n
+            if row == window.rows:
+                number, row = number + 1, 0
+        self._at = (number, row)
+        if len(parts) == 1:
+            return self._kind(*parts[0])
+        return self._kind(*(np.concatenate(p) for p in zip(*parts, strict=True)))
+
+    def get_state(self) -> dict[str, Any]:
+        return {"window": self._at[0], "row": self._at[1]}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self._at = (int(state["window"]), int(state["row"]))
+
+
+class _Order:
+    """Which block window number w is, and its random generator: one epoch visits every block.
+
+    World blocks are independent draws and come in order, so that a short run makes only what it
+    uses; text blocks are permuted in every epoch.
+    """
+
+    def __init__(self, blocks: Blocks, seed: tuple[int, ...], permute: bool):
+        self.blocks, self.seed, self.permute = blocks, seed, permute
+        self._epoch = functools.lru_cache(maxsize=2)(self._permutation)
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng([*self.seed, epoch]).permutation(len(self.blocks))
+
+    def number(self, w: int) -> int:
+        epoch, k = divmod(w, len(self.blocks))
+        return int(self._epoch(epoch)[k]) if self.permute else k
+
+    def rng(self, w: int) -> np.random.Generator:
+        return np.random.default_rng([*self.seed, 7, w])
+
+
+class _ExampleWindow:
+    def __init__(self, block: Block, rng: np.random.Generator, train: TrainConfig):
+        self.block, self.train = block, train
+        self.rows = len(block.ctx_NGT)
+        self.order = rng.permutation(self.rows)
+        followed = block.follow_len_N > 0
+        self.continues = followed & (rng.random(self.rows) >= train.p_reconstruct)
+
+    def take(self, lo: int, hi: int) -> tuple[np.ndarray, ...]:
+        b, n = self.block, self.order[lo:hi]
+        if self.train.objective == "sum":
+            tok = np.stack([b.rebuild_NL[n], b.follow_NL[n]], 1)
+            length = np.stack([b.rebuild_len_N[n], b.follow_len_N[n]], 1)
+            mode = np.broadcast_to(np.array([REBUILD, CONTINUE]), length.shape)
+        else:
+            m = self.continues[n]
+            tok = np.where(m[:, None], b.follow_NL[n], b.rebuild_NL[n])[:, None]
+            length = np.where(m, b.follow_len_N[n], b.rebuild_len_N[n])[:, None]
+            mode = m[:, None]
+        arrays = (b.ctx_NGT[n], b.ctx_len_NG[n], tok, length, mode)
+        return tuple(a.astype(np.int32) for a in arrays)
+
+
+class _LmWindow:
+    def __init__(self, arrays: tuple[np.ndarray, ...]):
+        self.arrays, self.rows = arrays, len(arrays[0])
+
+    def take(self, lo: int, hi: int) -> tuple[np.ndarray, ...]:
+        return tuple(a[lo:hi] for a in self.arrays)
+
+
+# Training
+
+
+def train_batches(cfg: Config, comp_tok: Tokenizer, dec_tok: Tokenizer) -> WindowIterator:
+    """Endless batches of `cfg.train.optim.batch` examples (this host's share of them).
+
+    Objective "coin": one target an example (O = 1), rebuilt with probability `p_reconstruct`, else
+    continued; an example without a continuation is always rebuilt. "sum": both (O = 2), the second
+    of length 0 where there is no continuation. Tokenises what the run will draw before returning.
+
+    Raises:
+      DataError: unusable data, or more than half of the examples do not fit.
+    """
+    blocks = example_blocks(cfg, comp_tok, dec_tok, train_documents(cfg))
+    order = _Order(blocks, (cfg.data.seed, cfg.seed), permute=cfg.data.source != "world")
+    counts = _first_counts(cfg, order)
+    wanted = cfg.train.optim.steps * cfg.train.optim.batch
+    _prepare(order, wanted, counts.examples)
+
+    def window(w: int) -> _ExampleWindow:
+        return _ExampleWindow(blocks[order.number(w)], order.rng(w), cfg.train)
+
+    return WindowIterator(window, Batch, cfg.train.optim.batch)
+
+
+def lm_batches(cfg: Config, pretrain: PretrainConfig, tok: Tokenizer) -> WindowIterator:
+    """Endless batches of `pretrain.optim.batch` rows of `pretrain.seq_len` tokens, for pretraining.
+
+    A document is a passage and its continuation and the end token, or (a share `copy_fraction`)
+    "passage <eos> passage <eos>" as one segment: so a language model learns to copy. Documents are
+    packed, never cut across rows unless longer than a row.
+
+    Raises:
+      DataError: unusable data.
+    """
+    longest_copy = (pretrain.seq_len - 2) // 2
+    blocks = lm_blocks(cfg, tok, train_documents(cfg), longest_copy)
+    order = _Order(blocks, (cfg.data.seed, pretrain.seed), permute=cfg.data.source != "world")
+
+    def window(w: int) -> _LmWindow:
+        block, rng = blocks[order.number(w)], order.rng(w)
+        return _LmWindow(
+            pack_documents(block, rng, pretrain.seq_len, pretrain.copy_fraction, tok.eos_id)
+        )
+
+    first = window(0)
+    if not first.rows:
+        raise DataError(f"{where(cfg)}: no token to pretrain on")
+    _prepare(order, pretrain.optim.steps * pretrain.optim.batch, first.rows)
+    return WindowIterator(window, LmBatch, pretrain.optim.batch)
+
+
+def data_stats(cfg: Config, comp_tok: Tokenizer, dec_tok: Tokenizer) -> DataStats:
+    """What training will see: counted over the first block that holds examples."""
+    blocks = example_blocks(cfg, comp_tok, dec_tok, train_documents(cfg))
+    order = _Order(blocks, (cfg.data.seed, cfg.seed), permute=cfg.data.source != "world")
+    c = _first_counts(cfg, order)
+    numbers = (order.number(w) for w in range(len(blocks)))
+    block = next(b for b in map(blocks.__getitem__, numbers) if len(b.ctx_NGT))
+    vectors = int((-(-block.ctx_len_NG // cfg.memory.ratio)).sum())
+    return DataStats(
+        documents=c.documents,
+        documents_too_short=c.too_short,
+        examples=c.examples,
+        examples_too_long=c.too_long,
+        examples_without_continuation=c.unfollowed,
+        segments=c.segments,
+        segments_padded=c.short_segments,
+        tokens_per_vector=float((block.rebuild_len_N - 1).sum()) / vectors,
+        bytes_per_vector=c.text_bytes / vectors,
+    )
+
+
+def _first_counts(cfg: Config, order: _Order) -> Counts:
+    """Counts up to the first block with examples; raises where training would make no sense."""
+    total = Counts()
+    for w in range(len(order.blocks)):
+        total += Counts(*map(int, order.blocks[order.number(w)].counts))
+        if total.examples:
+            break
+    if total.too_long > total.examples:
+        raise DataError(
+            f"{where(cfg)}: {total.too_long} of {total.too_long + total.examples} examples do not "
+            f"fit: the longest needs {total.longest} decoder tokens, data.target = "
+            f"{cfg.data.target}, data.segment x data.segments = "
+            f"{cfg.data.segment} x {cfg.data.segments}; set --data.target={total.longest}"
+            f"{' and a larger --data.segment' if cfg.data.source == 'world' else ''}"
+        )
+    if not total.examples:
+        raise DataError(
+            f"{where(cfg)}: no document long enough to train on: none of {total.documents} has "
+            f"{-(-cfg.data.segment // 2)} tokens (half of data.segment = {cfg.data.segment}); "
+            "use longer documents or a smaller --data.segment"
+        )
+    return total
+
+
+def _prepare(order: _Order, rows: int, rows_of_a_block: int) -> None:
+    windows = -(-min(rows, PREPARE_AT_MOST) // max(1, rows_of_a_block)) + 1
+    order.blocks.prepare(order.number(w) for w in range(min(windows, len(order.blocks))))
+
+
+# Tokenizers
+
+
+def data_tokenizer(cfg: Config) -> Tokenizer:
+    """The tokenizer `cfg.data` asks for: a named folder's, the world's, or one trained on the
+    training documents (cached by the hash of the data and of the vocabulary size)."""
+    return load_tokenizer(tokenizer_folder(cfg))
+
+
+def tokenizer_folder(cfg: Config) -> str:
+    """The folder of `data_tokenizer`, made if need be."""
+    if cfg.data.tokenizer:
+        return cfg.data.tokenizer
+    cached = cache_dir() / "tokenizers"
+    if cfg.data.source == "world":
+        folder = cached / f"world-{config_hash(World(cfg.world).words())}"
+        world_tokenizer(World(cfg.world).words(), folder)
+        return str(folder)
+    docs = documents_of(cfg, "train")
+    folder = cached / f"bpe-{docs.fingerprint}-{len(docs)}-{cfg.data.seed}-{cfg.data.vocab_size}"
+    train_tokenizer(_some_text(docs), cfg.data.vocab_size, folder)
+    return str(folder)
+
+
+def _some_text(docs: Documents) -> Iterator[str]:
+    seen = 0
+    for doc in docs:
+        yield doc.text
+        seen += len(doc.text)
+        if seen > _TOKENIZER_CHARS:
+            return

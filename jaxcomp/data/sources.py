@@ -1,0 +1,322 @@
+"""Documents by number, from .jsonl[.gz], .parquet and .txt files, globs of them, and TFDS.
+
+Everything a later room needs to know about where text came from is here: its id, its source and,
+where the data says so, its work, so that `splits.py` can keep whole works apart.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from glob import glob
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxcomp.config import DataConfig
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet", ".txt")
+TXT_CHARS = 4000  # a .txt file is cut at blank lines into documents of about this many characters
+_WORK_FIELDS = ("work", "book", "title")
+_WHOLE = 1 << 28  # files up to this many bytes are fingerprinted whole, larger ones by both ends
+
+
+class DataError(ValueError):
+    """The data cannot be used; the message names file, place, what was expected and the mend."""
+
+
+class Document(NamedTuple):
+    id: str
+    source: str  # "" where the data does not say
+    work: str  # "" where the data does not say
+    text: str
+
+
+class Documents:
+    """Random access to documents; a view of some `rows` of the columns.
+
+    `fingerprint` identifies the data (not the view). `in_memory` is False where every text access
+    is a read.
+    """
+
+    def __init__(
+        self,
+        texts: Sequence[Any],
+        ids: Sequence[str] | None,
+        sources: Sequence[str] | None,
+        works: Sequence[str] | None,
+        fingerprint: str,
+        *,
+        in_memory: bool = True,
+        rows: np.ndarray | None = None,
+    ):
+        self.columns = (texts, ids, sources, works)
+        self.fingerprint = fingerprint
+        self.in_memory = in_memory
+        self.rows = np.arange(len(texts)) if rows is None else rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> Document:
+        row = int(self.rows[i])
+        texts, ids, sources, works = self.columns
+        text = texts[row]
+        return Document(
+            ids[row] if ids else str(row),
+            sources[row] if sources else "",
+            works[row] if works else "",
+            text if isinstance(text, str) else text.as_py(),
+        )
+
+    def __iter__(self) -> Iterator[Document]:
+        return (self[i] for i in range(len(self)))
+
+    def view(self, rows: np.ndarray) -> Documents:
+        """The same data, only these rows (row numbers of the data, not of this view)."""
+        return Documents(
+            *self.columns, self.fingerprint, in_memory=self.in_memory, rows=np.asarray(rows)
+        )
+
+    def part(self, start: int, stop: int) -> Documents:
+        """Documents start:stop of this view, as a view."""
+        return self.view(self.rows[start:stop])
+
+
+def load_documents(data: DataConfig) -> Documents:
+    """All documents that `data.source`, `path`, `text_field` (or `tfds_*`) name.
+
+    jsonl and txt are held in memory (take parquet or TFDS for more text than fits); parquet columns
+    stay in Arrow; TFDS is read on access. Empty documents are left out of files.
+
+    Raises:
+      DataError: no such file, an unsupported suffix, no document, text that is not UTF-8, a
+        missing field, a field that is not text, an unprepared TFDS data set.
+    """
+    if data.source == "tfds":
+        return _tfds(data)
+    files = _files(data.path)
+    rows: list[Document] = []
+    if all(_suffix(f) == ".parquet" for f in files):
+        return _parquet(files, data.text_field)
+    for file in files:
+        suffix = _suffix(file)
+        if suffix == ".parquet":
+            raise DataError(
+                f"{data.path}: mixes .parquet with other kinds; give one kind at a time"
+            )
+        rows += _txt(file) if suffix == ".txt" else _jsonl(file, data.text_field)
+    rows = [r for r in rows if r.text.strip()]
+    if not rows:
+        raise DataError(f"{data.path}: no text in {len(files)} file(s); expected documents with "
+                        "text in them")  # fmt: skip
+    ids, sources, works, texts = (list(c) for c in zip(*rows, strict=True))
+    return Documents(texts, ids, sources, works, _fingerprint(files, data.text_field))
+
+
+def _files(path: str) -> list[Path]:
+    pattern = os.path.expanduser(path)
+    files = [Path(f) for f in sorted(glob(pattern, recursive=True)) if os.path.isfile(f)]
+    if not files and os.path.isfile(pattern):  # a name that holds glob characters
+        files = [Path(pattern)]
+    if not files:
+        what = "is a folder" if os.path.isdir(pattern) else "no such file"
+        raise DataError(f"data.path = {path!r}: {what}; expected a {', '.join(SUFFIXES)} file or a "
+                        "glob such as 'folder/*.jsonl'")  # fmt: skip
+    for file in files:
+        _suffix(file)
+    return files
+
+
+def _suffix(file: Path) -> str:
+    for suffix in sorted(SUFFIXES, key=len, reverse=True):
+        if file.name.endswith(suffix):
+            return suffix
+    raise DataError(f"{file}: unsupported kind; expected one of {', '.join(SUFFIXES)}")
+
+
+def _read(file: Path) -> bytes:
+    try:
+        raw = gzip.decompress(file.read_bytes()) if file.name.endswith(".gz") else file.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{file}: cannot be read ({error}); is it complete?") from error
+    if not raw.strip():
+        raise DataError(f"{file}: empty; expected text")
+    return raw
+
+
+def _decode(file: Path, raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{file}: not UTF-8 at line {line}, byte {error.start} (0x{raw[error.start]:02x}); "
+            f"convert it, e.g. iconv -f latin1 -t utf-8"
+        ) from error
+
+
+def _jsonl(file: Path, field: str) -> list[Document]:
+    rows = []
+    # Not splitlines(): JSON strings may hold U+2028 and its like unescaped.
+    for number, line in enumerate(_decode(file, _read(file)).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{file}: line {number} is not JSON ({error}); expected one object a "
+                            "line") from error  # fmt: skip
+        if not isinstance(row, dict):
+            raise DataError(f"{file}: line {number} is a {type(row).__name__}; expected an object")
+        if field not in row:
+            raise _no_field(file, f"line {number}", field, sorted(row))
+        text = row[field]
+        if not isinstance(text, str):
+            raise DataError(f"{file}: line {number}: field {field!r} is {type(text).__name__}; "
+                            "expected text (set data.text_field)")  # fmt: skip
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{file}: line {number}: field {field!r} holds a lone surrogate at character "
+                f"{error.start}; expected valid Unicode"
+            ) from error
+        rows.append(
+            Document(
+                str(row.get("id", f"{file.stem}-{number}")),
+                _word(row.get("source")),
+                next((_word(row[k]) for k in _WORK_FIELDS if row.get(k)), ""),
+                text,
+            )
+        )
+    return rows
+
+
+def _txt(file: Path) -> list[Document]:
+    """Documents of about TXT_CHARS characters, cut at blank lines (or, failing that, at lines)."""
+    text = _decode(file, _read(file))
+    documents, start = [], 0
+    while start < len(text):
+        end = start + TXT_CHARS
+        if end < len(text):
+            for mark in ("\n\n", "\n", " "):
+                at = text.rfind(mark, start + TXT_CHARS // 2, end)
+                if at >= 0:
+                    end = at + len(mark)
+                    break
+        documents.append(text[start:end])
+        start = end
+    return [Document(f"{file.stem}-{i}", str(file.stem), "", d) for i, d in enumerate(documents)]
+
+
+def _parquet(files: list[Path], field: str) -> Documents:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    tables = []
+    for file in files:
+        try:
+            names = pq.read_schema(file).names
+            if field not in names:
+                raise _no_field(file, "schema", field, names)
+            wanted = [n for n in (field, "id", "source", *_WORK_FIELDS) if n in names]
+            table = pq.read_table(file, columns=list(dict.fromkeys(wanted)), memory_map=True)
+        except pa.ArrowInvalid as error:
+            raise DataError(f"{file}: not a readable parquet file ({error})") from error
+        kind = table.schema.field(field).type
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            raise DataError(
+                f"{file}: field {field!r} is {kind}; expected text (set data.text_field)"
+            )
+        tables.append(table.filter(pc.field(field) != ""))
+    table = pa.concat_tables(tables, promote_options="default")
+    if not table.num_rows:
+        raise DataError(f"{files[0]}: no text in {len(files)} parquet file(s)")
+
+    def column(*names: str) -> list[str] | None:
+        name = next((n for n in names if n in table.column_names), None)
+        return None if name is None else [_word(v) for v in table[name].to_pylist()]
+
+    columns = (column("id"), column("source"), column(*_WORK_FIELDS))
+    return Documents(table[field], *columns, _fingerprint(files, field))
+
+
+class _TfdsTexts(Sequence[str]):
+    def __init__(self, source, name: str, field: str):
+        self._source, self._name, self._field = source, name, field
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, i):
+        value = self._source[i]
+        if self._field not in value:
+            raise _no_field(self._name, f"record {i}", self._field, sorted(value))
+        value = value[self._field]
+        if isinstance(value, np.ndarray):
+            value = value.item()
+        if isinstance(value, bytes):
+            try:
+                return value.decode()
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    f"{self._name}: record {i}: not UTF-8 at byte {error.start}"
+                ) from error
+        if not isinstance(value, str):
+            raise DataError(f"{self._name}: record {i}: field {self._field!r} is "
+                            f"{type(value).__name__}; expected text")  # fmt: skip
+        return value
+
+
+def _tfds(data: DataConfig) -> Documents:
+    import tensorflow_datasets as tfds  # slow to import, and only this kind of source needs it
+
+    name, where = data.tfds_name, os.path.expanduser(data.path) or None
+    try:
+        source = tfds.data_source(name, split=data.tfds_split, data_dir=where, download=False)
+    except Exception as error:  # TFDS raises many unrelated types for an unprepared data set
+        raise DataError(
+            f"tfds data set {name!r}, split {data.tfds_split!r}, in data.path = {data.path!r}: "
+            f"cannot be opened ({type(error).__name__}: {error}); prepare it with "
+            'file_format="array_record" (the only format readable without tensorflow)'
+        ) from error
+    texts = _TfdsTexts(source, name, data.text_field)
+    if not len(texts):
+        raise DataError(f"tfds data set {name!r}: split {data.tfds_split!r} is empty")
+    _ = texts[0]  # a wrong field fails now, not in the middle of training
+    info = json.dumps([name, data.tfds_split, data.text_field, len(texts), texts[0][:1000]])
+    fingerprint = hashlib.sha256(info.encode()).hexdigest()[:16]
+    return Documents(texts, None, None, None, fingerprint, in_memory=False)
+
+
+def _no_field(file, place: str, field: str, found) -> DataError:
+    return DataError(
+        f"{file}: {place}: no field {field!r}; found {', '.join(map(str, found)) or 'none'}; "
+        "set data.text_field"
+    )
+
+
+def _word(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def _fingerprint(files: list[Path], field: str) -> str:
+    digest = hashlib.sha256(field.encode())
+    for file in files:
+        size = file.stat().st_size
+        digest.update(f"{file.name}:{size}".encode())
+        with file.open("rb") as f:
+            if size <= _WHOLE:
+                digest.update(f.read())
+            else:
+                digest.update(f.read(1 << 24))
+                f.seek(-(1 << 24), os.SEEK_END)
+                digest.update(f.read())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,151 @@
+"""Which documents are for training, validation and test, so that no held-out work was trained on.
+
+A work's documents stay together. Where the data names works, or has many sources, whole works or
+sources are held out by a hash. Where documents are numbered pieces of longer works (ids such as
+"sotu-17"), one stretch of consecutive numbers of each source is held out, and documents near its
+borders, which may belong to a work that straddles it, are used nowhere. Held-out documents that
+share much wording with training documents (another edition, a quotation) are dropped as well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections import defaultdict
+
+import numpy as np
+
+from jaxcomp.data.cache import cache_dir, write_atomically
+from jaxcomp.data.sources import DataError, Documents
+
+SHARE = 0.05  # of the documents, for validation and for test each
+BORDER = 16  # documents of a held-out stretch dropped at either end (at most an eighth of it)
+MANY_SOURCES = 20
+SHINGLE = 7  # words; compared by their consonants, so that old and new spelling agree
+OVERLAP = 0.1  # a held-out document with a larger share of shingles seen in training is dropped
+_CHECKED = 200_000  # documents; beyond it the wording is not compared (it would take minutes)
+
+Split = dict[str, np.ndarray]
+
+
+def split_documents(docs: Documents, seed: int = 0) -> dict[str, Documents]:
+    """{"train", "val", "test"} -> documents; a function of the data and the seed only.
+
+    Raises:
+      DataError: too few documents (or works) to hold any out.
+    """
+    return {name: docs.view(rows) for name, rows in split_rows(docs, seed).items()}
+
+
+def split_rows(docs: Documents, seed: int) -> Split:
+    """Row numbers of each split, ascending and disjoint."""
+    groups = _stretches(docs, seed) or _buckets(docs, seed)
+    rows = {name: np.sort(np.asarray(found, np.int64)) for name, found in groups.items()}
+    if docs.in_memory and len(docs) <= _CHECKED:
+        rows = _without_overlap(docs, rows, seed)
+    if min(len(r) for r in rows.values()) == 0:
+        found = ", ".join(f"{name} {len(r)}" for name, r in rows.items())
+        raise DataError(
+            f"{len(docs)} document(s) cannot be split into unseen works ({found}); expected at "
+            "least some dozens of documents, or a 'work' or 'source' field with several values"
+        )
+    return rows
+
+
+def _hash(*parts: object) -> float:
+    """Uniform in [0, 1)."""
+    digest = hashlib.blake2b("\0".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest) / 2**64
+
+
+def _buckets(docs: Documents, seed: int) -> dict[str, list[int]]:
+    _, ids, sources, works = docs.columns
+    if works and all(works):
+        keys = [f"{s}\0{w}" for s, w in zip(sources or works, works, strict=True)]
+    elif sources and len(set(sources)) >= MANY_SOURCES:
+        keys = list(sources)
+    elif ids:
+        keys = list(ids)
+    else:
+        keys = [str(i) for i in range(len(docs))]
+    place = {key: _hash(seed, key) for key in set(keys)}
+    test = {k for k, at in place.items() if at < SHARE}
+    val = {k for k, at in place.items() if SHARE <= at < 2 * SHARE}
+    if not test or not val:
+        # So few works that chance may leave a split without any: take the lowest by hash instead.
+        ranked = sorted(place, key=lambda k: (place[k], k))
+        test, val = set(ranked[:1]), set(ranked[1:2])
+    out: dict[str, list[int]] = {"train": [], "val": [], "test": []}
+    for row, key in enumerate(keys):
+        out["test" if key in test else "val" if key in val else "train"].append(row)
+    return out
+
+
+def _stretches(docs: Documents, seed: int) -> dict[str, list[int]] | None:
+    """One stretch of each source for test and one for validation; None if ids are not numbered."""
+    _, ids, sources, works = docs.columns
+    if not ids or (works and all(works)) or (sources and len(set(sources)) >= MANY_SOURCES):
+        return None
+    numbered: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for row, name in enumerate(ids):
+        match = re.fullmatch(r"(.*?)(\d+)", name)
+        if not match or len(match[2]) > 12:
+            return None
+        numbered[sources[row] if sources else match[1]].append((int(match[2]), row))
+    if any(len({n for n, _ in pieces}) < len(pieces) for pieces in numbered.values()):
+        return None
+    out: dict[str, list[int]] = {"train": [], "val": [], "test": []}
+    for source, pieces in numbered.items():
+        order = [row for _, row in sorted(pieces)]
+        held = max(1, round(SHARE * len(order)))
+        half = len(order) // 2
+        start = int(_hash(seed, source) * max(1, half - held + 1))
+        out["train"] += order
+        if len(order) < 3:
+            continue
+        border = min(BORDER, held // 8)
+        stretches = {"test": start, "val": start + half}
+        for name, at in stretches.items():
+            out[name] += order[at + border : at + held - border]
+        gone = {r for at in stretches.values() for r in order[at : at + held]}
+        out["train"] = [r for r in out["train"] if r not in gone]
+    return out
+
+
+def _without_overlap(docs: Documents, rows: Split, seed: int) -> Split:
+    rules = [docs.fingerprint, seed, SHARE, BORDER, SHINGLE, OVERLAP]
+    key = hashlib.sha256(json.dumps([*rules, _ONLY_CONSONANTS.pattern]).encode()).hexdigest()[:16]
+    file = cache_dir() / "splits" / f"{key}.json"
+    try:
+        dropped = set(json.loads(file.read_text()))
+    except (OSError, ValueError):
+        dropped = _overlapping(docs, rows)
+        write_atomically(file, json.dumps(sorted(dropped)).encode())
+    kept = {n: rows[n][~np.isin(rows[n], sorted(dropped))] for n in ("val", "test")}
+    if dropped:
+        logging.getLogger(__name__).info(
+            "%d held-out documents share wording with training documents and are not used",
+            len(dropped),
+        )
+    return {"train": rows["train"], **kept}
+
+
+def _overlapping(docs: Documents, rows: Split) -> set[int]:
+    """Held-out rows of whose shingles a share above OVERLAP stands in training documents."""
+    held = {int(r): _shingles(docs.columns[0][r]) for n in ("val", "test") for r in rows[n]}
+    wanted = set().union(*held.values()) if held else set()
+    seen: set[int] = set()
+    for row in rows["train"]:
+        seen |= wanted & _shingles(docs.columns[0][row])
+    return {r for r, own in held.items() if own and len(own & seen) > OVERLAP * len(own)}
+
+
+_ONLY_CONSONANTS = re.compile(r"[^bcdfghklmnpqrstxz ]+")
+
+
+def _shingles(text) -> set[int]:
+    text = text if isinstance(text, str) else text.as_py()
+    words = _ONLY_CONSONANTS.sub("", re.sub(r"[^a-z]+", " ", text.lower())).split()
+    return {hash(tuple(words[i : i + SHINGLE])) for i in range(len(words) - SHINGLE + 1)}

@@ -1,0 +1,303 @@
+"""Tokenizers: any Hugging Face folder, one trained here on real text, or the controlled world's.
+
+A folder holds `tokenizer.json` and `tokenizer_config.json`, so transformers can load what is
+written here, and what transformers wrote can be loaded here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import string
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+PAD, EOS, UNK = "<pad>", "<eos>", "<unk>"
+# Names of the end token in published folders whose tokenizer_config.json does not say.
+_KNOWN_EOS = (EOS, "<|end_of_text|>", "<|endoftext|>", "<|im_end|>", "</s>")
+_SPACE = "\u2581"  # how Metaspace writes a space
+_WORD_SCORE, _CHAR_SCORE = -1.0, -50.0  # log-weights: a whole word always beats its characters
+
+
+class TokenizerError(ValueError):
+    """A tokenizer folder cannot be used, or a text cannot be represented by it."""
+
+
+class Tokenizer:
+    """A thin wrapper of one `tokenizer.json`; never adds special tokens on its own.
+
+    `name` is a stable hash of the file, so caches and checkpoints can say which tokenizer made
+    them. Special tokens that stand in a text as ordinary characters are read as characters.
+    """
+
+    def __init__(self, spec: str, config: dict[str, Any] | None = None, where: str = "tokenizer"):
+        parsed = json.loads(spec)
+        self.name = hashlib.sha256(spec.encode()).hexdigest()[:12]
+        kinds = set(_types(parsed.get("pre_tokenizer"))) | set(_types(parsed.get("decoder")))
+        self.byte_level = "ByteLevel" in kinds or bool(parsed["model"].get("byte_fallback"))
+        self._metaspace = _drops_leading_space(parsed.get("pre_tokenizer"))
+        _untrim(parsed.get("post_processor"))
+        parsed["truncation"] = parsed["padding"] = None
+        self._inner = tokenizers.Tokenizer.from_str(json.dumps(parsed))
+        self._inner.encode_special_tokens = True
+        vocab = self._inner.get_vocab(with_added_tokens=True)
+        self.vocab_size = max(vocab.values()) + 1
+        config = config or {}
+        self.eos_id = _special(vocab, config, "eos_token", _KNOWN_EOS, where)
+        self.pad_id = _special(vocab, config, "pad_token", (PAD,), where, default=self.eos_id)
+        self._unk_id = _unk_id(parsed["model"], vocab)
+        self._space_id = vocab.get(_SPACE)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`. Raises TokenizerError where a character has no token."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of many texts at once; several times faster than one by one."""
+        return [ids for ids, _ in self.encode_batch_with_offsets(texts, offsets=False)]
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Token ids, and for each the characters [start, end) of `text` it stands for.
+
+        Tokens that share a character (a byte-level tokenizer splits 😀 into several) all have
+        that whole character in their range.
+        """
+        return self.encode_batch_with_offsets([text])[0]
+
+    def encode_batch_with_offsets(
+        self, texts: Sequence[str], offsets: bool = True
+    ) -> list[tuple[list[int], list[tuple[int, int]]]]:
+        """`encode_with_offsets` of many texts at once; empty offsets where not asked for."""
+        try:
+            found = self._inner.encode_batch(list(texts), add_special_tokens=False)
+        except (TypeError, UnicodeEncodeError) as error:
+            raise TokenizerError(
+                f"a text is not valid Unicode ({error}); expected str without lone surrogates"
+            ) from error
+        out = []
+        for text, encoding in zip(texts, found, strict=True):
+            ids = encoding.ids
+            self._check(text, encoding)
+            spans = encoding.offsets if offsets else []
+            if self._metaspace and text.startswith(" "):
+                ids, spans = self._with_leading_space(text, offsets)
+            out.append((ids, spans))
+        return out
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`; special tokens are left out. Exact inverse of `encode`."""
+        return self._inner.decode([int(i) for i in ids], skip_special_tokens=True)
+
+    def _with_leading_space(self, text: str, offsets: bool):
+        # Metaspace puts its mark before a text only where none stands: " a" and "a" would be the
+        # same tokens. One mark more keeps them apart, and decoding drops exactly one.
+        if self._space_id is None:
+            raise TokenizerError(
+                f"{text[:20]!r} begins with a space, for which this tokenizer has no token; "
+                "strip the text"
+            )
+        ids, spans = self.encode_batch_with_offsets([text[1:]], offsets)[0]
+        marks = [self._space_id] if ids else [self._space_id] * 2
+        if not offsets:
+            return [*marks, *ids], []
+        return [*marks, *ids], [*((0, 1) for _ in marks), *((a + 1, b + 1) for a, b in spans)]
+
+    def _check(self, text: str, encoding) -> None:
+        if self.byte_level:
+            return
+        if self._metaspace and _SPACE in text:
+            raise TokenizerError(
+                f"{_SPACE!r} stands in {text[:40]!r}; this tokenizer uses it for spaces: replace it"
+            )
+        if self._unk_id is not None:
+            if self._unk_id in encoding.ids:
+                start, end = encoding.offsets[encoding.ids.index(self._unk_id)]
+                raise self._lost(text, start, end)
+            return
+        # Without an unknown token, characters outside the vocabulary vanish without a word.
+        at = 0
+        for start, end in [*encoding.offsets, (len(text), len(text))]:
+            if text[at:start].strip():
+                raise self._lost(text, at, start)
+            at = max(at, end)
+
+    def _lost(self, text: str, start: int, end: int) -> TokenizerError:
+        return TokenizerError(
+            f"{text[start:end]!r} at character {start} of {text[:40]!r}... has no token in "
+            f"tokenizer {self.name}; use a byte-level tokenizer (data.tokenizer) or change the text"
+        )
+
+
+def load_tokenizer(folder: str | os.PathLike) -> Tokenizer:
+    """The tokenizer of a Hugging Face folder (`tokenizer.json`, `tokenizer_config.json`).
+
+    Raises:
+      TokenizerError: no readable tokenizer.json there, or no end-of-text token is known.
+    """
+    folder = Path(folder).expanduser()
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        found = ", ".join(sorted(p.name for p in folder.glob("*"))[:8]) or "nothing"
+        raise TokenizerError(f"{file}: no such file (found: {found}); expected a Hugging Face "
+                             "tokenizer folder")  # fmt: skip
+    config_file = folder / "tokenizer_config.json"
+    try:
+        config = json.loads(config_file.read_text("utf-8")) if config_file.is_file() else {}
+        return Tokenizer(file.read_text("utf-8"), config, where=str(folder))
+    except TokenizerError:
+        raise
+    except Exception as error:  # `tokenizers` raises bare Exception on a malformed file
+        raise TokenizerError(f"{file}: not a readable tokenizer ({error})") from error
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str | os.PathLike) -> Tokenizer:
+    """A byte-level BPE of `vocab_size` tokens (with <pad> = 0 and <eos> = 1), written to `folder`.
+
+    Any Unicode text is representable and decodes exactly. A folder that is already complete is
+    loaded as it is: its name should carry the hash of the data and of the size.
+
+    Raises:
+      TokenizerError: fewer than 258 tokens (256 bytes and two special ones), or no text.
+    """
+    if (Path(folder) / "tokenizer.json").is_file():
+        return load_tokenizer(folder)
+    if vocab_size < 258:
+        raise TokenizerError(
+            f"data.vocab_size = {vocab_size}: a byte-level tokenizer needs at least 258"
+        )
+    inner = tokenizers.Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[PAD, EOS],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    seen = 0
+
+    def counted():
+        nonlocal seen
+        for text in texts:
+            seen += bool(text)
+            yield text
+
+    inner.train_from_iterator(counted(), trainer)
+    if not seen:
+        raise TokenizerError("no text to train a tokenizer on; expected at least one document")
+    return _write(inner, folder, {"pad_token": PAD, "eos_token": EOS})
+
+
+def world_tokenizer(texts: Iterable[str], folder: str | os.PathLike) -> Tokenizer:
+    """The controlled world's tokenizer: every word of `texts` (words or passages) is one token.
+
+    Spaces belong to the word after them. Any other printable ASCII text is spelled in characters,
+    so that a user's own sentence is compressed too; anything beyond raises TokenizerError.
+    """
+    if (Path(folder) / "tokenizer.json").is_file():
+        return load_tokenizer(folder)
+    pre = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Metaspace(replacement=_SPACE, prepend_scheme="always"),
+            pre_tokenizers.Punctuation(behavior="isolated"),
+        ]
+    )
+    words = sorted({piece for text in texts for piece, _ in pre.pre_tokenize_str(text)})
+    chars = sorted({*string.printable.replace("\r\x0b\x0c", ""), _SPACE} - {" "} - set(words))
+    vocab = [(token, 0.0) for token in (PAD, EOS, UNK)]
+    vocab += [(w, _WORD_SCORE) for w in words if len(w) > 1]
+    vocab += [(w, _CHAR_SCORE) for w in [*(w for w in words if len(w) == 1), *chars]]
+    inner = tokenizers.Tokenizer(models.Unigram(vocab, unk_id=2, byte_fallback=False))
+    inner.pre_tokenizer = pre
+    inner.decoder = decoders.Metaspace(replacement=_SPACE, prepend_scheme="always")
+    inner.add_special_tokens([PAD, EOS, UNK])
+    return _write(inner, folder, {"pad_token": PAD, "eos_token": EOS, "unk_token": UNK})
+
+
+def _write(inner: tokenizers.Tokenizer, folder, special: dict[str, str]) -> Tokenizer:
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".tokenizer-"))
+    try:
+        inner.save(str(made / "tokenizer.json"))
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", **special}
+        (made / "tokenizer_config.json").write_text(json.dumps(config, indent=1), "utf-8")
+        if folder.is_dir():  # e.g. a base model's folder, which already holds other files
+            for name in ("tokenizer_config.json", "tokenizer.json"):
+                os.replace(made / name, folder / name)
+        else:
+            made.chmod(0o755)
+            try:
+                made.rename(folder)
+            except OSError:
+                # Another process finished the same folder first; its files are as good as ours.
+                if not (folder / "tokenizer.json").is_file():
+                    raise
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    return load_tokenizer(folder)
+
+
+def _types(node) -> list[str]:
+    """Every "type" in a (nested) component of a tokenizer.json."""
+    if isinstance(node, dict):
+        own = [node["type"]] if "type" in node else []
+        return own + [t for v in node.values() for t in _types(v)]
+    if isinstance(node, list):
+        return [t for v in node for t in _types(v)]
+    return []
+
+
+def _untrim(node) -> None:
+    """Makes the offsets of " word" include its space: a cut may never lose a character."""
+    if isinstance(node, dict):
+        if "trim_offsets" in node:
+            node["trim_offsets"] = False
+        for value in node.values():
+            _untrim(value)
+    elif isinstance(node, list):
+        for value in node:
+            _untrim(value)
+
+
+def _drops_leading_space(node) -> bool:
+    if isinstance(node, dict):
+        if node.get("type") == "Metaspace":
+            return node.get("prepend_scheme", "always") != "never"
+        return any(_drops_leading_space(v) for v in node.values())
+    if isinstance(node, list):
+        return any(_drops_leading_space(v) for v in node)
+    return False
+
+
+def _unk_id(model: dict[str, Any], vocab: dict[str, int]) -> int | None:
+    if model.get("type") == "Unigram":
+        return model.get("unk_id")
+    unk = model.get("unk_token")
+    return vocab.get(unk) if unk else None
+
+
+def _special(vocab, config, field: str, known, where: str, default: int | None = None) -> int:
+    token = config.get(field)
+    if isinstance(token, dict):
+        token = token.get("content")
+    if token is not None:
+        if token not in vocab:
+            raise TokenizerError(f"{where}: {field} {token!r} is not in the vocabulary")
+        return vocab[token]
+    for name in known:
+        if name in vocab:
+            return vocab[name]
+    if default is not None:
+        return default
+    raise TokenizerError(
+        f"{where}: no {field} in tokenizer_config.json and none of {', '.join(known)} in the "
+        f"vocabulary; name the token in tokenizer_config.json"
+    )
