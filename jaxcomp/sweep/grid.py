@@ -1,0 +1,197 @@
+"""From a config to the list of jobs: setup (family x size x ratio) x seeds x learning rates."""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+import hashlib
+import os
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from jaxcomp.config import Config, ConfigError, ModelConfig, config_hash, to_dict
+
+# Fields that change what is printed or stored, where it runs or how often it is saved, never what
+# comes out.
+SIDE_FIELDS = (
+    "name",
+    "mesh",
+    "sweep.workers",
+    *(
+        f"{group}.{key}"
+        for group in ("train", "pretrain", "decoder.pretrain", "decoder.adapt")
+        for key in ("log_every", "checkpoint_every", "keep_checkpoints")
+    ),
+)
+
+
+class Setup(NamedTuple):
+    """One cell of the grid, as the paper counts them (27)."""
+
+    family: str
+    size: str
+    ratio: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run and its evaluation."""
+
+    id: str  # family-size-r16-b0-s0[-lr2x]; stable, and a file name
+    setup: Setup
+    base_seed: int
+    seed: int
+    lr_multiple: float
+    config: Config  # of this single run: compressor, seeds, ratio and rate are set
+    hash: str  # of everything that determines the result
+
+    @property
+    def base(self) -> str:
+        """The pretrained model this job starts from."""
+        return f"{self.setup.family}-{self.setup.size}-b{self.base_seed}"
+
+    @property
+    def recipe(self) -> bool:
+        """True for the recipe's own learning rate, False for a job of the rate grid."""
+        return self.lr_multiple == 1.0
+
+
+def expand(cfg: Config) -> list[Job]:
+    """Every job of the sweep, smallest compressor first, ordered so that equal shapes follow.
+
+    Raises ConfigError for an empty grid.
+    """
+    jobs = [
+        _job(cfg, setup, base_seed, seed, multiple)
+        for setup in setups(cfg)
+        for base_seed in cfg.sweep.base_seeds
+        for seed in cfg.sweep.seeds
+        for multiple in _multiples(cfg, setup.ratio)
+    ]
+    if not jobs:
+        raise ConfigError("families is empty: a sweep needs at least one family with one size")
+    return jobs
+
+
+def setups(cfg: Config) -> list[Setup]:
+    """The grid's cells. A size named in `sweep.sizes` is taken from every family that has it."""
+    return [
+        Setup(family, size, ratio)
+        for family in sorted(cfg.sweep.families or cfg.families)
+        for size in sorted(cfg.families[family], key=lambda s: (body(cfg.families[family][s]), s))
+        if not cfg.sweep.sizes or size in cfg.sweep.sizes
+        for ratio in sorted(cfg.sweep.ratios)
+    ]
+
+
+def body(m: ModelConfig) -> int:
+    """Parameters of the layers, without embeddings and norms."""
+    heads = (2 * m.num_attention_heads + 2 * m.num_key_value_heads) * m.head_dim
+    return m.num_hidden_layers * m.hidden_size * (heads + 3 * m.intermediate_size)
+
+
+def _multiples(cfg: Config, ratio: int) -> list[float]:
+    grid = cfg.sweep.lr_grid if ratio in cfg.sweep.lr_ratios else ()
+    return [1.0] + [m for m in grid if m != 1.0]
+
+
+def _job(cfg: Config, setup: Setup, base_seed: int, seed: int, multiple: float) -> Job:
+    optim = dataclasses.replace(cfg.train.optim, lr=cfg.train.optim.lr * multiple)
+    one = dataclasses.replace(
+        cfg,
+        compressor=f"{setup.family}/{setup.size}",
+        base_seed=base_seed,
+        seed=seed,
+        memory=dataclasses.replace(cfg.memory, ratio=setup.ratio),
+        train=dataclasses.replace(cfg.train, optim=optim),
+    )
+    tail = "" if multiple == 1.0 else f"-lr{multiple:g}x"
+    name = f"{setup.family}-{setup.size}-r{setup.ratio}-b{base_seed}-s{seed}{tail}"
+    return Job(name, setup, base_seed, seed, multiple, one, identity_hash(one))
+
+
+def model(cfg: Config) -> ModelConfig:
+    """The compressor's shape in the config of a single run."""
+    family, _, size = cfg.compressor.partition("/")
+    return cfg.families[family][size]
+
+
+def identity(cfg: Config) -> dict[str, Any]:
+    """What determines the result of a single run, as a dict.
+
+    Left out: names, workdir, logging, how often checkpoints are saved, the mesh, and the rest of
+    the grid. Data files count by name, size and their first and last megabyte, so a folder that
+    moved keeps its results and an edited file does not.
+    """
+    tree = _without(to_dict(cfg), (*SIDE_FIELDS, "sweep", "families", "compressor"))
+    # A decoder without ratios of its own is adapted at those of the sweep.
+    ratios = cfg.decoder.adapt.ratios or cfg.sweep.ratios
+    own = {"model": to_dict(model(cfg)), "adapt_ratios": list(ratios)}
+    return _by_content(tree, cfg) | own
+
+
+def sweep_identity(cfg: Config) -> dict[str, Any]:
+    """What a workdir belongs to: everything but side fields and what the grid sets per job."""
+    set_by_grid = ("compressor", "base_seed", "seed", "memory.ratio")
+    return _by_content(_without(to_dict(cfg), (*SIDE_FIELDS, *set_by_grid)), cfg)
+
+
+def _without(tree: dict[str, Any], paths: tuple[str, ...]) -> dict[str, Any]:
+    for path in paths:
+        *groups, key = path.split(".")
+        node = tree
+        for group in groups:
+            node = node[group]
+        node.pop(key, None)
+    return tree
+
+
+def _by_content(tree: dict[str, Any], cfg: Config) -> dict[str, Any]:
+    if cfg.data.source != "world":
+        tree["data"]["path"] = [fingerprint(p) for p in data_files(cfg.data.path)]
+    tree["folders"] = {k: weights_fingerprint(v) for k, v in cfg.folders.items()}
+    if cfg.data.tokenizer:
+        tree["data"]["tokenizer"] = fingerprint(os.path.join(cfg.data.tokenizer, "tokenizer.json"))
+    return tree
+
+
+def identity_hash(cfg: Config) -> str:
+    return config_hash(identity(cfg))
+
+
+def data_files(path: str) -> list[str]:
+    """The files that `data.path` names, sorted; a folder (tfds) counts as its name."""
+    return sorted(glob.glob(os.path.expanduser(path))) if path else []
+
+
+def fingerprint(path: str, edge: int = 1 << 20) -> str:
+    """Name, size and a hash of both ends of a file; the name alone of a folder."""
+    path = os.path.expanduser(path)
+    name = os.path.basename(path.rstrip("/"))
+    if not os.path.isfile(path):
+        return name
+    size = os.path.getsize(path)
+    with open(path, "rb") as f:
+        digest = hashlib.sha256(f.read(edge))
+        if size > edge:
+            f.seek(max(edge, size - edge))
+            digest.update(f.read(edge))
+    return f"{name}:{size}:{digest.hexdigest()[:12]}"
+
+
+def weights_fingerprint(folder: str) -> list[str]:
+    """What names a given model folder: its config and weights, wherever they stand."""
+    where = os.path.expanduser(folder)
+    names = sorted(glob.glob(os.path.join(where, "*.safetensors")))
+    return [fingerprint(p) for p in (os.path.join(where, "config.json"), *names)]
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+    """The dotted fields in which two dicts differ, with both values ("-" where absent)."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        out = []
+        for key in sorted(set(old) | set(new)):
+            where = f"{path}.{key}".lstrip(".")
+            out += differences(old.get(key, "-"), new.get(key, "-"), where)
+        return out
+    return [] if old == new else [(path, old, new)]

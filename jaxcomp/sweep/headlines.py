@@ -1,0 +1,78 @@
+"""The few of all metrics that tables and plots show, and the two that the verdict is about."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from jaxcomp.config import Config
+
+
+class Headline(NamedTuple):
+    """One number of docs/metrics.md, its short name and its definition in a line."""
+
+    metric: str
+    label: str
+    meaning: str
+
+
+_RANK = (
+    "effective rank of a passage's memory vectors after the connector, mean over passages; "
+    "compare at one ratio only, beside its bound min(M, D)"
+)
+_REBUILT = "share of tokens at which the greedy free-running rebuild agrees with the source"
+_LOSS = "reconstruction loss on held-out passages, nats per token, teacher-forced"
+_ENTROPY = "conditional entropy of the decoder along the source, nats per token, teacher-forced"
+_EDITS = "empty where not measurable: under half of the unedited control spots came back"
+_OFF = "slots whose value is not the prior's favourite"
+
+WORLD = (
+    Headline("ordinary/loss", "loss", _LOSS),
+    Headline("ordinary/fr_accuracy", "tokens rebuilt", _REBUILT),
+    Headline(
+        "counterfactual/nonfavourite/all/kept",
+        "counterfactual slots kept",
+        f"primary endpoint: {_OFF}, kept in the rebuilt text / all such, counterfactual passages",
+    ),
+    Headline(
+        "counterfactual/overwriting",
+        "overwriting",
+        f"{_OFF} that came back as the favourite / all such, counterfactual passages",
+    ),
+    Headline(
+        "ordinary/nonfavourite/all/kept",
+        "rare slots kept",
+        f"{_OFF}, kept in the rebuilt text / all such, ordinary passages",
+    ),
+    Headline("ordinary/drift", "drift", "(swapped + other) / all slots, ordinary passages"),
+    Headline("ordinary/rank", "effective rank", _RANK),
+    Headline("ordinary/entropy_source", "entropy", _ENTROPY),
+)
+TEXT = (
+    Headline("test/loss", "loss", _LOSS),
+    Headline("test/fr_accuracy", "tokens rebuilt", _REBUILT),
+    Headline(
+        "edits/all/kept",
+        "edits kept",
+        f"primary endpoint: edited spots whose new value the rebuilt text keeps / all; {_EDITS}",
+    ),
+    Headline(
+        "edits/all/reverted",
+        "overwriting",
+        f"edited spots that came back as the original / all; {_EDITS}",
+    ),
+    Headline("edits/all/control", "control spots", "unedited spots that came back / all"),
+    Headline(
+        "edits/all/other", "drift", f"edited spots that came back as something else / all; {_EDITS}"
+    ),
+    Headline("test/rank", "effective rank", _RANK),
+    Headline("test/entropy_source", "entropy", _ENTROPY),
+)
+
+
+def headlines(cfg: Config) -> tuple[Headline, ...]:
+    return WORLD if cfg.data.source == "world" else TEXT
+
+
+def endpoints(cfg: Config) -> tuple[Headline, Headline]:
+    """The two metrics of the verdict: the loss, and the primary endpoint of fidelity."""
+    return headlines(cfg)[0], headlines(cfg)[2]

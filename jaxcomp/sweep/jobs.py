@@ -1,0 +1,200 @@
+"""One job: base model -> train -> evaluate -> numbers. Also the tasks that make missing bases.
+
+Everything of JAX is imported inside functions: the parent of a sweep must not take an accelerator,
+and a finished sweep must answer at once.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxcomp.config import Config
+from jaxcomp.sweep import grid
+from jaxcomp.sweep.headlines import endpoints, headlines
+from jaxcomp.sweep.ledger import write_text
+from jaxcomp.sweep.passages import finite, intervals
+from jaxcomp.sweep.tasks import Say, Task
+
+TRAIN_SHARE = 0.85  # of a job's time, for the progress line
+# Of the summary of training -> name in results.csv.
+FROM_TRAINING = {
+    "steps": "train/steps",
+    "tokens": "train/tokens",
+    "train_loss": "train/loss",
+    "parameters_decoder": "train/parameters_decoder",
+    "parameters_trained": "train/parameters_trained",
+    "val_loss": "val_loss",
+    "val_loss_continue": "val/loss_continue",
+    "val_accuracy_rebuild": "val/accuracy_rebuild",
+    "val_accuracy_continue": "val/accuracy_continue",
+}
+
+
+class SweepWork:
+    """The `Work` of a real sweep."""
+
+    def __init__(self, command: str = ""):
+        self.command = command  # for the cards of bases made on the way
+
+    def tasks(self, jobs: Sequence[grid.Job], workdir: Path) -> list[Task]:
+        from jaxcomp.train import bases
+
+        cfg = jobs[0].config
+        made: dict[str, Task] = {}
+        if bases.find_decoder(cfg, workdir) is None:
+            made["decoder"] = decoder_task(cfg)
+        for job in jobs:
+            if job.base not in made:
+                where = (job.setup.family, job.setup.size, job.base_seed)
+                if bases.find_base(job.config, *where, workdir) is None:
+                    made[job.base] = base_task(job.config)
+        return [*made.values(), *(_job_task(job, made) for job in jobs)]
+
+    def ready(self, task: Task, workdir: Path) -> bool:
+        from jaxcomp.train import bases
+
+        if task.what == "decoder":
+            return bases.find_decoder(task.config, workdir) is not None
+        cfg = task.config
+        family, size = bases.split_name(cfg.compressor)
+        return bases.find_base(cfg, family, size, cfg.base_seed, workdir) is not None
+
+    def run(self, task: Task, workdir: Path, say: Say) -> dict[str, Any]:
+        use_compilation_cache(workdir)
+        if task.what == "job":
+            return _run_job(task, workdir, say)
+        make(task, workdir, self.command, say)
+        return {}
+
+
+class PretrainWork(SweepWork):
+    """Makes bases in the workdir whether or not an asset with the same hash is shipped."""
+
+    def ready(self, task: Task, workdir: Path) -> bool:
+        from jaxcomp.train import bases
+        from jaxcomp.train.checkpoint import read_json
+
+        cfg = task.config
+        if task.what == "decoder":
+            folder, wanted = bases.made_decoder(workdir, cfg), bases.decoder_hash(cfg)
+        else:
+            family, size = bases.split_name(cfg.compressor)
+            folder = bases.made_base(workdir, family, size, cfg.base_seed)
+            wanted = bases.base_hash(cfg, family, size, cfg.base_seed)
+        card = folder / bases.CARD
+        return card.is_file() and read_json(card).get("config_hash") == wanted
+
+
+def decoder_task(cfg: Config) -> Task:
+    dec = cfg.decoder
+    steps = dec.pretrain.optim.steps * dec.pretrain.optim.batch * dec.pretrain.seq_len
+    steps = 2 * steps + dec.adapt.optim.steps * dec.adapt.optim.batch * _passage(cfg)
+    return Task("decoder", "decoder", cfg, shape=("decoder",), cost=_weight(cfg, dec.model) * steps)
+
+
+def base_task(cfg: Config) -> Task:
+    family, size = cfg.compressor.split("/")
+    optim, model = cfg.pretrain.optim, grid.model(cfg)
+    cost = _weight(cfg, model) * optim.steps * optim.batch * cfg.pretrain.seq_len
+    name = f"{family}-{size}-b{cfg.base_seed}"
+    return Task(name, "base", cfg, shape=("base", family, size), cost=cost)
+
+
+def _job_task(job: grid.Job, made: dict[str, Task]) -> Task:
+    cfg, optim = job.config, job.config.train.optim
+    weight = _weight(cfg, grid.model(cfg)) + _weight(cfg, cfg.decoder.model)
+    # Rebuilding is token by token, so a passage of evaluation costs about as much as several of
+    # training.
+    passages = optim.steps * optim.batch + 10 * cfg.data.eval_passages
+    needs = tuple(n for n in ("decoder", job.base) if n in made)
+    cost = weight * passages * _passage(cfg)
+    return Task(job.id, "job", cfg, needs, ("job", *job.setup), cost, job)
+
+
+def _weight(cfg: Config, model) -> float:
+    vocab = model.vocab_size or cfg.data.vocab_size
+    return grid.body(model) + model.hidden_size * vocab
+
+
+def _passage(cfg: Config) -> int:
+    return cfg.data.segment * cfg.data.segments + cfg.data.target
+
+
+def make(task: Task, root: Path, command: str, say: Say | None) -> Path:
+    """Pretrain a base, or pretrain and adapt the decoder, under `root`; resumes."""
+    from jaxcomp.train.compress import adapt_decoder
+    from jaxcomp.train.pretrain import pretrain_base
+
+    cfg = task.config
+    if task.what == "decoder":
+        return adapt_decoder(cfg, root, command=command, say=say)
+    family, size = cfg.compressor.split("/")
+    return pretrain_base(cfg, family, size, cfg.base_seed, root, command=command, say=say)
+
+
+def _run_job(task: Task, workdir: Path, say: Say) -> dict[str, Any]:
+    from jaxcomp.train.compress import train
+
+    cfg, folder = task.config, workdir / "jobs" / task.id
+    began = time.perf_counter()
+    summary = train(
+        cfg, folder, root=workdir, say=lambda text, share: say(text, TRAIN_SHARE * share)
+    )
+    trained = time.perf_counter()
+    say("evaluating", TRAIN_SHARE)
+    metrics, records = measure(cfg, folder, workdir)
+    metrics |= {
+        "params": summary["parameters_compressor"],
+        "params_body": grid.body(grid.model(cfg)),
+        **{name: summary.get(key) for key, name in FROM_TRAINING.items()},
+    }
+    _drop_checkpoints(folder / "checkpoints", cfg.train.optim.steps)
+    loss, kept = endpoints(cfg)
+    shown = [(h.label, metrics.get(h.metric)) for h in (loss, kept)]
+    return {
+        "metrics": finite(metrics),
+        "intervals": intervals(records, metrics, [h.metric for h in headlines(cfg)]),
+        "timings": {
+            "train_s": round(trained - began, 3),
+            "evaluate_s": round(time.perf_counter() - trained, 3),
+        },
+        "note": ", ".join(f"{name} {value:.3f}" for name, value in shown if value is not None),
+    }
+
+
+def measure(cfg: Config, folder: Path, root: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Evaluate the finished run in `folder`; writes passages.jsonl there.
+
+    Returns the flat metrics of docs/metrics.md and one record a passage.
+    """
+    from jaxcomp.fidelity.evaluate import evaluate
+    from jaxcomp.sharding import use_mesh
+    from jaxcomp.train.compress import load_run, tokenizers
+    from jaxcomp.train.loop import mesh_for
+
+    with use_mesh(mesh_for(cfg)):
+        found = evaluate(cfg, load_run(cfg, folder, root=root), *tokenizers(cfg, root))
+    lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in found.passages]
+    write_text(folder / "passages.jsonl", "".join(lines))
+    return found.metrics, found.passages
+
+
+def _drop_checkpoints(folder: Path, last: int) -> None:
+    """Only the final one is needed after evaluation."""
+    if folder.is_dir():
+        for step in folder.iterdir():
+            if step.name.isdigit() and int(step.name) < last:
+                shutil.rmtree(step)
+
+
+def use_compilation_cache(workdir: Path) -> None:
+    """Compiled steps are kept in the workdir, so workers and reruns need not compile again."""
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", str((workdir / "cache" / "xla").absolute()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -1,0 +1,82 @@
+"""Bootstrap intervals over the passages of one trained pair, from its per-passage records.
+
+They say how much a number would move with other passages, and nothing about other models.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+DRAWS = 1000
+OUTCOMES = ("kept", "overwritten", "swapped", "other", "lost")
+
+
+def intervals(
+    records: Sequence[dict[str, Any]], metrics: dict[str, Any], names: Sequence[str]
+) -> dict[str, tuple[float, float]]:
+    """95% percentile intervals of those `names` that are sums over sums of the records.
+
+    A metric that was not measurable gets none.
+    """
+    out = {}
+    for name in names:
+        prefix, _, rest = name.partition("/")
+        pairs = [_pair(r, rest) for r in records if r["set"] == prefix]
+        found = [p for p in pairs if p is not None]
+        if found and metrics.get(name) is not None:
+            bounds = ratio_interval(*(np.asarray(c, float) for c in zip(*found, strict=True)))
+            if bounds is not None:
+                out[name] = bounds
+    return out
+
+
+def ratio_interval(top_W: np.ndarray, bottom_W: np.ndarray) -> tuple[float, float] | None:
+    """95% percentile bootstrap of sum(top) / sum(bottom) over passages."""
+    count = len(top_W)
+    times = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=DRAWS)
+    tops, bottoms = times @ top_W, times @ bottom_W
+    values = tops[bottoms > 0] / bottoms[bottoms > 0]
+    if count < 2 or not len(values):
+        return None
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _pair(record: dict[str, Any], metric: str) -> tuple[float, float] | None:
+    """Numerator and denominator that one record gives to a metric; None where it gives none."""
+    if record["set"] == "edits":
+        wanted = metric.removeprefix("all/")
+        hit = record["control"] if wanted == "control" else record["outcome"] == wanted
+        return float(hit), 1.0
+    if metric == "loss":
+        loss = record["loss"]
+        return None if loss is None else (loss * record["targets"], record["targets"])
+    if metric == "fr_accuracy":
+        return record["fr_same"], record["fr_length"]
+    counts = record.get("counts")
+    if counts is None:
+        return None
+
+    def over(group: str, *outcomes: str) -> tuple[float, float]:
+        def total(names: Sequence[str]) -> int:
+            return sum(counts.get(f"{group}/all/{o}", 0) for o in names)
+
+        return total(outcomes), total(OUTCOMES)
+
+    if metric == "overwriting":
+        return over("nonfavourite", "overwritten")
+    if metric == "drift":
+        return over("slots", "swapped", "other")
+    group, _, outcome = metric.partition("/all/")
+    return over(group, outcome) if outcome in OUTCOMES else None
+
+
+def finite(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Metrics without NaN and infinities, which JSON cannot hold."""
+    return {
+        k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in metrics.items()
+    }

@@ -1,0 +1,276 @@
+"""report.md and report.html: the verdict, the table, the plots, what failed and what is missing.
+
+Both are made from one list of blocks, so they cannot disagree. The HTML holds its pictures inside
+and links to nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import statistics
+from collections import defaultdict
+from pathlib import Path
+from typing import NamedTuple
+
+from jaxcomp.config import Config
+from jaxcomp.sweep import plots, stats
+from jaxcomp.sweep.headlines import endpoints, headlines
+from jaxcomp.sweep.ledger import Ledger, write_bytes, write_text
+from jaxcomp.sweep.results import (
+    Result,
+    Results,
+    collect,
+    lr_grid_csv,
+    points,
+    results_csv,
+    text,
+    timings_csv,
+    verdict,
+)
+
+
+class Written(NamedTuple):
+    """What a report says in short, for the command line."""
+
+    folder: Path
+    sentence: str
+    done: int
+    failed: tuple[tuple[str, str], ...]
+    missing: tuple[str, ...]
+
+
+class Head(NamedTuple):
+    text: str
+
+
+class Para(NamedTuple):
+    text: str
+
+
+class Items(NamedTuple):
+    items: list[str]
+
+
+class Table(NamedTuple):
+    header: list[str]
+    rows: list[list[str]]
+
+
+class Picture(NamedTuple):
+    name: str
+    png: bytes
+
+
+Block = Head | Para | Items | Table | Picture
+
+
+def report(cfg: Config, workdir: Path) -> Written:
+    """Write `workdir/report/`; works on an unfinished sweep and says what is missing.
+
+    Raises DiskFullError.
+    """
+    results = collect(cfg, Ledger(workdir))
+    folder = workdir / "report"
+    write_text(folder / "results.csv", results_csv(results))
+    write_text(folder / "timings.csv", timings_csv(results))
+    if cfg.sweep.lr_grid:
+        write_text(folder / "lr_grid.csv", lr_grid_csv(results))
+    said = verdict(results)
+    blocks = _blocks(results, said)
+    for block in blocks:
+        if isinstance(block, Picture):
+            write_bytes(folder / block.name, block.png)
+    title = f"Size and fidelity: {cfg.name}"
+    write_text(folder / "report.md", _markdown(title, blocks))
+    write_text(folder / "report.html", _html(title, blocks))
+    done = len(results.timings)
+    return Written(folder, said.sentence, done, tuple(results.failed), tuple(results.missing))
+
+
+# --- content ---------------------------------------------------------------------------------
+
+
+def _blocks(results: Results, said: stats.Verdict) -> list[Block]:
+    cfg = results.cfg
+    out: list[Block] = [Head("Verdict"), Para(f"Same recipe for all sizes: {said.sentence}")]
+    if any(r.tuned for r in results.rows):
+        out.append(Para(f"Rate tuned per size: {verdict(results, tuned=True).sentence}"))
+    out.append(Para(_how(results)))
+    if results.missing:
+        out.append(Para(f"Unfinished: {len(results.missing)} jobs are missing from this report:"))
+        out.append(Items(results.missing))
+    if results.failed:
+        out += [Head("Failed"), Items([f"{i}: {message}" for i, message in results.failed])]
+    if not results.rows:
+        return [*out, Para("No job has finished yet.")]
+    out += [Head("Results"), _table(results), Para(_bounds(results))]
+    out += [Head("Trends with size"), _trends(results), Para(_trend_note(said))]
+    out.append(Head("Plots"))
+    out.append(
+        Para(
+            "Bars are 95% bootstrap intervals: over replicates where a point has at least three, "
+            "else over the passages of its one model (which says nothing of other models). Dotted: "
+            "the decoder without memory."
+        )
+    )
+    for head in headlines(cfg):
+        png = plots.plot(results, head)
+        if png is not None:
+            out.append(Picture(head.label.replace(" ", "_") + ".png", png))
+    out += [
+        Head("Definitions"),
+        Items([f"{h.label}: {h.meaning} ({h.metric})" for h in headlines(cfg)]),
+    ]
+    out.append(Para("All columns of results.csv are defined in docs/metrics.md."))
+    return out
+
+
+def _how(results: Results) -> str:
+    cfg, optim = results.cfg, results.cfg.train.optim
+    replicates = len(cfg.sweep.base_seeds) * len(cfg.sweep.seeds)
+    grid = ", ".join(f"{m:g}" for m in sorted({1.0, *cfg.sweep.lr_grid}))
+    tuned = (
+        f" The rate is also tuned per size on validation loss over {grid} times that rate, at "
+        f"ratio {', '.join(map(str, cfg.sweep.lr_ratios))}."
+        if cfg.sweep.lr_grid
+        else ""
+    )
+    done = len(results.timings)
+    return (
+        f"{done} of {done + len(results.failed) + len(results.missing)} jobs done; {replicates} "
+        f"replicate{'s' if replicates > 1 else ''} ({len(cfg.sweep.base_seeds)} base seeds x "
+        f"{len(cfg.sweep.seeds)} training seeds). Every size saw the same {optim.steps} steps of "
+        f"{optim.batch} passages at learning rate {optim.lr:g}, segments of {cfg.data.segment} "
+        f"tokens, against one frozen decoder.{tuned}"
+    )
+
+
+def _table(results: Results) -> Table:
+    heads = headlines(results.cfg)
+    tuned = any(r.tuned for r in results.rows)
+    loss, kept = endpoints(results.cfg)
+    header = ["family", "size", "parameters", "ratio", "n", "lr"]
+    header += [h.label for h in heads] + ["rank bound"]
+    header += ["tuned lr", f"{loss.label} (tuned)", f"{kept.label} (tuned)"] if tuned else []
+    cells: dict[tuple, list[Result]] = defaultdict(list)
+    for r in results.rows:
+        cells[r.job.setup.family, r.metrics["params"], r.job.setup.size, r.job.setup.ratio].append(
+            r
+        )
+    rows = []
+    for (family, params, size, ratio), found in sorted(cells.items()):
+        row = [family, size, f"{params:,}", f"{ratio}x", str(len(found))]
+        row.append(text(found[0].job.config.train.optim.lr))
+        row += [_mean([r.metrics.get(h.metric) for r in found]) for h in heads]
+        rank = next(h.metric for h in heads if h.metric.endswith("/rank"))
+        row.append(_mean([r.metrics.get(f"{rank}_bound") for r in found]))
+        if tuned:
+            best = [r.tuned for r in found if r.tuned]
+            rates = sorted({job.config.train.optim.lr for job, _ in best})
+            row.append(" ".join(map(text, rates)))
+            row += [_mean([m.get(k) for _, m in best]) for k in (loss.metric, kept.metric)]
+        rows.append(row)
+    return Table(header, rows)
+
+
+def _mean(values: list[float | None]) -> str:
+    found = [v for v in values if v is not None]
+    return f"{statistics.fmean(found):.4g}" if found else "–"
+
+
+def _bounds(results: Results) -> str:
+    """What the numbers must be read beside, so that predictable text does not flatter."""
+    parts = []
+    for h in headlines(results.cfg):
+        floor = plots.floor_of(results, h.metric)
+        if floor is not None:
+            parts.append(f"{h.label} {floor:.4g}")
+    said = f"Without memory (the floor): {', '.join(parts)}. " if parts else ""
+    bits = next((r.metrics.get("ordinary/passage_bits") for r in results.rows), None)
+    said += f"A passage holds {bits:.1f} bits on average, exactly. " if bits is not None else ""
+    return said + "n: trained models averaged in a row."
+
+
+def _trends(results: Results) -> Table:
+    ratios = sorted({r.job.setup.ratio for r in results.rows})
+    rows = []
+    for h in headlines(results.cfg):
+        row = [h.label]
+        for ratio in ratios:
+            t = stats.trend(points(results.rows, h.metric, ratio))
+            if not t.replicates:
+                row.append("–")
+            elif t.replicates < stats.MIN_REPLICATES:
+                row.append(f"{t.rho:+.2f}")
+            else:
+                row.append(f"{t.rho:+.2f} (fall {t.p_fall:.2g}, rise {t.p_rise:.2g})")
+        rows.append(row)
+    return Table(["metric", *(f"{r}x" for r in ratios)], rows)
+
+
+def _trend_note(said: stats.Verdict) -> str:
+    words = "; ".join(f"{v.ratio}x: {v.word} ({v.detail})" for v in said.ratios)
+    return (
+        "Spearman's rank correlation with the number of parameters inside a replicate (a base "
+        "seed x training seed), averaged; in brackets one-sided permutation p-values, unadjusted "
+        "and, but for the two metrics of the verdict, exploratory. Bigger but less faithful: "
+        f"{words}."
+    )
+
+
+# --- forms -----------------------------------------------------------------------------------
+
+
+def _markdown(title: str, blocks: list[Block]) -> str:
+    out = [f"# {title}"]
+    for b in blocks:
+        if isinstance(b, Head):
+            out.append(f"## {b.text}")
+        elif isinstance(b, Para):
+            out.append(b.text)
+        elif isinstance(b, Items):
+            out.append("\n".join(f"- {i}" for i in b.items))
+        elif isinstance(b, Table):
+            lines = [b.header, ["---"] * len(b.header), *b.rows]
+            out.append(
+                "\n".join(f"| {' | '.join(c.replace('|', '/') for c in r)} |" for r in lines)
+            )
+        else:
+            out.append(f"![{b.name.removesuffix('.png')}]({b.name})")
+    return "\n\n".join(out) + "\n"
+
+
+STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;max-width:76rem;margin:2rem auto;padding:0 1rem;color:#222}
+table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums;margin:1rem 0}
+th,td{padding:.25rem .6rem;border-bottom:1px solid #ddd;text-align:right}
+th:first-child,td:first-child,th:nth-child(2),td:nth-child(2){text-align:left}
+div.wide{overflow-x:auto} img{max-width:100%;margin:.3rem} h2{margin-top:2rem}
+"""
+
+
+def _html(title: str, blocks: list[Block]) -> str:
+    e = html.escape
+    out = [
+        "<!doctype html><html lang=en><meta charset=utf-8>"
+        f"<title>{e(title)}</title><style>{STYLE}</style><h1>{e(title)}</h1>"
+    ]
+    for b in blocks:
+        if isinstance(b, Head):
+            out.append(f"<h2>{e(b.text)}</h2>")
+        elif isinstance(b, Para):
+            out.append(f"<p>{e(b.text)}</p>")
+        elif isinstance(b, Items):
+            out.append("<ul>" + "".join(f"<li>{e(i)}</li>" for i in b.items) + "</ul>")
+        elif isinstance(b, Table):
+            rows = [("th", b.header), *(("td", r) for r in b.rows)]
+            body = "".join(
+                "<tr>" + "".join(f"<{tag}>{e(c)}</{tag}>" for c in row) + "</tr>"
+                for tag, row in rows
+            )
+            out.append(f"<div class=wide><table>{body}</table></div>")
+        else:
+            data = base64.b64encode(b.png).decode()
+            out.append(f'<img alt="{e(b.name)}" src="data:image/png;base64,{data}">')
+    return "\n".join(out) + "\n"

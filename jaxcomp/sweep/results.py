@@ -1,0 +1,176 @@
+"""From the ledger to tables: results.csv, lr_grid.csv, timings.csv, and the verdicts.
+
+Only what a rerun reproduces goes into results.csv; numbers have six significant digits, rows are
+sorted, columns have a fixed order, so the file is the same byte for byte.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from jaxcomp.config import Config
+from jaxcomp.sweep import grid, stats
+from jaxcomp.sweep.headlines import endpoints, headlines
+from jaxcomp.sweep.ledger import DONE, FAILED, Ledger
+
+ID_COLUMNS = (
+    "family", "size", "ratio", "base_seed", "seed", "config_hash", "lr", "params", "params_body",
+    "val_loss",
+)  # fmt: skip
+TUNED_COLUMNS = ("tuned_lr", "tuned_lr_multiple", "tuned_val_loss")
+
+
+class Result(NamedTuple):
+    """One finished recipe job, with the job of the rate grid that validation loss picked."""
+
+    job: grid.Job
+    metrics: dict[str, Any]
+    intervals: dict[str, tuple[float, float]]  # over passages, of one trained model
+    tuned: tuple[grid.Job, dict[str, Any]] | None
+
+
+class Results(NamedTuple):
+    """All that a report is made of."""
+
+    cfg: Config
+    rows: list[Result]
+    grid_rows: list[tuple[grid.Job, dict[str, Any]]]  # every finished job, for lr_grid.csv
+    timings: list[tuple[str, dict[str, float]]]
+    failed: list[tuple[str, str]]
+    missing: list[str]
+
+
+def collect(cfg: Config, ledger: Ledger) -> Results:
+    """What the ledger holds of the sweep's jobs."""
+    done: dict[str, tuple[grid.Job, dict[str, Any]]] = {}
+    failed, missing, timings = [], [], []
+    jobs = grid.expand(cfg)
+    for job in jobs:
+        row = ledger.row(job)
+        if row is None:
+            missing.append(job.id)
+        elif row["status"] == FAILED:
+            failed.append((job.id, row["error"]))
+        elif row["status"] == DONE:
+            done[job.id] = (job, row)
+            timings.append((job.id, row.get("timings", {})))
+    rows = []
+    for job, row in done.values():
+        if job.recipe:
+            rivals = [j.id for j in jobs if (j.setup, j.base_seed, j.seed) == _cell(job)]
+            tuned = _tuned([done.get(i) for i in rivals]) if len(rivals) > 1 else None
+            rows.append(Result(job, row["metrics"], row.get("intervals", {}), tuned))
+    every = [(job, row["metrics"]) for job, row in done.values()]
+    return Results(cfg, rows, every, timings, failed, missing)
+
+
+def _cell(job: grid.Job) -> tuple:
+    return job.setup, job.base_seed, job.seed
+
+
+def _tuned(rivals: Sequence[tuple[grid.Job, dict[str, Any]] | None]):
+    """The rival with the lowest validation loss; None until every rate of the grid is done."""
+    if any(r is None for r in rivals):
+        return None
+    measured = [(j, row["metrics"]) for j, row in filter(None, rivals)]
+    measured = [r for r in measured if r[1].get("val_loss") is not None]
+    # The smaller rate wins a tie, so that the choice never depends on the order of jobs.
+    return min(measured, key=lambda r: (r[1]["val_loss"], r[0].lr_multiple), default=None)
+
+
+def points(rows: Iterable[Result], metric: str, ratio: int, tuned: bool = False):
+    """`stats.Point`s of one metric at one ratio."""
+    out = []
+    for r in rows:
+        metrics = r.metrics if not tuned else (r.tuned[1] if r.tuned else {})
+        if r.job.setup.ratio == ratio:
+            out.append(
+                stats.Point(
+                    r.job.setup.family,
+                    r.job.setup.size,
+                    r.metrics["params"],
+                    r.job.base_seed,
+                    r.job.seed,
+                    metrics.get(metric),
+                )
+            )
+    return out
+
+
+def verdict(results: Results, tuned: bool = False) -> stats.Verdict:
+    """The computed answer, with the recipe's rate or with the rate tuned per size."""
+    loss, kept = (h.metric for h in endpoints(results.cfg))
+    ratios = sorted({r.job.setup.ratio for r in results.rows if not tuned or r.tuned})
+    return stats.judge(
+        {r: points(results.rows, loss, r, tuned) for r in ratios},
+        {r: points(results.rows, kept, r, tuned) for r in ratios},
+        results.cfg.sweep.primary_ratio,
+    )
+
+
+# --- files -----------------------------------------------------------------------------------
+
+
+def text(value: Any) -> str:
+    """One cell: integers in full, floats to six significant digits, missing as nothing."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def results_csv(results: Results) -> str:
+    """One row a setup and seed, at the recipe's learning rate."""
+    metrics = sorted({k for r in results.rows for k in r.metrics} - set(ID_COLUMNS))
+    heads = [h.metric for h in headlines(results.cfg)]
+    lines: list[list[Any]] = [
+        [*ID_COLUMNS, *metrics, *TUNED_COLUMNS, *(f"tuned/{h}" for h in heads)]
+    ]
+    for r in sorted(results.rows, key=lambda r: _order(r.job)):
+        job, best = r.tuned or (None, {})
+        lines.append(
+            [
+                *_ids(r.job, r.metrics),
+                *(r.metrics.get(m) for m in metrics),
+                job.config.train.optim.lr if job else None,
+                job.lr_multiple if job else None,
+                best.get("val_loss"),
+                *(best.get(h) for h in heads),
+            ]
+        )
+    return _csv(lines)
+
+
+def lr_grid_csv(results: Results) -> str:
+    """Every finished job, those of the rate grid included, with the headline numbers."""
+    heads = [h.metric for h in headlines(results.cfg)]
+    lines: list[list[Any]] = [[*ID_COLUMNS, "lr_multiple", *heads]]
+    for job, m in sorted(results.grid_rows, key=lambda r: _order(r[0])):
+        lines.append([*_ids(job, m), job.lr_multiple, *(m.get(h) for h in heads)])
+    return _csv(lines)
+
+
+def timings_csv(results: Results) -> str:
+    names = sorted({k for _, t in results.timings for k in t})
+    lines: list[list[Any]] = [["job", *names]]
+    lines += [[i, *(t.get(n) for n in names)] for i, t in sorted(results.timings)]
+    return _csv(lines)
+
+
+def _ids(job: grid.Job, m: dict[str, Any]) -> list[Any]:
+    where = [*job.setup, job.base_seed, job.seed, job.hash, job.config.train.optim.lr]
+    return [*where, m["params"], m["params_body"], m.get("val_loss")]
+
+
+def _order(job: grid.Job) -> tuple:
+    size = grid.body(grid.model(job.config)), job.setup.size
+    return job.setup.family, *size, job.setup.ratio, job.base_seed, job.seed, job.lr_multiple
+
+
+def _csv(lines: list[list[Any]]) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows([[text(v) for v in line] for line in lines])
+    return out.getvalue()

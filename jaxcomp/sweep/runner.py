@@ -1,0 +1,267 @@
+"""Runs the jobs of a sweep on local worker processes, keeps the ledger, survives any kill.
+
+One parent claims a shard, hands tasks to workers, writes the ledger and prints progress. Several
+parents on several machines may share the folder: each task is claimed before it is run.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from importlib import metadata, util
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import NamedTuple
+
+from jaxcomp.config import Config, ConfigError
+from jaxcomp.sweep import grid
+from jaxcomp.sweep.claims import Claims
+from jaxcomp.sweep.ledger import DONE, FAILED, Ledger, disk_full
+from jaxcomp.sweep.tasks import Task, Work
+from jaxcomp.sweep.worker import Worker
+
+Out = Callable[[str], None]
+FOREIGN_POLL_S = 2.0  # how often a task claimed by another machine is looked at again
+PROGRESS_S = 15.0
+
+
+class Summary(NamedTuple):
+    """Jobs of this shard: finished now, finished before, failed (id, message)."""
+
+    ran: int
+    before: int
+    failed: tuple[tuple[str, str], ...]
+
+
+def run(
+    cfg: Config,
+    workdir: Path,
+    *,
+    work: Work,
+    shard: tuple[int, int] = (0, 1),
+    workers: int = 0,
+    reuse: Sequence[Path] = (),
+    out: Out = print,
+) -> Summary:
+    """Run what is missing of shard i of n. `workers` 0: one a core on CPU, else one.
+
+    Raises ConfigError for a workdir of another config, ClaimedError where another process runs this
+    shard, DiskFullError; what is finished is kept in every case.
+    """
+    jobs = grid.expand(cfg)
+    ledger = Ledger(workdir)
+    ledger.open(cfg)
+    with Claims(workdir / "claims") as claims:
+        claims.acquire(f"shard-{shard[0]}-of-{shard[1]}")
+        if reuse:
+            out(f"reused {ledger.reuse(jobs, reuse)} finished jobs of {', '.join(map(str, reuse))}")
+        mine = jobs[shard[0] :: shard[1]]
+        todo = [job for job in mine if not ledger.done(job)]
+        before = len(mine) - len(todo)
+        if not todo:
+            return Summary(0, before, ())
+        tasks = work.tasks(todo, workdir)
+        made = [t.id for t in tasks if t.job is None]
+        if made:
+            out(f"no asset matches, so these are pretrained first: {', '.join(made)}")
+        out(f"{len(mine)} jobs, {before} done before")
+        failures = run_tasks(tasks, work, workdir, claims, ledger, workers, out)
+    failed = tuple((t, m) for t, m in failures.items() if t in {j.id for j in todo})
+    return Summary(len(todo) - len(failed), before, failed)
+
+
+def run_tasks(
+    tasks: Sequence[Task],
+    work: Work,
+    workdir: Path,
+    claims: Claims,
+    ledger: Ledger,
+    workers: int = 0,
+    out: Out = print,
+) -> dict[str, str]:
+    """Run tasks in the order their needs allow; returns the failed ones with their messages."""
+    if not tasks:
+        return {}
+    count = min(workers or default_workers(), len(tasks))
+    out(f"{len(tasks)} tasks on {count} worker{'s' if count > 1 else ''}")
+    dispatch = _Dispatch(tasks, work, workdir, ledger, claims, count, out)
+    try:
+        dispatch.loop()
+    finally:
+        dispatch.close()
+    return dispatch.failed
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """`"1/4"` -> (1, 4). Raises ConfigError unless 0 <= i < n."""
+    i, _, n = text.partition("/")
+    if not (i.isdigit() and n.isdigit() and int(i) < int(n)):
+        raise ConfigError(f"--shard={text}: expected i/n with 0 <= i < n, as in 0/4")
+    return int(i), int(n)
+
+
+def default_workers() -> int:
+    """One a core on CPU; one where an accelerator is found, since processes cannot share it."""
+    return cores() if _on_cpu() else 1
+
+
+def cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _on_cpu() -> bool:
+    asked = os.environ.get("JAX_PLATFORMS")
+    if asked:
+        return asked.split(",")[0] == "cpu"
+    plugins = [e.name for e in metadata.entry_points(group="jax_plugins")]
+    if not plugins and util.find_spec("libtpu") is None and util.find_spec("jax_plugins") is None:
+        return True
+    # In a process of its own: the parent must not take the accelerator that a worker needs.
+    code = "import jax; print(jax.default_backend())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    return done.returncode == 0 and done.stdout.split()[-1:] == ["cpu"]
+
+
+class _Dispatch:
+    def __init__(self, tasks: Sequence[Task], work, workdir, ledger, claims, count: int, out: Out):
+        self.pending = {t.id: t for t in tasks}
+        self.done: set[str] = set()
+        self.failed: dict[str, str] = {}
+        self.work, self.workdir = work, workdir
+        self.ledger, self.claims, self.out = ledger, claims, out
+        self.count, self.workers = count, []
+        self.one_thread = count > 1 and _on_cpu()
+        self.costs = {t.id: t.cost for t in tasks}
+        self.jobs = sum(t.job is not None for t in tasks)
+        self.spent, self.began, self.printed = 0.0, time.monotonic(), time.monotonic()
+        self.foreign: dict[str, float] = {}  # claimed elsewhere -> when to look again
+
+    def loop(self) -> None:
+        while self.pending or any(w.task for w in self.workers):
+            self._assign()
+            busy = [w for w in self.workers if w.task]
+            if busy:
+                wait([w.conn for w in busy], timeout=1.0)
+            else:
+                time.sleep(0.2)
+            for worker in busy:
+                message = worker.receive()
+                if message is not None:
+                    self._finish(worker, *message)
+            if time.monotonic() - self.printed > PROGRESS_S:
+                self._progress()
+
+    def close(self) -> None:
+        for worker in self.workers:
+            worker.stop()
+
+    def _assign(self) -> None:
+        for task in [t for t in self.pending.values() if set(t.needs) & self.failed.keys()]:
+            need = next(n for n in task.needs if n in self.failed)
+            self._fail(task, f"its base model {need} failed: {self.failed[need]}")
+        while self.pending:
+            self.workers = [w for w in self.workers if w.task or w.process.is_alive()]
+            idle = [w for w in self.workers if not w.task]
+            if not idle and len(self.workers) >= self.count:
+                return
+            shape = idle[0].shape if idle else ()
+            task = self._pick(shape)
+            if task is None:
+                return
+            if not idle:
+                idle = [Worker(self.work, self.workdir, self.one_thread)]
+                self.workers += idle
+            idle[0].send(task)
+
+    def _pick(self, last_shape: tuple) -> Task | None:
+        """Claim what should start: the shape of before, else a fresh one, else the largest."""
+        now = time.monotonic()
+        busy = {w.task.shape for w in self.workers if w.task}
+        ready = [
+            t
+            for t in self.pending.values()
+            if self.done.issuperset(t.needs) and self.foreign.get(t.id, 0) <= now
+        ]
+        ready.sort(
+            key=lambda t: (t.job is not None, t.shape != last_shape, t.shape in busy, -t.cost)
+        )
+        for task in ready:
+            if not self.claims.try_acquire(task.id):
+                self.foreign[task.id] = now + FOREIGN_POLL_S
+                continue
+            del self.pending[task.id]
+            # Another process may have finished it since the list was made.
+            there = self.ledger.done(task.job) if task.job else self.work.ready(task, self.workdir)
+            if not there:
+                return task
+            self._close(task)
+        return None
+
+    def _close(self, task: Task) -> None:
+        self.claims.release(task.id)
+        self.done.add(task.id)
+        self.spent += task.cost
+
+    def _fail(self, task: Task, message: str) -> None:
+        self.pending.pop(task.id, None)
+        self.failed[task.id] = message
+        self.spent += task.cost
+        if task.job:
+            self.ledger.write(task.job, FAILED, error=message)
+        self.out(f"FAILED {task.id}: {message}")
+
+    def _finish(self, worker: Worker, word: str, content) -> None:
+        task = worker.task
+        assert task is not None
+        worker.task = None
+        if not worker.process.is_alive():
+            self.workers.remove(worker)
+            worker.stop()
+        if word == "full":
+            raise disk_full(self.workdir)
+        if word == "failed":
+            self._fail(task, f"{content} [{self.workdir}/jobs/{task.id}/log.txt]")
+            self.claims.release(task.id)
+            return
+        if task.job:
+            kept = {k: content.get(k, {}) for k in ("metrics", "intervals", "timings")}
+            self.ledger.write(task.job, DONE, **kept)
+        self._close(task)
+        note = content.get("note", "") if isinstance(content, dict) else ""
+        self.out(f"{self._counts()} {task.id} done{': ' + note if note else ''}; {self._eta()}")
+        self.printed = time.monotonic()
+
+    def _counts(self) -> str:
+        left = sum(t.job is not None for t in self.pending.values())
+        left += sum(w.task is not None and w.task.job is not None for w in self.workers)
+        return f"[{self.jobs - left}/{self.jobs}]"
+
+    def _eta(self) -> str:
+        running = sum(w.share * w.task.cost for w in self.workers if w.task)
+        total = sum(self.costs.values())
+        share = (self.spent + running) / total if total else 1.0
+        elapsed = time.monotonic() - self.began
+        if share < 0.02 or elapsed < 1:
+            return "time left unknown yet"
+        return f"about {duration(elapsed * (1 - share) / share)} left"
+
+    def _progress(self) -> None:
+        self.printed = time.monotonic()
+        now = [f"{w.task.id} {w.share:.0%} {w.text}".strip() for w in self.workers if w.task]
+        waiting = [i for i in self.foreign if i in self.pending]
+        if not now and waiting:
+            now = [f"waiting for {', '.join(waiting[:3])}, run by another process"]
+        self.out(f"{self._counts()} {' | '.join(now)}; {self._eta()}")
+
+
+def duration(seconds: float) -> str:
+    """`75` -> `1m15s`, `4000` -> `1h07m`."""
+    s = round(seconds)
+    if s < 60:
+        return f"{s}s"
+    return f"{s // 60}m{s % 60:02d}s" if s < 3600 else f"{s // 3600}h{s % 3600 // 60:02d}m"

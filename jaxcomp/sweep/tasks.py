@@ -1,0 +1,44 @@
+"""The contract between the runner, which knows nothing of models, and the work it dispatches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from jaxcomp.config import Config
+from jaxcomp.sweep.grid import Job
+
+Say = Callable[[str, float], None]  # (what is happening, share of the task that is done)
+
+
+class Task(NamedTuple):
+    """Something one worker does in one go; it can be killed at any moment and repeated."""
+
+    id: str  # a file name; job tasks carry their job's id
+    what: str  # decoder | base | job
+    config: Config  # of a single run
+    needs: tuple[str, ...] = ()  # tasks that must be done first
+    shape: tuple = ()  # tasks of equal shape reuse compiled steps
+    cost: float = 1.0  # relative work, for the order and the ETA
+    job: Job | None = None
+
+
+class Work(Protocol):
+    """What a sweep does. Must pickle: workers are spawned processes."""
+
+    def tasks(self, jobs: Sequence[Job], workdir: Path) -> list[Task]:
+        """The jobs as tasks, after the tasks that make their missing base models."""
+        ...
+
+    def ready(self, task: Task, workdir: Path) -> bool:
+        """Is this base or decoder there already (another machine may have made it)?"""
+        ...
+
+    def run(self, task: Task, workdir: Path, say: Say) -> dict[str, Any]:
+        """Do it, resuming what a killed process left.
+
+        A job returns `metrics` (flat; with `params`, `params_body` and `val_loss`), `intervals`
+        (metric -> bounds over passages), `timings` (seconds) and a `note` for the progress line.
+        """
+        ...

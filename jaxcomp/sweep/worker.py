@@ -1,0 +1,172 @@
+"""A worker process: receives tasks, runs them one after another, reports by a pipe.
+
+Always a process of its own, so that a crash (out of memory, a fault in a native library) costs one
+job and not the sweep.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import multiprocessing as mp
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from jaxcomp.sweep.ledger import DiskFullError
+from jaxcomp.sweep.tasks import Task, Work
+
+# Two processes that each start a thread a core only get in each other's way. One thread also makes
+# a job's sums independent of how many workers there are.
+ONE_THREAD = {
+    "NPROC": "1",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+ONE_THREAD_XLA = "--xla_cpu_multi_thread_eigen=false"
+
+
+class Worker:
+    """The parent's end of one worker process."""
+
+    def __init__(self, work: Work, workdir: Path, one_thread: bool):
+        self.task: Task | None = None
+        self.shape: tuple = ()  # of the task it ran last
+        self.text, self.share = "", 0.0
+        context = mp.get_context("spawn")  # fork is not safe once JAX has threads
+        self.conn, theirs = context.Pipe()
+        self.process = context.Process(target=_main, args=(theirs, work, workdir), daemon=True)
+        with _environment(one_thread):
+            self.process.start()
+        theirs.close()
+
+    def send(self, task: Task) -> None:
+        self.task, self.shape, self.text, self.share = task, task.shape, "starting", 0.0
+        self.conn.send(task)
+
+    def receive(self) -> tuple[str, Any] | None:
+        """The next ("done" | "failed" | "full", content) message; progress is kept, not returned.
+
+        A dead process counts as a failed task.
+        """
+        while self.task is not None:
+            try:
+                if not self.conn.poll():
+                    return None
+                word, content = self.conn.recv()
+            except (EOFError, ConnectionResetError):
+                self.process.join()
+                return "failed", f"its process died ({_cause(self.process.exitcode)})"
+            if word != "progress":
+                return word, content
+            self.text, self.share = content
+        return None
+
+    def stop(self, grace_s: float = 5.0) -> None:
+        with contextlib.suppress(OSError):
+            self.conn.close()
+        self.process.terminate()
+        self.process.join(grace_s)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+
+
+def _cause(code: int | None) -> str:
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name
+        return f"{name}: out of memory?" if name == "SIGKILL" else name
+    return f"exit code {code}"
+
+
+@contextlib.contextmanager
+def _environment(one_thread: bool) -> Iterator[None]:
+    """Environment that a spawned process inherits; XLA reads it when it is imported."""
+    before = dict(os.environ)
+    if one_thread:
+        os.environ.update(ONE_THREAD)
+        os.environ["XLA_FLAGS"] = f"{before.get('XLA_FLAGS', '')} {ONE_THREAD_XLA}".strip()
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+# --- in the worker process --------------------------------------------------------------------
+
+
+def _main(conn: Connection, work: Work, workdir: Path) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    while True:
+        try:
+            task = conn.recv()
+        except EOFError:
+            return
+        with _log_to(workdir / "jobs" / task.id / "log.txt"):
+            answer = _run(conn, work, workdir, task)
+        conn.send(answer)
+
+
+def _run(conn: Connection, work: Work, workdir: Path, task: Task) -> tuple[str, Any]:
+    def say(text: str, share: float) -> None:
+        conn.send(("progress", (text, share)))
+
+    try:
+        return "done", work.run(task, workdir, say)
+    except Exception as e:  # a job may fail in any way; the others must go on
+        traceback.print_exc()
+        if _is_full(e):
+            return "full", str(e)
+        first = (str(e).strip() or "no message").splitlines()[0]
+        return "failed", f"{type(e).__name__}: {first}"
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Was a full disk the cause? Libraries wrap it, sometimes as text only."""
+    while error is not None:
+        if isinstance(error, DiskFullError):
+            return True
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if "No space left on device" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+@contextlib.contextmanager
+def _log_to(path: Path) -> Iterator[None]:
+    """Send file descriptors 1 and 2 to the task's log, native libraries' output included."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    with open(path, "a") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for fd, old in zip((1, 2), saved, strict=True):
+            os.dup2(old, fd)
+            os.close(old)
+
+
+def _die_with_parent() -> None:
+    """An orphan would go on holding cores and files after a kill -9 of the sweep."""
+    parent = mp.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)

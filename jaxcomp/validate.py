@@ -1,0 +1,277 @@
+"""Values that cannot work, refused before any long work (one place, one sentence each)."""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import math
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from jaxcomp.config import Config, ConfigError, DataConfig, ModelConfig, OptimConfig, TrainConfig
+
+CHOICES = {
+    "data.source": ("world", "text", "tfds"),
+    "memory.recipe": ("pcc",),
+    "memory.kind": ("append",),
+    "memory.positions": ("spread", "consecutive"),
+    "train.objective": ("coin", "sum"),
+    "decoder.adapt.objective": ("coin", "sum"),
+    "train.remat": ("none", "full", "offload"),
+    "pretrain.remat": ("none", "full", "offload"),
+    "decoder.pretrain.remat": ("none", "full", "offload"),
+    "decoder.adapt.remat": ("none", "full", "offload"),
+}
+MODEL_TYPES = ("llama", "qwen3")
+# Smallest allowed value of every counted field.
+AT_LEAST = {
+    "data.segment": 1,
+    "data.segments": 1,
+    "data.target": 2,
+    "data.train_passages": 1,
+    "data.eval_passages": 1,
+    "data.val_passages": 1,
+    "data.vocab_size": 257,
+    "memory.ratio": 1,
+    "memory.connector_hidden": 0,
+    "memory.marker_steps": 0,
+    "memory.lora.rank": 0,
+    "eval.batch": 1,
+    "eval.samples": 0,
+    "eval.sampled_passages": 0,
+    "eval.edits_per_kind": 0,
+    "sweep.workers": 0,
+    "sweep.primary_ratio": 1,
+    "mesh.replica": 1,
+    "mesh.tp": 1,
+}
+OPTIMS = ("train.optim", "pretrain.optim", "decoder.pretrain.optim", "decoder.adapt.optim")
+SHARES = (
+    "world.prior_strength",
+    "world.train_prior_strength",
+    "train.p_reconstruct",
+    "train.curriculum_share",
+    "decoder.adapt.p_reconstruct",
+    "decoder.adapt.curriculum_share",
+    "pretrain.copy_fraction",
+    "decoder.pretrain.copy_fraction",
+)
+
+
+def get(cfg: Config, key: str) -> Any:
+    """The value at a dotted field."""
+    node: Any = cfg
+    for name in key.split("."):
+        node = getattr(node, name)
+    return node
+
+
+def validate(cfg: Config) -> None:
+    """Raises ConfigError that names the field, what was found, what works and the mend."""
+    for key, allowed in CHOICES.items():
+        _choice(key, get(cfg, key), allowed)
+    for key, least in AT_LEAST.items():
+        if get(cfg, key) < least:
+            raise ConfigError(f"{key} = {get(cfg, key)}: expected at least {least}")
+    for key in SHARES:
+        if not 0.0 <= get(cfg, key) <= 1.0:
+            raise ConfigError(f"{key} = {get(cfg, key)}: expected a share between 0 and 1")
+    if cfg.mesh.fsdp != -1 and cfg.mesh.fsdp < 1:
+        raise ConfigError(
+            f"mesh.fsdp = {cfg.mesh.fsdp}: expected -1 (all that is left) or at least 1"
+        )
+    for key in OPTIMS:
+        _optim(key, get(cfg, key))
+    _models(cfg)
+    _ratios(cfg)
+    _train("train", cfg.train)
+    _train("decoder.adapt", cfg.decoder.adapt)
+    if cfg.eval.samples > 1 and not cfg.eval.temperature > 0:
+        raise ConfigError(
+            f"eval.temperature = {cfg.eval.temperature}: sampled rebuilds need one above 0 (or "
+            "eval.samples=0)"
+        )
+    _data(cfg.data)
+    _sweep(cfg)
+
+
+def _choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        near = difflib.get_close_matches(str(value), allowed, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"{key} = {value!r}: expected one of {', '.join(allowed)}{hint}")
+
+
+def _optim(key: str, optim: OptimConfig) -> None:
+    for name, least in (("steps", 0), ("batch", 1), ("accumulate", 1), ("warmup", 0)):
+        if getattr(optim, name) < least:
+            raise ConfigError(f"{key}.{name} = {getattr(optim, name)}: expected at least {least}")
+    if optim.batch % optim.accumulate:
+        raise ConfigError(
+            f"{key}.accumulate = {optim.accumulate} does not divide {key}.batch = {optim.batch}: "
+            "a step is split into equal micro-batches; choose a divisor"
+        )
+    for name in ("lr", "clip"):
+        value = getattr(optim, name)
+        if not (math.isfinite(value) and value > 0):
+            raise ConfigError(f"{key}.{name} = {value}: expected a positive number")
+    for name in ("b1", "b2"):
+        if not 0.0 <= getattr(optim, name) < 1.0:
+            raise ConfigError(f"{key}.{name} = {getattr(optim, name)}: expected 0 <= {name} < 1")
+
+
+def _train(key: str, train: TrainConfig) -> None:
+    for name, least in (("loss_chunk", 0), ("log_every", 1), ("checkpoint_every", 1)):
+        if getattr(train, name) < least:
+            raise ConfigError(f"{key}.{name} = {getattr(train, name)}: expected at least {least}")
+    if train.keep_checkpoints < 1:
+        raise ConfigError(
+            f"{key}.keep_checkpoints = {train.keep_checkpoints}: expected at least 1, or a killed "
+            "run could not be continued"
+        )
+
+
+def _ratios(cfg: Config) -> None:
+    segment = cfg.data.segment
+    asked = [("memory.ratio", cfg.memory.ratio)]
+    asked += [("train.ratios", r) for r in cfg.train.ratios]
+    asked += [("train.curriculum", r) for r in cfg.train.curriculum]
+    asked += [("decoder.adapt.ratios", r) for r in cfg.decoder.adapt.ratios]
+    asked += [("decoder.adapt.curriculum", r) for r in cfg.decoder.adapt.curriculum]
+    asked += [("sweep.ratios", r) for r in cfg.sweep.ratios]
+    for key, ratio in asked:
+        if ratio < 1 or segment % ratio:
+            near = [r for r in range(1, segment + 1) if segment % r == 0]
+            best = min(near, key=lambda r: (abs(r - ratio), r))
+            raise ConfigError(
+                f"{key}: {ratio} does not divide data.segment = {segment}; "
+                f"the nearest ratio that does is {best}"
+            )
+
+
+def _models(cfg: Config) -> None:
+    models = {
+        f"families.{f}.{s}": model
+        for f, sizes in cfg.families.items()
+        for s, model in sizes.items()
+    }
+    models |= {"decoder.model": cfg.decoder.model, "decoder.reference": cfg.decoder.reference}
+    for family, sizes in cfg.families.items():
+        for name in (family, *sizes):
+            # Names become parts of job ids and file names, where "-" separates.
+            if not re.fullmatch(r"[A-Za-z0-9_.]+", name):
+                raise ConfigError(
+                    f"families: name {name!r} may hold only letters, digits, '_' and '.'"
+                )
+    for key, model in models.items():
+        _model(key, model)
+    if cfg.compressor:
+        model_of(cfg, cfg.compressor)
+    for name, folder in cfg.folders.items():
+        if name != "decoder" and name not in _known(cfg):
+            raise ConfigError(
+                f"folders.{name}: expected decoder or one of {', '.join(_known(cfg)) or 'none'}"
+            )
+        if not (Path(folder).expanduser() / "config.json").is_file():
+            raise ConfigError(
+                f"folders.{name} = {folder!r}: holds no config.json; expected a Hugging Face "
+                "model folder"
+            )
+
+
+def _model(key: str, m: ModelConfig) -> None:
+    _choice(f"{key}.model_type", m.model_type, MODEL_TYPES)
+    for name in (
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "intermediate_size",
+    ):
+        if getattr(m, name) < 1:
+            raise ConfigError(f"{key}.{name} = {getattr(m, name)}: expected at least 1")
+    if m.vocab_size < 0:
+        raise ConfigError(
+            f"{key}.vocab_size = {m.vocab_size}: expected 0 (the tokenizer's) or more"
+        )
+    if m.num_attention_heads % m.num_key_value_heads:
+        raise ConfigError(
+            f"{key}.num_key_value_heads = {m.num_key_value_heads} does not divide "
+            f"num_attention_heads = {m.num_attention_heads}"
+        )
+    if m.head_dim % 2:
+        raise ConfigError(f"{key}.head_dim = {m.head_dim}: rotary embeddings need an even size")
+
+
+def model_of(cfg: Config, name: str) -> ModelConfig:
+    """The model `family/size`. Raises ConfigError that lists the known ones."""
+    known = _known(cfg)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(
+            f"compressor = {name!r} is not a family/size of this config{hint}; "
+            f"known: {', '.join(known) or 'none (families is empty)'}"
+        )
+    family, _, size = name.partition("/")
+    return cfg.families[family][size]
+
+
+def _known(cfg: Config) -> list[str]:
+    return [f"{f}/{s}" for f, sizes in cfg.families.items() for s in sizes]
+
+
+def _data(data: DataConfig) -> None:
+    if data.source == "text":
+        if not data.path:
+            raise ConfigError(
+                "data.path is empty with data.source = 'text': give a .jsonl[.gz], .parquet or "
+                ".txt file, or a glob, with --data.path=FILE"
+            )
+        found = [p for p in sorted(glob.glob(os.path.expanduser(data.path))) if os.path.isfile(p)]
+        if not found:
+            raise ConfigError(
+                f"data.path = {data.path!r}: no such file; expected a .jsonl[.gz], .parquet or "
+                ".txt file, or a glob that matches some"
+            )
+        if not any(os.path.getsize(p) for p in found):
+            raise ConfigError(f"data.path = {data.path!r}: empty; expected text to train on")
+    if data.source == "tfds" and not data.tfds_name:
+        raise ConfigError(
+            "data.tfds_name is empty with data.source = 'tfds': name a prepared data set with "
+            "--data.tfds_name=NAME and its folder with --data.path=DIR"
+        )
+    if data.tokenizer and not (Path(data.tokenizer).expanduser() / "tokenizer.json").is_file():
+        raise ConfigError(
+            f"data.tokenizer = {data.tokenizer!r}: holds no tokenizer.json; expected a Hugging "
+            'Face tokenizer folder, or "" for one made here'
+        )
+
+
+def _sweep(cfg: Config) -> None:
+    sweep = cfg.sweep
+    for family in sweep.families:
+        if family not in cfg.families:
+            raise ConfigError(
+                f"sweep.families: {family!r} is not in families; known: {', '.join(cfg.families)}"
+            )
+    sizes = [s for f in (sweep.families or cfg.families) for s in cfg.families[f]]
+    for size in sweep.sizes:
+        if size not in sizes:
+            raise ConfigError(
+                f"sweep.sizes: {size!r} is no size of a chosen family; known: {', '.join(sizes)}"
+            )
+    for key in ("ratios", "base_seeds", "seeds"):
+        values = getattr(sweep, key)
+        if not values or len(set(values)) != len(values):
+            raise ConfigError(f"sweep.{key} = {values}: expected one or more different numbers")
+    if min(sweep.base_seeds + sweep.seeds) < 0:
+        raise ConfigError("sweep.base_seeds, sweep.seeds: expected numbers of at least 0")
+    for multiple in sweep.lr_grid:
+        if not (math.isfinite(multiple) and multiple > 0):
+            raise ConfigError(f"sweep.lr_grid: {multiple} is not a positive multiple of the rate")
+    if len(set(sweep.lr_grid)) != len(sweep.lr_grid):
+        raise ConfigError(f"sweep.lr_grid = {sweep.lr_grid}: has the same multiple twice")

@@ -1,0 +1,71 @@
+"""Stand-in work for the runner's tests: milliseconds a job, light to import, without JAX."""
+
+import os
+import signal
+import time
+
+from jaxcomp.config import Config, ModelConfig, SweepConfig
+from jaxcomp.sweep import grid, runner
+from jaxcomp.sweep.tasks import Task
+
+
+def config(**sweep) -> Config:
+    sizes = {s: ModelConfig(hidden_size=h) for s, h in (("s", 16), ("m", 32))}
+    fields = {"ratios": (4, 16), "base_seeds": (0, 1), "workers": 2} | sweep
+    return Config(families={"toy": sizes}, sweep=SweepConfig(**fields))
+
+
+class StubWork:
+    """Metrics are a pure function of the job. Files named in the workdir make trouble."""
+
+    def __init__(self, seconds=0.0):
+        self.seconds = seconds
+
+    def tasks(self, jobs, workdir):
+        names = sorted({job.base for job in jobs})
+        made = [Task(n, "base", jobs[0].config, cost=0.1) for n in names]
+        made = [t for t in made if not self.ready(t, workdir)]
+        there = {t.id for t in made}
+        needs = [tuple({j.base} & there) for j in jobs]
+        return made + [
+            Task(j.id, "job", j.config, n, tuple(j.setup), 1.0, j)
+            for j, n in zip(jobs, needs, strict=True)
+        ]
+
+    def ready(self, task, workdir):
+        return (workdir / f"made-{task.id}").exists()
+
+    def run(self, task, workdir, say):
+        trouble = workdir / f"trouble-{task.id}"
+        kind = trouble.read_text() if trouble.exists() else ""
+        print("log of", task.id)
+        if kind == "fail":
+            raise ValueError("planted failure\nwith a second line")
+        if kind == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if kind == "full":
+            raise RuntimeError("write failed") from OSError(28, "No space left on device")
+        with open(workdir / "ran.txt", "a") as f:
+            f.write(task.id + "\n")
+        say("half", 0.5)
+        time.sleep(self.seconds)
+        if task.what == "base":
+            (workdir / f"made-{task.id}").write_text("")
+            return {}
+        cfg = task.config
+        value = cfg.memory.ratio / (grid.model(cfg).hidden_size + cfg.base_seed)
+        metrics = {
+            "params": grid.model(cfg).hidden_size * 1000,
+            "params_body": 10,
+            "val_loss": value * abs(cfg.train.optim.lr - 1.5e-3),
+            "ordinary/loss": value,
+            "counterfactual/nonfavourite/all/kept": 1 - value / 3,
+        }
+        return {"metrics": metrics, "timings": {"train_s": time.time()}, "note": "fine"}
+
+
+def run(cfg, workdir, seconds=0.0, **kw):
+    """The summary, and what was printed."""
+    said = []
+    summary = runner.run(cfg, workdir, work=StubWork(seconds), out=said.append, **kw)
+    return summary, "\n".join(said)

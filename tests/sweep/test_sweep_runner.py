@@ -1,0 +1,232 @@
+"""The runner's plumbing, with stand-in jobs that take milliseconds and never touch JAX."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import sweep_stub
+from sweep_stub import config
+
+from jaxcomp.config import ConfigError
+from jaxcomp.sweep import grid, runner
+from jaxcomp.sweep.claims import ClaimedError, Claims
+from jaxcomp.sweep.ledger import DiskFullError, Ledger
+from jaxcomp.sweep.results import collect, lr_grid_csv, results_csv
+
+
+def go(cfg, workdir, seconds=0.0, **kw):
+    summary, said = sweep_stub.run(cfg, workdir, seconds, **kw)
+    return summary, csv(cfg, workdir), said
+
+
+def csv(cfg, workdir):
+    return results_csv(collect(cfg, Ledger(workdir)))
+
+
+def ran(workdir):
+    return (workdir / "ran.txt").read_text().split()
+
+
+def test_bases_first_then_every_job_once_then_nothing(tmp_path):
+    cfg = config()
+    summary, made, said = go(cfg, tmp_path)
+    assert summary == runner.Summary(8, 0, ())
+    order = ran(tmp_path)
+    assert len(order) == len(set(order)) == 12
+    for job in grid.expand(cfg):
+        assert order.index(job.base) < order.index(job.id)
+    assert "[8/8]" in said
+    assert "log of toy-s-r4-b0-s0" in (tmp_path / "jobs/toy-s-r4-b0-s0/log.txt").read_text()
+    again = go(cfg, tmp_path)
+    assert again[:2] == (runner.Summary(0, 8, ()), made)
+    assert ran(tmp_path) == order
+
+
+def test_csv_is_the_same_for_any_number_of_workers(tmp_path):
+    one = go(config(), tmp_path / "a", workers=1)[1]
+    assert go(config(), tmp_path / "b", workers=2)[1] == one
+    for i in range(3):
+        go(config(), tmp_path / "c", shard=(i, 3))
+    assert csv(config(), tmp_path / "c") == one
+
+
+@pytest.mark.parametrize("kind", ["fail", "die"])
+def test_one_failure_stops_no_other_and_is_retried(tmp_path, kind):
+    bad = "toy-s-r4-b0-s0"
+    (tmp_path / f"trouble-{bad}").write_text(kind)
+    summary, made, _ = go(config(), tmp_path)
+    assert summary.ran == 7
+    message = dict(summary.failed)[bad]
+    assert ("planted failure" if kind == "fail" else "SIGKILL") in message
+    assert "second line" not in message
+    assert dict(collect(config(), Ledger(tmp_path)).failed)[bad] == message
+    assert "toy,s,4,0," not in made
+    (tmp_path / f"trouble-{bad}").unlink()
+    assert go(config(), tmp_path)[0] == runner.Summary(1, 7, ())
+    clean = go(config(), tmp_path.with_name(tmp_path.name + "-clean"))[1]
+    assert csv(config(), tmp_path) == clean
+
+
+def test_a_failed_base_fails_only_its_jobs(tmp_path):
+    (tmp_path / "trouble-toy-s-b0").write_text("fail")
+    summary, _, _ = go(config(), tmp_path)
+    assert {i for i, _ in summary.failed} == {"toy-s-r4-b0-s0", "toy-s-r16-b0-s0"}
+    assert all("base model toy-s-b0 failed: ValueError: planted" in m for _, m in summary.failed)
+    assert summary.ran == 6
+
+
+def test_a_full_disk_stops_with_one_error_and_keeps_what_is_done(tmp_path):
+    (tmp_path / "trouble-toy-m-r16-b1-s0").write_text("full")
+    with pytest.raises(DiskFullError, match="free some space"):
+        go(config(), tmp_path, workers=1)
+    (tmp_path / "trouble-toy-m-r16-b1-s0").unlink()
+    before = len(list((tmp_path / "ledger").glob("*.json")))
+    assert go(config(), tmp_path)[0] == runner.Summary(8 - before, before, ())
+
+
+def start(workdir, seconds, extra=""):
+    code = f"""
+import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+import sweep_stub as t; from pathlib import Path
+t.run(t.config(), Path({str(workdir)!r}), {seconds}{extra})
+"""
+    return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(condition, seconds=60.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def finished(workdir):
+    return len(list((workdir / "ledger").glob("*.json")))
+
+
+def test_kill_9_then_the_same_command_gives_the_same_csv(tmp_path):
+    clean = go(config(), tmp_path / "clean")[1]
+    process = start(tmp_path / "a", 0.3)
+    wait_for(lambda: finished(tmp_path / "a") >= 2)
+    process.kill()
+    process.communicate()
+    kept = finished(tmp_path / "a")
+    assert 2 <= kept < 8
+    summary, made, _ = go(config(), tmp_path / "a")
+    assert summary.before == kept
+    assert made == clean
+
+
+def test_workers_do_not_outlive_a_killed_parent(tmp_path):
+    process = start(tmp_path, 2.0)
+    wait_for(lambda: (tmp_path / "ran.txt").exists())
+    process.kill()
+    process.communicate()
+    time.sleep(2.5)
+    assert not list(tmp_path.glob("made-*"))
+
+
+def test_two_processes_on_one_shard_is_one_clear_error(tmp_path):
+    process = start(tmp_path, 5.0)
+    wait_for(lambda: (tmp_path / "ran.txt").exists())
+    try:
+        with pytest.raises(
+            ClaimedError, match=rf"shard-0-of-1 is claimed by process {process.pid}"
+        ):
+            go(config(), tmp_path)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_overlapping_shards_share_the_work(tmp_path):
+    """0/1 and 1/2 both want the odd jobs: each is still run once."""
+    process = start(tmp_path, 0.2)
+    wait_for(lambda: (tmp_path / "ran.txt").exists())
+    go(config(), tmp_path, 0.2, shard=(1, 2))
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    order = ran(tmp_path)
+    assert sorted(order) == sorted(set(order))
+    assert len(order) == 12
+
+
+def test_a_workdir_of_another_config_is_refused(tmp_path):
+    go(config(), tmp_path)
+    with pytest.raises(ConfigError, match=r"sweep\.ratios\b.*\[4, 16\].*\[4\].*--workdir"):
+        go(config(ratios=(4,)), tmp_path)
+    go(config(workers=1), tmp_path)  # where it runs makes no difference
+
+
+def test_reuse_takes_equal_jobs_only(tmp_path):
+    go(config(), tmp_path / "a")
+    wider = config(ratios=(4, 16, 64))
+    summary, _, said = go(wider, tmp_path / "b", reuse=[tmp_path / "a"])
+    # Without ratios of its own the decoder is adapted at the sweep's, so nothing is the same.
+    assert "reused 0" in said
+    assert summary.ran == 12
+    summary, made, said = go(config(), tmp_path / "c", reuse=[tmp_path / "a", tmp_path / "b"])
+    assert "reused 8" in said
+    assert summary == runner.Summary(0, 8, ())
+    assert made == csv(config(), tmp_path / "a")
+    with pytest.raises(ConfigError, match="holds no ledger"):
+        go(config(), tmp_path / "d", reuse=[tmp_path / "nothing"])
+
+
+def test_rate_grid_jobs_make_the_tuned_column(tmp_path):
+    cfg = config(lr_grid=(0.5, 1.0, 2.0), base_seeds=(0,))
+    text = go(cfg, tmp_path)[1].splitlines()
+    rows = [dict(zip(text[0].split(","), line.split(","), strict=True)) for line in text[1:]]
+    assert len(rows) == 4
+    # The stub's validation loss is lowest nearest 1.5e-3: 1e-3 and 2e-3 tie, the smaller wins.
+    assert {r["ratio"]: r["tuned_lr"] for r in rows} == {"4": "", "16": "0.001"}
+    assert len(lr_grid_csv(collect(cfg, Ledger(tmp_path))).splitlines()) == 1 + 2 + 2 * 3
+
+
+def test_parse_shard():
+    assert runner.parse_shard("1/4") == (1, 4)
+    for bad in ("4/4", "1", "a/b", "-1/2", "1/0"):
+        with pytest.raises(ConfigError, match="expected i/n"):
+            runner.parse_shard(bad)
+
+
+def test_claims(tmp_path):
+    with Claims(tmp_path) as mine, Claims(tmp_path) as other:
+        mine.acquire("a")
+        assert not other.try_acquire("a")
+        mine.release("a")
+        assert other.try_acquire("a")
+    assert not list(tmp_path.glob("*.lock"))
+
+
+def test_a_dead_process_loses_its_claim(tmp_path):
+    code = f"""
+from pathlib import Path; from jaxcomp.sweep.claims import Claims; import os
+c = Claims(Path({str(tmp_path)!r})); c.acquire("a"); os._exit(0)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert (tmp_path / "a.lock").exists()
+    with Claims(tmp_path) as mine:
+        mine.acquire("a")
+
+
+def test_another_machine_keeps_its_claim_while_its_heart_beats(tmp_path):
+    (tmp_path / "a.lock").write_text('{"host": "elsewhere", "pid": 1, "started": "1"}')
+    with Claims(tmp_path) as mine:
+        with pytest.raises(ClaimedError, match="process 1 on elsewhere"):
+            mine.acquire("a")
+        old = time.time() - 1000
+        os.utime(tmp_path / "a.lock", (old, old))
+        mine.acquire("a")
+
+
+def test_a_damaged_ledger_file_is_named(tmp_path):
+    cfg = config()
+    go(cfg, tmp_path)
+    path = tmp_path / "ledger" / "toy-s-r4-b0-s0.json"
+    path.write_text("{")
+    with pytest.raises(ConfigError, match=r"toy-s-r4-b0-s0\.json: not JSON"):
+        Ledger(tmp_path).row(grid.expand(cfg)[0])

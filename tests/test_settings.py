@@ -1,0 +1,149 @@
+import dataclasses
+
+import pytest
+
+from jaxcomp import settings
+from jaxcomp.config import Config, ConfigError, ModelConfig, RopeScaling
+
+CONFIG = """
+from ml_collections import ConfigDict
+from jaxcomp.settings import parse_arg
+
+def get_config(arg=""):
+    a = parse_arg(arg, full=False, steps=10, path="")
+    c = ConfigDict()
+    c.families = {"toy": {"s": {"hidden_size": 32}, "m": {}}}
+    c.data = {"segment": 32}
+    c.sweep = {"ratios": [4, 16], "seeds": [0, 1] if a.full else [0]}
+    c.train = {"optim": {"steps": a.steps}}
+    return c
+"""
+
+
+@pytest.fixture
+def spec(tmp_path):
+    path = tmp_path / "toy.py"
+    path.write_text(CONFIG)
+    return str(path)
+
+
+def test_load_keeps_defaults_and_takes_the_argument(spec):
+    cfg = settings.load(spec + ":full,steps=7")
+    assert cfg.name == "toy"
+    assert cfg.families["toy"]["s"].hidden_size == 32
+    assert cfg.families["toy"]["m"] == ModelConfig()
+    assert cfg.sweep.ratios == (4, 16)
+    assert cfg.sweep.seeds == (0, 1)
+    assert cfg.train.optim.steps == 7
+    assert cfg.train.optim.lr == Config().train.optim.lr
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "expected"),
+    [
+        ("train.optim.lr", "3e-4", 3e-4),
+        ("train.optim.lr", "1", 1.0),
+        ("seed", "5", 5),
+        ("train.train_decoder", "true", True),
+        ("sweep.ratios", "(4, 8)", (4, 8)),
+        ("sweep.lr_grid", "0.5,2", (0.5, 2.0)),
+        ("sweep.families", "toy", ("toy",)),
+        ("train.ratios", "()", ()),
+        ("data.path", "a=b:c.txt", "a=b:c.txt"),
+        ("families.toy.s.hidden_size", "48", 48),
+        ("families.toy.s.rope_scaling", "none", None),
+        ("families.toy.s.rope_scaling.factor", "4", 4.0),
+    ],
+)
+def test_overrides_are_typed_by_the_annotation(spec, key, text, expected):
+    node = settings.load(spec, [(key, text)])
+    for name in key.split("."):
+        node = node[name] if isinstance(node, dict) else getattr(node, name)
+    assert node == expected
+    assert type(node) is type(expected)
+
+
+def test_an_override_inside_none_starts_from_the_defaults(spec):
+    cfg = settings.load(spec, [("families.toy.s.rope_scaling.factor", "4")])
+    assert cfg.families["toy"]["s"].rope_scaling == RopeScaling(factor=4.0)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "words"),
+    [
+        ("train.optim.lrr", "1", ["train.optim.lrr", "did you mean train.optim.lr?"]),
+        ("trian.optim.lr", "1", ["trian.optim.lr", "did you mean train"]),
+        ("copy_fraction", "1", ["did you mean pretrain.copy_fraction"]),
+        ("families.toy.x.hidden_size", "1", ["no entry 'x'", "known: m, s"]),
+        ("families.toy.s.hiden_size", "1", ["did you mean families.toy.s.hidden_size?"]),
+        ("train.optim.lr", "fast", ["--train.optim.lr=fast", "expected a number"]),
+        ("seed", "1.5", ["--seed=1.5", "expected an integer"]),
+        ("train.optim", "x", ["is a group of fields"]),
+        ("seed.x", "1", ["seed has no fields"]),
+        ("data.source", "wrold", ["data.source", "did you mean world?"]),
+        ("sweep.ratios", "3", ["sweep.ratios: 3 does not divide data.segment = 32", "is 2"]),
+        ("train.optim.accumulate", "5", ["train.optim.accumulate = 5 does not divide"]),
+        ("data.source", "text", ["data.path is empty", "--data.path=FILE"]),
+        ("compressor", "toy/xl", ["'toy/xl' is not a family/size", "toy/m, toy/s"]),
+        ("train.p_reconstruct", "1.5", ["train.p_reconstruct = 1.5", "between 0 and 1"]),
+        ("train.objective", "both", ["coin, sum"]),
+        ("memory.kind", "kv", ["memory.kind", "append"]),
+        ("sweep.seeds", "1,1", ["sweep.seeds"]),
+        ("decoder.model.head_dim", "7", ["decoder.model.head_dim = 7", "even"]),
+        ("train.keep_checkpoints", "0", ["keep_checkpoints"]),
+    ],
+)
+def test_bad_fields_and_values_are_named_with_a_mend(spec, key, text, words):
+    with pytest.raises(ConfigError) as error:
+        settings.load(spec, [(key, text)])
+    for word in words:
+        assert word in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_bad_config_files(tmp_path, spec):
+    with pytest.raises(ConfigError, match=r"did you mean .*toy\.py"):
+        settings.load(str(tmp_path / "tyo.py"))
+    with pytest.raises(ConfigError, match="'fulll' is unknown; did you mean full"):
+        settings.load(spec + ":fulll")
+    (tmp_path / "bad.py").write_text("def get_config(arg): return {'trian': {}}")
+    with pytest.raises(ConfigError, match="no field trian; did you mean train"):
+        settings.load(str(tmp_path / "bad.py"))
+    (tmp_path / "bad.py").write_text(
+        "def get_config(arg): return {'train': {'optim': {'lr': '1'}}}"
+    )
+    with pytest.raises(ConfigError, match=r"train\.optim\.lr = '1'; expected a number"):
+        settings.load(str(tmp_path / "bad.py"))
+
+
+def test_missing_and_empty_data_are_refused(spec, tmp_path):
+    missing = [("data.source", "text"), ("data.path", str(tmp_path / "no.jsonl"))]
+    with pytest.raises(ConfigError, match="no such file"):
+        settings.load(spec, missing)
+    (tmp_path / "no.jsonl").write_text("")
+    with pytest.raises(ConfigError, match="empty"):
+        settings.load(spec, missing)
+    (tmp_path / "no.jsonl").write_text("{}")
+    assert settings.load(spec, missing).data.source == "text"
+
+
+def test_every_dotted_field_can_be_overridden_by_its_own_value():
+    cfg = Config()
+    for key in settings.fields():
+        node = cfg
+        for name in key.split("."):
+            # optional groups (rope_scaling) have no value to read back
+            node = getattr(node, name, None)
+        if node is None or key.startswith("families"):
+            continue
+        text = ",".join(map(str, node)) if isinstance(node, tuple) else str(node)
+        assert settings.override(cfg, key, text) == cfg
+
+
+def test_from_dict_of_to_dict_is_the_same_config(spec):
+    from jaxcomp.config import to_dict
+
+    cfg = settings.load(spec + ":full")
+    again = settings.from_dict(to_dict(cfg))
+    assert again == cfg
+    assert dataclasses.asdict(again) == dataclasses.asdict(cfg)
