@@ -1,0 +1,188 @@
+"""Rebuilding a text from its memory: teacher-forced and free-running, side by side.
+
+The device half (`read`, `forced`, `free`) works on one batch; everything jitted takes the graph
+definition as a static argument, so that equal shapes never compile twice. The host half (`measure`)
+turns what they found into numbers. docs/metrics.md defines every one of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import sacrebleu
+from flax import nnx
+from rouge_score import rouge_scorer
+
+from jaxcomp.compress.autoencoder import Memory, Prefix
+from jaxcomp.llm.generate import Generated, generate
+
+LOGITS_ELEMENTS = 2**26  # most float32 logits that exist at once (256 MB)
+BLEU = sacrebleu.BLEU(tokenize="13a")  # nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp
+_ROUGE = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=False)
+
+
+class Forced(NamedTuple):
+    """Teacher-forced, one value a target token (0 where there is none); entropy and nll in nats."""
+
+    nll_BL: jax.Array
+    entropy_BL: jax.Array
+    top1_BL: jax.Array
+    correct_BL: jax.Array
+
+
+@partial(jax.jit, static_argnames=("graphdef", "ratio"))
+def read(graphdef: Any, state: Any, ctx_BGT: jax.Array, len_BG: jax.Array, ratio: int) -> Memory:
+    """The memory of a batch of contexts."""
+    return nnx.merge(graphdef, state).memory(ctx_BGT, len_BG, ratio=ratio)
+
+
+def no_memory(memory: Memory) -> Memory:
+    """The floor: the same shapes, and nothing that the decoder may attend to."""
+    return memory._replace(seg_BM=jnp.zeros_like(memory.seg_BM))
+
+
+@partial(jax.jit, static_argnames=("graphdef",))
+def forced(
+    graphdef: Any,
+    state: Any,
+    memory: Memory,
+    mode_B: jax.Array,
+    tok_BL: jax.Array,
+    len_B: jax.Array,
+) -> Forced:
+    """What the decoder expects of each target token after the memory and the true tokens before."""
+    model = nnx.merge(graphdef, state)
+    x_BPD, pos_BP, seg_BP, start_pos_B = model.prefix(memory, mode_B)
+    P, L = x_BPD.shape[1], tok_BL.shape[1]
+    valid_BL = jnp.arange(L)[None, :] < len_B[:, None]
+    x_BSD = jnp.concatenate([x_BPD, model.decoder.embed(tok_BL).astype(x_BPD.dtype)], axis=1)
+    pos_BS = jnp.concatenate([pos_BP, start_pos_B[:, None] + jnp.arange(L)[None, :]], axis=1)
+    seg_BS = jnp.concatenate([seg_BP, valid_BL.astype(seg_BP.dtype)], axis=1)
+    # The last prefix position (the marker) predicts the first token.
+    hidden_BLD = model.decoder(x_BSD, pos_BS, seg_BS)[:, P - 1 : P - 1 + L]
+    size = max(1, min(L, LOGITS_ELEMENTS // (tok_BL.shape[0] * model.decoder.cfg.vocab_size)))
+    chunks = [
+        _expectations(model, hidden_BLD[:, i : i + size], tok_BL[:, i : i + size])
+        for i in range(0, L, size)
+    ]
+    parts = [jnp.concatenate(p, axis=1) for p in zip(*chunks, strict=True)]
+    return Forced(*(jnp.where(valid_BL, p, 0) for p in parts))
+
+
+def _expectations(model: Any, hidden_BLD: jax.Array, tok_BL: jax.Array) -> Forced:
+    logp_BLV = jax.nn.log_softmax(model.decoder.unembed(hidden_BLD), axis=-1)
+    # A gather over a sharded vocabulary would bring it to every device; a select does not.
+    is_label_BLV = jnp.arange(logp_BLV.shape[-1])[None, None, :] == tok_BL[:, :, None]
+    nll_BL = -jnp.where(is_label_BLV, logp_BLV, 0.0).sum(-1)
+    entropy_BL = -(jnp.exp(logp_BLV) * logp_BLV).sum(-1)
+    best_BL = jnp.argmax(logp_BLV, axis=-1)
+    return Forced(nll_BL, entropy_BL, jnp.exp(logp_BLV.max(-1)), best_BL == tok_BL)
+
+
+@partial(jax.jit, static_argnames=("graphdef",))
+def _prefix(graphdef: Any, state: Any, memory: Memory, mode_B: jax.Array) -> Prefix:
+    return nnx.merge(graphdef, state).prefix(memory, mode_B)
+
+
+def free(
+    graphdef: Any,
+    state: Any,
+    memory: Memory,
+    mode_B: jax.Array,
+    key: jax.Array,
+    *,
+    max_new: int,
+    eos_id: int,
+    temperature: float = 0.0,
+) -> Generated:
+    """The decoder's own rebuilding: greedy at temperature 0, else sampled."""
+    decoder = nnx.merge(graphdef, state).decoder
+    prefix = _prefix(graphdef, state, memory, mode_B)
+    return generate(
+        decoder, *prefix, max_new=max_new, eos_id=eos_id, temperature=temperature, key=key
+    )
+
+
+def until_end(tok_L: np.ndarray, eos_id: int) -> tuple[list[int], int]:
+    """Tokens before the first end token, and the steps taken (the end token's included)."""
+    ends = np.flatnonzero(tok_L == eos_id)
+    count = int(ends[0]) if ends.size else len(tok_L)
+    return [int(t) for t in tok_L[:count]], count + bool(ends.size)
+
+
+class Row(NamedTuple):
+    """One passage, rebuilt. Token lists are the decoder's and without the end token.
+
+    `nll` (nats) is summed over and `correct` and `targets` are counted over the target tokens, the
+    end token included.
+    """
+
+    source: str
+    rebuilt: str
+    source_ids: list[int]
+    rebuilt_ids: list[int]
+    nll: float
+    correct: int
+    targets: int
+
+
+def matches(source_ids: Sequence[int], rebuilt_ids: Sequence[int]) -> tuple[int, int]:
+    """Positions that hold the same token, and max(len(source), len(rebuilt))."""
+    same = sum(a == b for a, b in zip(source_ids, rebuilt_ids, strict=False))
+    return same, max(len(source_ids), len(rebuilt_ids))
+
+
+def bleu(references: Sequence[str], predictions: Sequence[str]) -> float:
+    """Corpus BLEU (0 to 100), one reference each; sacrebleu, tokenisation 13a, exp smoothing."""
+    # sacrebleu takes the predictions first; brevity penalty and precision are not symmetric.
+    return float(BLEU.corpus_score(list(predictions), [list(references)]).score)
+
+
+def rouge_l(references: Sequence[str], predictions: Sequence[str]) -> float:
+    """Mean over passages of the ROUGE-L F1 (0 to 1) of rouge-score, without stemming."""
+    scores = [
+        _ROUGE.score(r, p)["rougeL"].fmeasure for r, p in zip(references, predictions, strict=True)
+    ]
+    return float(np.mean(scores))
+
+
+KEYS = (
+    "loss", "bits_per_byte", "perplexity", "tf_accuracy",
+    "fr_accuracy", "exact_match", "bleu", "rouge_l",
+)  # fmt: skip
+
+
+def measure(rows: Sequence[Row]) -> dict[str, float | int | None]:
+    """The numbers named in KEYS; sums over sums, so passages weigh by their tokens or bytes.
+
+    Raises:
+      ValueError: there is no row, or none has a target token.
+    """
+    targets = sum(r.targets for r in rows)
+    if not targets:
+        raise ValueError(
+            f"{len(rows)} passages with {targets} target tokens: nothing can be measured; "
+            "give a non-empty evaluation set (data.eval_passages, data.path)"
+        )
+    nll = math.fsum(r.nll for r in rows)
+    size = sum(len(r.source.encode()) for r in rows)
+    same, length = map(sum, zip(*(matches(r.source_ids, r.rebuilt_ids) for r in rows), strict=True))
+    references, predictions = [r.source for r in rows], [r.rebuilt for r in rows]
+    loss = nll / targets
+    return {
+        "loss": loss,
+        "bits_per_byte": nll / math.log(2) / size if size else None,
+        # exp overflows float64 at 709 nats; such a loss has no perplexity worth printing.
+        "perplexity": math.exp(loss) if loss < 700 else None,
+        "tf_accuracy": sum(r.correct for r in rows) / targets,
+        "fr_accuracy": same / length if length else 1.0,
+        "exact_match": sum(r.source_ids == r.rebuilt_ids for r in rows) / len(rows),
+        "bleu": bleu(references, predictions),
+        "rouge_l": rouge_l(references, predictions),
+    }
