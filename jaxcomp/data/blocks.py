@@ -11,6 +11,8 @@ import functools
 import hashlib
 import io
 import logging
+import os
+import random
 import time
 import zipfile
 from collections import OrderedDict
@@ -123,6 +125,8 @@ class Blocks(Generic[AnyBlock]):
     def prepare(self, numbers: Iterable[int]) -> None:
         """Makes what is not cached yet, and says so where it takes long."""
         missing = [n for n in numbers if n not in self._memory and not self._file(n).is_file()]
+        # Each process in an order of its own: workers that start together share the making.
+        random.Random(os.getpid()).shuffle(missing)
         start = last = time.monotonic()
         for done, number in enumerate(missing):
             _ = self[number]
@@ -137,7 +141,8 @@ class Blocks(Generic[AnyBlock]):
 
     def _load(self, number: int) -> AnyBlock | None:
         try:
-            with np.load(self._file(number)) as arrays:
+            # Read whole first: np.load leaves the file open where it finds it damaged.
+            with np.load(io.BytesIO(self._file(number).read_bytes())) as arrays:
                 return self.kind(**arrays)
         except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile):
             return None  # not there yet, or damaged: it is made (anew)
@@ -246,8 +251,8 @@ def _key(kind: str, cfg: Config, docs: Documents | None, extra: list) -> str:
     here = Path(__file__).parent
     code = hashlib.sha256(b"".join((here / n).read_bytes() for n in _CODE)).hexdigest()
     if docs is None:
-        return config_hash(kind, cfg.world, cfg.data.train_passages, extra, code)
-    return config_hash(kind, docs.fingerprint, len(docs), cfg.data.seed, extra, code)
+        return config_hash(kind, cfg.world, cfg.data.train_passages, PASSAGES, extra, code)
+    return config_hash(kind, docs.fingerprint, len(docs), cfg.data.seed, DOCUMENTS, extra, code)
 
 
 def _ragged(rows: list[list[int]], dtype) -> tuple[np.ndarray, np.ndarray]:

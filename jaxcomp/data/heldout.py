@@ -49,7 +49,7 @@ class Example(NamedTuple):
     ctx: list[list[int]]
     target: list[int]
     continuation: list[int]
-    passage: Any | None  # world.Passage, None for real text
+    passage: Any  # world.Passage, or None for real text
 
 
 _WORLD_SETS = {  # name -> (split, counterfactual)

@@ -59,8 +59,9 @@ def cut_encoded(
                 f"character {text[at : at + 1]!r} at {at} takes more than {T} tokens; "
                 "make data.segment larger"
             )
-        # Characters that no token covers (some tokenizers drop whitespace) go with what follows.
-        end = offsets[last - 1][1] if last < n else len(text)
+        # Up to where the next token starts: a character that no token covers (a combining mark that
+        # normalisation merged, whitespace that was dropped) goes with what stands before it.
+        end = offsets[last][0] if last < n else len(text)
         segments.append(Segment(text[start:end], list(ids[first:last]), start, end))
         first, start = last, end
     return segments

@@ -1,9 +1,12 @@
+import json
+import unicodedata
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxcomp.data.segments import SegmentError, cut
-from jaxcomp.data.tokenizer import train_tokenizer, world_tokenizer
+from jaxcomp.data.tokenizer import Tokenizer, train_tokenizer, world_tokenizer
 from jaxcomp.data.world import World
 
 # Emoji (also joined ones), Chinese, combining marks, whitespace, letters.
@@ -36,6 +39,32 @@ def test_segments_are_exact_substrings_that_join_to_the_text(bpe, text, T):
         # Shorter than T only for a character that did not fit: at most 4 bytes, of which 3 remain.
         assert len(p.ids) > T - 4
     assert [i for p in parts for i in p.ids] == bpe.encode(text)
+
+
+@pytest.fixture(scope="module")
+def composing(tmp_path_factory):
+    """Like Qwen's: normalises to NFC, so that one token may stand for several characters."""
+    folder = tmp_path_factory.mktemp("t") / "nfc"
+    train_tokenizer(["the word \u00e9 \u4e2d"] * 20, 280, folder)
+    spec = json.loads((folder / "tokenizer.json").read_text())
+    spec["normalizer"] = {"type": "NFC"}
+    return Tokenizer(json.dumps(spec))
+
+
+@given(
+    st.lists(
+        st.sampled_from(["e\u0301", "A\u030a", "\u1112\u1161\u11ab", "😀", " ", "word"]),
+        max_size=20,
+    ),
+    st.integers(4, 9),
+)
+@settings(deadline=None)
+def test_merged_characters_stay_with_their_token(composing, pieces, T):
+    text = "".join(pieces)
+    parts = cut(text, composing, T)
+    assert "".join(p.text for p in parts) == text
+    for p in parts:
+        assert unicodedata.normalize("NFC", p.text) == composing.decode(p.ids)
 
 
 @given(MIXED, st.integers(1, 3))

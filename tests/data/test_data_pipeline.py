@@ -1,0 +1,544 @@
+import dataclasses
+import json
+from itertools import chain
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxcomp.config import (
+    Config,
+    ConfigError,
+    DataConfig,
+    MemoryConfig,
+    OptimConfig,
+    PretrainConfig,
+    TrainConfig,
+    WorldConfig,
+)
+from jaxcomp.data import blocks, pipeline
+from jaxcomp.data.packing import best_fit, pack_documents
+from jaxcomp.data.pipeline import (
+    CONTINUE,
+    REBUILD,
+    batch_examples,
+    data_stats,
+    data_tokenizer,
+    eval_examples,
+    lm_batches,
+    train_batches,
+)
+from jaxcomp.data.segments import cut
+from jaxcomp.data.sources import DataError
+from jaxcomp.data.tokenizer import train_tokenizer
+from jaxcomp.data.world import World
+
+BATCH = 8
+
+
+def world_config(objective="coin", steps=20, p=0.5, seed=0, **data):
+    small = DataConfig(segment=32, target=40, train_passages=96, eval_passages=10, val_passages=6)
+    return Config(
+        seed=seed,
+        data=dataclasses.replace(small, **data),
+        memory=MemoryConfig(ratio=4),
+        train=TrainConfig(
+            optim=OptimConfig(steps=steps, batch=BATCH), objective=objective, p_reconstruct=p
+        ),
+        pretrain=PretrainConfig(optim=OptimConfig(steps=steps, batch=BATCH), seq_len=70),
+    )
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch):
+    # Small, so that a few batches cross several blocks and epochs.
+    monkeypatch.setattr(blocks, "PASSAGES", 36)
+    monkeypatch.setattr(blocks, "DOCUMENTS", 8)
+
+
+@pytest.fixture(scope="module")
+def prose(tmp_path_factory):
+    """120 numbered documents of real words, some short, one with emoji and Chinese."""
+    rng = np.random.default_rng(0)
+    words = [w for w in World().words() if w.isalpha()]
+    file = tmp_path_factory.mktemp("prose") / "prose.jsonl"
+    with file.open("w") as f:
+        for i in range(120):
+            text = " ".join(rng.choice(words, 6 if i % 10 == 0 else 60 + i))
+            text += " 😀 中文 字" * (i % 3)
+            f.write(json.dumps({"id": f"s-{i}", "source": "s", "text": text}) + "\n")
+    return str(file)
+
+
+def text_config(prose, segment=16, target=64, objective="coin", p=0.5):
+    data = {"source": "text", "path": prose, "vocab_size": 400}
+    return world_config(objective, p=p, segment=segment, segments=2, target=target, **data)
+
+
+def draw(iterator, count):
+    return [next(iterator) for _ in range(count)]
+
+
+def assert_same(one, two):
+    assert len(one) == len(two)
+    for a, b in zip(one, two, strict=True):
+        for x, y in zip(a, b, strict=True):
+            np.testing.assert_array_equal(x, y)
+
+
+def rows_of(batches):
+    return [row.tobytes() for b in batches for row in b.ctx_BGT]
+
+
+def decoded(tok, ids, length):
+    return tok.decode(ids[:length])
+
+
+# Training batches
+
+
+@pytest.mark.parametrize("objective", ["coin", "sum"])
+@pytest.mark.parametrize("source", ["world", "text"])
+def test_batches_mean_what_they_say(objective, source, prose):
+    cfg = world_config(objective) if source == "world" else text_config(prose, objective=objective)
+    tok = data_tokenizer(cfg)
+    T, G, L = cfg.data.segment, cfg.data.segments, cfg.data.target
+    O = 2 if objective == "sum" else 1
+    modes, unfollowed = [], 0
+    for batch in draw(train_batches(cfg, tok, tok), 12):
+        assert [x.shape for x in batch] == [
+            (BATCH, G, T), (BATCH, G), (BATCH, O, L), (BATCH, O), (BATCH, O)
+        ]  # fmt: skip
+        assert all(x.dtype == np.int32 for x in batch)
+        for b in range(BATCH):
+            ctx = [batch.ctx_BGT[b, g, : batch.ctx_len_BG[b, g]] for g in range(G)]
+            text = tok.decode(np.concatenate(ctx))
+            for g in range(G):
+                assert not batch.ctx_BGT[b, g, batch.ctx_len_BG[b, g] :].any()
+            for o in range(O):
+                n, mode = batch.tok_len_BO[b, o], batch.mode_BO[b, o]
+                ids = batch.tok_BOL[b, o]
+                assert not ids[n:].any()  # nothing beyond the length
+                modes.append(mode)
+                if mode == REBUILD:
+                    assert ids[n - 1] == tok.eos_id
+                    assert decoded(tok, ids, n) == text
+                elif n == 0:
+                    unfollowed += 1
+                    assert objective == "sum"
+                else:
+                    assert tok.eos_id not in ids[: n - 1]
+    if objective == "sum":
+        assert modes == [REBUILD, CONTINUE] * (12 * BATCH)
+    else:
+        assert 0.3 < np.mean(modes) < 0.7
+    assert (unfollowed > 0) == (source == "text" and objective == "sum")
+
+
+def test_a_continuation_is_the_text_that_follows(prose):
+    cfg = text_config(prose, p=0.0)
+    tok = data_tokenizer(cfg)
+    with open(prose) as f:
+        texts = [json.loads(line)["text"] for line in f]
+    met = {REBUILD: 0, CONTINUE: 0}
+    for batch in draw(train_batches(cfg, tok, tok), 12):
+        for b in range(BATCH):
+            n, mode = batch.tok_len_BO[b, 0], batch.mode_BO[b, 0]
+            ctx = tok.decode(
+                i for g in range(2) for i in batch.ctx_BGT[b, g, : batch.ctx_len_BG[b, g]]
+            )
+            met[int(mode)] += 1
+            if mode == CONTINUE:
+                follow = decoded(tok, batch.tok_BOL[b, 0], n)
+                # A continuation may end inside a character; decoding marks that.
+                assert any(ctx + follow.rstrip("\ufffd") in text for text in texts)
+                ends = batch.tok_BOL[b, 0, n - 1] == tok.eos_id
+                assert ends == any(text.endswith(ctx + follow) for text in texts)
+            else:  # p = 0: only examples without a continuation are rebuilt
+                assert any(text.endswith(ctx) for text in texts)
+    assert min(met.values()) > 0
+
+
+@pytest.mark.parametrize("source", ["world", "text", "lm", "lm text"])
+def test_resuming_continues_at_exactly_the_next_batch(source, prose):
+    cfg = text_config(prose) if "text" in source else world_config()
+    tok = data_tokenizer(cfg)
+
+    def make():
+        if "lm" in source:
+            return lm_batches(cfg, cfg.pretrain, tok)
+        return train_batches(cfg, tok, tok)
+
+    whole = draw(make(), 40)  # crosses blocks and epochs
+    for stop in (0, 1, 7, 20):
+        first = make()
+        assert_same(draw(first, stop), whole[:stop])
+        state = json.loads(json.dumps(first.get_state()))
+        second = make()
+        second.set_state(state)
+        assert_same(draw(second, 40 - stop), whole[stop:])
+
+
+def test_orbax_saves_and_restores_the_iterator(tmp_path):
+    from orbax.checkpoint import v1 as ocp
+
+    cfg = world_config()
+    tok = data_tokenizer(cfg)
+    first, second = train_batches(cfg, tok, tok), train_batches(cfg, tok, tok)
+    draw(first, 5)
+    ocp.save_checkpointables(tmp_path / "c", {"data": first})
+    ocp.load_checkpointables(tmp_path / "c", {"data": second})
+    assert_same(draw(second, 3), draw(first, 3))
+
+
+@pytest.mark.parametrize("source", ["world", "text"])
+def test_an_epoch_visits_every_example_once_in_another_order_each_time(source, prose):
+    cfg = world_config() if source == "world" else text_config(prose)
+    tok = data_tokenizer(cfg)
+    made = blocks.example_blocks(cfg, tok, tok, blocks.train_documents(cfg))
+    count = sum(len(made[i].ctx_NGT) for i in range(len(made)))
+    rows = rows_of(draw(train_batches(cfg, tok, tok), -(-2 * count // BATCH)))
+    first, second = rows[:count], rows[count : 2 * count]
+    assert sorted(first) == sorted(second)
+    assert first != second
+    if source == "world":
+        assert count == 96
+        assert len(set(first)) == 96
+
+
+def test_seeds_change_the_order_and_nothing_else():
+    rows = []
+    for seed in (0, 0, 1):
+        cfg = world_config(seed=seed)
+        tok = data_tokenizer(cfg)
+        rows.append(rows_of(draw(train_batches(cfg, tok, tok), 12)))
+    assert rows[0] == rows[1]
+    assert rows[0] != rows[2]
+    assert sorted(rows[0]) == sorted(rows[2])
+
+
+def test_a_warm_cache_gives_the_same_batches_and_a_damaged_one_is_remade(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXCOMP_CACHE", str(tmp_path / "fresh"))
+    cfg = world_config()
+    tok = data_tokenizer(cfg)
+    cold = draw(train_batches(cfg, tok, tok), 12)
+    files = sorted((tmp_path / "fresh" / "blocks").rglob("*.npz"))
+    assert len(files) == 3
+
+    def never(*args, **kwargs):
+        raise AssertionError("made a passage although all blocks are cached")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(World, "passage", never)
+        assert_same(draw(train_batches(cfg, tok, tok), 12), cold)
+    files[0].write_bytes(files[0].read_bytes()[:100])
+    assert_same(draw(train_batches(cfg, tok, tok), 12), cold)
+
+
+def test_an_unwritable_cache_costs_a_warning_only(tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").write_text("in the way")
+    cfg = world_config()
+    tok = data_tokenizer(cfg)
+    wanted = draw(train_batches(cfg, tok, tok), 12)
+    monkeypatch.setenv("JAXCOMP_CACHE", str(tmp_path / "file"))
+    assert_same(draw(train_batches(cfg, tok, tok), 12), wanted)
+    assert "cannot write the cache" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["train", "lm"])
+def test_hosts_share_every_global_batch(monkeypatch, kind):
+    cfg = world_config()
+    tok = data_tokenizer(cfg)
+
+    def make():
+        return (
+            train_batches(cfg, tok, tok) if kind == "train" else lm_batches(cfg, cfg.pretrain, tok)
+        )
+
+    whole = draw(make(), 30)
+    monkeypatch.setattr(jax, "process_count", lambda: 4)
+    shares = []
+    for host in range(4):
+        monkeypatch.setattr(jax, "process_index", lambda host=host: host)
+        shares.append(draw(make(), 30))
+    together = [
+        type(parts[0])(*(np.concatenate(x) for x in zip(*parts, strict=True)))
+        for parts in zip(*shares, strict=True)
+    ]
+    assert_same(together, whole)
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    with pytest.raises(ConfigError, match="batch 8 is not a multiple of the 3 hosts"):
+        make()
+
+
+def test_two_tokenizers(prose, tmp_path):
+    cfg = text_config(prose, target=90)
+    comp = data_tokenizer(cfg)
+    dec = train_tokenizer([World().passage("train", 0).text], 300, tmp_path / "dec")
+    for batch in draw(train_batches(cfg, comp, dec), 4):
+        for b in range(BATCH):
+            if batch.mode_BO[b, 0] == REBUILD:
+                ctx = [batch.ctx_BGT[b, g, : batch.ctx_len_BG[b, g]] for g in range(2)]
+                target = batch.tok_BOL[b, 0, : batch.tok_len_BO[b, 0]]
+                assert comp.decode(np.concatenate(ctx)) == dec.decode(target)
+                assert target[-1] == dec.eos_id
+
+
+# Refusals and counts
+
+
+def test_targets_too_long_are_an_error_that_names_the_length(prose):
+    tok = data_tokenizer(text_config(prose))
+    with pytest.raises(DataError, match=r"set --data.target=3\d"):
+        train_batches(text_config(prose, target=20), tok, tok)
+
+
+def test_no_document_long_enough(tmp_path):
+    file = tmp_path / "short.jsonl"
+    file.write_text("".join(json.dumps({"text": f"word {i}"}) + "\n" for i in range(60)))
+    cfg = text_config(str(file), segment=256)
+    with pytest.raises(DataError, match=r"no document long enough.* 128 tokens"):
+        train_batches(cfg, data_tokenizer(cfg), data_tokenizer(cfg))
+
+
+def test_stats_count_what_they_say(prose):
+    cfg = text_config(prose)
+    tok = data_tokenizer(cfg)
+    stats = data_stats(cfg, tok, tok)
+    assert stats.documents == 8
+    docs = blocks.documents_of(cfg, "train")
+    number = int(np.random.default_rng([0, 0, 0]).permutation(-(-len(docs) // 8))[0])
+    examples, sizes, size, too_short = 0, [], 0, 0
+    for doc in docs.part(8 * number, 8 * number + 8):
+        parts = cut(doc.text, tok, 16)
+        groups = [parts[i : i + 2] for i in range(0, len(parts), 2)]
+        groups = [g for g in groups if sum(len(p.ids) for p in g) >= 8]
+        examples += len(groups)
+        sizes += [len(p.ids) for g in groups for p in g]
+        size += sum(len(p.text.encode()) for g in groups for p in g)
+        too_short += not groups
+    vectors = sum(-(-n // 4) for n in sizes)
+    assert (stats.examples, stats.documents_too_short) == (examples, too_short)
+    assert (stats.segments, stats.segments_padded) == (len(sizes), sum(n < 16 for n in sizes))
+    assert stats.bytes_per_vector == pytest.approx(size / vectors)
+    assert 3.0 < stats.tokens_per_vector <= 4.3
+    assert "decoder tokens" in str(stats)
+
+
+def test_world_stats_are_exact():
+    cfg = world_config(train_passages=36)
+    tok = data_tokenizer(cfg)
+    world = World(cfg.world)
+    drawn = [world.passage("train", i, prior_strength=0.95, max_words=32) for i in range(36)]
+    sizes = [len(tok.encode(p.text)) for p in drawn]
+    stats = data_stats(cfg, tok, tok)
+    assert (stats.documents, stats.examples, stats.segments) == (36, 36, 36)
+    assert stats.segments_padded == sum(s < 32 for s in sizes)
+    vectors = sum(-(-s // 4) for s in sizes)
+    assert stats.tokens_per_vector == pytest.approx(sum(sizes) / vectors)
+    assert stats.bytes_per_vector == pytest.approx(sum(len(p.text) for p in drawn) / vectors)
+
+
+# Language modelling
+
+
+@given(st.lists(st.integers(0, 30), max_size=60))
+@settings(deadline=None)
+def test_best_fit_places_every_document_once(lengths):
+    rows = best_fit(lengths, 30)
+    assert sorted(d for r in rows for d in r) == [d for d, n in enumerate(lengths) if n]
+    assert all(0 < sum(lengths[d] for d in r) <= 30 for r in rows)
+    # No two rows could be one.
+    fills = sorted(sum(lengths[d] for d in r) for r in rows)
+    assert len(fills) < 2 or fills[0] + fills[1] > 30
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=25), st.floats(0, 1), st.integers(0, 99))
+@settings(deadline=None)
+def test_packing_keeps_every_token_and_restarts_positions(lengths, copy_fraction, seed):
+    heads = [np.arange(2, 2 + n) for n in lengths]
+    ends = np.cumsum(lengths)
+    none = np.zeros(0, np.int64)
+    block = blocks.LmBlock(np.concatenate(heads), ends, none, np.zeros(len(ends), np.int64))
+    tok, seg, pos = pack_documents(block, np.random.default_rng(seed), 24, copy_fraction, 1)
+    total = 0
+    for r in range(len(tok)):
+        used = int((seg[r] > 0).sum())
+        assert not tok[r, used:].any()
+        assert not seg[r, used:].any()
+        for s in range(1, seg[r].max() + 1):
+            at = np.flatnonzero(seg[r] == s)
+            ids = tok[r, at]
+            assert at[-1] - at[0] + 1 == len(at)  # contiguous
+            assert pos[r, at].tolist() == list(range(len(at)))
+            total += len(at)
+            if (ids == 1).sum() == 2:  # a copy: two equal halves, both ended
+                half = len(ids) // 2
+                assert ids[:half].tolist() == ids[half:].tolist()
+                assert ids[half - 1] == 1
+    if copy_fraction == 0.0:
+        assert total == sum(lengths) + len(lengths)
+
+
+def test_lm_batches_copy_the_stated_share_and_stay_whole():
+    cfg = world_config(train_passages=300)
+    tok = data_tokenizer(cfg)
+    copies = plain = 0
+    for batch in draw(lm_batches(cfg, cfg.pretrain, tok), 10):
+        assert all(x.shape == (BATCH, 70) and x.dtype == np.int32 for x in batch)
+        assert not batch.tok_BL[batch.seg_BL == 0].any()
+        for b in range(BATCH):
+            for s in range(1, batch.seg_BL[b].max() + 1):
+                ids = batch.tok_BL[b, batch.seg_BL[b] == s]
+                assert ids[-1] == tok.eos_id
+                text = tok.decode(ids)
+                if (ids == tok.eos_id).sum() == 2:
+                    copies += 1
+                    half = len(ids) // 2
+                    assert ids[:half].tolist() == ids[half:].tolist()
+                else:
+                    plain += 1
+                    # Passage and continuation, each a number of whole sentences.
+                    assert tok.encode(text) == ids[:-1].tolist()
+                    assert text.endswith(".")
+    assert 0.35 < copies / (copies + plain) < 0.65
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0])
+def test_copy_fraction_limits(fraction):
+    cfg = world_config()
+    tok = data_tokenizer(cfg)
+    pretrain = dataclasses.replace(cfg.pretrain, copy_fraction=fraction)
+    for batch in draw(lm_batches(cfg, pretrain, tok), 4):
+        segments = len({(b, s) for b, s in np.argwhere(batch.seg_BL > 0)})
+        assert segments > 0
+        documents = sum(int(row.max()) for row in batch.seg_BL)
+        assert (batch.tok_BL == tok.eos_id).sum() == (1 + fraction) * documents
+
+
+def test_pretraining_and_training_texts_have_their_own_priors():
+    cfg = dataclasses.replace(
+        world_config(train_passages=72),
+        world=WorldConfig(prior_strength=0.999, train_prior_strength=0.2),
+    )
+    tok, world = data_tokenizer(cfg), World()
+    share = []
+    for kind in ("lm", "train"):
+        kept = met = 0
+        if kind == "lm":
+            pretrain = dataclasses.replace(cfg.pretrain, copy_fraction=1.0)
+            texts = [
+                tok.decode(i) for b in draw(lm_batches(cfg, pretrain, tok), 6) for i in b.tok_BL
+            ]
+        else:
+            texts = [
+                tok.decode(i)
+                for b in draw(train_batches(cfg, tok, tok), 6)
+                for i in b.ctx_BGT[:, 0]
+            ]
+        favourites = {
+            s.key: s.favourite for i in range(400) for s in world.passage("train", i).slots
+        }
+        for text in texts:
+            for key, value in world.read(text).items():
+                if key in favourites:
+                    met += 1
+                    kept += value == favourites[key]
+        share.append(kept / met)
+    assert share[0] > 0.95
+    assert share[1] < 0.5
+
+
+# Held-out sets
+
+
+def test_world_sets_are_disjoint_fit_and_carry_their_slots():
+    cfg = world_config()
+    tok = data_tokenizer(cfg)
+    texts = {}
+    for which, count in (("val", 6), ("ordinary", 10), ("counterfactual", 10), ("train", 10)):
+        examples = eval_examples(cfg, which, tok, tok)
+        assert len(examples) == count
+        texts[which] = {e.text for e in examples}
+        for e in examples:
+            assert tok.decode(e.ctx[0]) == e.text == e.passage.text
+            assert e.target == [*tok.encode(e.text), tok.eos_id]
+            assert len(e.target) <= cfg.data.target
+            assert (
+                e.continuation[: len(e.continuation) - 1]
+                == tok.encode(e.passage.continuation)[: len(e.continuation) - 1]
+            )
+            assert all(e.text[s.start : s.end] for s in e.passage.slots)
+    assert len(set.union(*texts.values())) == 36
+    turned = [not s.is_favourite for e in eval_examples(cfg, "counterfactual", tok, tok)
+              for s in e.passage.slots]  # fmt: skip
+    usual = [not s.is_favourite for e in eval_examples(cfg, "ordinary", tok, tok)
+             for s in e.passage.slots]  # fmt: skip
+    assert np.mean(turned) > 0.3 > np.mean(usual)
+
+
+def test_text_sets_are_unseen_and_come_from_many_documents(prose):
+    cfg = text_config(prose)
+    tok = data_tokenizer(cfg)
+    sets = {which: eval_examples(cfg, which, tok, tok) for which in ("train", "val", "test")}
+    documents = {w: {e.id.split(":")[0] for e in found} for w, found in sets.items()}
+    assert not documents["test"] & documents["train"]
+    assert not documents["test"] & documents["val"]
+    for which, found in sets.items():
+        wanted = cfg.data.val_passages if which == "val" else cfg.data.eval_passages
+        assert 0 < len(found) <= wanted
+        assert len(documents[which]) == min(len(found), len(documents[which]))
+        for e in found:
+            assert len(e.ctx) == 2
+            assert e.continuation
+            assert tok.decode(chain(*e.ctx)) == e.text
+            assert e.passage is None
+    assert len(documents["train"]) == 10
+
+
+@pytest.mark.parametrize("which", ["ordinary", "nonsense"])
+def test_unknown_sets_are_refused(prose, which):
+    cfg = text_config(prose)
+    tok = data_tokenizer(cfg)
+    with pytest.raises(ConfigError, match="expected one of train, val, test"):
+        eval_examples(cfg, which, tok, tok)
+
+
+def test_evaluation_batches_pad_with_empty_rows():
+    cfg = world_config()
+    tok = data_tokenizer(cfg)
+    examples = eval_examples(cfg, "ordinary", tok, tok)
+    batches = list(batch_examples(examples, 4, cfg, modes=(REBUILD, CONTINUE)))
+    assert [n for _, n in batches] == [4, 4, 2]
+    seen = 0
+    for batch, n in batches:
+        for b in range(4):
+            if b >= n:
+                assert not any(x[b].any() for x in batch[:-1])
+                continue
+            e = examples[seen]
+            seen += 1
+            assert batch.ctx_BGT[b, 0, : batch.ctx_len_BG[b, 0]].tolist() == e.ctx[0]
+            assert batch.tok_BOL[b, 0, : batch.tok_len_BO[b, 0]].tolist() == e.target
+            assert batch.tok_BOL[b, 1, : batch.tok_len_BO[b, 1]].tolist() == e.continuation
+    assert next(iter(batch_examples(examples, 4, cfg)))[0].tok_BOL.shape == (4, 1, 40)
+
+
+def test_world_in_several_segments():
+    cfg = world_config(segment=16, segments=2)
+    tok = data_tokenizer(cfg)
+    stats = data_stats(cfg, tok, tok)
+    assert stats.examples_too_long == 0
+    assert stats.segments > stats.examples
+    for e in eval_examples(cfg, "val", tok, tok):
+        assert tok.decode(chain(*e.ctx)) == e.text
+        assert len(e.ctx[0]) == 16
+
+
+def test_tokenizer_of_the_text_is_trained_once(prose, monkeypatch):
+    cfg = text_config(prose)
+    name = data_tokenizer(cfg).name
+    monkeypatch.setattr(pipeline, "_some_text", lambda docs: iter(()))
+    assert data_tokenizer(cfg).name == name
