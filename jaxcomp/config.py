@@ -79,6 +79,7 @@ class DataConfig:
     segment: int = 64  # T, compressor tokens of a segment
     segments: int = 1  # G, segments of one example
     target: int = 72  # L, decoder tokens of a target including the end token
+    train_passages: int = 262_144  # distinct training passages of the world; then they repeat
     eval_passages: int = 256  # held-out passages an evaluation set has
     val_passages: int = 256  # passages of the validation set (learning rates are chosen on it)
     seed: int = 0  # split and shuffle
@@ -121,7 +122,9 @@ class TrainConfig:
     objective: str = "coin"  # coin: each example is rebuilt or continued; sum: both
     p_reconstruct: float = 0.5  # coin: probability; sum: weight of reconstruction
     train_decoder: bool = False  # only the joint adaptation of a base decoder
-    ratios: tuple[int, ...] = ()  # joint adaptation: each step draws one of these; (): memory.ratio
+    ratios: tuple[int, ...] = ()  # each step draws one of these; (): memory.ratio (adapt: sweep's)
+    curriculum: tuple[int, ...] = ()  # ratios trained at before that, one after the other
+    curriculum_share: float = 0.5  # of the steps that the curriculum takes
     remat: str = "none"  # none | full | offload
     loss_chunk: int = 0  # decoder positions per chunk of the cross-entropy; 0: all at once
     log_every: int = 50
@@ -163,6 +166,7 @@ class EvalConfig:
     samples: int = 4  # sampled rebuilds per passage for the agreement measure
     sampled_passages: int = 32
     temperature: float = 1.0
+    edits_per_kind: int = 64  # real text: edited passages of each kind (number, name, ...)
 
 
 @dataclass(frozen=True)
@@ -193,6 +197,7 @@ class Config:
 
     name: str = "experiment"
     families: dict[str, dict[str, ModelConfig]] = field(default_factory=dict)
+    folders: dict[str, str] = field(default_factory=dict)  # "family/size" or "decoder" -> HF folder
     compressor: str = ""  # family/size of a single `train` or `pretrain`
     base_seed: int = 0  # which pretrained base of that size
     seed: int = 0  # training seed: memory tokens, connector, order of passages

@@ -1,0 +1,239 @@
+"""Compressor and decoder as one model: what is trained, and what rebuilds text.
+
+The decoder reads `<begin> mem_1..mem_GM <end> <marker of mode> tok_1..tok_L`; the marker predicts
+tok_1 and the last token predicts the end token. Position ids (C = G * T, the room of the context):
+
+    spread       begin 0 · vector m of segment g at 1 + g T + min((m + 1) ratio, t_g) - 1 ·
+                 end 1 + C · marker 2 + C · tok_i (i = 0, 1, ..) at 3 + C + i
+    consecutive  begin 0 · the n-th valid vector at 1 + n · end, marker, tok_i follow without a gap
+
+So in `spread` target token i stands 2 + C + ratio - 1 - (i mod ratio) after the vector of its
+block, wherever the block is and whatever the text's length (for the last, shorter block of t
+tokens: 3 + C + i - t): one relative distance to learn instead of one for each length. The formula
+reads i in decoder tokens; with two tokenizers it holds up to their ratio of lengths.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxcomp.compress.compressor import Compressor, Memory, kind_of, moments
+from jaxcomp.config import ConfigError, MemoryConfig, TrainConfig
+from jaxcomp.llm.lora import LoraParam
+from jaxcomp.llm.model import Transformer
+from jaxcomp.sharding import SPECS, constrain
+
+BEGIN, END, REBUILD, CONTINUE = range(4)  # rows of markers_4D; mode 0 is REBUILD, 1 CONTINUE
+RECIPES = ("pcc",)
+
+
+class Prefix(NamedTuple):
+    """What stands before the target. P = G * M + 3; start_pos_B is the position of tok_1."""
+
+    x_BPD: jax.Array
+    pos_BP: jax.Array
+    seg_BP: jax.Array
+    start_pos_B: jax.Array
+
+
+class Targets(NamedTuple):
+    """Decoder states that predict, with what they should predict; R = B * O rows."""
+
+    hidden_RLD: jax.Array
+    label_RL: jax.Array
+    valid_RL: jax.Array  # bool: a label, not padding
+
+
+class AutoEncoder(nnx.Module):
+    """The pair. `markers_4D` are the decoder's four learned inputs (begin, end, rebuild, continue);
+    they start at `markers_4D` if given, else at the decoder's mean embedding with a little noise
+    (a tenth of the embeddings' standard deviation) to tell them apart."""
+
+    def __init__(
+        self,
+        compressor: Compressor,
+        decoder: Transformer,
+        *,
+        rngs: nnx.Rngs,
+        markers_4D: jax.Array | None = None,
+    ):
+        self.compressor = compressor
+        self.decoder = decoder
+        D = decoder.cfg.hidden_size
+        if markers_4D is None:
+            mean_D, std_D = moments(decoder.emb[...])
+            markers_4D = mean_D + 0.1 * std_D * jax.random.normal(rngs.params(), (4, D))
+        elif markers_4D.shape != (4, D):
+            raise ConfigError(f"markers have shape {markers_4D.shape}, this decoder needs {(4, D)}")
+        markers_4D = constrain(jnp.asarray(markers_4D, jnp.float32), "mem_MD")
+        self.markers_4D = nnx.Param(markers_4D, spec="mem_MD")
+
+    def memory(
+        self,
+        ctx_BGT: jax.Array,
+        len_BG: jax.Array,
+        *,
+        ratio: int,
+        remat: str = "none",
+        dropout_key: jax.Array | None = None,
+    ) -> Memory:
+        """Memory of G segments, concatenated (B, G * M), with the decoder's position ids.
+
+        len_BG are the valid tokens of each segment; 0 = absent, which gives no valid vector.
+        """
+        B, G, T = ctx_BGT.shape
+        flat = self.compressor(
+            jnp.reshape(ctx_BGT, (B * G, T), out_sharding=SPECS["batch"]),
+            jnp.reshape(len_BG, (B * G,), out_sharding=SPECS["batch"]),
+            ratio=ratio,
+            remat=remat,
+            dropout_key=dropout_key,
+        )
+        M, D = flat.vec_BMD.shape[1:]
+        seg_BM = jnp.reshape(flat.seg_BM, (B, G * M), out_sharding=SPECS["batch"])
+        if self.compressor.positions == "consecutive":
+            pos_BM = jnp.maximum(jnp.cumsum(seg_BM, axis=1), 1)  # valid ones count from 1
+            end_B = 1 + jnp.sum(seg_BM, axis=1)
+        else:
+            end_B = jnp.full_like(len_BG[:, 0], 1 + G * T)
+            pos_BGM = jnp.reshape(flat.pos_BM, (B, G, M), out_sharding=SPECS["batch"])
+            pos_BGM = pos_BGM + 1 + T * jnp.arange(G, dtype=jnp.int32)[:, None]
+            pos_BM = jnp.reshape(pos_BGM, (B, G * M), out_sharding=SPECS["batch"])
+        vec_BMD = jnp.reshape(flat.vec_BMD, (B, G * M, D), out_sharding=SPECS["act_BLD"])
+        return Memory(vec_BMD, seg_BM, pos_BM, end_B)
+
+    def prefix(self, memory: Memory, mode_B: jax.Array) -> Prefix:
+        """`<begin> mem <end> <marker>` of each row.
+
+        Args:
+            memory: from `memory`.
+            mode_B: 0 rebuild, 1 continue.
+        """
+        B = memory.seg_BM.shape[0]
+        markers_4D = self.markers_4D[...]
+        edge_B2D = jnp.broadcast_to(
+            markers_4D[:2], (B, 2, markers_4D.shape[1]), out_sharding=SPECS["act_BLD"]
+        )
+        # A product with a one-hot row: its gradient is a matrix product, not a scatter.
+        hot_B2 = (mode_B[:, None] == jnp.arange(2)).astype(jnp.float32)
+        marker_BD = jnp.einsum("BK,KD->BD", hot_B2, markers_4D[REBUILD:])
+        x_BPD = jnp.concatenate(
+            [edge_B2D[:, :1], memory.vec_BMD, edge_B2D[:, 1:], marker_BD[:, None]], axis=1
+        )
+        one_B1 = jnp.ones_like(memory.seg_BM[:, :1])
+        seg_BP = jnp.concatenate([one_B1, memory.seg_BM, one_B1, one_B1], axis=1)
+        end_B1 = memory.end_B[:, None]
+        pos_BP = jnp.concatenate([0 * one_B1, memory.pos_BM, end_B1, end_B1 + 1], axis=1)
+        dtype = self.decoder.dtype
+        return Prefix(x_BPD.astype(dtype), pos_BP, seg_BP, memory.end_B + 2)
+
+    def targets(
+        self,
+        ctx_BGT: jax.Array,
+        len_BG: jax.Array,
+        tok_BOL: jax.Array,
+        tok_len_BO: jax.Array,
+        mode_BO: jax.Array,
+        *,
+        ratio: int,
+        remat: str = "none",
+        dropout_key: jax.Array | None = None,
+    ) -> Targets:
+        """Teacher-forced decoder states of every target, at the L positions that predict a token.
+
+        Args are the fields of `data.pipeline.Batch`. Row b * O + o is target o of example b.
+        """
+        B, O, L = tok_BOL.shape
+        memory = self.memory(ctx_BGT, len_BG, ratio=ratio, remat=remat, dropout_key=dropout_key)
+        if O > 1:
+            memory = Memory(*(_repeat(a, O) for a in memory))
+        tok_RL = jnp.reshape(tok_BOL, (B * O, L), out_sharding=SPECS["batch"])
+        len_R1 = jnp.reshape(tok_len_BO, (B * O, 1), out_sharding=SPECS["batch"])
+        mode_R = jnp.reshape(mode_BO, (B * O,), out_sharding=SPECS["batch"])
+        prefix = self.prefix(memory, mode_R)
+        with jax.named_scope("decoder"):
+            # The last token is only ever a label.
+            x_RLD = self.decoder.embed(tok_RL[:, :-1])
+            slot_L = jnp.arange(L, dtype=jnp.int32)
+            seg_RL = (slot_L[:-1] < len_R1 - 1).astype(jnp.int32)
+            pos_RL = prefix.start_pos_B[:, None] + slot_L[:-1]
+            hidden_RSD = self.decoder(
+                jnp.concatenate([prefix.x_BPD, x_RLD], axis=1),
+                jnp.concatenate([prefix.pos_BP, pos_RL], axis=1),
+                jnp.concatenate([prefix.seg_BP, seg_RL], axis=1),
+                remat=remat,
+            )
+        P = prefix.seg_BP.shape[1]
+        return Targets(hidden_RSD[:, P - 1 :], tok_RL, slot_L < len_R1)
+
+
+def check_memory(memory: MemoryConfig) -> None:
+    """Raises ConfigError for a recipe, kind or layout that does not exist."""
+    if memory.recipe not in RECIPES:
+        raise ConfigError(
+            f"memory.recipe = {memory.recipe!r} is unknown; expected one of: {', '.join(RECIPES)}"
+        )
+    kind_of(memory)
+    if memory.positions not in ("spread", "consecutive"):
+        raise ConfigError(
+            f"memory.positions = {memory.positions!r}; expected spread or consecutive"
+        )
+
+
+def build(
+    llm: Transformer,
+    decoder: Transformer,
+    memory: MemoryConfig,
+    train: TrainConfig,
+    *,
+    segment: int,
+    seed: int,
+    markers_4D: jax.Array | None = None,
+) -> AutoEncoder:
+    """A fresh pair from two towers; `seed` draws memory tokens, connector and markers.
+
+    The compressor holds T / min(ratios it is trained at) memory tokens.
+    """
+    check_memory(memory)
+    slots = segment // min((memory.ratio, *train.ratios, *train.curriculum))
+    rngs = nnx.Rngs(params=seed)
+    compressor = kind_of(memory)(
+        llm,
+        memory,
+        segment=segment,
+        slots=slots,
+        embeddings_VD=decoder.emb[...],
+        rngs=rngs,
+    )
+    return AutoEncoder(compressor, decoder, rngs=rngs, markers_4D=markers_4D)
+
+
+def trainable_filter(train: TrainConfig, memory: MemoryConfig):
+    """The nnx filter of what is trained: compressor (all of it, or its LoRA leaves where
+    `memory.lora.rank` > 0), memory tokens, connector, markers, and the decoder only with
+    `train.train_decoder`. A compressor's output head is never used, so never trained."""
+    lora = memory.lora.rank > 0
+
+    def keep(path: tuple, value: object) -> bool:
+        if path[0] == "decoder":
+            return train.train_decoder and isinstance(value, nnx.Param)
+        if path[:2] == ("compressor", "llm"):
+            return isinstance(value, LoraParam) if lora else _used(path, value)
+        return isinstance(value, nnx.Param)
+
+    return keep
+
+
+def _used(path: tuple, value: object) -> bool:
+    return isinstance(value, nnx.Param) and path[2] != "head"
+
+
+def _repeat(x: jax.Array, times: int) -> jax.Array:
+    """Rows b -> b * times + o, without moving rows between devices."""
+    shape = (x.shape[0], times, *x.shape[1:])
+    wide = jnp.broadcast_to(x[:, None], shape, out_sharding=SPECS["batch"])
+    return jnp.reshape(wide, (-1, *x.shape[1:]), out_sharding=SPECS["batch"])

@@ -1,0 +1,1 @@
+"""One run: pretraining a base, adapting the decoder, training a compressor."""

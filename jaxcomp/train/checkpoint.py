@@ -1,0 +1,191 @@
+"""What a run leaves on disk: its identity, its checkpoints (Orbax v1), its results.
+
+A workdir belongs to one run identity (every setting that changes numbers); a run with another one
+is refused before any work. A checkpoint is the trainable split, the optimiser, the step and the
+data iterator's exact state; the frozen weights are named in the identity, not copied.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from jaxcomp.config import ConfigError, config_hash
+from jaxcomp.train.optim import TrainState
+
+IDENTITY = "run.json"
+SUMMARY = "summary.json"
+Json = dict[str, Any]
+
+
+class CheckpointError(ValueError):
+    """A checkpoint or result cannot be written or read; the message says where and the mend."""
+
+
+class Checkpoints:
+    """The checkpoints of one run under `workdir/checkpoints`.
+
+    Args:
+        workdir: the run's folder; made if missing.
+        identity: JSON-able settings that must not change between runs of this workdir.
+        keep: how many of the latest checkpoints stay.
+
+    Raises:
+        ConfigError: the workdir was made by another identity.
+        CheckpointError: it cannot be written.
+    """
+
+    def __init__(self, workdir: Path, identity: Json, *, keep: int):
+        claim(workdir, identity)
+        self.directory = Path(workdir).absolute() / "checkpoints"
+        self._pending: Any = None
+        with _writing(self.directory):
+            self._orbax = ocp.training.Checkpointer(
+                self.directory,
+                preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+                custom_metadata={"config_hash": config_hash(identity)},
+                cleanup_tmp_directories=True,
+            )
+
+    @property
+    def latest(self) -> int | None:
+        """Step of the newest whole checkpoint."""
+        found = self._orbax.latest
+        return None if found is None else found.step
+
+    def save(self, step: int, state: TrainState, data: Iterator[Any] | None) -> None:
+        """Starts a save of `state` after `step` updates and of the iterator as it stands now.
+
+        Call it before the next batch is drawn. It returns when everything is copied; the writing
+        goes on behind, and an error in it is raised by the next `save` or `close`.
+        """
+        self.wait()
+        # A copy, because the next step consumes (donates) the state while Orbax still reads it.
+        parts: Json = {"state": named(jax.tree.map(_copy, state))}
+        if data is not None:
+            parts["data"] = data
+        with _writing(self.directory):
+            self._pending = self._orbax.save_checkpointables_async(step, parts, force=True)
+
+    def restore(
+        self, state: TrainState, data: Iterator[Any] | None, step: int | None = None
+    ) -> TrainState:
+        """The saved state in the shardings of `state`; sets `data` to its exact place."""
+        names = named(state)
+        shapes = {
+            k: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for k, x in names.items()
+        }
+        parts: Json = {"state": shapes}
+        if data is not None:
+            parts["data"] = data
+        try:
+            loaded = self._orbax.load_checkpointables(step, parts)["state"]
+        except (ValueError, KeyError, OSError) as error:
+            raise CheckpointError(
+                f"{self.directory}: checkpoint {step or self.latest} cannot be read "
+                f"({type(error).__name__}: {error}); remove that folder to go on from the one "
+                "before it"
+            ) from error
+        leaves = [loaded[name] for name in names]
+        return jax.tree.unflatten(jax.tree.structure(state), leaves)
+
+    def wait(self) -> None:
+        """Returns when the last save is whole on disk. Raises CheckpointError if it failed."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            with _writing(self.directory):
+                pending.result()
+
+    def close(self) -> None:
+        try:
+            self.wait()
+        finally:
+            self._orbax.close()
+
+
+def named(state: TrainState) -> dict[str, jax.Array]:
+    """The leaves of a state by readable names ("params/compressor/mem_ME", "opt/1/mu/...")."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(state)
+    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in flat]
+    return dict(zip(names, (leaf for _, leaf in flat), strict=True))
+
+
+def claim(workdir: Path, identity: Json) -> None:
+    """Makes `workdir` that of `identity`, or checks that it already is.
+
+    Raises ConfigError listing what differs if it belongs to another run.
+    """
+    path = Path(workdir) / IDENTITY
+    if not path.exists():
+        write_json(path, identity)
+        return
+    found = read_json(path)
+    wanted = json.loads(json.dumps(identity))
+    differs = list(_differences(found, wanted))
+    if differs:
+        shown = "; ".join(differs[:8]) + ("; ..." if len(differs) > 8 else "")
+        raise ConfigError(
+            f"{workdir} was made by another config: {shown}. "
+            "Use another --workdir, or remove this one to start again"
+        )
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON so that `path` is either absent, as it was, or whole. Raises CheckpointError."""
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with _writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("w") as file:
+                json.dump(value, file, indent=1, sort_keys=True)
+                file.write("\n")
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+    except CheckpointError:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise
+
+
+def read_json(path: Path) -> Any:
+    """Raises CheckpointError where the file is not whole JSON."""
+    try:
+        return json.loads(Path(path).read_text())
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path}: not JSON ({error}); remove it and run again") from error
+
+
+def _copy(x: jax.Array) -> jax.Array:
+    return x.copy()
+
+
+def _differences(found: Any, wanted: Any, at: str = "") -> Iterator[str]:
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key in sorted(found.keys() | wanted.keys()):
+            here = f"{at}.{key}" if at else key
+            yield from _differences(found.get(key), wanted.get(key), here)
+    elif found != wanted:
+        yield f"{at} was {found!r}, now {wanted!r}"
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:  # Orbax wraps a full disk in several types of its own
+        raise CheckpointError(
+            f"{path}: cannot be written ({type(error).__name__}: {error}); "
+            "free some space or choose a --workdir that can be written, and run again: "
+            "it goes on from the last whole checkpoint"
+        ) from error

@@ -1,0 +1,293 @@
+"""Training a compressor against the frozen decoder, and adapting that decoder beforehand."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from safetensors.numpy import load_file, save_file
+
+from jaxcomp.compress.autoencoder import AutoEncoder, build, check_memory, trainable_filter
+from jaxcomp.config import Config, ConfigError, TrainConfig, config_hash, to_dict
+from jaxcomp.data.pipeline import CONTINUE, REBUILD, batch_examples, eval_examples, train_batches
+from jaxcomp.data.tokenizer import Tokenizer, load_tokenizer
+from jaxcomp.llm import hf
+from jaxcomp.llm.model import count_params
+from jaxcomp.sharding import put_batch, use_mesh
+from jaxcomp.train import bases
+from jaxcomp.train.checkpoint import (
+    SUMMARY,
+    CheckpointError,
+    Checkpoints,
+    claim,
+    read_json,
+    write_json,
+)
+from jaxcomp.train.loop import Run, Say, fit, mesh_for
+from jaxcomp.train.loss import MemoryObjective
+from jaxcomp.train.optim import eval_step, init_state, split_model, split_optim
+from jaxcomp.train.pretrain import held_out, pretrain
+
+
+def train(
+    cfg: Config, workdir: Path, *, root: Path | None = None, say: Say | None = None
+) -> dict[str, Any]:
+    """Trains `cfg.compressor` at `cfg.memory.ratio` against the decoder; returns the summary.
+
+    Resumes what a killed process left in `workdir`; a finished one is only read. `root` is where
+    bases/ and decoders/ made locally stand (default `workdir`).
+
+    The summary (also summary.json) holds what a rerun reproduces: steps, tokens, train_loss, and
+    on the validation set, teacher-forced: val_loss_rebuild and val_loss_continue (nats a token),
+    val_accuracy_rebuild and val_accuracy_continue; val_loss is the one of rebuilding. Time goes to
+    timings.json.
+
+    Raises:
+        ConfigError: a field that cannot work, missing weights, or a workdir of another config.
+        DataError, CheckpointError, TrainingError: see `loop.fit`.
+    """
+    workdir = Path(workdir)
+    _check(cfg)
+    comp_folder, dec_folder = _weights(cfg, root or workdir)
+    identity = run_identity(cfg, comp_folder, dec_folder)
+    claim(workdir, identity)
+    if (workdir / SUMMARY).is_file():
+        return read_json(workdir / SUMMARY)
+    toks = load_tokenizer(comp_folder), load_tokenizer(dec_folder)
+    mesh = mesh_for(cfg)
+    run = _run(cfg, cfg.compressor, identity, comp_folder, dec_folder, toks)
+    fitted = fit(run, workdir, mesh, say=say)
+    with use_mesh(mesh):
+        model = fitted.model()
+        values = validate(cfg, model, toks)
+    summary = {
+        "config_hash": config_hash(identity),
+        "compressor": cfg.compressor,
+        "ratio": cfg.memory.ratio,
+        "parameters_compressor": count_params(model.compressor.llm.cfg),
+        "parameters_decoder": count_params(model.decoder.cfg),
+        "parameters_trained": sum(x.size for x in fitted.trained.values()),
+        **fitted.numbers,
+        **values,
+    }
+    write_json(workdir / SUMMARY, summary)
+    return read_json(workdir / SUMMARY)
+
+
+def load_run(cfg: Config, workdir: Path, *, root: Path | None = None) -> AutoEncoder:
+    """The pair of a finished run: base weights, the trained split from the last checkpoint.
+
+    Call it under the mesh the model is to lie on.
+    Raises CheckpointError where the run has not been finished, ConfigError as `train` does.
+    """
+    workdir = Path(workdir)
+    _check(cfg)
+    comp_folder, dec_folder = _weights(cfg, root or workdir)
+    model = pair(cfg, comp_folder, dec_folder)
+    if not (workdir / SUMMARY).is_file():
+        raise CheckpointError(f"{workdir}: no finished run there; run `jaxcomp train` first")
+    if cfg.train.optim.steps == 0:
+        return model
+    identity = run_identity(cfg, comp_folder, dec_folder)
+    checkpoints = Checkpoints(workdir, identity, keep=cfg.train.keep_checkpoints)
+    layout, trained, frozen = split_model(model, trainable_filter(cfg.train, cfg.memory))
+    state = init_state(trained, split_optim(cfg.train.optim)[0])
+    try:
+        state = checkpoints.restore(state, None, cfg.train.optim.steps)
+    finally:
+        checkpoints.close()
+    return layout.merge(state.params, frozen)
+
+
+def tokenizers(cfg: Config, root: Path) -> tuple[Tokenizer, Tokenizer]:
+    """The compressor's and the decoder's tokenizer of a run."""
+    comp_folder, dec_folder = _weights(cfg, root)
+    return load_tokenizer(comp_folder), load_tokenizer(dec_folder)
+
+
+def adapt_decoder(cfg: Config, root: Path, *, command: str = "", say: Say | None = None) -> Path:
+    """`root`/decoders/<name>: the decoder, taught to be steered, made there unless it already is.
+
+    Pretrains the decoder and the reference compressor as language models, then trains both
+    together at `decoder.adapt` (each step at one of its ratios, drawn by a seeded schedule), and
+    writes the decoder in bfloat16 with its markers and a card. The reference compressor stays in
+    `<folder>.work` and is of no further use.
+    """
+    folder = bases.made_decoder(root, cfg)
+    identity = bases.decoder_identity(cfg)
+    digest = config_hash(identity)
+    card_file = folder / bases.CARD
+    if card_file.is_file() and read_json(card_file).get("config_hash") == digest:
+        return folder
+    dec, seeds = cfg.decoder, bases.decoder_seeds(cfg)
+    lms = Path(root) / "lms"
+    dec_lm, ref_lm = lms / f"decoder-s{dec.seed}", lms / f"reference-s{dec.seed}"
+    for place, model, seed in ((dec_lm, dec.model, seeds[0]), (ref_lm, dec.reference, seeds[1])):
+        pretrain(cfg, model, place, settings=dec.pretrain, seed=seed, command=command, say=say)
+    both = bases.adapt_config(cfg)
+    _check(both)
+    toks = load_tokenizer(ref_lm), load_tokenizer(dec_lm)
+    run = _run(both, folder.name, identity, ref_lm, dec_lm, toks)
+    mesh = mesh_for(cfg)
+    fitted = fit(run, Path(f"{folder}.work"), mesh, say=say)
+    with use_mesh(mesh):
+        model = fitted.model()
+        part = Path(f"{folder}.part-{os.getpid()}")
+        shutil.rmtree(part, ignore_errors=True)
+        hf.save(model.decoder, part, dtype="bfloat16")
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(dec_lm / name, part / name)
+        markers_4D = np.asarray(jax.device_get(model.markers_4D[...]), np.float32)
+        save_file({"markers_4D": markers_4D}, part / bases.MARKERS)
+        model.decoder = hf.load(part)  # what is measured is what was written
+        losses = held_out(cfg, model.decoder, toks[1])
+        values = {}
+        for ratio in sorted(set(both.train.ratios)):
+            at = dataclasses.replace(both, memory=dataclasses.replace(both.memory, ratio=ratio))
+            found = validate(at, model, toks)
+            values |= {f"{k}_r{ratio}": v for k, v in found.items() if k != "val_loss"}
+    card = {
+        "kind": "decoder",
+        "name": folder.name,
+        "command": command,
+        "config_hash": digest,
+        "identity": identity,
+        "seed": dec.seed,
+        "parameters": count_params(model.decoder.cfg),
+        "dtype": "bfloat16",
+        **fitted.numbers,
+        **losses,  # of the decoder alone, as a language model
+        **values,  # with the reference compressor, at each ratio
+    }
+    write_json(part / bases.CARD, card)
+    bases.publish(part, folder)
+    return folder
+
+
+def pair(cfg: Config, comp_folder: Path, dec_folder: Path) -> AutoEncoder:
+    """The untrained pair from two Hugging Face folders, on the active mesh.
+
+    `markers.safetensors` beside the decoder, if there, gives the markers' initial values.
+    Raises ConfigError where the decoder's markers do not fit it.
+    """
+    # The LoRA leaves have their own stream, so that rank 0 and rank 8 share memory tokens.
+    llm = hf.load(comp_folder, lora=cfg.memory.lora, rngs=nnx.Rngs(params=cfg.seed + 7919))
+    decoder = hf.load(dec_folder)
+    shipped = Path(dec_folder) / bases.MARKERS
+    markers_4D = jnp.asarray(load_file(shipped)["markers_4D"]) if shipped.is_file() else None
+    return build(
+        llm,
+        decoder,
+        cfg.memory,
+        cfg.train,
+        segment=cfg.data.segment,
+        seed=cfg.seed,
+        markers_4D=markers_4D,
+    )
+
+
+def validate(
+    cfg: Config, model: AutoEncoder, toks: tuple[Tokenizer, Tokenizer]
+) -> dict[str, float | None]:
+    """Teacher-forced loss (nats a token) and accuracy of both modes on the validation set, at
+    `cfg.memory.ratio`; None for a mode without a single target. Under the active mesh."""
+    mesh = jax.sharding.get_mesh()
+    ways = mesh.shape["replica"] * mesh.shape["fsdp"]
+    size = -(-cfg.eval.batch // ways) * ways
+    layout, params, _ = split_model(model, nnx.Param)
+    objective = MemoryObjective(cfg.memory.ratio, chunk=cfg.train.loss_chunk)
+    total = np.zeros(7)
+    examples = eval_examples(cfg, "val", *toks)
+    for batch, _ in batch_examples(examples, size, cfg, (REBUILD, CONTINUE)):
+        sums_K = eval_step(layout, objective, params, put_batch(batch, mesh))
+        total += np.asarray(jax.device_get(sums_K), np.float64)
+    out: dict[str, float | None] = {}
+    for mode, at in (("rebuild", 1), ("continue", 4)):
+        nll, hits, count = total[at : at + 3]
+        out[f"val_loss_{mode}"] = float(nll / count) if count else None
+        out[f"val_accuracy_{mode}"] = float(hits / count) if count else None
+    return out | {"val_loss": out["val_loss_rebuild"]}
+
+
+def ratio_at(train: TrainConfig, ratio: int, seed: int, step: int) -> int:
+    """The ratio of a step: first the curriculum's, in equal shares; then one of `train.ratios`
+    drawn by (seed, step) alone, or `ratio` where there are none."""
+    first = int(train.optim.steps * train.curriculum_share) if train.curriculum else 0
+    if step < first:
+        return train.curriculum[step * len(train.curriculum) // first]
+    if not train.ratios:
+        return ratio
+    return int(np.random.default_rng((seed, step)).choice(train.ratios))
+
+
+def run_identity(cfg: Config, comp_folder: Path, dec_folder: Path) -> dict[str, Any]:
+    """Everything that determines a run's result: the named settings and the two sets of weights."""
+    return {
+        "kind": "compressor",
+        "compressor": cfg.compressor,
+        "weights": bases.weights_identity(comp_folder),
+        "decoder": bases.weights_identity(dec_folder),
+        "base_seed": cfg.base_seed,
+        "seed": cfg.seed,
+        "world": to_dict(cfg.world),
+        "data": bases.data_identity(cfg),
+        "memory": to_dict(cfg.memory),
+        "train": bases.without_side(to_dict(cfg.train)),
+    }
+
+
+def _run(
+    cfg: Config,
+    what: str,
+    identity: dict[str, Any],
+    comp_folder: Path,
+    dec_folder: Path,
+    toks: tuple[Tokenizer, Tokenizer],
+) -> Run:
+    train, memory = cfg.train, cfg.memory
+
+    def objective(step: int) -> MemoryObjective:
+        ratio = ratio_at(train, memory.ratio, cfg.seed, step)
+        return MemoryObjective(
+            ratio, train.objective, train.p_reconstruct, train.remat, train.loss_chunk
+        )
+
+    return Run(
+        what=what,
+        identity=identity,
+        model=lambda: pair(cfg, comp_folder, dec_folder),
+        trainable=trainable_filter(train, memory),
+        batches=lambda: train_batches(cfg, *toks),
+        objective=objective,
+        optim=train.optim,
+        seed=cfg.seed,
+        # While the decoder learns, its markers are part of it.
+        marker_steps=float("inf") if train.train_decoder else memory.marker_steps,
+        dropout=memory.lora.rank > 0 and memory.lora.dropout > 0,
+        log_every=train.log_every,
+        checkpoint_every=train.checkpoint_every,
+        keep=train.keep_checkpoints,
+    )
+
+
+def _check(cfg: Config) -> None:
+    check_memory(cfg.memory)
+    T = cfg.data.segment
+    for ratio in (cfg.memory.ratio, *cfg.train.ratios, *cfg.train.curriculum):
+        if ratio < 1 or T % ratio:
+            raise ConfigError(f"ratio {ratio} does not divide data.segment = {T}; choose a divisor")
+
+
+def _weights(cfg: Config, root: Path) -> tuple[Path, Path]:
+    family, size = bases.split_name(cfg.compressor)
+    return (
+        bases.resolve_base(cfg, family, size, cfg.base_seed, root),
+        bases.resolve_decoder(cfg, root),
+    )

@@ -1,0 +1,231 @@
+"""The one training loop: language modelling and compressors are two `Run`s of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh
+
+from jaxcomp.config import Config, OptimConfig
+from jaxcomp.sharding import make_mesh, put_batch, use_mesh
+from jaxcomp.train.checkpoint import Checkpoints, write_json
+from jaxcomp.train.loss import Objective
+from jaxcomp.train.metrics import TIMINGS, Clock, Logger, Progress
+from jaxcomp.train.optim import (
+    Layout,
+    Params,
+    StepSpec,
+    init_state,
+    smoothed_loss,
+    split_model,
+    split_optim,
+    tokens_seen,
+    train_step,
+)
+
+Say = Callable[[str, float], None]  # (what is happening, share that is done)
+
+
+class TrainingError(ValueError):
+    """Training cannot go on; the message names the step and what to do."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the loop must know of one use of it.
+
+    `model` and `batches` are called under the mesh; `objective` gives the loss of a step (a new
+    value compiles anew). `identity` is every setting that changes numbers.
+    """
+
+    what: str
+    identity: dict[str, Any]
+    model: Callable[[], nnx.Module]
+    trainable: Any  # nnx filter
+    batches: Callable[[], Iterator[Any]]
+    objective: Callable[[int], Objective]
+    optim: OptimConfig
+    seed: int
+    marker_steps: float = field(default=math.inf)
+    dropout: bool = False
+    log_every: int = 50
+    checkpoint_every: int = 500
+    keep: int = 2
+
+
+class Fitted(NamedTuple):
+    """A finished run: the model's parts and the numbers that a rerun reproduces."""
+
+    layout: Layout
+    trained: Params
+    frozen: Params
+    numbers: dict[str, float]  # steps, tokens, train_loss (exponential mean over steps)
+
+    def model(self) -> Any:
+        return self.layout.merge(self.trained, self.frozen)
+
+
+def mesh_for(cfg: Config) -> Mesh:
+    """The mesh that is active already, else the one `cfg.mesh` asks for."""
+    active = jax.sharding.get_mesh()
+    return make_mesh(cfg.mesh) if active.empty else active
+
+
+def fit(run: Run, workdir: Path, mesh: Mesh, *, say: Say | None = None) -> Fitted:
+    """Trains to `run.optim.steps` updates, from the last checkpoint of `workdir` if there is one.
+
+    Writes checkpoints (the last one after the last step), metrics.jsonl, TensorBoard events and
+    timings.json. A finished run is only restored. `say` takes the place of the progress line.
+
+    Raises:
+        ConfigError: the workdir belongs to another run.
+        CheckpointError: the disk is full, or a checkpoint cannot be read.
+        TrainingError: the loss is not finite, or the data ended.
+    """
+    clock = Clock()
+    steps = run.optim.steps
+
+    # ---- mesh -----------------------------------------------------------------------------------
+    with use_mesh(mesh):
+        # ---- input ------------------------------------------------------------------------------
+        checkpoints = Checkpoints(workdir, run.identity, keep=run.keep)
+        batches = run.batches()
+
+        # ---- model, on its shards ---------------------------------------------------------------
+        layout, trained, frozen = split_model(run.model(), run.trainable)
+        adam, schedule = split_optim(run.optim, run.marker_steps)
+        state = init_state(trained, adam)
+        # Random numbers of dropout depend on the step alone, so they survive a restart.
+        dropout_key = jax.random.key(run.seed) if run.dropout else None
+
+        # ---- restore ----------------------------------------------------------------------------
+        start = checkpoints.latest or 0
+        if start:
+            with clock.part("checkpoint"):
+                state = checkpoints.restore(state, batches)
+        if start >= steps:
+            checkpoints.close()
+            return Fitted(layout, state.params, frozen, _numbers(state))
+
+        # ---- loop -------------------------------------------------------------------------------
+        watch = _Watch(run, workdir, start, clock, checkpoints, say)
+        compiled: set[Objective] = set()
+        try:
+            for step in range(start, steps):
+                batch = watch.draw(batches, mesh)
+                objective = run.objective(step)
+                spec = StepSpec(layout, objective, adam)
+                part = "step" if objective in compiled else "compile"
+                compiled.add(objective)
+                with clock.part(part), jax.transfer_guard("disallow"):
+                    state, metrics = train_step(spec, state, frozen, batch, schedule, dropout_key)
+                # The step before: this one is running meanwhile.
+                watch.look()
+                watch.pending = (step + 1, metrics)
+                if (step + 1) % run.checkpoint_every == 0 or step + 1 == steps:
+                    watch.look()  # a state that is not finite is never saved
+                    with clock.part("checkpoint"):
+                        checkpoints.save(step + 1, state, batches)
+            with clock.part("checkpoint"):
+                checkpoints.wait()
+            watch.finish()
+        finally:
+            watch.close()
+            checkpoints.close()
+        return Fitted(layout, state.params, frozen, _numbers(state))
+
+
+def _numbers(state: Any) -> dict[str, float]:
+    return {
+        "steps": int(state.step),
+        "tokens": tokens_seen(state),
+        "train_loss": float(smoothed_loss(state.loss_ema, state.step)),
+    }
+
+
+class _Watch:
+    """The loop's eyes: draws batches, and reads metrics one step late."""
+
+    def __init__(
+        self,
+        run: Run,
+        workdir: Path,
+        start: int,
+        clock: Clock,
+        checkpoints: Checkpoints,
+        say: Say | None,
+    ):
+        self.run, self.workdir, self.clock, self.say = run, Path(workdir), clock, say
+        self.checkpoints = checkpoints
+        self.pending: tuple[int, dict[str, jax.Array]] | None = None
+        self.logger = Logger(workdir, start)
+        self.progress = Progress(run.what, run.optim.steps, start)
+
+    def draw(self, batches: Iterator[Any], mesh: Mesh) -> Any:
+        """The next batch, on the mesh. Time counts as waiting only if the device had run dry."""
+        before = self.clock.seconds.get("data", 0.0)
+        with self.clock.part("data"):
+            try:
+                batch = put_batch(next(batches), mesh)
+            except StopIteration as error:
+                raise TrainingError(
+                    f"{self.run.what}: the data ended before step {self.run.optim.steps}; "
+                    "give more text or fewer optim.steps"
+                ) from error
+        if self.pending is None or self.pending[1]["loss"].is_ready():
+            self.clock.add("data_wait", self.clock.seconds["data"] - before)
+        return batch
+
+    def look(self) -> None:
+        """Reads the metrics of the pending step (waiting for it), checks and logs them."""
+        if self.pending is None:
+            return
+        (step, metrics), self.pending = self.pending, None
+        with self.clock.part("step"):
+            loss, norm, tokens = jax.device_get(
+                (metrics["loss"], metrics["grad_norm"], metrics["tokens"])
+            )
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise TrainingError(self._not_finite(step, float(loss), float(norm)))
+        self.progress.count(int(tokens))
+        last = step == self.run.optim.steps
+        if step % self.run.log_every == 0 or last:
+            values = {k: float(v) for k, v in jax.device_get(metrics).items()}
+            self.logger.write(step, values, self.progress.rates(step))
+            self._tell(step, values, last)
+
+    def _tell(self, step: int, values: dict[str, float], last: bool) -> None:
+        if self.say is None:
+            self.progress.show(step, values, last=last)
+        else:
+            text = f"{self.run.what}: step {step}, loss {values['loss_ema']:.3f}"
+            self.say(text, step / self.run.optim.steps)
+
+    def _not_finite(self, step: int, loss: float, norm: float) -> str:
+        latest = self.checkpoints.latest
+        kept = (
+            f"the last good checkpoint is step {latest} in {self.checkpoints.directory}"
+            if latest
+            else "no checkpoint had been written yet"
+        )
+        return (
+            f"{self.run.what}: at step {step} the loss is {loss} and the gradient's norm {norm}; "
+            f"{kept}. Lower optim.lr (now {self.run.optim.lr:g}) or optim.clip, and run again in a "
+            "new --workdir"
+        )
+
+    def finish(self) -> None:
+        """Writes timings.json: seconds of each part of this process's share of the run."""
+        rates = self.progress.rates(self.run.optim.steps)
+        seconds = {k: round(v, 3) for k, v in self.clock.seconds.items()}
+        total = {"total": round(self.clock.total(), 3)}
+        write_json(self.workdir / TIMINGS, {"seconds": seconds | total, **rates})
+
+    def close(self) -> None:
+        self.logger.close()

@@ -1,0 +1,146 @@
+"""What a run tells while it goes: JSONL and TensorBoard, a progress line, and where time went.
+
+`metrics.jsonl` holds only what a rerun reproduces; rates and timings go to TensorBoard, the
+progress line and `timings.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import tensorboardX
+
+from jaxcomp.train.checkpoint import CheckpointError
+
+METRICS = "metrics.jsonl"
+TIMINGS = "timings.json"
+
+
+class Clock:
+    """Seconds spent in each named part of a run."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.start = time.perf_counter()
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(name, time.perf_counter() - begin)
+
+    def add(self, name: str, seconds: float) -> None:
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+
+    def total(self) -> float:
+        return time.perf_counter() - self.start
+
+
+class Logger:
+    """Metrics of one run, appended from `start_step` on.
+
+    Lines of later steps, left by a run that was killed after its last checkpoint, are dropped, so
+    the file is that of an uninterrupted run. Raises CheckpointError where it cannot be written.
+    """
+
+    def __init__(self, workdir: Path, start_step: int):
+        self.path = Path(workdir) / METRICS
+        try:
+            kept = _lines_until(self.path, start_step)
+            self._file = self.path.open("w")
+            self._file.writelines(kept)
+            self._file.flush()
+        except OSError as error:
+            raise CheckpointError(f"{self.path}: cannot be written ({error})") from error
+        self._board = tensorboardX.SummaryWriter(
+            str(Path(workdir) / "tensorboard"), purge_step=start_step, write_to_disk=True
+        )
+
+    def write(self, step: int, metrics: Mapping[str, float], rates: Mapping[str, float]) -> None:
+        """One line and one TensorBoard point at `step`. NaN (a mode without examples) is null."""
+        line = {"step": step} | {k: v if math.isfinite(v) else None for k, v in metrics.items()}
+        try:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.path}: cannot be written ({error}); free some space and run again"
+            ) from error
+        for name, value in {**metrics, **rates}.items():
+            if math.isfinite(value):
+                self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._file.close()
+        self._board.close()
+
+
+def _lines_until(path: Path, step: int) -> list[str]:
+    """Whole lines of steps <= `step`; a line cut by a kill is not one."""
+    if not path.exists():
+        return []
+    kept = []
+    for line in path.read_text().splitlines(keepends=True):
+        if not line.endswith("\n"):
+            break
+        if json.loads(line)["step"] <= step:
+            kept.append(line)
+    return kept
+
+
+class Progress:
+    """One line on stderr: what, step/steps, loss, tokens a second, time left.
+
+    On a terminal the line is rewritten; elsewhere a new one appears at most every `every` seconds.
+    """
+
+    def __init__(self, what: str, steps: int, start_step: int, every: float = 10.0):
+        self.what, self.steps, self.start_step = what, steps, start_step
+        self.begin = time.perf_counter()
+        self.tokens = 0
+        self._tty = sys.stderr.isatty()
+        self._every = 0.2 if self._tty else every
+        self._shown = -math.inf if self._tty else self.begin
+
+    def count(self, tokens: int) -> None:
+        self.tokens += tokens
+
+    def rates(self, step: int) -> dict[str, float]:
+        seconds = max(time.perf_counter() - self.begin, 1e-9)
+        return {
+            "tokens_per_second": self.tokens / seconds,
+            "steps_per_second": (step - self.start_step) / seconds,
+        }
+
+    def show(self, step: int, metrics: Mapping[str, Any], *, last: bool = False) -> None:
+        now = time.perf_counter()
+        if not last and now - self._shown < self._every:
+            return
+        self._shown = now
+        rates = self.rates(step)
+        left = (self.steps - step) / max(rates["steps_per_second"], 1e-9)
+        text = (
+            f"{self.what}: step {step}/{self.steps}  loss {metrics['loss_ema']:.4f}  "
+            f"{rates['tokens_per_second']:,.0f} tokens/s  {duration(left)} left"
+        )
+        end = "\n" if last or not self._tty else ""
+        sys.stderr.write((f"\r\033[K{text}" if self._tty else text) + end)
+        sys.stderr.flush()
+
+
+def duration(seconds: float) -> str:
+    """90 -> "1m30s"."""
+    whole = round(seconds)
+    hours, minutes = whole // 3600, whole % 3600 // 60
+    if hours:
+        return f"{hours}h{minutes:02d}m"
+    return f"{minutes}m{whole % 60:02d}s" if minutes else f"{whole}s"

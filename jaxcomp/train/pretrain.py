@@ -1,0 +1,157 @@
+"""Language modelling from scratch: a base model as a Hugging Face folder with a card."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from jaxcomp.config import Config, ModelConfig, PretrainConfig, config_hash
+from jaxcomp.data.pipeline import LmBatch, eval_examples, lm_batches, tokenizer_folder
+from jaxcomp.data.tokenizer import Tokenizer, load_tokenizer
+from jaxcomp.llm import hf
+from jaxcomp.llm.model import Transformer, count_params
+from jaxcomp.sharding import put_batch, use_mesh
+from jaxcomp.train import bases
+from jaxcomp.train.checkpoint import read_json, write_json
+from jaxcomp.train.loop import Run, Say, fit, mesh_for
+from jaxcomp.train.loss import LmObjective
+from jaxcomp.train.optim import eval_step, split_model
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+
+
+def pretrain(
+    cfg: Config,
+    model: ModelConfig,
+    folder: Path,
+    *,
+    settings: PretrainConfig | None = None,
+    seed: int = 0,
+    command: str = "",
+    say: Say | None = None,
+) -> dict[str, Any]:
+    """Trains a language model on `cfg`'s text and writes it to `folder`; returns its card.
+
+    Writes config.json, model.safetensors (bfloat16), tokenizer.json, tokenizer_config.json and
+    card.json: command, config hash, seed, tokens seen, losses. Does nothing where the folder's card
+    carries the right hash; resumes from `<folder>.work`, which holds checkpoints and metrics.
+
+    Args:
+        settings: default `cfg.pretrain`.
+        seed: of the initial weights and of the order of documents.
+        command: what the user typed, for the card.
+
+    Raises:
+        ConfigError, DataError, CheckpointError, TrainingError: see `loop.fit`.
+    """
+    settings = cfg.pretrain if settings is None else settings
+    identity = bases.lm_identity(cfg, model, settings, seed)
+    digest = config_hash(identity)
+    card_file = Path(folder) / bases.CARD
+    if card_file.is_file() and read_json(card_file).get("config_hash") == digest:
+        return read_json(card_file)
+    source = tokenizer_folder(cfg)
+    tok = load_tokenizer(source)
+    model = dataclasses.replace(model, vocab_size=model.vocab_size or tok.vocab_size)
+    ordered = dataclasses.replace(settings, seed=settings.seed + seed)
+    run = Run(
+        what=Path(folder).name,
+        identity=identity,
+        model=lambda: Transformer(model, rngs=nnx.Rngs(params=seed)),
+        trainable=nnx.Param,
+        batches=lambda: lm_batches(cfg, ordered, tok),
+        objective=lambda step: LmObjective(settings.remat, settings.loss_chunk),
+        optim=settings.optim,
+        seed=seed,
+        log_every=settings.log_every,
+        checkpoint_every=settings.checkpoint_every,
+        keep=settings.keep_checkpoints,
+    )
+    work = Path(f"{folder}.work")
+    mesh = mesh_for(cfg)
+    fitted = fit(run, work, mesh, say=say)
+    with use_mesh(mesh):
+        part = Path(f"{folder}.part-{os.getpid()}")
+        shutil.rmtree(part, ignore_errors=True)
+        hf.save(fitted.model(), part, dtype="bfloat16")
+        for name in _TOKENIZER_FILES:
+            shutil.copy(Path(source) / name, part / name)
+        # Measured on what was written, so that a reader of the folder gets these very numbers.
+        losses = held_out(cfg, hf.load(part), tok)
+    card = {
+        "kind": "lm",
+        "name": Path(folder).name,
+        "command": command,
+        "config_hash": digest,
+        "identity": identity,
+        "seed": seed,
+        "parameters": count_params(model),
+        "dtype": "bfloat16",
+        **fitted.numbers,
+        **losses,
+    }
+    write_json(part / bases.CARD, card)
+    bases.publish(part, Path(folder))
+    return read_json(card_file)
+
+
+def pretrain_base(
+    cfg: Config,
+    family: str,
+    size: str,
+    base_seed: int,
+    root: Path,
+    *,
+    command: str = "",
+    say: Say | None = None,
+) -> Path:
+    """`root`/bases/<family>-<size>-s<seed>, pretrained there unless it already is."""
+    folder = bases.made_base(root, family, size, base_seed)
+    model = bases.model_for(cfg, family, size)
+    pretrain(cfg, model, folder, seed=base_seed, command=command, say=say)
+    return folder
+
+
+def held_out(cfg: Config, model: Transformer, tok: Tokenizer) -> dict[str, float]:
+    """Losses on the validation set's texts, nats a token, under the active mesh.
+
+    eval_loss: each text alone, its first token not predicted, its end token predicted.
+    copy_loss: the second copy in "text <eos> text <eos>", all its tokens: can it copy?
+    """
+    texts = [e.target for e in eval_examples(cfg, "val", tok, tok)]
+    alone = _sums(cfg, model, texts)
+    twice = _sums(cfg, model, [ids + ids for ids in texts])
+    second = twice - alone
+    return {
+        "eval_loss": float(alone[0] / alone[2]),
+        "copy_loss": float(second[0] / second[2]),
+        "copy_accuracy": float(second[1] / second[2]),
+    }
+
+
+def _sums(cfg: Config, model: Transformer, rows: Sequence[list[int]]) -> np.ndarray:
+    """Sum of nll, hits and labels over rows, in float64."""
+    mesh = jax.sharding.get_mesh()
+    ways = mesh.shape["replica"] * mesh.shape["fsdp"]
+    batch = -(-cfg.eval.batch // ways) * ways
+    length = max(map(len, rows))
+    layout, params, _ = split_model(model, nnx.Param)
+    total = np.zeros(3)
+    for start in range(0, len(rows), batch):
+        tok_BL, seg_BL = np.zeros((2, batch, length), np.int32)
+        for b, ids in enumerate(rows[start : start + batch]):
+            tok_BL[b, : len(ids)], seg_BL[b, : len(ids)] = ids, 1
+        pos_BL = np.broadcast_to(np.arange(length, dtype=np.int32), tok_BL.shape)
+        sums_K = eval_step(
+            layout, LmObjective(), params, put_batch(LmBatch(tok_BL, seg_BL, pos_BL), mesh)
+        )
+        total += np.asarray(jax.device_get(sums_K), np.float64)
+    return total
