@@ -121,6 +121,8 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     objective: str = "coin"  # coin: each example is rebuilt or continued; sum: both
     p_reconstruct: float = 0.5  # coin: probability; sum: weight of reconstruction
+    p_blank: float = 0.0  # share of examples whose memory is withheld: a decoder in training stays
+    # a language model, and "no memory" is nothing it has never seen
     train_decoder: bool = False  # only the joint adaptation of a base decoder
     ratios: tuple[int, ...] = ()  # each step draws one of these; (): memory.ratio (adapt: sweep's)
     curriculum: tuple[int, ...] = ()  # ratios trained at before that, one after the other

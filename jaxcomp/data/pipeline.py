@@ -164,6 +164,7 @@ class _ExampleWindow:
         self.order = rng.permutation(self.rows)
         followed = block.follow_len_N > 0
         self.continues = followed & (rng.random(self.rows) >= train.p_reconstruct)
+        self.blank = rng.random(self.rows) < train.p_blank
 
     def take(self, lo: int, hi: int) -> tuple[np.ndarray, ...]:
         b, n = self.block, self.order[lo:hi]
@@ -176,7 +177,8 @@ class _ExampleWindow:
             tok = np.where(m[:, None], b.follow_NL[n], b.rebuild_NL[n])[:, None]
             length = np.where(m, b.follow_len_N[n], b.rebuild_len_N[n])[:, None]
             mode = m[:, None]
-        arrays = (b.ctx_NGT[n], b.ctx_len_NG[n], tok, length, mode)
+        ctx_len = np.where(self.blank[n][:, None], 0, b.ctx_len_NG[n])
+        arrays = (b.ctx_NGT[n], ctx_len, tok, length, mode)
         return tuple(a.astype(np.int32) for a in arrays)
 
 
