@@ -52,7 +52,11 @@ class Slot(NamedTuple):
 
 
 class Passage(NamedTuple):
-    """`bits` is -log2 p(text) under the world's own prior_strength, whatever drew the passage."""
+    """`bits` is -log2 p(text) under the world's own prior_strength, whatever drew the passage.
+
+    p is that of writing the text before it is known to which split it belongs: who knows that it is
+    of "test" or "val" needs 4 bits (log2 of 16 buckets) less.
+    """
 
     id: int
     text: str
@@ -159,7 +163,8 @@ class World:
     ) -> Passage:
         """Passage `index` of a split ("train", "val" or "test"), at most `max_words` words long.
 
-        Words count as the world's tokenizer counts: every word and every full stop is one.
+        Words count as the world's tokenizer counts: every word and every full stop is one. There is
+        always one sentence, of up to 12 words (`LONGEST_SENTENCE`), also where that is too long.
         """
         prior = self.config.prior_strength
         favoured = prior if prior_strength is None else prior_strength
@@ -198,23 +203,30 @@ class World:
 
     def _write(self, draw: _Draw, max_words: int):
         text, slots, facts = "", [], []
-        kinds = [k for k in self._makers if k != "topic"]
-        while not facts or len(_words(text)) + LONGEST_SENTENCE <= max_words:
+        kinds = self._left(draw)
+        while not facts or (kinds and len(_words(text)) + LONGEST_SENTENCE <= max_words):
             kind = draw.pick(kinds) if facts else "topic"
             fact = self._makers[kind](draw)
             facts.append(fact)
             text, found = _append(text, fact, draw.opening())
             slots += found
+            kinds = self._left(draw)
         return text, tuple(slots), facts
 
     def _continue(self, draw: _Draw, facts: list[_Fact], max_words: int) -> str:
         """More of the same story: every other sentence repeats a fact of the passage."""
-        text, kinds = "", [k for k in self._makers if k != "topic"]
+        text = ""
         while len(_words(text)) + LONGEST_SENTENCE <= max_words:
-            again = draw.pick((True, False))
+            kinds = self._left(draw)
+            again = not kinds or draw.pick((True, False))
             fact = draw.pick(facts) if again else self._makers[draw.pick(kinds)](draw)
             text, _ = _append(text, fact, draw.opening())
         return text
+
+    def _left(self, draw: _Draw) -> list[str]:
+        """Kinds of which the passage can still have a new fact: its entities come up once each."""
+        used = {kind: len(items) for kind, items in draw.used.items()}
+        return [k for k, (count, each) in _SUPPLY.items() if used.get(k, 0) + each <= count]
 
     def _permute(self, kind: str, values: Sequence[str]) -> tuple[str, ...]:
         order = list(values)
@@ -323,12 +335,21 @@ _ATTRIBUTES: dict[str, tuple[dict[str, str], tuple[str, ...], str]] = {
 
 KINDS = (*_ATTRIBUTES, "relation", "modifier", "polarity", "order")
 
+# kind -> (entities there are, entities a fact takes); a passage has one topic, at its beginning.
+_SUPPLY: dict[str, tuple[int, int]] = {
+    **{kind: (len(table), 1) for kind, (table, _, _) in _ATTRIBUTES.items() if kind != "topic"},
+    "relation": (len(lx.PERSONS), 2),
+    "modifier": (len(lx.SIZE_OF), 2),
+    "polarity": (len(lx.ACTION_IS), 1),
+    "order": (len(lx.EVENTS), 2),
+}
+
 
 def _words(text: str) -> list[str]:
     return re.findall(r"[A-Za-z]+|\.", text)
 
 
-LONGEST_SENTENCE = 3 + 8 + 1  # opening, clause ("the sad cat followed the sad dog"), full stop
+LONGEST_SENTENCE = 4 + 7 + 1  # "It was said that", "the sad cat passed the shy dog", full stop
 
 
 def _append(text: str, fact: _Fact, opening: str) -> tuple[str, list[Slot]]:
