@@ -49,7 +49,7 @@ def get_config(arg: str = "") -> ConfigDict:
             ),
             world=dict(prior_strength=0.95, train_prior_strength=0.95),
             data=dict(source="world", segment=T, target=T + 1, train_passages=65_536),
-            pretrain=dict(optim=optim(1500), seq_len=2 * T, copy_fraction=0.0),
+            pretrain=dict(optim=optim(2000), seq_len=2 * T, copy_fraction=0.5),
             decoder=dict(
                 model=shape("llama", 64),
                 reference=shape("llama", 72 if second else 56),
