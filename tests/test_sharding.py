@@ -1,6 +1,7 @@
 """The mesh, the table of specs, and that they refuse what cannot work."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import mesh_of
@@ -75,7 +76,7 @@ def test_a_state_lies_as_its_metadata_says(mesh8):
 
 
 def test_constrain_moves_an_array_to_the_named_layout(mesh8):
-    x = constrain(np.ones((2, 8, 8), np.float32), "up_DF")
+    x = constrain(jnp.ones((2, 8, 8)), "up_DF")
     assert jax.typeof(x).sharding.spec == P(None, "fsdp", "tp")
 
 
@@ -84,9 +85,7 @@ def test_constrain_moves_an_array_to_the_named_layout(mesh8):
     [("num_key_value_heads", (1, 2, 4)), ("vocab_size", (1, 1, 4)), ("hidden_size", (1, 8, 1))],
 )
 def test_model_that_does_not_divide_is_named(field, shape):
-    fits = ModelConfig(
-        vocab_size=64, hidden_size=64, num_attention_heads=8, num_key_value_heads=4
-    )
+    fits = ModelConfig(vocab_size=64, hidden_size=64, num_attention_heads=8, num_key_value_heads=4)
     check_model(fits, mesh_of(shape))
     odd = {"num_key_value_heads": 2, "vocab_size": 66, "hidden_size": 60}[field]
     bad = ModelConfig(**{**vars(fits), field: odd})

@@ -161,7 +161,7 @@ def _to_stored(x: np.ndarray, weight: _Weight) -> np.ndarray:
 
 def _reader(
     weight: _Weight, files: dict[str, tuple[Path, Any]], dtype: np.dtype[Any]
-) -> Callable[[tuple[slice, ...]], np.ndarray]:
+) -> Callable[[Any], np.ndarray]:
     """Callback of `jax.make_array_from_callback`: index of a shard -> that shard's values."""
 
     def one(name: str, index: tuple[slice, ...]) -> np.ndarray:

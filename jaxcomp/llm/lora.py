@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -24,9 +25,9 @@ class Lora(nnx.Module):
     whatever the base's dtype. Stacked over layers on axis 0 like the base.
     """
 
-    def __init__(self, cfg: LoraConfig, a: jax.Array, b: jax.Array, specs: tuple[str, str]):
-        self.a = LoraParam(a, spec=specs[0])
-        self.b = LoraParam(b, spec=specs[1])
+    def __init__(self, cfg: LoraConfig, ab: tuple[jax.Array, jax.Array], specs: tuple[str, str]):
+        self.a = LoraParam(ab[0], spec=specs[0])
+        self.b = LoraParam(ab[1], spec=specs[1])
         self.scale = cfg.alpha / cfg.rank
         self.dropout = cfg.dropout
 
@@ -86,15 +87,31 @@ def lora_specs(eq: str) -> tuple[str, str]:
 
 
 def init_lora(
-    key: jax.Array, cfg: LoraConfig, eq: str, shape: tuple[int, ...], layers: int
-) -> Lora:
-    """A new adapter for `layers` stacked weights, A uniform in +-1/sqrt(fan-in), B zero."""
-    a_shape, b_shape = lora_shapes(eq, shape, cfg.rank)
-    bound = 1 / math.sqrt(math.prod(a_shape[:-1]))
-    a_spec, b_spec = lora_specs(eq)
-    a = jax.random.uniform(key, (layers, *a_shape), jnp.float32, -bound, bound)
-    b = jnp.zeros((layers, *b_shape), jnp.float32)
-    return Lora(cfg, constrain(a, a_spec), constrain(b, b_spec), (a_spec, b_spec))
+    key: jax.Array, cfg: LoraConfig, weights: tuple[tuple[str, str, tuple[int, ...]], ...], Y: int
+) -> dict[str, Lora]:
+    """New adapters for (name, einsum, one layer's shape) of Y stacked layers.
+
+    A is uniform in +-1/sqrt(fan-in), as in Microsoft's loralib and PEFT; B is zero.
+    """
+    pairs = _draw(key, cfg.rank, weights, Y)
+    return {name: Lora(cfg, pairs[name], lora_specs(eq)) for name, eq, _ in weights}
+
+
+@functools.partial(jax.jit, static_argnames=("rank", "weights", "Y"))
+def _draw(
+    key: jax.Array, rank: int, weights: tuple[tuple[str, str, tuple[int, ...]], ...], Y: int
+) -> dict[str, tuple[jax.Array, jax.Array]]:
+    shapes = {name: lora_shapes(eq, shape, rank) for name, eq, shape in weights}
+    total = sum(Y * math.prod(a) for a, _ in shapes.values())
+    unit = jax.random.uniform(key, (total,), minval=-1.0)
+    out, start = {}, 0
+    for name, eq, _ in weights:
+        (a_shape, b_shape), (a_spec, b_spec) = shapes[name], lora_specs(eq)
+        size = Y * math.prod(a_shape)
+        a = unit[start : start + size].reshape(Y, *a_shape) / math.prod(a_shape[:-1]) ** 0.5
+        start += size
+        out[name] = constrain(a, a_spec), constrain(jnp.zeros((Y, *b_shape)), b_spec)
+    return out
 
 
 def merge(model: Any) -> Any:

@@ -87,29 +87,32 @@ def count_params(cfg: ModelConfig) -> int:
     return top + cfg.num_hidden_layers * layer
 
 
-def _draw(key: jax.Array, leaf: Leaf, dtype: Any) -> jax.Array:
-    if not leaf.std:
-        return jnp.ones(leaf.shape, dtype)
+def _draw(key: jax.Array, leaves: dict[str, Leaf], dtype: Any) -> dict[str, jax.Array]:
+    """Every leaf cut from one long draw: a generator per leaf would take seconds to compile."""
+    sizes = {name: math.prod(leaf.shape) for name, leaf in leaves.items() if leaf.std}
     # 0.8796 is the standard deviation of a normal truncated at two of its own.
-    unit = jax.random.truncated_normal(key, -2, 2, leaf.shape, jnp.float32) / 0.87962566
-    return (unit * leaf.std).astype(dtype)
+    unit = jax.random.truncated_normal(key, -2, 2, (sum(sizes.values()),)) / 0.87962566
+    out, start = {}, 0
+    for name, leaf in leaves.items():
+        value = jnp.ones(leaf.shape)
+        if leaf.std:
+            value = unit[start : start + sizes[name]].reshape(leaf.shape) * leaf.std
+            start += sizes[name]
+        out[name] = constrain(value.astype(dtype), leaf.spec)
+    return out
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "dtype"))
 def init_params(key: jax.Array, cfg: ModelConfig, dtype: Any) -> dict[str, jax.Array]:
-    """Arrays by name ("emb", "layers.q", ...), drawn in place on the active mesh."""
+    """Arrays by name ("emb", "layers.q", ...) on the active mesh, the same on every mesh.
+
+    Only one layer (and the embeddings) is ever whole on a device.
+    """
     top_key, layer_key = jax.random.split(key)
-    top, layer = top_leaves(cfg), layer_leaves(cfg)
-    keys = jax.random.split(top_key, len(top))
-    out = {
-        name: constrain(_draw(k, leaf, dtype), leaf.spec)
-        for k, (name, leaf) in zip(keys, top.items(), strict=True)
-    }
-    for i, (name, leaf) in enumerate(layer.items()):
-        keys_Y = jax.random.split(jax.random.fold_in(layer_key, i), cfg.num_hidden_layers)
-        stacked = jax.vmap(functools.partial(_draw, leaf=leaf, dtype=dtype))(keys_Y)
-        out[f"layers.{name}"] = constrain(stacked, leaf.spec)
-    return out
+    out = _draw(top_key, top_leaves(cfg), dtype)
+    keys_Y = jax.random.split(layer_key, cfg.num_hidden_layers)
+    stacked = jax.lax.map(lambda k: _draw(k, layer_leaves(cfg), dtype), keys_Y)
+    return out | {f"layers.{name}": x for name, x in stacked.items()}
 
 
 def rms_norm(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
@@ -199,10 +202,9 @@ class Transformer(nnx.Module):
         weights = init_params(key, cfg, jnp.dtype(dtype)) if params is None else params
         adapters: dict[str, Lora] = {}
         if lora is not None:
-            leaves, lora_key = layer_leaves(cfg), jax.random.fold_in(key, 1)
-            for i, (name, p) in enumerate(PROJECTIONS.items()):
-                sub_key, shape = jax.random.fold_in(lora_key, i), leaves[name].shape
-                adapters[name] = init_lora(sub_key, lora, p.eq, shape, cfg.num_hidden_layers)
+            leaves = layer_leaves(cfg)
+            shapes = tuple((name, p.eq, leaves[name].shape) for name, p in PROJECTIONS.items())
+            adapters = init_lora(jax.random.fold_in(key, 1), lora, shapes, cfg.num_hidden_layers)
         self.cfg = cfg
         self.dtype = jnp.dtype(compute_dtype or dtype)
         self.emb = nnx.Param(weights["emb"], spec="emb_VD")
