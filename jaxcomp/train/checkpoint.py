@@ -139,14 +139,13 @@ def claim(workdir: Path, identity: Json) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON so that `path` is either absent, as it was, or whole. Raises CheckpointError."""
-    path = Path(path)
+    path, text = Path(path), json.dumps(value, indent=1, sort_keys=True) + "\n"
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with _writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with part.open("w") as file:
-                json.dump(value, file, indent=1, sort_keys=True)
-                file.write("\n")
+                file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(path)

@@ -65,7 +65,7 @@ class Fitted(NamedTuple):
     layout: Layout
     trained: Params
     frozen: Params
-    numbers: dict[str, float]  # steps, tokens, train_loss (exponential mean over steps)
+    numbers: dict[str, float | None]  # steps, tokens, train_loss (exponential mean over steps)
 
     def model(self) -> Any:
         return self.layout.merge(self.trained, self.frozen)
@@ -141,11 +141,12 @@ def fit(run: Run, workdir: Path, mesh: Mesh, *, say: Say | None = None) -> Fitte
         return Fitted(layout, state.params, frozen, _numbers(state))
 
 
-def _numbers(state: Any) -> dict[str, float]:
+def _numbers(state: Any) -> dict[str, float | None]:
+    steps = int(state.step)
     return {
-        "steps": int(state.step),
+        "steps": steps,
         "tokens": tokens_seen(state),
-        "train_loss": float(smoothed_loss(state.loss_ema, state.step)),
+        "train_loss": float(smoothed_loss(state.loss_ema, state.step)) if steps else None,
     }
 
 

@@ -118,12 +118,9 @@ def rate(schedule: Schedule, step: jax.Array) -> jax.Array:
 
 
 def transform(adam: Adam) -> optax.GradientTransformation:
-    """Clip by global norm, Adam, decoupled weight decay on matrices (not norms, biases, embeddings,
-    memory tokens or markers); without the learning rate."""
-    parts = [
-        optax.clip_by_global_norm(adam.clip),
-        optax.scale_by_adam(b1=adam.b1, b2=adam.b2),
-    ]
+    """Adam, and decoupled weight decay on matrices (not norms, biases, embeddings, memory tokens or
+    markers); clipping and the learning rate are `train_step`'s."""
+    parts = [optax.scale_by_adam(b1=adam.b1, b2=adam.b2)]
     if adam.weight_decay:
         parts.append(optax.add_decayed_weights(adam.weight_decay, mask=_decayed))
     return optax.chain(*parts)
@@ -163,7 +160,9 @@ def train_step(
     grads, sums_K = _gradients(spec, state, frozen, batch, dropout_key)
     live = (state.step < schedule.marker_steps).astype(jnp.float32)
     grads = _gate_markers(grads, live)
-    norm = optax.global_norm(grads)
+    norm = optax.tree.norm(grads)
+    shrink = jnp.minimum(1.0, spec.adam.clip / jnp.maximum(norm, 1e-16))
+    grads = jax.tree.map(lambda g: g * shrink, grads)
     updates, opt = transform(spec.adam).update(grads, state.opt, state.params)
     lr = rate(schedule, state.step)
     # Zero gradients alone would leave Adam's momentum moving the markers.

@@ -1,0 +1,195 @@
+"""From nothing to a trained compressor on the world, with the smallest models that there are."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxcomp.config import (
+    Config,
+    ConfigError,
+    DataConfig,
+    DecoderConfig,
+    EvalConfig,
+    MemoryConfig,
+    ModelConfig,
+    OptimConfig,
+    PretrainConfig,
+    TrainConfig,
+    WorldConfig,
+)
+from jaxcomp.data.tokenizer import load_tokenizer
+from jaxcomp.llm import hf
+from jaxcomp.train import bases, loop
+from jaxcomp.train.checkpoint import CheckpointError
+from jaxcomp.train.compress import adapt_decoder, load_run, ratio_at, tokenizers, train, validate
+from jaxcomp.train.pretrain import held_out, pretrain_base
+
+SHAPE = ModelConfig(hidden_size=16, num_hidden_layers=1, head_dim=8, intermediate_size=16)
+
+
+def optim(steps):
+    return OptimConfig(steps=steps, batch=8, lr=3e-3, warmup=1)
+
+
+LM = PretrainConfig(optim=optim(2), seq_len=66, checkpoint_every=2)
+CFG = Config(
+    families={"llama": {"a": SHAPE}},
+    compressor="llama/a",
+    data=DataConfig(segment=32, target=40, train_passages=64, val_passages=8),
+    pretrain=LM,
+    decoder=DecoderConfig(
+        model=SHAPE,
+        reference=SHAPE,
+        pretrain=LM,
+        adapt=TrainConfig(optim=optim(3), ratios=(8,), checkpoint_every=2),
+    ),
+    memory=MemoryConfig(ratio=8, marker_steps=1),
+    train=TrainConfig(optim=optim(4), checkpoint_every=2, log_every=1),
+    eval=EvalConfig(batch=8),
+)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A base, a decoder and a finished run, made once."""
+    from conftest import mesh_of
+
+    from jaxcomp.sharding import use_mesh
+
+    folder = tmp_path_factory.mktemp("root")
+    with pytest.MonkeyPatch.context() as patch, use_mesh(mesh_of((1, 1, 1))):
+        patch.setenv("JAXCOMP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        assert bases.find_base(CFG, "llama", "a", 0, folder) is None
+        with pytest.raises(bases.MissingBaseError, match=r"llama-a-s0.*jaxcomp pretrain"):
+            train(CFG, folder / "run", root=folder)
+        pretrain_base(CFG, "llama", "a", 0, folder, command="jaxcomp pretrain")
+        with pytest.raises(bases.MissingBaseError, match="no decoder with hash"):
+            train(CFG, folder / "run", root=folder)
+        adapt_decoder(CFG, folder)
+        train(CFG, folder / "run", root=folder)
+        yield folder
+
+
+def test_a_base_is_what_its_card_says(root, mesh):
+    folder = bases.resolve_base(CFG, "llama", "a", 0, root)
+    card = json.loads((folder / "card.json").read_text())
+    assert card["config_hash"] == bases.base_hash(CFG, "llama", "a", 0)
+    assert card["command"] == "jaxcomp pretrain"
+    assert card["steps"] == 2
+    assert 2 * 8 * 30 < card["tokens"] <= 2 * 8 * 66
+    model = hf.load(folder)
+    assert model.cfg.vocab_size == load_tokenizer(folder).vocab_size
+    assert card["parameters"] == sum(x.size for x in jax.tree.leaves(nnx.state(model)))
+    found = held_out(CFG, model, load_tokenizer(folder))
+    assert {k: card[k] for k in found} == found
+    assert 0 < card["eval_loss"] < np.log(model.cfg.vocab_size) + 1
+
+
+def test_what_is_made_is_not_made_again(root, mesh):
+    card = bases.made_base(root, "llama", "a", 0) / "card.json"
+    decoder = bases.made_decoder(root, CFG)
+    before = card.stat().st_mtime_ns, (decoder / "card.json").stat().st_mtime_ns
+    pretrain_base(CFG, "llama", "a", 0, root)
+    assert adapt_decoder(CFG, root) == decoder
+    assert before == (card.stat().st_mtime_ns, (decoder / "card.json").stat().st_mtime_ns)
+    names = {p.name for p in decoder.iterdir()}
+    wanted = {"config.json", "model.safetensors", "tokenizer.json", "markers.safetensors"}
+    assert wanted <= names
+    assert not list(root.glob("*/*.part-*"))
+
+
+def test_hashes_name_what_matters_and_nothing_else(root):
+    def changed(**fields):
+        cfg = dataclasses.replace(CFG, **fields)
+        return bases.base_hash(cfg, "llama", "a", 0), bases.decoder_hash(cfg)
+
+    base, decoder = changed()
+    quiet = dataclasses.replace(LM, log_every=7, checkpoint_every=9)
+    job = dataclasses.replace(CFG.memory, ratio=16)
+    for same in ({"pretrain": quiet}, {"memory": job}, {"seed": 5}, {"train": TrainConfig()}):
+        assert changed(**same) == (base, decoder)
+    other = changed(world=WorldConfig(prior_strength=0.5))
+    assert other[0] != base
+    assert other[1] != decoder
+    longer = dataclasses.replace(LM, optim=optim(3))
+    assert changed(pretrain=longer)[0] != base
+    assert changed(pretrain=longer)[1] == decoder
+    assert bases.base_hash(CFG, "llama", "a", 1) != base
+    assert changed(decoder=dataclasses.replace(CFG.decoder, seed=1))[1] != decoder
+
+
+def test_a_named_folder_is_taken_as_it_is(root):
+    made = bases.made_base(root, "llama", "a", 0)
+    cfg = dataclasses.replace(CFG, folders={"llama/a": str(made)}, world=WorldConfig(seed=9))
+    assert bases.resolve_base(cfg, "llama", "a", 3, None) == made
+    wrong = dataclasses.replace(CFG, folders={"decoder": str(root)})
+    with pytest.raises(ConfigError, match=r"folders.decoder.*config.json"):
+        bases.resolve_decoder(wrong, None)
+
+
+def test_a_finished_run_is_returned_and_loads_as_it_was(root, mesh):
+    summary = json.loads((root / "run" / "summary.json").read_text())
+    assert train(CFG, root / "run", root=root) == summary
+    assert summary["steps"] == 4
+    model = load_run(CFG, root / "run", root=root)
+    found = validate(CFG, model, tokenizers(CFG, root))
+    assert {k: summary[k] for k in found} == found
+    # The one decoder: bit for bit what the folder holds.
+    decoder = nnx.state(hf.load(bases.resolve_decoder(CFG, root)))
+    for a, b in zip(
+        jax.tree.leaves(nnx.state(model.decoder)), jax.tree.leaves(decoder), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+    # The base did move, so the restored weights are the trained ones.
+    base = hf.load(bases.resolve_base(CFG, "llama", "a", 0, root))
+    assert not np.array_equal(model.compressor.llm.emb[...], base.emb[...])
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_killed_run_gives_the_same_summary(root, mesh, tmp_path, monkeypatch):
+    calls = []
+
+    def dying(*args):
+        calls.append(1)
+        if len(calls) == 4:
+            raise Killed
+        return real(*args)
+
+    real = loop.train_step
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", dying)
+        with pytest.raises(Killed):
+            train(CFG, tmp_path / "run", root=root)
+    assert not (tmp_path / "run" / "summary.json").exists()
+    with pytest.raises(CheckpointError, match="no finished run"):
+        load_run(CFG, tmp_path / "run", root=root)
+    train(CFG, tmp_path / "run", root=root)
+    for name in ("summary.json", "metrics.jsonl"):
+        assert (tmp_path / "run" / name).read_text() == (root / "run" / name).read_text()
+
+
+def test_another_config_is_refused_in_a_used_workdir(root, mesh):
+    other = dataclasses.replace(CFG, train=dataclasses.replace(CFG.train, optim=optim(5)))
+    with pytest.raises(ConfigError, match=r"train.optim.steps was 4, now 5"):
+        train(other, root / "run", root=root)
+    with pytest.raises(ConfigError, match=r"ratio 5 does not divide data.segment = 32"):
+        train(dataclasses.replace(CFG, memory=MemoryConfig(ratio=5)), root / "x", root=root)
+
+
+def test_each_step_has_its_ratio():
+    train_cfg = TrainConfig(
+        optim=optim(100), curriculum=(1, 2), curriculum_share=0.4, ratios=(4, 16, 64)
+    )
+    drawn = [ratio_at(train_cfg, 4, 0, step) for step in range(100)]
+    assert drawn[:40] == [1] * 20 + [2] * 20
+    assert set(drawn[40:]) == {4, 16, 64}
+    assert drawn == [ratio_at(train_cfg, 4, 0, step) for step in range(100)]
+    assert drawn[40:] != [ratio_at(train_cfg, 4, 1, step) for step in range(40, 100)]
+    assert ratio_at(TrainConfig(), 16, 0, 7) == 16
