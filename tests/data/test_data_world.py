@@ -202,8 +202,11 @@ def test_favourites_occur_at_the_prior_strength(strength):
 
 
 def test_half_of_the_facts_of_a_counterfactual_passage_are_not_the_favourite(counterfactual):
-    for kind, (hits, count) in favourites(counterfactual).items():
+    found = favourites(counterfactual)
+    for kind, (hits, count) in found.items():
         assert within_binomial_bounds(hits, count, 0.5), (kind, hits, count)
+    hits, count = map(sum, zip(*found.values(), strict=True))
+    assert within_binomial_bounds(hits, count, 0.5)
 
 
 def test_what_is_not_the_favourite_is_uniform_among_the_rest(counterfactual):

@@ -1,0 +1,170 @@
+"""The shipped base models are what their cards say, and compressors start from nothing."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxcomp import settings
+from jaxcomp.config import config_hash
+from jaxcomp.data.pipeline import batch_examples, eval_examples
+from jaxcomp.data.tokenizer import load_tokenizer
+from jaxcomp.fidelity import reconstruction
+from jaxcomp.llm import hf
+from jaxcomp.llm.model import count_params
+from jaxcomp.sharding import put_batch
+from jaxcomp.sweep import grid
+from jaxcomp.train import bases, pretrain
+from jaxcomp.train.checkpoint import read_json
+from jaxcomp.train.compress import pair
+
+TINY = Path(__file__).parents[1] / "configs" / "tiny.py"
+ARGS = ("", "full", "full,reference=2")
+FULL = "full"
+MOST_BYTES = 5_000_000
+# A card's losses were measured on these very bfloat16 weights: only the order of float32 sums, and
+# the rounding of products on another machine, may differ.
+CARD_NATS = 1e-3
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _cache(tmp_path_factory):
+    patch = pytest.MonkeyPatch()
+    patch.setenv("JAXCOMP_CACHE", str(tmp_path_factory.mktemp("cache")))
+    yield
+    patch.undo()
+
+
+def load(arg):
+    return settings.load(f"{TINY}:{arg}" if arg else str(TINY))
+
+
+@pytest.fixture(scope="module")
+def full(_cache):
+    return load(FULL)
+
+
+@pytest.fixture(scope="module")
+def held_out(full):
+    """The validation set as every card measured it: drawn once, it costs more than a forward."""
+    tok = bases.data_tokenizer(full)
+    return eval_examples(full, "val", tok, tok)
+
+
+def cards():
+    return sorted(bases.ASSETS.glob(f"*/*/{bases.CARD}"))
+
+
+def sizes(cfg):
+    """(family, size, base seed) of every base the grid starts from."""
+    return sorted({(j.setup.family, j.setup.size, j.base_seed) for j in grid.expand(cfg)})
+
+
+def test_the_package_stays_small():
+    size = sum(p.stat().st_size for p in bases.ASSETS.rglob("*") if p.is_file())
+    assert 0 < size <= MOST_BYTES
+
+
+def test_every_asset_is_a_whole_model_folder():
+    for card in cards():
+        names = {p.name for p in card.parent.iterdir()}
+        assert {"config.json", "model.safetensors", "tokenizer.json"} <= names
+        assert (bases.MARKERS in names) == (card.parent.parent.name == "decoders")
+    folders = {p for p in bases.ASSETS.glob("*/*") if p.is_dir() and p.parent.name != "__pycache__"}
+    assert {card.parent for card in cards()} == folders
+
+
+@pytest.mark.parametrize("arg", ARGS)
+def test_every_base_of_the_configs_is_shipped(arg):
+    """By hash: a setting of the config that the shipped weights were not made with is noticed."""
+    cfg = load(arg)
+    decoder = bases.find_decoder(cfg)
+    assert decoder is not None, f"no asset has {bases.decoder_hash(cfg)}"
+    assert read_json(decoder / bases.CARD)["config_hash"] == bases.decoder_hash(cfg)
+    for name in sizes(cfg):
+        folder = bases.find_base(cfg, *name)
+        assert folder is not None, f"no asset of {name} has {bases.base_hash(cfg, *name)}"
+        assert read_json(folder / bases.CARD)["config_hash"] == bases.base_hash(cfg, *name)
+
+
+def test_full_has_three_independent_bases_a_size(full):
+    found = sizes(full)
+    for family, size in {name[:2] for name in found}:
+        seeds = [s for f, z, s in found if (f, z) == (family, size)]
+        assert len(seeds) >= 3
+        weights = {(bases.ASSETS / "bases" / bases.base_name(family, size, s)) for s in seeds}
+        assert len({(w / "model.safetensors").read_bytes() for w in weights}) == len(seeds)
+
+
+def test_no_asset_is_out_of_reach():
+    wanted = set()
+    for cfg in map(load, ARGS):
+        wanted |= {bases.decoder_hash(cfg)} | {bases.base_hash(cfg, *name) for name in sizes(cfg)}
+    found = {read_json(card)["config_hash"] for card in cards()}
+    assert found
+    assert found <= wanted
+
+
+def test_the_decoder_was_taught_by_a_compressor_outside_the_grid(full):
+    shapes = [m for family in full.families.values() for m in family.values()]
+    for cfg in map(load, ARGS):
+        assert cfg.decoder.reference not in shapes
+        assert not set(bases.decoder_seeds(cfg)) & set(full.sweep.base_seeds)
+
+
+def test_every_card_tells_the_truth(full, held_out, mesh, monkeypatch):
+    """Identity, command, size and the held-out losses, measured again."""
+    monkeypatch.setattr(pretrain, "eval_examples", lambda *_: held_out)
+    assert cards()
+    for file in cards():
+        card, folder = read_json(file), file.parent
+        assert card["config_hash"] == config_hash(card["identity"])
+        assert card["command"].startswith("jaxcomp pretrain")
+        assert card["tokens"] > 0
+        model = hf.load(folder)
+        assert card["parameters"] == count_params(model.cfg)
+        tok = load_tokenizer(folder)
+        assert tok.vocab_size == model.cfg.vocab_size
+        losses = pretrain.held_out(full, model, tok)
+        for name in ("eval_loss", "copy_loss"):
+            assert losses[name] == pytest.approx(card[name], abs=CARD_NATS), (folder.name, name)
+
+
+def gains(cfg, name, examples):
+    """Nats a passage that the memory of an untrained compressor saves the decoder."""
+    decoder = bases.resolve_decoder(cfg)
+    model = pair(cfg, bases.resolve_base(cfg, *name), decoder)
+    graphdef, state = nnx.split(model)
+    mesh, saved = jax.sharding.get_mesh(), []
+    for batch, valid in batch_examples(examples, 64, cfg):
+        put = put_batch(batch, mesh)
+        args = (put.mode_BO[:, 0], put.tok_BOL[:, 0], put.tok_len_BO[:, 0])
+        memory = reconstruction.read(graphdef, state, put.ctx_BGT, put.ctx_len_BG, cfg.memory.ratio)
+        with_B, without_B = (
+            np.asarray(reconstruction.forced(graphdef, state, m, *args).nll_BL, np.float64).sum(1)
+            for m in (memory, reconstruction.no_memory(memory))
+        )
+        saved += (without_B - with_B)[:valid].tolist()
+    return np.array(saved)
+
+
+@pytest.mark.parametrize("arg", ["", "full,reference=2"])
+def test_an_untrained_compressor_is_no_better_than_no_memory(arg, held_out, mesh):
+    """A base has never seen memory tokens or this decoder, so its memory must not help at all.
+
+    Per size, at the most generous ratio: the mean gain over 128 passages exceeds zero by no more
+    than three standard errors of that mean.
+    """
+    cfg = load(arg)
+    ratio = min(cfg.sweep.ratios)
+    cfg = dataclasses.replace(cfg, memory=dataclasses.replace(cfg.memory, ratio=ratio))
+    for name in sizes(cfg):
+        if name[2] != min(cfg.sweep.base_seeds):
+            continue
+        saved = gains(cfg, name, held_out[:128])
+        error = saved.std(ddof=1) / math.sqrt(len(saved))
+        assert saved.mean() <= 3 * error, (name, saved.mean(), error)
