@@ -47,9 +47,11 @@ class Checkpoints:
         self.directory = Path(workdir).absolute() / "checkpoints"
         self._pending: Any = None
         with _writing(self.directory):
+            # The annotations of Orbax 0.12 do not know its own policies.
+            latest: Any = ocp.training.preservation_policies.LatestN(keep)
             self._orbax = ocp.training.Checkpointer(
-                self.directory,
-                preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+                str(self.directory),
+                preservation_policy=latest,
                 custom_metadata={"config_hash": config_hash(identity)},
                 cleanup_tmp_directories=True,
             )

@@ -179,7 +179,8 @@ class _Watch:
                     f"{self.run.what}: the data ended before step {self.run.optim.steps}; "
                     "give more text or fewer optim.steps"
                 ) from error
-        if self.pending is None or self.pending[1]["loss"].is_ready():
+        running: Any = None if self.pending is None else self.pending[1]["loss"]
+        if running is None or running.is_ready():
             self.clock.add("data_wait", self.clock.seconds["data"] - before)
         return batch
 

@@ -221,7 +221,7 @@ def _micro(x: jax.Array, count: int) -> jax.Array:
     return jnp.moveaxis(jnp.reshape(x, shape, out_sharding=SPECS["batch"]), 1, 0)
 
 
-def _gate_markers(tree: Params, live: jax.Array) -> Params:
+def _gate_markers(tree: Any, live: jax.Array) -> Params:
     return {name: x * live if "markers_4D" in name else x for name, x in tree.items()}
 
 

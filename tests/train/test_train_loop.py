@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import train_models as tiny
 from conftest import mesh_of
+from flax import nnx
 
 from jaxcomp.config import ConfigError
 from jaxcomp.train.checkpoint import CheckpointError, Checkpoints, claim, write_json
@@ -127,9 +128,7 @@ def test_markers_stop_after_marker_steps(whole, mesh, tmp_path):
 def test_a_loss_that_is_not_finite_names_step_and_checkpoint(mesh, tmp_path):
     def poisoned():
         model = tiny.pair()
-        model.compressor.mem_ME = model.compressor.mem_ME.replace(
-            model.compressor.mem_ME[...] * np.nan
-        )
+        model.compressor.mem_ME = nnx.Param(model.compressor.mem_ME[...] * np.nan)
         return model
 
     with pytest.raises(TrainingError, match=r"at step 1 .* nan.*no checkpoint.*optim.lr"):
