@@ -98,7 +98,7 @@ def _blocks(results: Results, said: stats.Verdict) -> list[Block]:
         out.append(Para(f"Rate tuned per size: {verdict(results, tuned=True).sentence}"))
     out.append(Para(_how(results)))
     if results.missing:
-        out.append(Para(f"Unfinished: {len(results.missing)} jobs are missing from this report:"))
+        out.append(Para(f"Unfinished, missing from this report: {_count(len(results.missing), 'job')}:"))
         out.append(Items(results.missing))
     if results.failed:
         out += [Head("Failed"), Items([f"{i}: {message}" for i, message in results.failed])]
@@ -128,7 +128,7 @@ def _blocks(results: Results, said: stats.Verdict) -> list[Block]:
 
 def _how(results: Results) -> str:
     cfg, optim = results.cfg, results.cfg.train.optim
-    replicates = len(cfg.sweep.base_seeds) * len(cfg.sweep.seeds)
+    base_seeds, seeds = len(cfg.sweep.base_seeds), len(cfg.sweep.seeds)
     grid = ", ".join(f"{m:g}" for m in sorted({1.0, *cfg.sweep.lr_grid}))
     tuned = (
         f" The rate is also tuned per size on validation loss over {grid} times that rate, at "
@@ -138,12 +138,16 @@ def _how(results: Results) -> str:
     )
     done = len(results.timings)
     return (
-        f"{done} of {done + len(results.failed) + len(results.missing)} jobs done; {replicates} "
-        f"replicate{'s' if replicates > 1 else ''} ({len(cfg.sweep.base_seeds)} base seeds x "
-        f"{len(cfg.sweep.seeds)} training seeds). Every size saw the same {optim.steps} steps of "
+        f"{done} of {done + len(results.failed) + len(results.missing)} jobs done; "
+        f"{_count(base_seeds * seeds, 'replicate')} ({_count(base_seeds, 'base seed')} x "
+        f"{_count(seeds, 'training seed')}). Every size saw the same {optim.steps} steps of "
         f"{optim.batch} passages at learning rate {optim.lr:g}, segments of {cfg.data.segment} "
         f"tokens, against one frozen decoder.{tuned}"
     )
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def _table(results: Results) -> Table:

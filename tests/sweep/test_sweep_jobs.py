@@ -1,0 +1,97 @@
+"""One real sweep, end to end: pretrain, train, evaluate, report, on models of few weights.
+
+The decoder is given as a folder, so that only its use is tested here (tests/train adapts one).
+"""
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import pytest
+from flax import nnx
+
+from jaxcomp import cli
+from jaxcomp.config import Config, ModelConfig
+from jaxcomp.data.pipeline import tokenizer_folder
+from jaxcomp.data.tokenizer import load_tokenizer
+from jaxcomp.llm import hf
+from jaxcomp.llm.model import Transformer
+
+CONFIG = """
+def shape(width):
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+    return heads | {"hidden_size": width, "num_hidden_layers": 1, "intermediate_size": width}
+
+def get_config(arg):
+    optim = {"steps": 3, "batch": 4, "warmup": 1}
+    return {
+        "families": {"toy": {"s": shape(8), "m": shape(16)}},
+        "folders": {"decoder": arg},
+        "data": {
+            "segment": 16, "target": 24,
+            "train_passages": 64, "eval_passages": 4, "val_passages": 4,
+        },
+        "pretrain": {"optim": optim, "seq_len": 48},
+        "memory": {"marker_steps": 1},
+        "train": {"optim": optim, "checkpoint_every": 2},
+        "eval": {"batch": 4, "samples": 0},
+        "sweep": {"ratios": [4, 16], "workers": 1},
+    }
+"""
+
+
+@pytest.fixture
+def decoder(tmp_path, mesh):
+    """An untrained decoder of the world's vocabulary, as a Hugging Face folder."""
+    source = Path(tokenizer_folder(Config()))
+    shape = ModelConfig(
+        vocab_size=load_tokenizer(source).vocab_size,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        intermediate_size=16,
+    )
+    hf.save(Transformer(shape, rngs=nnx.Rngs(0)), tmp_path / "decoder")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "decoder" / name).write_bytes((source / name).read_bytes())
+    return tmp_path / "decoder"
+
+
+def test_a_real_sweep_end_to_end(tmp_path, decoder, monkeypatch, capsys):
+    # The worker is a process of its own; no time is to be lost there on optimising tiny programs.
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    (tmp_path / "toy.py").write_text(CONFIG)
+    typed = ["sweep", f"--config={tmp_path}/toy.py:{decoder}", f"--workdir={tmp_path}/w"]
+    before = (decoder / "model.safetensors").read_bytes()
+    assert cli.main(typed) == 0, capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "pretrained first: toy-s-b0, toy-m-b0" in said
+    with open(tmp_path / "w/report/results.csv") as f:
+        rows = list(csv.DictReader(f))
+    assert [(r["size"], r["ratio"]) for r in rows] == [
+        ("s", "4"), ("s", "16"), ("m", "4"), ("m", "16"),
+    ]  # fmt: skip
+    for row in rows:
+        assert 0 < float(row["ordinary/loss"]) < 8
+        assert 0 < float(row["val_loss"]) < 8
+        assert row["train/steps"] == "3"
+        assert float(row["counterfactual/vectors"]) * int(row["ratio"]) >= float(
+            row["counterfactual/tokens"]
+        )
+    assert int(rows[0]["params"]) < int(rows[2]["params"])
+    assert (decoder / "model.safetensors").read_bytes() == before
+    job = tmp_path / "w/jobs/toy-s-r4-b0-s0"
+    assert [p.name for p in (job / "checkpoints").iterdir() if p.name.isdigit()] == ["3"]
+    records = [json.loads(line) for line in (job / "passages.jsonl").read_text().splitlines()]
+    assert len(records) == 8
+    intervals = json.loads((tmp_path / "w/ledger/toy-s-r4-b0-s0.json").read_text())["intervals"]
+    low, high = intervals["ordinary/loss"]
+    assert low <= float(rows[0]["ordinary/loss"]) <= high
+
+    stamp = os.stat(tmp_path / "w/report/report.html").st_mtime_ns
+    assert cli.main(typed) == 0
+    assert "nothing to do: all 4 jobs are done" in capsys.readouterr().out
+    assert os.stat(tmp_path / "w/report/report.html").st_mtime_ns == stamp

@@ -1,0 +1,132 @@
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jaxcomp import cli
+from jaxcomp.config import ConfigError
+from jaxcomp.sweep import jobs
+
+sys.path.insert(0, str(Path(__file__).parent / "sweep"))
+import sweep_stub
+
+CONFIG = """
+def get_config(arg):
+    sizes = {s: {"hidden_size": h} for s, h in (("s", 16), ("m", 32))}
+    return {"families": {"toy": sizes}, "sweep": {"ratios": [4, 16], "workers": 2}}
+"""
+
+
+@pytest.fixture
+def flags(tmp_path, monkeypatch):
+    """--config and --workdir of a sweep whose jobs are stand-ins."""
+    monkeypatch.setattr(jobs, "SweepWork", lambda command: sweep_stub.StubWork())
+    (tmp_path / "toy.py").write_text(CONFIG)
+    return [f"--config={tmp_path}/toy.py", f"--workdir={tmp_path}/w"]
+
+
+def error(capsys):
+    """The one line on stderr."""
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert line.startswith("jaxcomp: ")
+    return line
+
+
+@pytest.mark.parametrize("command", [c.name for c in cli.COMMANDS])
+def test_help_answers_without_jax(command):
+    code = (
+        "import sys; from jaxcomp import cli\n"
+        f"try: cli.main(['{command}', '--help'])\n"
+        "finally: assert 'jax' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--config" in done.stdout
+    assert "--workdir" in done.stdout
+    assert "--train.optim.lr=3e-4" in done.stdout
+
+
+def test_sweep_then_again_then_report(flags, tmp_path, capsys):
+    assert cli.main(["sweep", *flags]) == 0
+    first = (tmp_path / "w/report/results.csv").read_bytes()
+    assert "undecided: these models only" in capsys.readouterr().out
+    assert cli.main(["sweep", *flags]) == 0
+    assert "nothing to do: all 4 jobs are done" in capsys.readouterr().out
+    (tmp_path / "w/report/results.csv").unlink()
+    assert cli.main(["report", flags[1]]) == 0
+    assert (tmp_path / "w/report/results.csv").read_bytes() == first
+
+
+def test_a_failed_setup_is_exit_code_1_and_shown(flags, tmp_path, capsys):
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w/trouble-toy-s-r4-b0-s0").write_text("fail")
+    assert cli.main(["sweep", *flags]) == 1
+    assert "failed: toy-s-r4-b0-s0: ValueError: planted failure" in capsys.readouterr().out
+    assert cli.main(["report", flags[1]]) == 1
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        (["--trian.optim.lr=1"], "did you mean train.optim.lr"),
+        (["--train.optim.lr"], "--train.optim.lr has no value"),
+        (["junk"], "'junk' is not a flag"),
+        (["--sweep.ratios=7"], "does not divide data.segment"),
+        (["--shard=3/2"], "expected i/n"),
+        (["--reuse=/nowhere/at/all"], "holds no ledger"),
+        (["--workers=two"], "--workers"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(flags, capsys, extra, words):
+    assert cli.main(["sweep", *flags, *extra]) == 2
+    assert words in error(capsys)
+
+
+def test_other_mistakes(flags, capsys, tmp_path):
+    assert cli.main(["swep"]) == 2
+    assert "invalid choice" in error(capsys)
+    assert cli.main(["sweep"]) == 2
+    assert "--config=configs/tiny.py" in error(capsys)
+    assert cli.main(["report", f"--workdir={tmp_path}"]) == 2
+    assert "sweep.json" in error(capsys)
+    assert cli.main(["sweep", *flags]) == 0
+    capsys.readouterr()
+    assert cli.main(["sweep", *flags, "--train.optim.lr=0.5"]) == 2
+    assert "train.optim.lr was 0.001, now 0.5" in error(capsys)
+    assert cli.main(["train", flags[0]]) == 2
+    assert "known: toy/s, toy/m" in error(capsys)
+    assert cli.main([]) == 2
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupts_say_how_to_resume(flags, capsys, monkeypatch, number, code):
+    def interrupted(parsed):
+        os.kill(os.getpid(), number)
+        signal.pause()
+        return 0
+
+    command = cli.COMMANDS[3]._replace(run=interrupted)
+    monkeypatch.setattr(cli, "COMMANDS", (command,))
+    before = signal.getsignal(signal.SIGTERM)
+    assert cli.main(["sweep", *flags]) == code
+    assert f"the same command resumes: jaxcomp sweep {flags[0]}" in error(capsys)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_bugs_keep_their_traceback():
+    assert cli.expected(ValueError("a bug")) is None
+    assert cli.expected(ConfigError("x")) == "x"
+    assert "disk is full" in (cli.expected(OSError(28, "No space left on device")) or "")
+
+
+def test_overrides_of_both_forms():
+    assert cli.overrides(["--a.b=1=2", "--c", "3"]) == [("a.b", "1=2"), ("c", "3")]
+
+
+def test_cards_do_not_name_folders():
+    typed = cli._typed(["sweep", "--config=configs/tiny.py", "--workdir=/home/me", "--seed=3"])
+    assert typed == "jaxcomp sweep --config=configs/tiny.py --seed=3"
