@@ -47,7 +47,7 @@ def get_config(arg: str = "") -> ConfigDict:
                 llama={f"{w}": shape("llama", w) for w in llama},
                 qwen3={f"{w}": shape("qwen3", w) for w in qwen3},
             ),
-            world=dict(prior_strength=0.95, train_prior_strength=0.95),
+            world=dict(prior_strength=0.95, train_prior_strength=0.5),
             data=dict(source="world", segment=T, target=T + 1, train_passages=65_536),
             pretrain=dict(optim=optim(2000), seq_len=2 * T, copy_fraction=0.5),
             decoder=dict(
@@ -58,9 +58,9 @@ def get_config(arg: str = "") -> ConfigDict:
                 pretrain=dict(optim=optim(0), seq_len=2 * T),
                 adapt=dict(
                     optim=optim(10_000),
-                    ratios=[4, 4, 16, 64],
+                    ratios=[4, 4, 4, 4, 4, 4, 16, 64],
                     curriculum=[4],
-                    curriculum_share=0.4,
+                    curriculum_share=0.5,
                     p_blank=0.05,
                     checkpoint_every=2500,
                     **rebuild,

@@ -104,13 +104,15 @@ class Ledger:
         write_text(self.folder / f"{job.id}.json", text + "\n")
 
     def reuse(self, jobs: Iterable[grid.Job], folders: Iterable[Path]) -> int:
-        """Take over finished rows with the same config hash from other workdirs."""
+        """Take over finished rows with the same config hash from other workdirs or ledgers."""
         wanted = {job.hash: job for job in jobs if not self.done(job)}
         count = 0
         for folder in folders:
-            ledger = folder / "ledger"
+            ledger = folder if folder.name == "ledger" else folder / "ledger"
             if not ledger.is_dir():
-                raise ConfigError(f"--reuse={folder}: holds no ledger; expected a sweep's workdir")
+                raise ConfigError(
+                    f"--reuse={folder}: holds no ledger; expected a sweep's workdir or its ledger"
+                )
             for path in sorted(ledger.glob("*.json")):
                 row = read(path)
                 job = wanted.get(row["hash"])
