@@ -12,6 +12,7 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh
 
+from jaxcomp.allocator import keep_freed_memory
 from jaxcomp.config import Config, OptimConfig
 from jaxcomp.sharding import make_mesh, put_batch, use_mesh
 from jaxcomp.train.checkpoint import Checkpoints, write_json
@@ -90,6 +91,7 @@ def fit(run: Run, workdir: Path, mesh: Mesh, *, say: Say | None = None) -> Fitte
     """
     clock = Clock()
     steps = run.optim.steps
+    keep_freed_memory()
 
     # ---- mesh -----------------------------------------------------------------------------------
     with use_mesh(mesh):
