@@ -153,6 +153,6 @@ def check_model(cfg: ModelConfig, mesh: Any, where: str = "model") -> None:
         for name in fields:
             if getattr(cfg, name) % ways:
                 raise ConfigError(
-                    f"{where}.{name} is {getattr(cfg, name)}, which does not divide over "
+                    f"{where}: {name} is {getattr(cfg, name)}, which does not divide over "
                     f"mesh.{axis} = {ways}; choose a mesh.{axis} that divides it"
                 )

@@ -120,8 +120,7 @@ def merge(model: Any) -> Any:
     w + (alpha / R) A B is formed in float32 and rounded once to w's dtype. Dropout, being a matter
     of training, is gone. The given model is left as it is.
     """
-    graphdef, state = nnx.split(model)
-    merged = nnx.merge(graphdef, state)
+    merged = nnx.clone(model)  # not split and merge, which would share the Variables
     for _, module in nnx.iter_modules(merged):
         if isinstance(module, Linear) and module.lora is not None:
             low = module.lora

@@ -1,0 +1,60 @@
+"""The one attention function against a loop over single queries."""
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxcomp.llm.attention import Mask, attention
+
+jitted = jax.jit(
+    lambda q, k, v, q_seg, kv_seg, offset, causal: attention(
+        q, k, v, Mask(causal, q_seg, kv_seg, offset)
+    ),
+    static_argnames="causal",
+)
+
+
+def one_by_one(q, k, v, q_seg, kv_seg, offset, causal):
+    out = np.zeros(q.shape)
+    B, L, N, H = q.shape
+    for b, l, n in np.ndindex(B, L, N):
+        g = n // (N // k.shape[2])
+        seen = [
+            s
+            for s in range(k.shape[1])
+            if q_seg[b, l] == kv_seg[b, s] and (not causal or s <= l + offset)
+        ]
+        if seen:
+            score = np.array([q[b, l, n] @ k[b, s, g] / np.sqrt(H) for s in seen])
+            weight = np.exp(score - score.max())
+            out[b, l, n] = weight / weight.sum() @ v[b, seen, g]
+    return out
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), causal=st.booleans(), offset=st.integers(0, 3))
+def test_equals_the_loop(seed, causal, offset):
+    rng = np.random.default_rng(seed)
+    draw = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
+    q, k, v = draw(2, 4, 4, 6), draw(2, 7, 2, 6), draw(2, 7, 2, 6)
+    kv_seg = rng.integers(0, 3, (2, 7)).astype(np.int32)
+    q_seg = kv_seg[:, offset : offset + 4]  # so a query finds at least itself
+    out = jitted(q, k, v, q_seg, kv_seg, offset, causal)
+    expected = one_by_one(q, k, v, q_seg, kv_seg, offset, causal)
+    np.testing.assert_allclose(out, expected, atol=2e-6)
+
+
+def test_a_query_without_keys_gives_no_nan():
+    x = np.ones((2, 4, 4, 6), np.float32)
+    kv = np.ones((2, 7, 2, 6), np.float32)
+    seg = np.ones((2, 4), np.int32)
+    out = jitted(x, kv, kv, seg, np.full((2, 7), 2, np.int32), 0, True)
+    assert np.isfinite(out).all()
+
+
+def test_heads_that_do_not_fit_are_an_error():
+    seg = np.ones((1, 2), np.int32)
+    with pytest.raises(ValueError, match="3 query heads cannot share 2"):
+        attention(np.ones((1, 2, 3, 4)), *[np.ones((1, 2, 2, 4))] * 2, Mask(True, seg, seg))

@@ -1,0 +1,183 @@
+"""Hugging Face folders: exact round trips, sharded reading, and one clear error for each fault."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from conftest import mesh_of
+from flax import nnx
+from safetensors.numpy import load_file, save_file
+from test_llm_parity import LLAMA, LLAMA31, QWEN3, random_tensors, write_folder
+
+from jaxcomp.config import ConfigError, LoraConfig
+from jaxcomp.llm import hf
+from jaxcomp.llm.lora import LoraParam
+from jaxcomp.sharding import use_mesh
+
+WIDE = QWEN3 | {"num_attention_heads": 8, "num_key_value_heads": 4}  # divides over tp = 4
+
+
+def folder_of(path, config=QWEN3, dtype=np.float32):
+    tensors = {name: x.astype(dtype) for name, x in random_tensors(config).items()}
+    write_folder(path, config, tensors)
+    return tensors
+
+
+def states_equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, nnx.state(a), nnx.state(b))
+
+
+@pytest.mark.parametrize("config", [LLAMA, LLAMA31, QWEN3], ids=["untied", "tied", "qwen3"])
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16, np.float16])
+def test_load_then_save_gives_the_same_file(tmp_path, mesh, config, dtype):
+    tensors = folder_of(tmp_path / "a", config, dtype)
+    model = hf.load(tmp_path / "a")
+    assert model.emb[...].dtype == jnp.float32  # which holds either of the short types exactly
+    hf.save(model, tmp_path / "b", dtype=dtype)
+    written = load_file(tmp_path / "b" / "model.safetensors")
+    assert written.keys() == tensors.keys()
+    for name, x in tensors.items():
+        assert written[name].dtype == x.dtype
+        np.testing.assert_array_equal(written[name], x)
+    assert hf.read_config(tmp_path / "b") == model.cfg
+    states_equal(hf.load(tmp_path / "b"), model)
+
+
+def test_bfloat16_is_the_default_and_can_be_held(tmp_path, mesh):
+    folder_of(tmp_path / "a")
+    hf.save(hf.load(tmp_path / "a"), tmp_path / "b")
+    model = hf.load(tmp_path / "b", dtype=jnp.bfloat16)
+    assert {x.dtype.name for x in jax.tree.leaves(model)} == {"bfloat16"}
+    hf.save(model, tmp_path / "c")
+    first, second = (tmp_path / f / "model.safetensors" for f in "bc")
+    assert first.read_bytes() == second.read_bytes()
+    assert json.loads((tmp_path / "c" / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 1), (1, 2, 4), (2, 2, 2)])
+def test_each_device_gets_its_own_shard(tmp_path, shape):
+    folder_of(tmp_path, WIDE)
+    with use_mesh(mesh_of((1, 1, 1))):
+        expected = jax.tree.map(np.asarray, nnx.state(hf.load(tmp_path)))
+    with use_mesh(mesh_of(shape)):
+        model = hf.load(tmp_path)
+        jax.tree.map(np.testing.assert_array_equal, expected, nnx.state(model))
+        q = model.layers.q.w[...]
+        assert q.addressable_shards[0].data.size == q.size // (shape[1] * shape[2])
+
+
+def test_a_checkpoint_in_several_files(tmp_path, mesh):
+    tensors = folder_of(tmp_path)
+    whole = hf.load(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    names, parts = sorted(tensors), {}
+    for i, file in enumerate(("model-1.safetensors", "model-2.safetensors")):
+        save_file({n: tensors[n] for n in names[i::2]}, tmp_path / file)
+        parts |= dict.fromkeys(names[i::2], file)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": parts}))
+    states_equal(hf.load(tmp_path), whole)
+    (tmp_path / "model-2.safetensors").unlink()
+    with pytest.raises(hf.HfError, match=r"model-2\.safetensors does not exist"):
+        hf.load(tmp_path)
+
+
+def test_a_tied_model_may_carry_its_head_twice(tmp_path, mesh):
+    tensors = folder_of(tmp_path)
+    spare = {"lm_head.weight": tensors["model.embed_tokens.weight"].copy()}
+    write_folder(tmp_path, QWEN3, tensors | spare)
+    assert hf.load(tmp_path).head is None
+
+
+def test_adapters_are_drawn_at_loading_and_refused_at_saving(tmp_path, mesh):
+    folder_of(tmp_path)
+    model = hf.load(tmp_path, lora=LoraConfig(rank=2), rngs=nnx.Rngs(0))
+    assert jax.tree.leaves(nnx.state(model, LoraParam))
+    with pytest.raises(ValueError, match=r"lora\.merge"):
+        hf.save(model, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ConfigError, match="rngs is None"):
+        hf.load(tmp_path, lora=LoraConfig(rank=2))
+
+
+def broken(change):
+    def write(path):
+        tensors = folder_of(path)
+        write_folder(path, QWEN3, change(tensors))
+
+    return write
+
+
+def no_norm(tensors):
+    return {name: x for name, x in tensors.items() if name != "model.norm.weight"}
+
+
+def truncated(path):
+    folder_of(path)
+    file = path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def not_json(path):
+    folder_of(path)
+    (path / "config.json").write_text("{")
+
+
+def other_architecture(path):
+    folder_of(path)
+    (path / "config.json").write_text(json.dumps(QWEN3 | {"model_type": "mixtral"}))
+
+
+NORM = "model.norm.weight"
+FAULTS = {
+    "no folder": (lambda path: None, "config.json does not exist"),
+    "no weights": (lambda p: (folder_of(p), (p / hf.WEIGHTS).unlink()), "neither"),
+    "missing tensor": (broken(no_norm), f"lacks the tensor {NORM} .24,."),
+    "wrong shape": (
+        broken(lambda t: t | {NORM: np.ones(7, np.float32)}),
+        rf"{NORM} has shape \(7,\), expected \(24,\)",
+    ),
+    "unknown tensor": (
+        broken(lambda t: t | {"model.layers.0.self_attn.q_proj.bias": np.ones(3, np.float32)}),
+        "1 tensor.s. that a qwen3 .*q_proj.bias",
+    ),
+    "quantised": (broken(lambda t: t | {NORM: np.ones(24, np.int8)}), "stored as I8"),
+    "truncated": (truncated, "not a whole safetensors file"),
+    "not json": (not_json, "config.json is not JSON"),
+    "architecture": (other_architecture, "'mixtral'; supported architectures are llama, qwen3"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_every_fault_is_named(fault, tmp_path, mesh):
+    write, message = FAULTS[fault]
+    write(tmp_path / "model")
+    with pytest.raises(ValueError, match=message):
+        hf.load(tmp_path / "model")
+
+
+def test_a_mesh_that_does_not_divide_the_heads_is_named(tmp_path):
+    folder_of(tmp_path)
+    with (
+        use_mesh(mesh_of((1, 2, 4))),
+        pytest.raises(ConfigError, match=r"num_key_value_heads is 2.*mesh\.tp = 4"),
+    ):
+        hf.load(tmp_path)
+
+
+def test_a_save_that_fails_leaves_the_old_files(tmp_path, mesh, monkeypatch):
+    folder_of(tmp_path)
+    model, before = hf.load(tmp_path), (tmp_path / hf.WEIGHTS).read_bytes()
+
+    def full_disk(tensors, path, metadata):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(hf, "save_file", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        hf.save(model, tmp_path)
+    assert (tmp_path / hf.WEIGHTS).read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", hf.WEIGHTS]
