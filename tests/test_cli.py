@@ -2,16 +2,13 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from sweep import sweep_stub
 
 from jaxcomp import cli
 from jaxcomp.config import ConfigError
 from jaxcomp.sweep import jobs
-
-sys.path.insert(0, str(Path(__file__).parent / "sweep"))
-import sweep_stub
 
 CONFIG = """
 def get_config(arg):
