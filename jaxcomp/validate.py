@@ -53,6 +53,8 @@ SHARES = (
     "world.train_prior_strength",
     "train.p_reconstruct",
     "train.p_blank",
+    "train.p_blank",
+    "decoder.adapt.p_blank",
     "train.curriculum_share",
     "decoder.adapt.p_reconstruct",
     "decoder.adapt.p_blank",

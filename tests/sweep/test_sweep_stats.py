@@ -28,7 +28,10 @@ def test_rho_is_the_mean_spearman_of_the_replicates():
     ps = points(noisy(0.3, 1.0, rng))
     # Without ties, rho = 1 - 6 sum d^2 / (n (n^2 - 1)); points come smallest first.
     d_squared = [
-        sum((i - r) ** 2 for i, r in enumerate(np.argsort(np.argsort([p.value for p in block]))))
+        sum(
+            (i - r) ** 2
+            for i, r in enumerate(np.argsort(np.argsort([p.value or 0.0 for p in block])))
+        )
         for block in replicates(ps)
     ]
     rhos = [1 - 6 * d / (4 * 15) for d in d_squared]
