@@ -134,7 +134,7 @@ def test_every_dotted_field_can_be_overridden_by_its_own_value():
         for name in key.split("."):
             # optional groups (rope_scaling) have no value to read back
             node = getattr(node, name, None)
-        if node is None or key.startswith("families"):
+        if node is None or isinstance(node, dict):
             continue
         text = ",".join(map(str, node)) if isinstance(node, tuple) else str(node)
         assert settings.override(cfg, key, text) == cfg
