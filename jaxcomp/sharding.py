@@ -92,7 +92,7 @@ def constrain(x: jax.Array, name: str) -> jax.Array:
     return jax.reshard(x, spec_of(name, x.ndim))
 
 
-def put_batch(batch: Tree, mesh: Mesh) -> Tree:
+def put_batch(batch: Any, mesh: Mesh) -> Any:
     """Host arrays (a tree; this process's rows) as device arrays sharded over `BATCH` on axis 0.
 
     Raises ConfigError where the rows do not divide over the devices.

@@ -1,6 +1,7 @@
 """The one attention function against a loop over single queries."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -55,6 +56,6 @@ def test_a_query_without_keys_gives_no_nan():
 
 
 def test_heads_that_do_not_fit_are_an_error():
-    seg = np.ones((1, 2), np.int32)
+    q, kv, seg = jnp.ones((1, 2, 3, 4)), jnp.ones((1, 2, 2, 4)), jnp.ones((1, 2), int)
     with pytest.raises(ValueError, match="3 query heads cannot share 2"):
-        attention(np.ones((1, 2, 3, 4)), *[np.ones((1, 2, 2, 4))] * 2, Mask(True, seg, seg))
+        attention(q, kv, kv, Mask(True, seg, seg))
