@@ -23,6 +23,7 @@ from jaxcomp.train.optim import (
     Params,
     StepSpec,
     init_state,
+    on_mesh,
     smoothed_loss,
     split_model,
     split_optim,
@@ -102,9 +103,9 @@ def fit(run: Run, workdir: Path, mesh: Mesh, *, say: Say | None = None) -> Fitte
         # ---- model, on its shards ---------------------------------------------------------------
         layout, trained, frozen = split_model(run.model(), run.trainable)
         adam, schedule = split_optim(run.optim, run.marker_steps)
-        state = init_state(trained, adam)
+        state, schedule = init_state(trained, adam), on_mesh(schedule)
         # Random numbers of dropout depend on the step alone, so they survive a restart.
-        dropout_key = jax.random.key(run.seed) if run.dropout else None
+        dropout_key = on_mesh(jax.random.key(run.seed)) if run.dropout else None
 
         # ---- restore ----------------------------------------------------------------------------
         start = checkpoints.latest or 0

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxcomp.config import OptimConfig
 from jaxcomp.sharding import SPECS
@@ -129,7 +130,18 @@ def transform(adam: Adam) -> optax.GradientTransformation:
 def init_state(params: Params, adam: Adam) -> TrainState:
     """Step 0. The moments take the parameters' shardings."""
     opt = transform(adam).init(params)
-    return TrainState(jnp.int32(0), params, opt, jnp.float32(0.0), jnp.zeros(2, jnp.int32))
+    return on_mesh(TrainState(jnp.int32(0), params, opt, jnp.float32(0.0), jnp.zeros(2, jnp.int32)))
+
+
+def on_mesh(tree: Any) -> Any:
+    """`tree` with every leaf that is on no mesh yet (a fresh scalar) replicated over the active
+    one: the first step then has the layouts of the second, and compiles for both."""
+    everywhere = NamedSharding(jax.sharding.get_mesh(), PartitionSpec())
+
+    def put(x: jax.Array) -> jax.Array:
+        return x if isinstance(x.sharding, NamedSharding) else jax.device_put(x, everywhere)
+
+    return jax.tree.map(put, tree)
 
 
 def tokens_seen(state: TrainState) -> int:

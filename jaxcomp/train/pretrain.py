@@ -85,7 +85,7 @@ def pretrain(
         for name in _TOKENIZER_FILES:
             shutil.copy(Path(source) / name, part / name)
         # Measured on what was written, so that a reader of the folder gets these very numbers.
-        losses = held_out(cfg, hf.load(part), tok)
+        losses = held_out(pretraining_text(cfg), hf.load(part), tok)
     card = {
         "kind": "lm",
         "name": Path(folder).name,
@@ -118,6 +118,13 @@ def pretrain_base(
     model = bases.model_for(cfg, family, size)
     pretrain(cfg, model, folder, seed=base_seed, command=command, say=say)
     return folder
+
+
+def pretraining_text(cfg: Config) -> Config:
+    """`cfg` with a validation set of the text that language models read: a card's losses must not
+    depend on `world.train_prior_strength`, of which a base's identity knows nothing."""
+    world = dataclasses.replace(cfg.world, train_prior_strength=cfg.world.prior_strength)
+    return dataclasses.replace(cfg, world=world)
 
 
 def held_out(cfg: Config, model: Transformer, tok: Tokenizer) -> dict[str, float]:

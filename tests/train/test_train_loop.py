@@ -81,6 +81,28 @@ def test_a_killed_run_ends_bit_for_bit_like_a_whole_one(whole, mesh, tmp_path):
     assert {"data", "compile", "step", "checkpoint", "total"} <= seconds.keys()
 
 
+def test_a_run_goes_on_upon_another_mesh(whole, mesh, tmp_path):
+    folder, fitted = whole
+    with pytest.raises(Killed):
+        fit(tiny.run(make_batches=killed_after(5)), tmp_path, mesh)
+    eight = mesh_of((2, 2, 2))
+    resumed = fit(tiny.run(), tmp_path, eight)
+    assert resumed.trained["compressor/llm/layers/q/w"].sharding.mesh == eight
+    assert resumed.numbers["tokens"] == fitted.numbers["tokens"]
+    for name, value in arrays(fitted.trained).items():
+        np.testing.assert_allclose(resumed.trained[name], value, atol=1e-4, err_msg=name)
+    # Up to the checkpoint the same file, after it the same numbers up to the order of sums.
+    rows = [
+        [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
+        for place in (folder, tmp_path)
+    ]
+    assert rows[0][0] == rows[1][0]
+    for one, two in zip(*rows, strict=True):
+        assert one == pytest.approx(two, rel=1e-4)
+    again = fit(tiny.run(), tmp_path, eight)
+    assert digest(again.trained) == digest(resumed.trained)
+
+
 def test_a_finished_run_is_only_restored(whole, mesh):
     folder, fitted = whole
 
