@@ -98,7 +98,8 @@ def _blocks(results: Results, said: stats.Verdict) -> list[Block]:
         out.append(Para(f"Rate tuned per size: {verdict(results, tuned=True).sentence}"))
     out.append(Para(_how(results)))
     if results.missing:
-        out.append(Para(f"Unfinished, missing from this report: {_count(len(results.missing), 'job')}:"))
+        missing = _count(len(results.missing), "job")
+        out.append(Para(f"Unfinished, missing from this report: {missing}:"))
         out.append(Items(results.missing))
     if results.failed:
         out += [Head("Failed"), Items([f"{i}: {message}" for i, message in results.failed])]
