@@ -51,9 +51,10 @@ def full(_cache):
 
 @pytest.fixture(scope="module")
 def held_out(full):
-    """The validation set as every card measured it: drawn once, it costs more than a forward."""
+    """The validation sets of the two kinds of cards, drawn once: they cost more than a forward."""
     tok = bases.data_tokenizer(full)
-    return eval_examples(full, "val", tok, tok)
+    configs = {"lm": pretrain.pretraining_text(full), "decoder": full}
+    return {kind: (cfg, eval_examples(cfg, "val", tok, tok)) for kind, cfg in configs.items()}
 
 
 def cards():
@@ -118,7 +119,6 @@ def test_the_decoder_was_taught_by_a_compressor_outside_the_grid(full):
 
 def test_every_card_tells_the_truth(full, held_out, mesh, monkeypatch):
     """Identity, command, size and the held-out losses, measured again."""
-    monkeypatch.setattr(pretrain, "eval_examples", lambda *_: held_out)
     assert cards()
     for file in cards():
         card, folder = read_json(file), file.parent
@@ -129,7 +129,9 @@ def test_every_card_tells_the_truth(full, held_out, mesh, monkeypatch):
         assert card["parameters"] == count_params(model.cfg)
         tok = load_tokenizer(folder)
         assert tok.vocab_size == model.cfg.vocab_size
-        losses = pretrain.held_out(full, model, tok)
+        cfg, examples = held_out[card["kind"]]
+        monkeypatch.setattr(pretrain, "eval_examples", lambda *_, found=examples: found)
+        losses = pretrain.held_out(cfg, model, tok)
         for name in ("eval_loss", "copy_loss"):
             assert losses[name] == pytest.approx(card[name], abs=CARD_NATS), (folder.name, name)
 
@@ -165,6 +167,6 @@ def test_an_untrained_compressor_is_no_better_than_no_memory(arg, held_out, mesh
     for name in sizes(cfg):
         if name[2] != min(cfg.sweep.base_seeds):
             continue
-        saved = gains(cfg, name, held_out[:128])
+        saved = gains(cfg, name, held_out["decoder"][1][:128])
         error = saved.std(ddof=1) / math.sqrt(len(saved))
         assert saved.mean() <= 3 * error, (name, saved.mean(), error)
