@@ -13,6 +13,16 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_disable_most_optimizations", True)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _cache(tmp_path_factory):
+    """What can be remade goes to a folder of this run. Here and not in a room's own conftest: a
+    second conftest.py would take the place of this one for `from conftest import mesh_of`."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("JAXCOMP_CACHE", str(tmp_path_factory.mktemp("cache")))
+    yield
+    patch.undo()
+
+
 def mesh_of(shape):
     """Explicit mesh of `shape` over the first fake devices."""
     count = shape[0] * shape[1] * shape[2]

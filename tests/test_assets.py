@@ -32,20 +32,12 @@ MOST_BYTES = 5_000_000
 CARD_NATS = 1e-3
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _cache(tmp_path_factory):
-    patch = pytest.MonkeyPatch()
-    patch.setenv("JAXCOMP_CACHE", str(tmp_path_factory.mktemp("cache")))
-    yield
-    patch.undo()
-
-
 def load(arg):
     return settings.load(f"{TINY}:{arg}" if arg else str(TINY))
 
 
 @pytest.fixture(scope="module")
-def full(_cache):
+def full():
     return load(FULL)
 
 
