@@ -192,6 +192,8 @@ def _verdict_at(ratio: int, loss: Trend, kept: Trend, p: float, alpha: float) ->
     if min(loss.replicates, kept.replicates) < MIN_REPLICATES:
         # Fewer replicates cannot tell a size from the luck of its one base model.
         detail = f"rho of loss {loss.rho:+.2f}, of counterfactual slots kept {kept.rho:+.2f}"
+        if not min(loss.replicates, kept.replicates):
+            detail = "no replicate in which two or more sizes were measured"
         return RatioVerdict(ratio, UNDECIDED, p, loss, kept, detail)
     return RatioVerdict(ratio, "observed" if p < alpha else "not observed", p, loss, kept, detail)
 

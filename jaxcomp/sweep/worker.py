@@ -43,7 +43,7 @@ class Worker:
         context = mp.get_context("spawn")  # fork is not safe once JAX has threads
         self.conn, theirs = context.Pipe()
         self.process = context.Process(target=_main, args=(theirs, work, workdir), daemon=True)
-        with _environment(one_thread):
+        with environment(one_thread):
             self.process.start()
         theirs.close()
 
@@ -87,7 +87,7 @@ def _cause(code: int | None) -> str:
 
 
 @contextlib.contextmanager
-def _environment(one_thread: bool) -> Iterator[None]:
+def environment(one_thread: bool) -> Iterator[None]:
     """Environment that a spawned process inherits; XLA reads it when it is imported."""
     before = dict(os.environ)
     if one_thread:

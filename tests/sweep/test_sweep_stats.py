@@ -65,6 +65,8 @@ def test_under_three_replicates_nothing_is_claimed():
     verdict = judge({16: ps}, {16: ps}, 16)
     assert verdict.ratios[0].word == UNDECIDED
     assert UNDECIDED in verdict.sentence
+    one = [p for p in ps if p.size == "s"]
+    assert "no replicate in which two or more sizes" in judge({16: one}, {16: one}, 16).sentence
 
 
 def test_a_missing_primary_ratio_is_said():
