@@ -101,8 +101,10 @@ def _prefill(
     # A row without any valid place (an empty row that fills a batch) continues from place 0.
     last_B1 = jnp.max(jnp.where(seg_BP > 0, jnp.arange(P), 0), axis=1, keepdims=True)
     last_B1 = constrain(last_B1, "batch")
-    hidden_B1D = jnp.take_along_axis(hidden_BPD, last_B1[:, :, None], axis=1)
-    seg_B1 = jnp.take_along_axis(constrain(seg_BP, "batch"), last_B1, axis=1)
+    # A select, not a gather: take_along_axis loses the layout of a batch of one row.
+    hot_BP = jnp.arange(seg_BP.shape[1]) == last_B1
+    hidden_B1D = jnp.sum(jnp.where(hot_BP[:, :, None], hidden_BPD, 0), axis=1, keepdims=True)
+    seg_B1 = jnp.sum(jnp.where(hot_BP, constrain(seg_BP, "batch"), 0), axis=1, keepdims=True)
     return model.unembed(hidden_B1D)[:, 0], cache, seg_B1
 
 
