@@ -12,6 +12,7 @@ import pytest
 import train_models as tiny
 from conftest import mesh_of
 from flax import nnx
+from jax.sharding import NamedSharding
 
 from jaxcomp.config import ConfigError
 from jaxcomp.train.checkpoint import CheckpointError, Checkpoints, claim, write_json
@@ -87,7 +88,9 @@ def test_a_run_goes_on_upon_another_mesh(whole, mesh, tmp_path):
         fit(tiny.run(make_batches=killed_after(5)), tmp_path, mesh)
     eight = mesh_of((2, 2, 2))
     resumed = fit(tiny.run(), tmp_path, eight)
-    assert resumed.trained["compressor/llm/layers/q/w"].sharding.mesh == eight
+    where = resumed.trained["compressor/llm/layers/q/w"].sharding
+    assert isinstance(where, NamedSharding)
+    assert where.mesh == eight
     assert resumed.numbers["tokens"] == fitted.numbers["tokens"]
     for name, value in arrays(fitted.trained).items():
         np.testing.assert_allclose(resumed.trained[name], value, atol=1e-4, err_msg=name)
