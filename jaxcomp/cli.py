@@ -1,4 +1,4 @@
-"""The commands: `jaxcomp pretrain | train | eval | sweep | report`.
+"""The commands: `jaxcomp pretrain | train | eval | sweep | report | bench`.
 
 A command is a function of the parsed flags that returns an exit code, listed in `COMMANDS` with the
 flags it takes. Rooms that need JAX are imported inside it, so that --help answers at once.
@@ -221,6 +221,15 @@ def _print_report(written: Any) -> Any:
     return written
 
 
+def bench(flags: Flags) -> int:
+    """Rates and ratios of this machine."""
+    from jaxcomp.bench import main as measurements
+
+    only = [name for name in flags.only.split(",") if name] or measurements.KINDS
+    measurements.bench(_config(flags), only, out=_say)
+    return 0
+
+
 # --- flags -----------------------------------------------------------------------------------
 
 
@@ -294,6 +303,18 @@ def _sweep_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _bench_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        metavar="FILE[:ARG]",
+        default="configs/tiny.py",
+        help="the config whose shapes are measured (default: configs/tiny.py)",
+    )
+    parser.add_argument(
+        "--only", default="", metavar="WHAT[,WHAT]", help="step, data, memory, generate"
+    )
+
+
 COMMANDS = (
     Command(
         "pretrain",
@@ -336,6 +357,15 @@ COMMANDS = (
         "Works on an unfinished sweep too and says what is missing. Only --workdir is needed.",
         _common,
         report,
+    ),
+    Command(
+        "bench",
+        "measure rates and ratios of this machine",
+        "One table: the training step against plain PyTorch (if that is installed) and where it "
+        "spends\nits time, the wait for data, growth of memory, the rate of decoding. Nothing is "
+        "kept.\nWhat each number means: docs/bench.md.",
+        _bench_flags,
+        bench,
     ),
 )
 

@@ -1,0 +1,1 @@
+"""`jaxcomp bench`: rates and ratios of this machine, measured in one run (docs/bench.md)."""
