@@ -1,60 +1,71 @@
 """The size-fidelity sweep on real text, with edit survival in place of the world's slots.
 
-`configs/text.py:path=FILE`: a .jsonl[.gz] (field "text"), .parquet or .txt file, or a glob. A byte
-pair tokenizer is trained on it and cached. Differs from configs/tiny.py in the data, and in that
-its base models and its decoder are pretrained on that text first, which takes most of the time.
+    configs/text.py:path=FILE    a .jsonl[.gz] (field "text", or field=NAME), .parquet or .txt file,
+                                 or a glob
+
+A byte pair tokenizer is trained on it and cached. Base models and decoder are pretrained on that
+text first, in the workdir: nothing ships for it. The recipe is that of configs/tiny.py, on wider
+towers, for a vocabulary of 2048 needs wider codes.
 """
 
 from ml_collections import ConfigDict
 
 from jaxcomp.settings import parse_arg
 
-
-def shape(width: int, layers: int) -> dict:
-    """Heads of 16, half as many for keys and values, an MLP of three widths."""
-    return {
-        "hidden_size": width,
-        "num_hidden_layers": layers,
-        "num_attention_heads": width // 16,
-        "num_key_value_heads": width // 32,
-        "head_dim": 16,
-        "intermediate_size": 3 * width,
-        "max_position_embeddings": 256,
-    }
+T = 64  # context tokens of a segment: ratio 64 leaves one vector
 
 
-def optim(steps: int, lr: float) -> dict:
-    return {"steps": steps, "batch": 32, "lr": lr, "warmup": 100, "final_lr": 0.05}
+def shape(width: int) -> dict:
+    return dict(
+        hidden_size=width,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=24,
+        intermediate_size=2 * width,
+        max_position_embeddings=256,
+    )
+
+
+def optim(steps: int, lr: float = 3e-3, b2: float = 0.95) -> dict:
+    return dict(
+        steps=steps, batch=16, lr=lr, embed_lr=0.09 / lr, final_lr=0.02, warmup=100, b2=b2
+    )
 
 
 def get_config(arg: str = "") -> ConfigDict:
     given = parse_arg(arg, path="", field="text")
+    rebuild = dict(objective="coin", p_reconstruct=0.9)
     return ConfigDict(
-        {
-            "name": "text",
-            "families": {"llama": {"s": shape(64, 2), "m": shape(96, 3), "l": shape(128, 4)}},
-            "data": {
-                "source": "text",
-                "path": given.path,
-                "text_field": given.field,
-                "vocab_size": 2048,
-                "segment": 64,
-                "target": 80,
-            },
-            "pretrain": {"optim": optim(2000, 2e-3)},
-            "decoder": {
-                "model": shape(128, 3),
-                "reference": shape(96, 2),  # a size outside the grid
-                "pretrain": {"optim": optim(2000, 2e-3)},
-                "adapt": {
-                    "optim": optim(4000, 1e-3),
-                    "curriculum": (1, 2),
-                    "ratios": (1, 4, 16, 64),
-                    "p_reconstruct": 0.8,
-                },
-            },
-            "memory": {"marker_steps": 100},
-            "train": {"optim": optim(1500, 1e-3), "p_reconstruct": 0.8},
-            "sweep": {"ratios": (4, 16, 64), "primary_ratio": 16},
-        }
+        dict(
+            name="text",
+            families=dict(llama={f"{w}": shape(w) for w in (32, 64, 112)}),
+            data=dict(
+                source="text",
+                path=given.path,
+                text_field=given.field,
+                vocab_size=2048,
+                segment=T,
+                target=T + 8,
+            ),
+            pretrain=dict(optim=optim(1500), seq_len=2 * T, copy_fraction=0.5),
+            decoder=dict(
+                model=shape(96),
+                reference=shape(88),  # a size outside the grid
+                pretrain=dict(optim=optim(0), seq_len=2 * T),
+                adapt=dict(
+                    optim=optim(6000),
+                    ratios=[4, 4, 4, 16, 16, 64],
+                    curriculum=[4],
+                    curriculum_share=0.5,
+                    p_blank=0.1,
+                    word_dropout=0.25,
+                    checkpoint_every=2000,
+                    **rebuild,
+                ),
+            ),
+            memory=dict(positions="spread", marker_steps=0),
+            train=dict(optim=optim(1500, lr=2e-3, b2=0.99), **rebuild),
+            sweep=dict(ratios=[4, 16, 64]),
+        )
     )

@@ -31,8 +31,12 @@ def shape(model_type: str, width: int) -> dict:
     )
 
 
-def optim(steps: int, final_lr: float = 0.02) -> dict:
-    return dict(steps=steps, batch=16, lr=3e-3, final_lr=final_lr, warmup=100)
+def optim(steps: int, lr: float = 3e-3, b2: float = 0.95) -> dict:
+    # A word is in few passages of a batch and has to become its own code: the embeddings' rate is
+    # 0.09 while that of the matrices is a thirtieth of it or less.
+    return dict(
+        steps=steps, batch=16, lr=lr, embed_lr=0.09 / lr, final_lr=0.02, warmup=100, b2=b2
+    )
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -49,7 +53,7 @@ def get_config(arg: str = "") -> ConfigDict:
             ),
             world=dict(prior_strength=0.95, train_prior_strength=0.5),
             data=dict(source="world", segment=T, target=T + 1, train_passages=65_536),
-            pretrain=dict(optim=optim(2000), seq_len=2 * T, copy_fraction=0.5),
+            pretrain=dict(optim=optim(800), seq_len=2 * T, copy_fraction=0.5),
             decoder=dict(
                 model=shape("llama", 64),
                 reference=shape("llama", 72 if second else 56),
@@ -57,17 +61,16 @@ def get_config(arg: str = "") -> ConfigDict:
                 # From scratch, together: a pretrained decoder was slower to be steered, not faster.
                 pretrain=dict(optim=optim(0), seq_len=2 * T),
                 adapt=dict(
-                    optim=optim(10_000),
-                    ratios=[4, 4, 4, 4, 4, 4, 16, 64],
-                    curriculum=[4],
-                    curriculum_share=0.5,
-                    p_blank=0.05,
-                    checkpoint_every=2500,
+                    optim=optim(5000),
+                    ratios=[4, 4, 4, 4, 4, 16, 16, 64],
+                    p_blank=0.1,
+                    word_dropout=0.25,
+                    checkpoint_every=2000,
                     **rebuild,
                 ),
             ),
             memory=dict(positions="spread", marker_steps=0),
-            train=dict(optim=optim(2000), **rebuild),
+            train=dict(optim=optim(2000, lr=2e-3, b2=0.99), **rebuild),
             sweep=dict(
                 families=["llama", "qwen3"] if full else ["llama"],
                 sizes=[] if full else ["24", "40", "64"],

@@ -105,6 +105,7 @@ class OptimConfig:
     steps: int = 1000
     batch: int = 32  # passages (or documents) of one optimiser step
     lr: float = 1e-3
+    embed_lr: float = 1.0  # rate of token embeddings and memory tokens, as a multiple of lr
     final_lr: float = 0.0  # of the cosine, as a fraction of lr
     warmup: int = 50
     weight_decay: float = 0.0
@@ -123,6 +124,8 @@ class TrainConfig:
     p_reconstruct: float = 0.5  # coin: probability; sum: weight of reconstruction
     p_blank: float = 0.0  # share of examples whose memory is withheld: a decoder in training stays
     # a language model, and "no memory" is nothing it has never seen
+    word_dropout: float = 0.0  # share of the target's words hidden from the decoder where it has a
+    # memory (arXiv 1511.06349): a decoder in training learns to look there
     train_decoder: bool = False  # only the joint adaptation of a base decoder
     ratios: tuple[int, ...] = ()  # each step draws one of these; (): memory.ratio (adapt: sweep's)
     curriculum: tuple[int, ...] = ()  # ratios trained at before that, one after the other

@@ -27,7 +27,10 @@ class RunTimes(NamedTuple):
 def measure(cfg: Config, workdir: Path, steps: int, every: int) -> RunTimes:
     """Trains for `steps` updates in `workdir`; looks at the memory after each `every` of them."""
     optim = dataclasses.replace(cfg.train.optim, steps=steps)
-    train_cfg = dataclasses.replace(cfg.train, optim=optim, log_every=every)
+    # Checkpoints from before the first look on: what the first one loads is not growth.
+    train_cfg = dataclasses.replace(
+        cfg.train, optim=optim, log_every=every, checkpoint_every=max(1, every // 2)
+    )
     data = dataclasses.replace(cfg.data, val_passages=min(cfg.data.val_passages, 32))
     cfg = dataclasses.replace(cfg, train=train_cfg, data=data)
     resident: dict[int, int] = {}

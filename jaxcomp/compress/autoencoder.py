@@ -141,11 +141,14 @@ class AutoEncoder(nnx.Module):
         *,
         ratio: int,
         remat: str = "none",
+        word_dropout: float = 0.0,
         dropout_key: jax.Array | None = None,
     ) -> Targets:
         """Teacher-forced decoder states of every target, at the L positions that predict a token.
 
-        Args are the fields of `data.pipeline.Batch`. Row b * O + o is target o of example b.
+        Args are the fields of `data.pipeline.Batch`. Row b * O + o is target o of example b. With a
+        `dropout_key`, each word the decoder reads is hidden (a zero vector) with probability
+        `word_dropout`, in rows that have a memory.
         """
         B, O, L = tok_BOL.shape
         memory = self.memory(ctx_BGT, len_BG, ratio=ratio, remat=remat, dropout_key=dropout_key)
@@ -158,6 +161,8 @@ class AutoEncoder(nnx.Module):
         with jax.named_scope("decoder"):
             # The last token is only ever a label.
             x_RLD = self.decoder.embed(tok_RL[:, :-1])
+            if word_dropout and dropout_key is not None:
+                x_RLD = _hide_words(x_RLD, memory.seg_BM, word_dropout, dropout_key)
             slot_L = jnp.arange(L, dtype=jnp.int32)
             seg_RL = (slot_L[:-1] < len_R1 - 1).astype(jnp.int32)
             pos_RL = prefix.start_pos_B[:, None] + slot_L[:-1]
@@ -230,6 +235,17 @@ def trainable_filter(train: TrainConfig, memory: MemoryConfig):
 
 def _used(path: tuple, value: object) -> bool:
     return isinstance(value, nnx.Param) and path[2] != "head"
+
+
+def _hide_words(
+    x_RLD: jax.Array, seg_RM: jax.Array, share: float, dropout_key: jax.Array
+) -> jax.Array:
+    # A stream of its own: the compressor's LoRA layers split the key itself.
+    hidden_RL = jax.random.bernoulli(
+        jax.random.fold_in(dropout_key, 1), share, x_RLD.shape[:2], out_sharding=SPECS["batch"]
+    )
+    hidden_RL = hidden_RL & (jnp.max(seg_RM, axis=1, keepdims=True) > 0)
+    return jnp.where(hidden_RL[:, :, None], 0, x_RLD).astype(x_RLD.dtype)
 
 
 def _repeat(x: jax.Array, times: int) -> jax.Array:

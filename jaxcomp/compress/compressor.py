@@ -33,6 +33,7 @@ class Compressor(nnx.Module):
     """Kind `append`: learned memory tokens after the T slots of a segment, last states read out.
 
     Memory tokens see every valid context token and the earlier valid memory tokens, never padding.
+    They start as one vector where their places tell them apart (`spread`), else each as its own.
 
     Args:
         llm: the tower, width E.
@@ -58,9 +59,11 @@ class Compressor(nnx.Module):
         self.slots = slots
         self.positions = memory.positions
         mean_E, std_E = moments(llm.emb[...])
-        noise_ME = jax.random.normal(rngs.params(), (slots, mean_E.shape[0]))
-        mem_ME = constrain(mean_E + noise_ME * std_E, "mem_MD")
-        self.mem_ME = nnx.Param(mem_ME, spec="mem_MD")
+        # All alike where their places tell them apart: what one learns of its block, all learn.
+        drawn = 1 if memory.positions == "spread" else slots
+        noise_ME = jax.random.normal(rngs.params(), (drawn, mean_E.shape[0]))
+        mem_ME = jnp.broadcast_to(mean_E + noise_ME * std_E, (slots, mean_E.shape[0]))
+        self.mem_ME = nnx.Param(constrain(mem_ME, "mem_MD"), spec="mem_MD")
         mean_D, std_D = moments(embeddings_VD)
         self.connector = Connector(
             mean_E.shape[0],

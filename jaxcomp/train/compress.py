@@ -256,7 +256,12 @@ def _run(
     def objective(step: int) -> MemoryObjective:
         ratio = ratio_at(train, memory.ratio, cfg.seed, step)
         return MemoryObjective(
-            ratio, train.objective, train.p_reconstruct, train.remat, train.loss_chunk
+            ratio,
+            train.objective,
+            train.p_reconstruct,
+            train.remat,
+            train.loss_chunk,
+            train.word_dropout,
         )
 
     return Run(
@@ -270,7 +275,7 @@ def _run(
         seed=cfg.seed,
         # While the decoder learns, its markers are part of it.
         marker_steps=float("inf") if train.train_decoder else memory.marker_steps,
-        dropout=memory.lora.rank > 0 and memory.lora.dropout > 0,
+        dropout=train.word_dropout > 0 or (memory.lora.rank > 0 and memory.lora.dropout > 0),
         log_every=train.log_every,
         checkpoint_every=train.checkpoint_every,
         keep=train.keep_checkpoints,

@@ -159,6 +159,7 @@ class MemoryObjective:
     p_reconstruct: float = 0.5
     remat: str = "none"
     chunk: int = 0
+    word_dropout: float = 0.0
 
     def weights(self, batch: Any) -> jax.Array:
         """Weight of each label of a target row, shape B, O."""
@@ -180,6 +181,7 @@ class MemoryObjective:
             batch.mode_BO,
             ratio=self.ratio,
             remat=self.remat,
+            word_dropout=self.word_dropout,
             dropout_key=dropout_key,
         )
         nll_RL, hit_RL = token_nll(

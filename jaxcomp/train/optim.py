@@ -38,10 +38,12 @@ class Schedule(NamedTuple):
     """The optimiser's traced part, float32 scalars.
 
     rate(step) = lr * min(1, (step + 1) / warmup) before the peak, then a half cosine from lr to
-    final_lr * lr at `steps`. Markers move only in the first marker_steps steps.
+    final_lr * lr at `steps`; embed_lr times that for token embeddings and memory tokens. Markers
+    move only in the first marker_steps steps.
     """
 
     lr: Any
+    embed_lr: Any
     warmup: Any
     steps: Any
     final_lr: Any
@@ -104,7 +106,7 @@ def _name(path: Any) -> str:
 def split_optim(cfg: OptimConfig, marker_steps: float = float("inf")) -> tuple[Adam, Schedule]:
     """The static and the traced part of an OptimConfig."""
     adam = Adam(cfg.b1, cfg.b2, cfg.weight_decay, cfg.clip, cfg.accumulate)
-    values = (cfg.lr, cfg.warmup, cfg.steps, cfg.final_lr, marker_steps)
+    values = (cfg.lr, cfg.embed_lr, cfg.warmup, cfg.steps, cfg.final_lr, marker_steps)
     return adam, Schedule(*(jnp.float32(v) for v in values))
 
 
@@ -179,7 +181,10 @@ def train_step(
     lr = rate(schedule, state.step)
     # Zero gradients alone would leave Adam's momentum moving the markers.
     updates = _gate_markers(updates, live)
-    params = jax.tree.map(lambda p, u: (p - lr * u).astype(p.dtype), state.params, updates)
+    rates = {name: lr * schedule.embed_lr if _is_input(name) else lr for name in updates}
+    params = jax.tree.map(
+        lambda p, u, r: (p - r * u).astype(p.dtype), state.params, updates, rates
+    )
     metrics = spec.objective.metrics(sums_K)
     ema = EMA * state.loss_ema + (1 - EMA) * metrics["loss"]
     step = state.step + 1
@@ -235,6 +240,11 @@ def _micro(x: jax.Array, count: int) -> jax.Array:
 
 def _gate_markers(tree: Any, live: jax.Array) -> Params:
     return {name: x * live if "markers_4D" in name else x for name, x in tree.items()}
+
+
+def _is_input(name: str) -> bool:
+    """Token embeddings and memory tokens: a row moves only in steps that hold its token."""
+    return name.rsplit("/", 1)[-1] in ("emb", "mem_ME")
 
 
 def _decayed(params: Params) -> dict[str, bool]:

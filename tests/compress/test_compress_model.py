@@ -118,6 +118,42 @@ def test_memory_starts_at_the_scale_of_embeddings(mesh):
     assert np.sqrt((markers**2).mean()) < 2 * np.sqrt((dec_VD**2).mean())
 
 
+@pytest.mark.parametrize("positions", ["spread", "consecutive"])
+def test_memory_tokens_start_alike_only_where_their_places_differ(mesh, positions):
+    compressor = make(positions).compressor
+    mem_ME = np.array(compressor.mem_ME[...])
+    assert (len(np.unique(mem_ME, axis=0)) == 1) == (positions == "spread")
+    memory = compressor(put(tokens(2, T)), put([T, T]), ratio=2)
+    assert len(np.unique(np.array(memory.vec_BMD[0]), axis=0)) == T // 2
+
+
+def test_words_are_hidden_from_the_decoder_only_where_it_has_a_memory(mesh):
+    model, key = make(), jax.random.key(0)
+    row = put(tokens(2, 1, T))
+
+    def states(share, key, lengths):
+        got = model.targets(
+            put(tokens(2, 1, T)),
+            put([[n] for n in lengths]),
+            row,
+            put([[T]] * 2),
+            put([[0]] * 2),
+            ratio=2,
+            word_dropout=share,
+            dropout_key=key,
+        )
+        return np.array(got.hidden_RLD)
+
+    clean, hidden = states(0.0, None, [T, 0]), states(0.5, key, [T, 0])
+    np.testing.assert_array_equal(clean[1], hidden[1])
+    # The marker, which predicts the first word, has read no word yet.
+    np.testing.assert_array_equal(clean[0, 0], hidden[0, 0])
+    assert np.abs(clean[0] - hidden[0]).max() > 1e-3
+    np.testing.assert_array_equal(clean, states(0.5, None, [T, 0]))
+    every = [states(1.0, jax.random.key(seed), [T, 0]) for seed in (1, 2)]
+    np.testing.assert_array_equal(*every)
+
+
 def test_gradient_reaches_each_valid_memory_token_and_no_other(mesh):
     graphdef, mem, rest = nnx.split(make(), lambda path, _: path[-1] == "mem_ME", ...)
 
@@ -195,10 +231,14 @@ def test_an_output_head_that_is_never_used_is_not_trained():
 
 
 def test_rows_of_memory_tokens_keep_their_place_at_coarser_ratios(mesh):
-    model = make()
+    fresh = make.__wrapped__
+    model, consecutive = fresh(), fresh("consecutive")
+    mem_ME = np.random.default_rng(0).normal(size=model.compressor.mem_ME.shape)
+    for each in (model, consecutive):
+        each.compressor.mem_ME[...] = jnp.asarray(mem_ME, jnp.float32)
     mem_ME = np.array(model.compressor.mem_ME[...])
     np.testing.assert_array_equal(model.compressor._tokens(4), mem_ME[[1, 3, 5, 7]])
-    np.testing.assert_array_equal(make("consecutive").compressor._tokens(4), mem_ME[:4])
+    np.testing.assert_array_equal(consecutive.compressor._tokens(4), mem_ME[:4])
     with pytest.raises(ConfigError, match=r"16 tokens at ratio 1 need 16 .* built with 8"):
         model.compressor.count(16, 1)
     with pytest.raises(ConfigError, match="ratio 3 does not divide the segment length 8"):
