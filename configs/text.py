@@ -28,9 +28,7 @@ def shape(width: int) -> dict:
 
 
 def optim(steps: int, lr: float = 3e-3, b2: float = 0.95) -> dict:
-    return dict(
-        steps=steps, batch=16, lr=lr, embed_lr=0.09 / lr, final_lr=0.02, warmup=100, b2=b2
-    )
+    return dict(steps=steps, batch=16, lr=lr, embed_lr=0.09 / lr, final_lr=0.02, warmup=100, b2=b2)
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -39,7 +37,7 @@ def get_config(arg: str = "") -> ConfigDict:
     return ConfigDict(
         dict(
             name="text",
-            families=dict(llama={f"{w}": shape(w) for w in (32, 64, 112)}),
+            families=dict(llama={f"{w}": shape(w) for w in (32, 56, 96)}),
             data=dict(
                 source="text",
                 path=given.path,
@@ -48,16 +46,14 @@ def get_config(arg: str = "") -> ConfigDict:
                 segment=T,
                 target=T + 8,
             ),
-            pretrain=dict(optim=optim(1500), seq_len=2 * T, copy_fraction=0.5),
+            pretrain=dict(optim=optim(1000), seq_len=2 * T, copy_fraction=0.5),
             decoder=dict(
                 model=shape(96),
-                reference=shape(88),  # a size outside the grid
+                reference=shape(80),  # a size outside the grid
                 pretrain=dict(optim=optim(0), seq_len=2 * T),
                 adapt=dict(
-                    optim=optim(6000),
-                    ratios=[4, 4, 4, 16, 16, 64],
-                    curriculum=[4],
-                    curriculum_share=0.5,
+                    optim=optim(4000),
+                    ratios=[4, 4, 4, 4, 4, 16],
                     p_blank=0.1,
                     word_dropout=0.25,
                     checkpoint_every=2000,
@@ -65,7 +61,7 @@ def get_config(arg: str = "") -> ConfigDict:
                 ),
             ),
             memory=dict(positions="spread", marker_steps=0),
-            train=dict(optim=optim(1500, lr=2e-3, b2=0.99), **rebuild),
+            train=dict(optim=optim(1200, lr=2e-3, b2=0.99), **rebuild),
             sweep=dict(ratios=[4, 16, 64]),
         )
     )

@@ -34,9 +34,7 @@ def shape(model_type: str, width: int) -> dict:
 def optim(steps: int, lr: float = 3e-3, b2: float = 0.95) -> dict:
     # A word is in few passages of a batch and has to become its own code: the embeddings' rate is
     # 0.09 while that of the matrices is a thirtieth of it or less.
-    return dict(
-        steps=steps, batch=16, lr=lr, embed_lr=0.09 / lr, final_lr=0.02, warmup=100, b2=b2
-    )
+    return dict(steps=steps, batch=16, lr=lr, embed_lr=0.09 / lr, final_lr=0.02, warmup=100, b2=b2)
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -61,8 +59,8 @@ def get_config(arg: str = "") -> ConfigDict:
                 # From scratch, together: a pretrained decoder was slower to be steered, not faster.
                 pretrain=dict(optim=optim(0), seq_len=2 * T),
                 adapt=dict(
-                    optim=optim(5000),
-                    ratios=[4, 4, 4, 4, 4, 16, 16, 64],
+                    optim=optim(4000),
+                    ratios=[4, 4, 4, 4, 4, 16],
                     p_blank=0.1,
                     word_dropout=0.25,
                     checkpoint_every=2000,
@@ -70,7 +68,7 @@ def get_config(arg: str = "") -> ConfigDict:
                 ),
             ),
             memory=dict(positions="spread", marker_steps=0),
-            train=dict(optim=optim(2000, lr=2e-3, b2=0.99), **rebuild),
+            train=dict(optim=optim(1200, lr=2e-3, b2=0.99), **rebuild),
             sweep=dict(
                 families=["llama", "qwen3"] if full else ["llama"],
                 sizes=[] if full else ["24", "40", "64"],

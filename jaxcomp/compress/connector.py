@@ -18,8 +18,9 @@ class Connector(nnx.Module):
     """RMSNorm-Linear-GELU-Linear (recipe `pcc`), E -> D, all float32 whatever the towers are.
 
     A fresh connector answers unit-variance noise with vectors around `mean_D` whose standard
-    deviation is `std`, so that the decoder first sees something of the size of its own tokens. Its
-    parameters are in units of `std`, so that one learning rate suits embeddings of any scale.
+    deviation is `std`, so that the decoder first sees something of the size of its own tokens.
+    Where `std` exceeds 1 its last map is in units of `std`, so that one learning rate also suits
+    embeddings that have grown (a tiny decoder's, trained from scratch: to 4).
 
     Args:
         width_in: E.
@@ -34,13 +35,13 @@ class Connector(nnx.Module):
     ):
         up = jax.random.normal(rngs.params(), (width_in, hidden)) / math.sqrt(width_in)
         down = jax.random.normal(rngs.params(), (hidden, mean_D.shape[0]))
-        down = down / math.sqrt(hidden * _GELU_SECOND_MOMENT)
-        self.std = std
+        self.unit = max(1.0, std)
+        down = down * (std / self.unit / math.sqrt(hidden * _GELU_SECOND_MOMENT))
         self.norm_E = _param(jnp.ones(width_in), "norm_D")
         self.up_EF = _param(up, "up_DF")
         self.bias_F = _param(jnp.zeros(hidden), "norm_D")
         self.down_FD = _param(down, "down_FD")
-        self.bias_D = _param(mean_D.astype(jnp.float32) / std, "norm_D")
+        self.bias_D = _param(mean_D.astype(jnp.float32) / self.unit, "norm_D")
 
     def __call__(self, hidden_BME: jax.Array) -> jax.Array:
         """hidden_BME -> mem_BMD (float32)."""
@@ -51,7 +52,7 @@ class Connector(nnx.Module):
             x = jnp.einsum("BME,EF->BMF", x, self.up_EF[...], out_sharding=SPECS["act_BLF"])
             x = jax.nn.gelu(x + self.bias_F[...], approximate=False)
             out = jnp.einsum("BMF,FD->BMD", x, self.down_FD[...], out_sharding=SPECS["act_BLD"])
-            return (out + self.bias_D[...]) * self.std
+            return (out + self.bias_D[...]) * self.unit
 
 
 def _param(x: jax.Array, spec: str) -> nnx.Param:

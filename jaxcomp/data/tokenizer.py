@@ -33,13 +33,15 @@ class TokenizerError(ValueError):
 class Tokenizer:
     """A thin wrapper of one `tokenizer.json`; never adds special tokens on its own.
 
-    `name` is a stable hash of the file, so caches and checkpoints can say which tokenizer made
-    them. Special tokens that stand in a text as ordinary characters are read as characters.
+    `name` is a stable hash of the file's content, however it is laid out, so caches and checkpoints
+    can say which tokenizer made them. Special tokens that stand in a text as ordinary characters
+    are read as characters.
     """
 
     def __init__(self, spec: str, config: dict[str, Any] | None = None, where: str = "tokenizer"):
         parsed = json.loads(spec)
-        self.name = hashlib.sha256(spec.encode()).hexdigest()[:12]
+        content = json.dumps(parsed, indent=2, ensure_ascii=False)
+        self.name = hashlib.sha256(content.encode()).hexdigest()[:12]
         kinds = set(_types(parsed.get("pre_tokenizer"))) | set(_types(parsed.get("decoder")))
         self.byte_level = "ByteLevel" in kinds or bool(parsed["model"].get("byte_fallback"))
         self._metaspace = _drops_leading_space(parsed.get("pre_tokenizer"))
@@ -226,7 +228,7 @@ def _write(inner: tokenizers.Tokenizer, folder, special: dict[str, str]) -> Toke
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".tokenizer-"))
     try:
-        inner.save(str(made / "tokenizer.json"))
+        inner.save(str(made / "tokenizer.json"), pretty=False)
         config = {"tokenizer_class": "PreTrainedTokenizerFast", **special}
         (made / "tokenizer_config.json").write_text(json.dumps(config, indent=1), "utf-8")
         if folder.is_dir():  # e.g. a base model's folder, which already holds other files

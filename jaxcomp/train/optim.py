@@ -182,9 +182,7 @@ def train_step(
     # Zero gradients alone would leave Adam's momentum moving the markers.
     updates = _gate_markers(updates, live)
     rates = {name: lr * schedule.embed_lr if _is_input(name) else lr for name in updates}
-    params = jax.tree.map(
-        lambda p, u, r: (p - r * u).astype(p.dtype), state.params, updates, rates
-    )
+    params = jax.tree.map(lambda p, u, r: (p - r * u).astype(p.dtype), state.params, updates, rates)
     metrics = spec.objective.metrics(sums_K)
     ema = EMA * state.loss_ema + (1 - EMA) * metrics["loss"]
     step = state.step + 1

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import pytest
 from flax import nnx
 
 from jaxcomp.compress import AutoEncoder, build, kind_of, trainable_filter
+from jaxcomp.compress.connector import Connector
 from jaxcomp.config import ConfigError, LoraConfig, MemoryConfig, ModelConfig, TrainConfig
 from jaxcomp.llm.lora import LoraParam
 from jaxcomp.llm.model import Transformer
@@ -116,6 +118,18 @@ def test_memory_starts_at_the_scale_of_embeddings(mesh):
     assert 0.5 < np.sqrt((vec_BMD**2).mean()) / np.sqrt((dec_VD**2).mean()) < 2
     markers = np.array(model.markers_4D[...])
     assert np.sqrt((markers**2).mean()) < 2 * np.sqrt((dec_VD**2).mean())
+
+
+def test_connector_learns_in_units_of_the_decoders_embeddings(mesh):
+    """One learning rate suits embeddings of any scale above 1: parameters do not depend on it."""
+    mean_D = jnp.arange(4.0)
+    x_BME = jax.random.normal(jax.random.key(0), (2, 3, 6))
+    made = [
+        Connector(6, 16, scale * mean_D, scale, rngs=nnx.Rngs(params=0)) for scale in (1.0, 50.0)
+    ]
+    small, large = (nnx.state(c, nnx.Param) for c in made)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), small, large)
+    np.testing.assert_allclose(50 * made[0](x_BME), made[1](x_BME), rtol=1e-5)
 
 
 @pytest.mark.parametrize("positions", ["spread", "consecutive"])

@@ -102,6 +102,17 @@ def test_training_is_deterministic_and_a_complete_folder_is_reused(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
 
 
+def test_name_is_of_the_content_not_of_its_layout(tmp_path):
+    first = train_tokenizer(["some text, some more text"] * 5, 300, tmp_path / "a")
+    file = tmp_path / "a" / "tokenizer.json"
+    parsed = json.loads(file.read_text("utf-8"))
+    file.write_text(json.dumps(parsed, indent=4), "utf-8")
+    assert load_tokenizer(tmp_path / "a").name == first.name
+    parsed["added_tokens"][0]["lstrip"] = True
+    file.write_text(json.dumps(parsed), "utf-8")
+    assert load_tokenizer(tmp_path / "a").name != first.name
+
+
 def test_a_base_folder_keeps_its_other_files(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     world_tokenizer(World().words(), tmp_path)

@@ -101,6 +101,26 @@ def test_runs_that_differ_in_rate_length_and_seed_share_one_compilation(mesh):
     assert fast > 10 * slow  # though compiled once, the rate is the run's own
 
 
+def test_embeddings_and_memory_tokens_move_at_their_own_rate(mesh):
+    def moved(embed_lr):
+        layout, trained, frozen = parts()
+        before = {name: np.array(x) for name, x in trained.items()}
+        adam, schedule = split_optim(OptimConfig(lr=1e-3, embed_lr=embed_lr, warmup=0))
+        spec = StepSpec(layout, MemoryObjective(2), adam)
+        state, _ = train_step(
+            spec, init_state(trained, adam), frozen, tiny.put(tiny.batch()), schedule, None
+        )
+        return {name: np.array(state.params[name]) - x for name, x in before.items()}
+
+    one, ten = moved(1.0), moved(10.0)
+    inputs = {"compressor/llm/emb", "compressor/mem_ME"}
+    assert inputs < set(one)
+    for name in one:
+        factor = 10 if name in inputs else 1
+        np.testing.assert_allclose(ten[name], factor * one[name], rtol=1e-2, atol=1e-6)
+        assert np.abs(one[name]).max() > 0
+
+
 def test_lora_trains_only_its_leaves(mesh):
     memory = MemoryConfig(ratio=2, lora=LoraConfig(rank=2, dropout=0.5))
     layout, trained, frozen = parts(memory)
