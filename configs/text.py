@@ -5,7 +5,7 @@
 
 A byte pair tokenizer is trained on it and cached. Base models and decoder are pretrained on that
 text first, in the workdir: nothing ships for it. The recipe is that of configs/tiny.py, on wider
-towers, for a vocabulary of 2048 needs wider codes.
+towers, for a vocabulary of 1024 needs wider codes.
 """
 
 from ml_collections import ConfigDict
@@ -42,17 +42,17 @@ def get_config(arg: str = "") -> ConfigDict:
                 source="text",
                 path=given.path,
                 text_field=given.field,
-                vocab_size=2048,
+                vocab_size=1024,
                 segment=T,
                 target=T + 8,
             ),
-            pretrain=dict(optim=optim(1000), seq_len=2 * T, copy_fraction=0.5),
+            pretrain=dict(optim=optim(500), seq_len=2 * T, copy_fraction=0.5),
             decoder=dict(
                 model=shape(96),
                 reference=shape(80),  # a size outside the grid
                 pretrain=dict(optim=optim(0), seq_len=2 * T),
                 adapt=dict(
-                    optim=optim(4000),
+                    optim=optim(2500),
                     ratios=[4, 4, 4, 4, 4, 16],
                     p_blank=0.1,
                     word_dropout=0.25,
@@ -61,7 +61,7 @@ def get_config(arg: str = "") -> ConfigDict:
                 ),
             ),
             memory=dict(positions="spread", marker_steps=0),
-            train=dict(optim=optim(1200, lr=2e-3, b2=0.99), **rebuild),
+            train=dict(optim=optim(700, lr=2e-3, b2=0.99), **rebuild),
             sweep=dict(ratios=[4, 16, 64]),
         )
     )
