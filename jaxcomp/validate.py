@@ -117,7 +117,7 @@ def _optim(key: str, optim: OptimConfig) -> None:
             f"{key}.accumulate = {optim.accumulate} does not divide {key}.batch = {optim.batch}: "
             "a step is split into equal micro-batches; choose a divisor"
         )
-    for name in ("lr", "clip"):
+    for name in ("lr", "embed_lr", "clip"):
         value = getattr(optim, name)
         if not (math.isfinite(value) and value > 0):
             raise ConfigError(f"{key}.{name} = {value}: expected a positive number")
