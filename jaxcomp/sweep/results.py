@@ -103,12 +103,13 @@ def points(rows: Iterable[Result], metric: str, ratio: int, tuned: bool = False)
 
 def verdict(results: Results, tuned: bool = False) -> stats.Verdict:
     """The computed answer, with the recipe's rate or with the rate tuned per size."""
-    loss, kept = (h.metric for h in endpoints(results.cfg))
+    loss, kept = endpoints(results.cfg)
     ratios = sorted({r.job.setup.ratio for r in results.rows if not tuned or r.tuned})
     return stats.judge(
-        {r: points(results.rows, loss, r, tuned) for r in ratios},
-        {r: points(results.rows, kept, r, tuned) for r in ratios},
+        {r: points(results.rows, loss.metric, r, tuned) for r in ratios},
+        {r: points(results.rows, kept.metric, r, tuned) for r in ratios},
         results.cfg.sweep.primary_ratio,
+        endpoint=kept.label,
     )
 
 

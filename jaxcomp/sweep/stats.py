@@ -154,9 +154,10 @@ def judge(
     kept: Mapping[int, Sequence[Point]],
     primary_ratio: int,
     *,
+    endpoint: str = "counterfactual slots kept",
     alpha: float = ALPHA,
 ) -> Verdict:
-    """In which ratios does loss fall with size while fidelity falls?
+    """In which ratios does loss fall with size while fidelity (`kept`, named `endpoint`) falls?
 
     Both must fall, each at level `alpha` (an intersection-union test: the larger p decides). The
     primary ratio is fixed in the config before running and tested alone; the others are secondary,
@@ -167,8 +168,8 @@ def judge(
     adjusted = _holm({r: p for r, p in raw.items() if r != primary_ratio})
     if primary_ratio in raw:
         adjusted[primary_ratio] = raw[primary_ratio]
-    out = tuple(_verdict_at(r, *trends[r], adjusted[r], alpha) for r in trends)
-    return Verdict(_sentence(out, primary_ratio), primary_ratio, out)
+    out = tuple(_verdict_at(r, *trends[r], adjusted[r], alpha, endpoint) for r in trends)
+    return Verdict(_sentence(out, primary_ratio, endpoint), primary_ratio, out)
 
 
 def _holm(ps: dict[int, float]) -> dict[int, float]:
@@ -179,7 +180,9 @@ def _holm(ps: dict[int, float]) -> dict[int, float]:
     return out
 
 
-def _verdict_at(ratio: int, loss: Trend, kept: Trend, p: float, alpha: float) -> RatioVerdict:
+def _verdict_at(
+    ratio: int, loss: Trend, kept: Trend, p: float, alpha: float, endpoint: str
+) -> RatioVerdict:
     def way(t: Trend) -> str:
         if t.p_fall < alpha:
             return "falls"
@@ -187,18 +190,20 @@ def _verdict_at(ratio: int, loss: Trend, kept: Trend, p: float, alpha: float) ->
 
     detail = (
         f"loss {way(loss)} with size (rho {loss.rho:+.2f}, p {loss.p_fall:.3g}), "
-        f"counterfactual slots kept {way(kept)} (rho {kept.rho:+.2f}, p {kept.p_fall:.3g})"
+        f"{endpoint} {way(kept)} (rho {kept.rho:+.2f}, p {kept.p_fall:.3g})"
     )
     if min(loss.replicates, kept.replicates) < MIN_REPLICATES:
         # Fewer replicates cannot tell a size from the luck of its one base model.
-        detail = f"rho of loss {loss.rho:+.2f}, of counterfactual slots kept {kept.rho:+.2f}"
-        if not min(loss.replicates, kept.replicates):
+        detail = f"rho of loss {loss.rho:+.2f}, of {endpoint} {kept.rho:+.2f}"
+        if not loss.replicates:
             detail = "no replicate in which two or more sizes were measured"
+        elif not kept.replicates:
+            detail = f"{endpoint}: not measured in two or more sizes of any replicate"
         return RatioVerdict(ratio, UNDECIDED, p, loss, kept, detail)
     return RatioVerdict(ratio, "observed" if p < alpha else "not observed", p, loss, kept, detail)
 
 
-def _sentence(ratios: tuple[RatioVerdict, ...], primary_ratio: int) -> str:
+def _sentence(ratios: tuple[RatioVerdict, ...], primary_ratio: int, endpoint: str) -> str:
     """The verdict in words; every word of it follows from the numbers."""
     by_ratio = {v.ratio: v for v in ratios}
     if primary_ratio not in by_ratio:
@@ -208,8 +213,8 @@ def _sentence(ratios: tuple[RatioVerdict, ...], primary_ratio: int) -> str:
         n = min(v.loss.replicates, v.kept.replicates)
         plural = "replicate" if n == 1 else "replicates"
         head = (
-            f"Bigger but less faithful (counterfactual slots kept at {primary_ratio}x, the primary "
-            f"endpoint): {v.word} [{v.detail}; {n} {plural}]."
+            f"Bigger but less faithful ({endpoint} at {primary_ratio}x, the primary endpoint): "
+            f"{v.word} [{v.detail}; {n} {plural}]."
         )
     groups: dict[str, list[str]] = defaultdict(list)
     for v in ratios:
