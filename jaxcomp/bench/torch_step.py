@@ -105,6 +105,8 @@ class Pair(nn.Module):
             self.up.bias.copy_(side["bias_F"])
             self.down.weight.copy_(side["down_FD"].T)
             self.down.bias.copy_(side["bias_D"])
+        spread = self.decoder.emb.weight.detach().var(0, unbiased=False).mean().sqrt()
+        self.unit = max(1.0, float(spread))  # of compress/connector.py
         self.mem_ME = nn.Parameter(torch.tensor(arrays["compressor/mem_ME"]))
         self.markers_4D = nn.Parameter(torch.tensor(arrays["markers_4D"]))
 
@@ -119,7 +121,7 @@ class Pair(nn.Module):
         seg_BS = torch.cat([(slot_T < len_B[:, None]).long(), seg_BM], dim=1)
         pos_BM = (torch.minimum((slot_M + 1) * self.ratio, len_B[:, None]) - 1).clamp(min=0)
         hidden = self.comp(x_BSE, torch.cat([slot_T.expand(B, -1), pos_BM], dim=1), seg_BS)
-        vec = self.down(F.gelu(self.up(self.norm(hidden[:, T:]))))
+        vec = self.down(F.gelu(self.up(self.norm(hidden[:, T:])))) * self.unit
         return vec * seg_BM[:, :, None], seg_BM, pos_BM + 1
 
     def states(self, memory, T, tok_BL, len_B, mode_B):
@@ -175,8 +177,14 @@ class Step:
         )
         self.trained = [p for p in self.pair.parameters() if p.requires_grad]
         o = self.optim
+        inputs = [self.pair.comp.emb.weight, self.pair.mem_ME]
+        others = [p for p in self.trained if not any(p is q for q in inputs)]
         self.adam = torch.optim.AdamW(
-            self.trained, lr=o.lr, betas=(o.b1, o.b2), weight_decay=o.weight_decay, fused=True
+            [{"params": others}, {"params": inputs}],
+            lr=o.lr,
+            betas=(o.b1, o.b2),
+            weight_decay=o.weight_decay,
+            fused=True,
         )
         self.count = 0
 
@@ -195,7 +203,9 @@ class Step:
         nn.utils.clip_grad_norm_(self.trained, o.clip)
         # The schedule of train/optim.py, whose cosine starts after the warm-up.
         self.count += 1
-        self.adam.param_groups[0]["lr"] = o.lr * min(1.0, self.count / max(o.warmup, 1))
+        rate = o.lr * min(1.0, self.count / max(o.warmup, 1))
+        for group, multiple in zip(self.adam.param_groups, (1.0, o.embed_lr), strict=True):
+            group["lr"] = rate * multiple
         self.adam.step()
 
     def parts(self):
