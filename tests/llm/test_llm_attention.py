@@ -38,7 +38,10 @@ def one_by_one(q, k, v, q_seg, kv_seg, offset, causal):
 @given(seed=st.integers(0, 10**6), causal=st.booleans(), offset=st.integers(0, 3))
 def test_equals_the_loop(seed, causal, offset):
     rng = np.random.default_rng(seed)
-    draw = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
+
+    def draw(*shape):
+        return rng.normal(size=shape).astype(np.float32)
+
     q, k, v = draw(2, 4, 4, 6), draw(2, 7, 2, 6), draw(2, 7, 2, 6)
     kv_seg = rng.integers(0, 3, (2, 7)).astype(np.int32)
     q_seg = kv_seg[:, offset : offset + 4]  # so a query finds at least itself

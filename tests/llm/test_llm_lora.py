@@ -64,7 +64,10 @@ def test_merged_equals_unmerged_and_leaves_the_model_alone(model):
 def test_adapters_are_told_from_the_base_by_type(model):
     graphdef, lora, base = nnx.split(model, LoraParam, nnx.Param)
     assert len(jax.tree.leaves(lora)) == 2 * len(PROJECTIONS)
-    loss = lambda lora: hidden(nnx.merge(graphdef, lora, base)).sum()  # noqa: E731
+
+    def loss(lora):
+        return hidden(nnx.merge(graphdef, lora, base)).sum()
+
     grads = jax.eval_shape(jax.grad(loss), lora)
     assert jax.tree.structure(grads) == jax.tree.structure(lora)
 

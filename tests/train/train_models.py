@@ -22,7 +22,10 @@ FULL = MemoryConfig(ratio=2, marker_steps=3)
 OPTIM = OptimConfig(steps=6, batch=8, lr=3e-3, warmup=2)
 
 
-def tower(seed=0, lora=LoraConfig()):  # noqa: B008 (a frozen dataclass)
+NO_LORA = LoraConfig()
+
+
+def tower(seed=0, lora=NO_LORA):
     """Weights drawn by numpy: compiling the model's own initialiser would take longer than the
     tests."""
     rng = np.random.default_rng(seed)
