@@ -1,13 +1,21 @@
-"""One setting of the C library's allocator that a training step on CPU depends on."""
+"""Settings of the C library's allocator that training on CPU depends on."""
 
 from __future__ import annotations
 
 import ctypes
 
-import jax
-
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_* of malloc.h
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # M_* of malloc.h
 _KEPT = 1 << 30  # bytes
+
+
+def one_arena() -> bool:
+    """All threads of this process share one heap from now on; returns whether that was possible.
+
+    XLA's calls wander between threads, and each thread's arena would keep temporaries of its own,
+    so memory would go on growing for hundreds of steps (docs/bench.md). Must be called at the
+    beginning of a process: threads that have an arena already keep it.
+    """
+    return _mallopt(_ARENA_MAX, 1)
 
 
 def keep_freed_memory() -> bool:
@@ -18,10 +26,15 @@ def keep_freed_memory() -> bool:
     time of a step with 34 MB of temporaries (docs/bench.md). Does nothing on other backends and
     other C libraries; returns whether it did something. Safe to call again.
     """
+    import jax  # not above: one_arena is called before JAX is loaded
+
     if jax.default_backend() != "cpu":
         return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     # Trimming alone must not be set: it freezes the mmap threshold at its small initial value.
-    if mallopt is None or not mallopt(_MMAP_THRESHOLD, _KEPT):
-        return False
-    return bool(mallopt(_TRIM_THRESHOLD, _KEPT))
+    return _mallopt(_MMAP_THRESHOLD, _KEPT) and _mallopt(_TRIM_THRESHOLD, _KEPT)
+
+
+def _mallopt(parameter: int, value: int) -> bool:
+    """False where the C library has no mallopt, or refuses the value."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and bool(mallopt(parameter, value))

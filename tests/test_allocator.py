@@ -1,4 +1,4 @@
-"""The allocator's setting does what it is for: a step's temporaries are not faulted in anew."""
+"""The allocator's settings do what they are for."""
 
 import platform
 import subprocess
@@ -26,14 +26,43 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * resource.g
 """
 
 
+ARENAS = """
+import ctypes, sys, threading
+from jaxcomp.allocator import one_arena
+if sys.argv[1] == "one":
+    assert one_arena()
+together = threading.Barrier(4)
+def hold():
+    together.wait()
+    kept = bytearray(4096)
+    together.wait()
+threads = [threading.Thread(target=hold) for _ in range(4)]
+for t in threads: t.start()
+for t in threads: t.join()
+libc = ctypes.CDLL(None)
+libc.fdopen.restype = ctypes.c_void_p
+out = ctypes.c_void_p(libc.fdopen(1, b"w"))
+assert libc.malloc_info(0, out) == 0 and libc.fflush(out) == 0
+"""
+glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+
+
+def output(program, how):
+    return subprocess.run(
+        [sys.executable, "-c", program, how], check=True, capture_output=True, text=True
+    ).stdout
+
+
+@glibc
+def test_one_arena_serves_all_threads():
+    assert output(ARENAS, "one").count("<heap ") == 1 < output(ARENAS, "many").count("<heap ")
+
+
 def faulted_bytes(how):
     """Bytes page-faulted at each call of a function with 48 MB of temporaries."""
-    run = subprocess.run(
-        [sys.executable, "-c", PROGRAM, how], check=True, capture_output=True, text=True
-    )
-    return float(run.stdout)
+    return float(output(PROGRAM, how))
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+@glibc
 def test_a_steps_temporaries_are_kept_between_calls():
     assert faulted_bytes("keep") < 8e6 < 40e6 < faulted_bytes("as it is")

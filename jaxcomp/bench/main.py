@@ -10,7 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxcomp.allocator import keep_freed_memory
+from jaxcomp.allocator import keep_freed_memory, one_arena
 from jaxcomp.bench import decode, run, step
 from jaxcomp.bench.fixture import (
     BenchError,
@@ -102,7 +102,8 @@ def bench(
 
 
 def _in_process(work: Callable[..., Any], *args: Any, one_thread: bool = False) -> Any:
-    with environment(one_thread), ProcessPoolExecutor(1, mp.get_context("spawn")) as pool:
+    spawned = ProcessPoolExecutor(1, mp.get_context("spawn"), initializer=one_arena)
+    with environment(one_thread), spawned as pool:
         return pool.submit(work, *args).result()
 
 

@@ -2,11 +2,8 @@
 
 A passage is a handful of sentences about things, animals, persons, places and events. Each sentence
 carries one or two *slots*: a value that its entity has by a strong prior (`prior_strength`) but may
-not have here. `World.read` parses any text, also a rebuilt and damaged one, back into facts, so the
-fate of every slot has exactly one name (`outcome`). Nothing is judged; everything is known.
-
-Slot kinds: colour, material, size, profession, home (entity-attribute); relation (who did it to
-whom); modifier (which of two animals has which mood); polarity; quantity; order (in time); topic.
+not have here. Any text, also a rebuilt and damaged one, is read back into facts (facts.py), so the
+fate of every slot has exactly one name. Nothing is judged; everything is known.
 """
 
 from __future__ import annotations
@@ -15,40 +12,16 @@ import hashlib
 import math
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from jaxcomp.config import ConfigError, WorldConfig
 from jaxcomp.data import lexicon as lx
+from jaxcomp.data.facts import ATTRIBUTES, VALUES, Key, Slot, read
 
-OUTCOMES = ("kept", "overwritten", "swapped", "other", "lost")
 SPLITS = {"train": range(14), "val": range(14, 15), "test": range(15, 16)}
 BUCKETS = 16  # a text's hash decides its split, so splits are disjoint by construction
 COUNTERFACTUAL_RATE = 0.5  # P(a slot of a counterfactual passage is not the favourite)
-
-Key = tuple[str, ...]
-
-
-class Slot(NamedTuple):
-    """One fact of a passage.
-
-    `start:end` are the characters of the slot's value in the text (for relation and order, of the
-    clause). `swap` is the value this fact would have had its two arguments been exchanged ("" where
-    the kind has no arguments to exchange).
-    """
-
-    kind: str
-    key: Key
-    value: str
-    favourite: str
-    swap: str
-    options: tuple[str, ...]
-    start: int
-    end: int
-
-    @property
-    def is_favourite(self) -> bool:
-        return self.value == self.favourite
 
 
 class Passage(NamedTuple):
@@ -63,23 +36,6 @@ class Passage(NamedTuple):
     slots: tuple[Slot, ...]
     continuation: str
     bits: float
-
-
-def outcome(slot: Slot, facts: Mapping[Key, str]) -> str:
-    """The one name of what became of `slot` in a text that reads as `facts`.
-
-    kept: the same value. swapped: the two arguments exchanged. overwritten: the prior's favourite
-    instead. other: another value. lost: no such fact. An exchange that is also the favourite counts
-    as swapped, so relation, modifier and order report drift and never overwriting for it.
-    """
-    value = facts.get(slot.key)
-    if value is None:
-        return "lost"
-    if value == slot.value:
-        return "kept"
-    if slot.swap and value == slot.swap:
-        return "swapped"
-    return "overwritten" if value == slot.favourite else "other"
 
 
 class _Draw:
@@ -138,19 +94,18 @@ class World:
                     f"world.{name} is {strength}; expected a probability strictly between 0 and "
                     "1 (a passage's information must be finite); use 0.999 for near-certainty"
                 )
-        self._shuffled = {k: self._permute(k, v) for k, v in _VALUES.items()}
+        self._shuffled = {k: self._permute(k, v) for k, v in VALUES.items()}
         self._persons = self._permute("person", tuple(lx.PERSONS))
         self._events = self._permute("event", lx.EVENTS)
         self._rank = {p: i for i, p in enumerate(self._persons)}
         self._time = {e: i for i, e in enumerate(self._events)}
         self._makers: dict[str, Callable[[_Draw], _Fact]] = {
-            **{kind: self._attribute(kind) for kind in _ATTRIBUTES},
+            **{kind: self._attribute(kind) for kind in ATTRIBUTES},
             "relation": self._relation,
             "modifier": self._modifier,
             "polarity": self._polarity,
             "order": self._order,
         }
-        self._readers = _readers()
 
     def passage(
         self,
@@ -181,21 +136,16 @@ class World:
         return Passage(index, text, slots, self._continue(draw, facts, max_words), bits)
 
     def read(self, text: str) -> dict[Key, str]:
-        """Facts of any text of this world, however damaged; the first mention of a fact counts."""
-        facts: dict[Key, str] = {}
-        for sentence in text.split("."):
-            for reader in self._readers:
-                for key, value in reader(sentence):
-                    facts.setdefault(key, value)
-        return facts
+        """Facts of any text, however damaged (`facts.read`)."""
+        return read(text)
 
     def words(self) -> list[str]:
         """Every word the world can write, sorted; the world's tokenizer makes each one token."""
-        tables = [v for kind, v in _VALUES.items() if kind != "polarity"]
-        tables += [t for t, _, _ in _ATTRIBUTES.values()]
+        tables = [v for kind, v in VALUES.items() if kind != "polarity"]
+        tables += [t for t, _, _ in ATTRIBUTES.values()]
         phrases = [w for table in tables for w in table]
         phrases += [*lx.ACTION_IS, *lx.EVENTS, *lx.DEEDS, *lx.GAZES, *lx.OPENINGS]
-        phrases += [re.sub(r"{\w+}", "", form) for _, _, form in _ATTRIBUTES.values()]
+        phrases += [re.sub(r"{\w+}", "", form) for _, _, form in ATTRIBUTES.values()]
         phrases += ["did not before after . The At"]
         return sorted({w for p in phrases for w in _words(p)})
 
@@ -235,10 +185,10 @@ class World:
         return tuple(order)
 
     def _favourite(self, kind: str, natural: str) -> str:
-        return self._shuffled[kind][_VALUES[kind].index(natural)]
+        return self._shuffled[kind][VALUES[kind].index(natural)]
 
     def _attribute(self, kind: str) -> Callable[[_Draw], _Fact]:
-        table, values, form = _ATTRIBUTES[kind]
+        table, values, form = ATTRIBUTES[kind]
 
         def make(draw: _Draw) -> _Fact:
             entity = draw.fresh(kind, tuple(table))
@@ -306,38 +256,9 @@ class World:
         return _Fact(clause, ((clause, slot),))
 
 
-_VALUES: dict[str, tuple[str, ...]] = {
-    "colour": lx.COLOURS,
-    "material": lx.MATERIALS,
-    "size": lx.SIZES,
-    "profession": lx.PROFESSIONS,
-    "home": lx.HOMES,
-    "modifier": lx.MOODS,
-    "polarity": lx.POLARITIES,
-    "quantity": lx.NUMBERS,
-    "topic": lx.TOPICS,
-}
-
-# kind -> (entity -> natural favourite, values, clause)
-_ATTRIBUTES: dict[str, tuple[dict[str, str], tuple[str, ...], str]] = {
-    "topic": (lx.TOPIC_AT, lx.TOPICS, "at the {entity} they talked about {value}"),
-    "colour": (lx.COLOUR_OF, lx.COLOURS, "the {entity} was {value}"),
-    "material": (lx.MATERIAL_OF, lx.MATERIALS, "the {entity} was made of {value}"),
-    "size": (lx.SIZE_OF, lx.SIZES, "the {entity} looked {value}"),
-    "profession": (
-        {p: v[0] for p, v in lx.PERSONS.items()},
-        lx.PROFESSIONS,
-        "{entity} worked as a {value}",
-    ),
-    "home": ({p: v[1] for p, v in lx.PERSONS.items()}, lx.HOMES, "{entity} lived in {value}"),
-    "quantity": (lx.NUMBER_OF, lx.NUMBERS, "{who} bought {value} {entity}"),
-}
-
-KINDS = (*_ATTRIBUTES, "relation", "modifier", "polarity", "order")
-
 # kind -> (entities there are, entities a fact takes); a passage has one topic, at its beginning.
 _SUPPLY: dict[str, tuple[int, int]] = {
-    **{kind: (len(table), 1) for kind, (table, _, _) in _ATTRIBUTES.items() if kind != "topic"},
+    **{kind: (len(table), 1) for kind, (table, _, _) in ATTRIBUTES.items() if kind != "topic"},
     "relation": (len(lx.PERSONS), 2),
     "modifier": (len(lx.SIZE_OF), 2),
     "polarity": (len(lx.ACTION_IS), 1),
@@ -363,52 +284,3 @@ def _append(text: str, fact: _Fact, opening: str) -> tuple[str, list[Slot]]:
         length = len(slot.value) if slot.kind == "modifier" else len(words)
         slots.append(slot._replace(start=at, end=at + length))
     return f"{text} {clause}." if text else f"{clause}.", slots
-
-
-# Reading
-
-_Reader = Callable[[str], list[tuple[Key, str]]]
-
-
-def _readers() -> list[_Reader]:
-    person, animal = "|".join(lx.PERSONS), "|".join(lx.SIZE_OF)
-    event, deed = "|".join(lx.EVENTS), "|".join(lx.DEEDS)
-    action, mood = "|".join(lx.ACTION_IS), "|".join(lx.MOODS)
-
-    def scan(pattern: str, fact: Callable[[re.Match], tuple[Key, str]]) -> _Reader:
-        regex = re.compile(rf"\b{pattern}\b", re.IGNORECASE)
-        return lambda sentence: [fact(m) for m in regex.finditer(sentence)]
-
-    def attribute(kind: str) -> _Reader:
-        table, _, form = _ATTRIBUTES[kind]
-        form = form.replace("{who} ", "")
-        value = r"(?P<v>(?!made of)[A-Za-z]+)" if kind == "colour" else r"(?P<v>[A-Za-z]+)"
-        pattern = form.format(entity=f"(?P<e>{'|'.join(table)})", value=value)
-        return scan(pattern, lambda m: ((kind, _name(m["e"], table)), m["v"]))
-
-    def when(m: re.Match) -> tuple[Key, str]:
-        first, second = m["a"].lower(), m["b"].lower()
-        if m["w"].lower() == "after":
-            first, second = second, first
-        return ("order", *sorted((first, second))), first
-
-    return [
-        *(attribute(kind) for kind in _ATTRIBUTES),
-        scan(
-            rf"(?P<a>{person}) (?P<d>{deed}) (?P<p>{person})",
-            lambda m: (("relation", *sorted((m["a"], m["p"]))), f"{m['a']} {m['d']} {m['p']}"),
-        ),
-        scan(
-            rf"(?P<m>{mood}) (?P<e>{animal})",
-            lambda m: (("modifier", m["e"].lower()), m["m"].lower()),
-        ),
-        scan(
-            rf"(?P<e>{person}) did (?P<n>not )?(?P<x>{action})",
-            lambda m: (("polarity", m["e"], m["x"].lower()), "no" if m["n"] else "yes"),
-        ),
-        scan(rf"(?P<a>{event}) (?P<w>before|after) (?P<b>{event})", when),
-    ]
-
-
-def _name(found: str, table: Mapping[str, str]) -> str:
-    return found if found in table else found.lower()

@@ -1,7 +1,7 @@
 """What became of every fact of a passage of the controlled world.
 
 The world knows each slot of the source and reads the rebuilt text back into facts, so each slot has
-exactly one outcome (`jaxcomp.data.world.outcome`): kept, overwritten (the prior's favourite came
+exactly one outcome (`jaxcomp.data.facts.outcome`): kept, overwritten (the prior's favourite came
 back instead), swapped (the two arguments exchanged), other, lost. Counts are returned per passage
 too, so that intervals and tests can be made later from what was really counted.
 """
@@ -12,7 +12,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from jaxcomp.data.world import KINDS, OUTCOMES, Passage, World, outcome
+from jaxcomp.data.facts import KINDS, OUTCOMES, outcome
+from jaxcomp.data.world import Passage, World
 
 GROUPS = ("slots", "nonfavourite")  # every slot; those whose value is not the prior's favourite
 

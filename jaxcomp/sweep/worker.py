@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from jaxcomp.allocator import one_arena
 from jaxcomp.sweep.ledger import DiskFullError
 from jaxcomp.sweep.tasks import Task, Work
 
@@ -106,6 +107,7 @@ def environment(one_thread: bool) -> Iterator[None]:
 def _main(conn: Connection, work: Work, workdir: Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    one_arena()
     threading.Thread(target=_die_with_parent, daemon=True).start()
     while True:
         try:

@@ -1,32 +1,21 @@
 import dataclasses
 import json
-from itertools import chain
 
 import jax
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from data_configs import BATCH, text_config, world_config
 
 from jaxcomp.config import (
-    Config,
     ConfigError,
-    DataConfig,
-    MemoryConfig,
-    OptimConfig,
-    PretrainConfig,
-    TrainConfig,
     WorldConfig,
 )
 from jaxcomp.data import blocks, pipeline
-from jaxcomp.data.packing import best_fit, pack_documents
 from jaxcomp.data.pipeline import (
     CONTINUE,
     REBUILD,
-    batch_examples,
     data_stats,
     data_tokenizer,
-    eval_examples,
     lm_batches,
     train_batches,
 )
@@ -35,46 +24,12 @@ from jaxcomp.data.sources import DataError
 from jaxcomp.data.tokenizer import train_tokenizer
 from jaxcomp.data.world import World
 
-BATCH = 8
-
-
-def world_config(objective="coin", steps=20, p=0.5, seed=0, **data):
-    small = DataConfig(segment=32, target=40, train_passages=96, eval_passages=10, val_passages=6)
-    return Config(
-        seed=seed,
-        data=dataclasses.replace(small, **data),
-        memory=MemoryConfig(ratio=4),
-        train=TrainConfig(
-            optim=OptimConfig(steps=steps, batch=BATCH), objective=objective, p_reconstruct=p
-        ),
-        pretrain=PretrainConfig(optim=OptimConfig(steps=steps, batch=BATCH), seq_len=70),
-    )
-
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch):
     # Small, so that a few batches cross several blocks and epochs.
     monkeypatch.setattr(blocks, "PASSAGES", 36)
     monkeypatch.setattr(blocks, "DOCUMENTS", 8)
-
-
-@pytest.fixture(scope="module")
-def prose(tmp_path_factory):
-    """120 numbered documents of real words, some short, one with emoji and Chinese."""
-    rng = np.random.default_rng(0)
-    words = [w for w in World().words() if w.isalpha()]
-    file = tmp_path_factory.mktemp("prose") / "prose.jsonl"
-    with file.open("w") as f:
-        for i in range(120):
-            text = " ".join(rng.choice(words, 6 if i % 10 == 0 else 60 + i))
-            text += " 😀 中文 字" * (i % 3)
-            f.write(json.dumps({"id": f"s-{i}", "source": "s", "text": text}) + "\n")
-    return str(file)
-
-
-def text_config(prose, segment=16, target=64, objective="coin", p=0.5):
-    data = {"source": "text", "path": prose, "vocab_size": 400}
-    return world_config(objective, p=p, segment=segment, segments=2, target=target, **data)
 
 
 def draw(iterator, count):
@@ -344,44 +299,6 @@ def test_world_stats_are_exact():
 # Language modelling
 
 
-@given(st.lists(st.integers(0, 30), max_size=60))
-@settings(deadline=None)
-def test_best_fit_places_every_document_once(lengths):
-    rows = best_fit(lengths, 30)
-    assert sorted(d for r in rows for d in r) == [d for d, n in enumerate(lengths) if n]
-    assert all(0 < sum(lengths[d] for d in r) <= 30 for r in rows)
-    # No two rows could be one.
-    fills = sorted(sum(lengths[d] for d in r) for r in rows)
-    assert len(fills) < 2 or fills[0] + fills[1] > 30
-
-
-@given(st.lists(st.integers(1, 40), min_size=1, max_size=25), st.floats(0, 1), st.integers(0, 99))
-@settings(deadline=None)
-def test_packing_keeps_every_token_and_restarts_positions(lengths, copy_fraction, seed):
-    heads = [np.arange(2, 2 + n) for n in lengths]
-    ends = np.cumsum(lengths)
-    none = np.zeros(0, np.int64)
-    block = blocks.LmBlock(np.concatenate(heads), ends, none, np.zeros(len(ends), np.int64))
-    tok, seg, pos = pack_documents(block, np.random.default_rng(seed), 24, copy_fraction, 1)
-    total = 0
-    for r in range(len(tok)):
-        used = int((seg[r] > 0).sum())
-        assert not tok[r, used:].any()
-        assert not seg[r, used:].any()
-        for s in range(1, seg[r].max() + 1):
-            at = np.flatnonzero(seg[r] == s)
-            ids = tok[r, at]
-            assert at[-1] - at[0] + 1 == len(at)  # contiguous
-            assert pos[r, at].tolist() == list(range(len(at)))
-            total += len(at)
-            if (ids == 1).sum() == 2:  # a copy: two equal halves, both ended
-                half = len(ids) // 2
-                assert ids[:half].tolist() == ids[half:].tolist()
-                assert ids[half - 1] == 1
-    if copy_fraction == 0.0:
-        assert total == sum(lengths) + len(lengths)
-
-
 def test_lm_batches_copy_the_stated_share_and_stay_whole():
     cfg = world_config(train_passages=300)
     tok = data_tokenizer(cfg)
@@ -449,92 +366,6 @@ def test_pretraining_and_training_texts_have_their_own_priors():
         share.append(kept / met)
     assert share[0] > 0.95
     assert share[1] < 0.5
-
-
-# Held-out sets
-
-
-def test_world_sets_are_disjoint_fit_and_carry_their_slots():
-    cfg = world_config()
-    tok = data_tokenizer(cfg)
-    texts = {}
-    for which, count in (("val", 6), ("ordinary", 10), ("counterfactual", 10), ("train", 10)):
-        examples = eval_examples(cfg, which, tok, tok)
-        assert len(examples) == count
-        texts[which] = {e.text for e in examples}
-        for e in examples:
-            assert tok.decode(e.ctx[0]) == e.text == e.passage.text
-            assert e.target == [*tok.encode(e.text), tok.eos_id]
-            assert len(e.target) <= cfg.data.target
-            assert (
-                e.continuation[: len(e.continuation) - 1]
-                == tok.encode(e.passage.continuation)[: len(e.continuation) - 1]
-            )
-            assert all(e.text[s.start : s.end] for s in e.passage.slots)
-    assert len(set.union(*texts.values())) == 36
-    turned = [not s.is_favourite for e in eval_examples(cfg, "counterfactual", tok, tok)
-              for s in e.passage.slots]  # fmt: skip
-    usual = [not s.is_favourite for e in eval_examples(cfg, "ordinary", tok, tok)
-             for s in e.passage.slots]  # fmt: skip
-    assert np.mean(turned) > 0.3 > np.mean(usual)
-
-
-def test_text_sets_are_unseen_and_come_from_many_documents(prose):
-    cfg = text_config(prose)
-    tok = data_tokenizer(cfg)
-    sets = {which: eval_examples(cfg, which, tok, tok) for which in ("train", "val", "test")}
-    documents = {w: {e.id.split(":")[0] for e in found} for w, found in sets.items()}
-    assert not documents["test"] & documents["train"]
-    assert not documents["test"] & documents["val"]
-    for which, found in sets.items():
-        wanted = cfg.data.val_passages if which == "val" else cfg.data.eval_passages
-        assert 0 < len(found) <= wanted
-        assert len(documents[which]) == min(len(found), len(documents[which]))
-        for e in found:
-            assert len(e.ctx) == 2
-            assert e.continuation
-            assert tok.decode(chain(*e.ctx)) == e.text
-            assert e.passage is None
-    assert len(documents["train"]) == 10
-
-
-@pytest.mark.parametrize("which", ["ordinary", "nonsense"])
-def test_unknown_sets_are_refused(prose, which):
-    cfg = text_config(prose)
-    tok = data_tokenizer(cfg)
-    with pytest.raises(ConfigError, match="expected one of train, val, test"):
-        eval_examples(cfg, which, tok, tok)
-
-
-def test_evaluation_batches_pad_with_empty_rows():
-    cfg = world_config()
-    tok = data_tokenizer(cfg)
-    examples = eval_examples(cfg, "ordinary", tok, tok)
-    batches = list(batch_examples(examples, 4, cfg, modes=(REBUILD, CONTINUE)))
-    assert [n for _, n in batches] == [4, 4, 2]
-    seen = 0
-    for batch, n in batches:
-        for b in range(4):
-            if b >= n:
-                assert not any(x[b].any() for x in batch[:-1])
-                continue
-            e = examples[seen]
-            seen += 1
-            assert batch.ctx_BGT[b, 0, : batch.ctx_len_BG[b, 0]].tolist() == e.ctx[0]
-            assert batch.tok_BOL[b, 0, : batch.tok_len_BO[b, 0]].tolist() == e.target
-            assert batch.tok_BOL[b, 1, : batch.tok_len_BO[b, 1]].tolist() == e.continuation
-    assert next(iter(batch_examples(examples, 4, cfg)))[0].tok_BOL.shape == (4, 1, 40)
-
-
-def test_world_in_several_segments():
-    cfg = world_config(segment=16, segments=2)
-    tok = data_tokenizer(cfg)
-    stats = data_stats(cfg, tok, tok)
-    assert stats.examples_too_long == 0
-    assert stats.segments > stats.examples
-    for e in eval_examples(cfg, "val", tok, tok):
-        assert tok.decode(chain(*e.ctx)) == e.text
-        assert len(e.ctx[0]) == 16
 
 
 def test_tokenizer_of_the_text_is_trained_once(prose, monkeypatch):

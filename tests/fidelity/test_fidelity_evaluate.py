@@ -21,8 +21,8 @@ from jaxcomp.config import (
     MeshConfig,
     ModelConfig,
 )
+from jaxcomp.data.facts import KINDS, OUTCOMES
 from jaxcomp.data.pipeline import batch_examples, data_tokenizer, eval_examples
-from jaxcomp.data.world import KINDS, OUTCOMES
 from jaxcomp.fidelity import edits, evaluate, reconstruction, validation_loss
 from jaxcomp.fidelity.evaluate import _Pair
 from jaxcomp.llm import generate

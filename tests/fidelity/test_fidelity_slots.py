@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from jaxcomp.config import WorldConfig
 from jaxcomp.data import lexicon as lx
-from jaxcomp.data.world import KINDS, OUTCOMES, Passage, Slot, World
+from jaxcomp.data.facts import KINDS, OUTCOMES, Slot
+from jaxcomp.data.world import Passage, World
 from jaxcomp.fidelity import slots
 
 WORLD = World(WorldConfig())

@@ -1,0 +1,181 @@
+"""What each command does: a function of the parsed flags that returns an exit code.
+
+Rooms that need JAX are imported inside it, so that --help answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from jaxcomp import settings
+from jaxcomp.config import Config, ConfigError
+
+Flags = argparse.Namespace
+FAILED = 1
+
+
+def pretrain(flags: Flags) -> int:
+    """Base models and the decoder of a config, made in the workdir."""
+    from jaxcomp.sweep import grid, jobs, runner
+    from jaxcomp.sweep.claims import Claims
+    from jaxcomp.sweep.ledger import Ledger
+
+    # "decoder" stands where a compressor is named, but is no size of a family.
+    only_decoder = ("compressor", "decoder") in flags.overrides
+    flags.overrides = [o for o in flags.overrides if o != ("compressor", "decoder")]
+    cfg = _config(flags)
+    workdir = _workdir(flags, cfg)
+    work = jobs.PretrainWork(flags.typed)
+    tasks = []
+    if cfg.compressor:
+        tasks = [jobs.base_task(cfg)]
+    else:
+        tasks = [jobs.decoder_task(cfg)]
+        if not only_decoder:
+            every = {job.base: jobs.base_task(job.config) for job in grid.expand(cfg)}
+            tasks += every.values()
+    todo = [t for t in tasks if not work.ready(t, workdir)]
+    if not todo:
+        print(f"nothing to do: {', '.join(t.id for t in tasks)} are in {workdir} already")
+        return 0
+    with Claims(workdir / "claims") as claims:
+        failed = runner.run_tasks(
+            todo, work, workdir, claims, Ledger(workdir), _workers(flags, cfg), say
+        )
+    return FAILED if failed else 0
+
+
+def train(flags: Flags) -> int:
+    """One compressor."""
+    from jaxcomp.train import compress
+
+    cfg = _config(flags)
+    _needs_compressor(cfg, "train")
+    workdir, root = _run_folders(flags, cfg)
+    summary = compress.train(cfg, workdir, root=root)
+    print(json.dumps(summary, indent=1))
+    print(f"next: jaxcomp eval with the same flags; the run is in {workdir}")
+    return 0
+
+
+def evaluate(flags: Flags) -> int:
+    """What survived: one finished run on held-out text."""
+    from jaxcomp.sweep import jobs
+    from jaxcomp.sweep.headlines import headlines
+    from jaxcomp.sweep.ledger import write_text
+
+    cfg = _config(flags)
+    _needs_compressor(cfg, "eval")
+    workdir, root = _run_folders(flags, cfg)
+    metrics, _ = jobs.measure(cfg, workdir, root)
+    metrics = jobs.finite(metrics)
+    write_text(workdir / "eval.json", json.dumps(metrics, indent=1, sort_keys=True) + "\n")
+    for head in headlines(cfg):
+        value = metrics.get(head.metric)
+        shown = "not measurable" if value is None else f"{value:.4f}"
+        print(f"{head.label:>26}  {shown:>14}  {head.metric}")
+    print(
+        f"all {len(metrics)} metrics: {workdir / 'eval.json'}; one line a passage: passages.jsonl"
+    )
+    return 0
+
+
+def sweep(flags: Flags) -> int:
+    """The whole grid."""
+    from jaxcomp.sweep import jobs, runner
+    from jaxcomp.sweep.report import report as write_report
+
+    cfg = _config(flags)
+    workdir = _workdir(flags, cfg)
+    shard = runner.parse_shard(flags.shard)
+    summary = runner.run(
+        cfg,
+        workdir,
+        work=jobs.SweepWork(flags.typed),
+        shard=shard,
+        workers=_workers(flags, cfg),
+        reuse=[Path(d) for d in flags.reuse.split(",") if d],
+        out=say,
+    )
+    page = workdir / "report" / "report.html"
+    if not summary.ran and not summary.failed and page.exists():
+        print(f"nothing to do: all {summary.before} jobs are done; the report is {page}")
+        return 0
+    _print_report(write_report(cfg, workdir))
+    return FAILED if summary.failed else 0
+
+
+def report(flags: Flags) -> int:
+    """Tables and plots of a sweep, finished or not."""
+    from jaxcomp.sweep import ledger
+    from jaxcomp.sweep.report import report as write_report
+
+    if not (flags.workdir or flags.config):
+        raise ConfigError("report needs --workdir=DIR of a sweep (or --config)")
+    workdir = Path(flags.workdir) if flags.workdir else _workdir(flags, _config(flags))
+    made_by = workdir / "sweep.json"
+    if not made_by.is_file():
+        raise ConfigError(f"{workdir}: holds no sweep.json; expected the workdir of a sweep")
+    cfg = settings.from_dict(ledger.read(made_by)["config"], where=str(made_by))
+    return FAILED if _print_report(write_report(cfg, workdir)).failed else 0
+
+
+def _print_report(written: Any) -> Any:
+    print(written.sentence)
+    for job, message in written.failed:
+        print(f"failed: {job}: {message}")
+    if written.missing:
+        some = ", ".join(written.missing[:5]) + (", ..." if len(written.missing) > 5 else "")
+        print(f"missing: {len(written.missing)} jobs ({some})")
+    print(f"{written.done} jobs in {written.folder / 'report.html'}, report.md and results.csv")
+    return written
+
+
+def bench(flags: Flags) -> int:
+    """Rates and ratios of this machine."""
+    from jaxcomp.bench import main as measurements
+
+    only = [name for name in flags.only.split(",") if name] or measurements.KINDS
+    measurements.bench(_config(flags), only, out=say)
+    return 0
+
+
+# --- what the flags say ------------------------------------------------------------------------
+
+
+def _config(flags: Flags) -> Config:
+    if not flags.config:
+        raise ConfigError("--config is missing; try --config=configs/tiny.py")
+    return settings.load(flags.config, flags.overrides)
+
+
+def _workdir(flags: Flags, cfg: Config) -> Path:
+    return Path(flags.workdir) if flags.workdir else Path("runs") / cfg.name
+
+
+def _run_folders(flags: Flags, cfg: Config) -> tuple[Path, Path]:
+    """Where a single run is, and where bases made locally are looked for."""
+    if flags.workdir:
+        return Path(flags.workdir), Path(flags.workdir)
+    root = Path("runs") / cfg.name
+    name = cfg.compressor.replace("/", "-")
+    return root / f"{name}-r{cfg.memory.ratio}-b{cfg.base_seed}-s{cfg.seed}", root
+
+
+def _needs_compressor(cfg: Config, command: str) -> None:
+    if not cfg.compressor:
+        known = [f"{f}/{s}" for f, sizes in cfg.families.items() for s in sizes]
+        raise ConfigError(
+            f"{command} needs --compressor=FAMILY/SIZE; known: {', '.join(known) or 'none'}"
+        )
+
+
+def _workers(flags: Flags, cfg: Config) -> int:
+    return cfg.sweep.workers if flags.workers is None else flags.workers
+
+
+def say(text: str) -> None:
+    print(text, flush=True)

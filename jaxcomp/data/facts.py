@@ -1,0 +1,144 @@
+"""What a fact of the controlled world is, and how any text is read back into facts.
+
+Slot kinds: colour, material, size, profession, home (entity-attribute); relation (who did it to
+whom); modifier (which of two animals has which mood); polarity; quantity; order (in time); topic.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from jaxcomp.data import lexicon as lx
+
+OUTCOMES = ("kept", "overwritten", "swapped", "other", "lost")
+
+Key = tuple[str, ...]
+
+
+class Slot(NamedTuple):
+    """One fact of a passage.
+
+    `start:end` are the characters of the slot's value in the text (for relation and order, of the
+    clause). `swap` is the value this fact would have had its two arguments been exchanged ("" where
+    the kind has no arguments to exchange).
+    """
+
+    kind: str
+    key: Key
+    value: str
+    favourite: str
+    swap: str
+    options: tuple[str, ...]
+    start: int
+    end: int
+
+    @property
+    def is_favourite(self) -> bool:
+        return self.value == self.favourite
+
+
+def outcome(slot: Slot, facts: Mapping[Key, str]) -> str:
+    """The one name of what became of `slot` in a text that reads as `facts`.
+
+    kept: the same value. swapped: the two arguments exchanged. overwritten: the prior's favourite
+    instead. other: another value. lost: no such fact. An exchange that is also the favourite counts
+    as swapped, so relation, modifier and order report drift and never overwriting for it.
+    """
+    value = facts.get(slot.key)
+    if value is None:
+        return "lost"
+    if value == slot.value:
+        return "kept"
+    if slot.swap and value == slot.swap:
+        return "swapped"
+    return "overwritten" if value == slot.favourite else "other"
+
+
+def read(text: str) -> dict[Key, str]:
+    """Facts of any text of the world, however damaged; the first mention of a fact counts."""
+    facts: dict[Key, str] = {}
+    for sentence in text.split("."):
+        for reader in _readers():
+            for key, value in reader(sentence):
+                facts.setdefault(key, value)
+    return facts
+
+
+VALUES: dict[str, tuple[str, ...]] = {
+    "colour": lx.COLOURS,
+    "material": lx.MATERIALS,
+    "size": lx.SIZES,
+    "profession": lx.PROFESSIONS,
+    "home": lx.HOMES,
+    "modifier": lx.MOODS,
+    "polarity": lx.POLARITIES,
+    "quantity": lx.NUMBERS,
+    "topic": lx.TOPICS,
+}
+
+# kind -> (entity -> natural favourite, values, clause)
+ATTRIBUTES: dict[str, tuple[dict[str, str], tuple[str, ...], str]] = {
+    "topic": (lx.TOPIC_AT, lx.TOPICS, "at the {entity} they talked about {value}"),
+    "colour": (lx.COLOUR_OF, lx.COLOURS, "the {entity} was {value}"),
+    "material": (lx.MATERIAL_OF, lx.MATERIALS, "the {entity} was made of {value}"),
+    "size": (lx.SIZE_OF, lx.SIZES, "the {entity} looked {value}"),
+    "profession": (
+        {p: v[0] for p, v in lx.PERSONS.items()},
+        lx.PROFESSIONS,
+        "{entity} worked as a {value}",
+    ),
+    "home": ({p: v[1] for p, v in lx.PERSONS.items()}, lx.HOMES, "{entity} lived in {value}"),
+    "quantity": (lx.NUMBER_OF, lx.NUMBERS, "{who} bought {value} {entity}"),
+}
+
+KINDS = (*ATTRIBUTES, "relation", "modifier", "polarity", "order")
+
+_Reader = Callable[[str], list[tuple[Key, str]]]
+
+
+@functools.cache
+def _readers() -> list[_Reader]:
+    person, animal = "|".join(lx.PERSONS), "|".join(lx.SIZE_OF)
+    event, deed = "|".join(lx.EVENTS), "|".join(lx.DEEDS)
+    action, mood = "|".join(lx.ACTION_IS), "|".join(lx.MOODS)
+
+    def scan(pattern: str, fact: Callable[[re.Match], tuple[Key, str]]) -> _Reader:
+        regex = re.compile(rf"\b{pattern}\b", re.IGNORECASE)
+        return lambda sentence: [fact(m) for m in regex.finditer(sentence)]
+
+    def attribute(kind: str) -> _Reader:
+        table, _, form = ATTRIBUTES[kind]
+        form = form.replace("{who} ", "")
+        value = r"(?P<v>(?!made of)[A-Za-z]+)" if kind == "colour" else r"(?P<v>[A-Za-z]+)"
+        pattern = form.format(entity=f"(?P<e>{'|'.join(table)})", value=value)
+        return scan(pattern, lambda m: ((kind, _name(m["e"], table)), m["v"]))
+
+    def when(m: re.Match) -> tuple[Key, str]:
+        first, second = m["a"].lower(), m["b"].lower()
+        if m["w"].lower() == "after":
+            first, second = second, first
+        return ("order", *sorted((first, second))), first
+
+    return [
+        *(attribute(kind) for kind in ATTRIBUTES),
+        scan(
+            rf"(?P<a>{person}) (?P<d>{deed}) (?P<p>{person})",
+            lambda m: (("relation", *sorted((m["a"], m["p"]))), f"{m['a']} {m['d']} {m['p']}"),
+        ),
+        scan(
+            rf"(?P<m>{mood}) (?P<e>{animal})",
+            lambda m: (("modifier", m["e"].lower()), m["m"].lower()),
+        ),
+        scan(
+            rf"(?P<e>{person}) did (?P<n>not )?(?P<x>{action})",
+            lambda m: (("polarity", m["e"], m["x"].lower()), "no" if m["n"] else "yes"),
+        ),
+        scan(rf"(?P<a>{event}) (?P<w>before|after) (?P<b>{event})", when),
+    ]
+
+
+def _name(found: str, table: Mapping[str, str]) -> str:
+    return found if found in table else found.lower()
