@@ -28,7 +28,7 @@ class RopeScaling:
 class ModelConfig:
     """Shape of one transformer, by the names of Hugging Face's config.json."""
 
-    model_type: str = "llama"  # llama | qwen3 (qwen3 adds RMSNorm on queries and keys)
+    model_type: str = "llama"  # llama | qwen2 (biases on q, k, v) | qwen3 (RMSNorm on q and k)
     vocab_size: int = 0  # 0: as large as the tokenizer's
     hidden_size: int = 64  # D (E when it is the compressor)
     num_hidden_layers: int = 2  # Y
@@ -45,6 +45,10 @@ class ModelConfig:
     @property
     def qk_norm(self) -> bool:
         return self.model_type == "qwen3"
+
+    @property
+    def qkv_bias(self) -> bool:
+        return self.model_type == "qwen2"
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ SPECS: Mapping[str, P] = MappingProxyType(
         "up_DF": P("fsdp", "tp"),
         "down_FD": P("tp", "fsdp"),
         "norm_D": P(None),
+        "bias_NH": P("tp", None),
         "mem_MD": P(None, None),  # learned memory tokens, markers: too small to be cut
         # LoRA: A keeps the sharding of the contracted axes, B that of the outputs.
         "lora_DR": P("fsdp", None),

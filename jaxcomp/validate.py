@@ -24,7 +24,7 @@ CHOICES = {
     "decoder.pretrain.remat": ("none", "full", "offload"),
     "decoder.adapt.remat": ("none", "full", "offload"),
 }
-MODEL_TYPES = ("llama", "qwen3")
+MODEL_TYPES = ("llama", "qwen2", "qwen3")
 # Smallest allowed value of every counted field.
 AT_LEAST = {
     "data.segment": 1,

@@ -7,7 +7,12 @@ from typing import Any
 
 from jaxcomp.config import ConfigError, ModelConfig, RopeScaling
 
-SUPPORTED = {"llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+SUPPORTED = {
+    "llama": "LlamaForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}
+VISION = "mllama"  # Llama-3.2-Vision: its text tower without cross-attention layers is a Llama
 
 # Fields that change the computation, with the only value that `model.py` computes.
 _ONLY = {
@@ -32,19 +37,20 @@ def from_hf(hf: dict[str, Any], source: str = "config.json") -> ModelConfig:
     Raises ConfigError naming the field where one is missing or asks for something unsupported.
     """
     kind = hf.get("model_type")
+    if kind == VISION:
+        return from_hf(_text_of_vision(hf, source), f"{source} (text_config)")
     if kind not in SUPPORTED:
-        raise ConfigError(
-            f"{source}: model_type is {kind!r}; supported architectures are {', '.join(SUPPORTED)}"
-        )
+        known = ", ".join((*SUPPORTED, VISION))
+        raise ConfigError(f"{source}: model_type is {kind!r}; supported architectures are {known}")
     for name, only in _ONLY.items():
         if hf.get(name) not in (None, only):
             raise ConfigError(f"{source}: {name} is {hf[name]!r}; only {only!r} is supported")
     values: dict[str, Any] = {name: _integer(hf, name, source) for name in _INTS}
     heads = values["num_attention_heads"]
     kv = _integer(hf, "num_key_value_heads", source, heads if kind == "llama" else None)
-    # The default of transformers: Llama derives the head size, Qwen3 says 128.
+    # The defaults of transformers: Qwen3 says 128, the others derive the head size.
     head_dim = _integer(
-        hf, "head_dim", source, values["hidden_size"] // heads if kind == "llama" else 128
+        hf, "head_dim", source, 128 if kind == "qwen3" else values["hidden_size"] // heads
     )
     theta, scaling = _rope(hf, source)
     cfg = ModelConfig(
@@ -62,12 +68,29 @@ def from_hf(hf: dict[str, Any], source: str = "config.json") -> ModelConfig:
     return cfg
 
 
+def _text_of_vision(hf: dict[str, Any], source: str) -> dict[str, Any]:
+    text = hf.get("text_config")
+    if not isinstance(text, dict) or not isinstance(text.get("cross_attention_layers"), list):
+        raise ConfigError(
+            f"{source}: model_type is {VISION!r}, but there is no text_config with a list "
+            "`cross_attention_layers`; expected the config.json of Llama-3.2-Vision"
+        )
+    layers = _integer(text, "num_hidden_layers", f"{source} (text_config)")
+    crossed = set(text["cross_attention_layers"])
+    own = layers - len(crossed & set(range(layers)))
+    return text | {"model_type": "llama", "num_hidden_layers": own}
+
+
 def to_hf(cfg: ModelConfig) -> dict[str, Any]:
     """config.json's contents; RoPE in both spellings, for any release of transformers."""
     check(cfg)
     hf: dict[str, Any] = {"architectures": [SUPPORTED[cfg.model_type]]}
     hf |= {f.name: getattr(cfg, f.name) for f in dataclasses.fields(cfg)}
-    hf |= {"hidden_act": "silu", "attention_bias": False}
+    hf["hidden_act"] = "silu"
+    if cfg.qkv_bias:
+        hf["use_sliding_window"] = False
+    else:
+        hf["attention_bias"] = False
     if cfg.model_type == "llama":
         hf["mlp_bias"] = False
     rope: dict[str, Any] = {"rope_type": "default"}

@@ -1,7 +1,6 @@
 """Hugging Face folders (config.json + safetensors) to and from a Transformer, straight into shards.
 
-Every device reads only the bytes of its own shard. Weight layout: Hugging Face stores a linear
-projection as [out, in] with heads flattened; ours is [in..., out...] with heads apart.
+Every device reads only the bytes of its own shard. What stands where: layout.py.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,58 +22,16 @@ from safetensors.numpy import save_file
 
 from jaxcomp.config import LoraConfig, ModelConfig
 from jaxcomp.llm.config import from_hf, to_hf
-from jaxcomp.llm.model import PROJECTIONS, Transformer, layer_leaves, top_leaves
+from jaxcomp.llm.layout import Tower, Weight, tower, weights
+from jaxcomp.llm.model import PROJECTIONS, Transformer, layer_leaves
 from jaxcomp.sharding import check_model, spec_of
 
-TOP_NAMES = {"emb": "model.embed_tokens.weight", "norm": "model.norm.weight"}
-HEAD = "lm_head.weight"
-LAYER_NAMES = {
-    "attn_norm": "input_layernorm.weight",
-    "mlp_norm": "post_attention_layernorm.weight",
-    "q_norm": "self_attn.q_norm.weight",
-    "k_norm": "self_attn.k_norm.weight",
-    **{name: f"self_attn.{name}_proj.weight" for name in "qkvo"},
-    **{name: f"mlp.{name}_proj.weight" for name in ("gate", "up", "down")},
-}
 DTYPES = ("F32", "F16", "BF16")
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 
 
 class HfError(ValueError):
     """A Hugging Face folder cannot be read; the message names the file and the mend."""
-
-
-class _Weight(NamedTuple):
-    """Where one parameter of ours stands in the files."""
-
-    names: tuple[str, ...]  # one a layer, or one alone
-    stacked: bool
-    shape: tuple[int, ...]  # ours, without the layer axis
-    inputs: int  # how many leading axes are contracted; 0: stored as it is
-    spec: str
-
-    @property
-    def stored(self) -> tuple[int, ...]:
-        if not self.inputs:
-            return self.shape
-        return math.prod(self.shape[self.inputs :]), math.prod(self.shape[: self.inputs])
-
-
-def _weights(cfg: ModelConfig) -> dict[str, _Weight]:
-    """Every parameter by its name in `model.init_params`."""
-    tops = TOP_NAMES if cfg.tie_word_embeddings else TOP_NAMES | {"head": HEAD}
-    table = {
-        name: _Weight((tops[name],), False, leaf.shape, 0, leaf.spec)
-        for name, leaf in top_leaves(cfg).items()
-    }
-    for name, leaf in layer_leaves(cfg).items():
-        names = tuple(f"model.layers.{y}.{LAYER_NAMES[name]}" for y in range(cfg.num_hidden_layers))
-        inputs = 0
-        if name in PROJECTIONS:
-            x, w, _ = PROJECTIONS[name].eq.replace("->", ",").split(",")
-            inputs = sum(letter in x for letter in w)
-        table[f"layers.{name}"] = _Weight(names, True, leaf.shape, inputs, leaf.spec)
-    return table
 
 
 def read_config(folder: str | os.PathLike[str]) -> ModelConfig:
@@ -99,9 +56,10 @@ def load(
     folder = Path(folder)
     cfg = read_config(folder)
     check_model(cfg, jax.sharding.get_abstract_mesh(), str(folder / CONFIG))
-    mesh, table = jax.sharding.get_mesh(), _weights(cfg)
-    files = _open_all(folder)
-    _check_tensors(folder, cfg, table, files)
+    mesh, files = jax.sharding.get_mesh(), _open_all(folder)
+    stored_as = tower(_read_json(folder / CONFIG), files)
+    table = weights(cfg, stored_as)
+    _check_tensors(folder, cfg, stored_as, table, files)
     params = {}
     for name, weight in table.items():
         shape = (len(weight.names), *weight.shape) if weight.stacked else weight.shape
@@ -123,10 +81,10 @@ def save(model: Transformer, folder: str | os.PathLike[str], dtype: Any = "bfloa
         raise ValueError("the model has LoRA adapters: save lora.merge(model), or the base alone")
     params = _params(model)
     tensors: dict[str, np.ndarray] = {}
-    for name, weight in _weights(model.cfg).items():
+    for name, weight in weights(model.cfg, Tower()).items():
         ours = _on_host(params[name]).astype(np.dtype(dtype))
         for file_name, x in zip(weight.names, ours if weight.stacked else [ours], strict=True):
-            tensors[file_name] = np.ascontiguousarray(_to_stored(x, weight))
+            tensors[file_name] = np.ascontiguousarray(weight.to_stored(x))
     if jax.process_index() != 0:
         return
     folder = Path(folder)
@@ -153,25 +111,22 @@ def _on_host(x: jax.Array) -> np.ndarray:
     return np.asarray(x)
 
 
-def _to_stored(x: np.ndarray, weight: _Weight) -> np.ndarray:
-    if not weight.inputs:
-        return x
-    return x.reshape(math.prod(weight.shape[: weight.inputs]), -1).T
-
-
 def _reader(
-    weight: _Weight, files: dict[str, tuple[Path, Any]], dtype: np.dtype[Any]
+    weight: Weight, files: dict[str, tuple[Path, Any]], dtype: np.dtype[Any]
 ) -> Callable[[Any], np.ndarray]:
     """Callback of `jax.make_array_from_callback`: index of a shard -> that shard's values."""
 
     def one(name: str, index: tuple[slice, ...]) -> np.ndarray:
-        stored = files[name][1].get_slice(name)
-        if not weight.inputs:
+        stored, n = files[name][1].get_slice(name), weight.inputs
+        # Made explicit: a stored embedding may have more rows than ours.
+        index = tuple(slice(*i.indices(size)) for i, size in zip(index, weight.shape, strict=True))
+        if n is None:
             return stored[index].astype(dtype)
-        n = weight.inputs
-        cols = _flat(index[:n], weight.shape[:n])
+        local = [i.stop - i.start for i in index]
         rows = _flat(index[n:], weight.shape[n:])
-        local = [len(range(*i.indices(size))) for i, size in zip(index, weight.shape, strict=True)]
+        if n == 0:
+            return stored[rows].reshape(local).astype(dtype)
+        cols = _flat(index[:n], weight.shape[:n])
         return stored[rows, cols].T.reshape(local).astype(dtype)
 
     def read(index: tuple[slice, ...]) -> np.ndarray:
@@ -240,13 +195,14 @@ def _open(path: Path) -> dict[str, tuple[Path, Any]]:
 def _check_tensors(
     folder: Path,
     cfg: ModelConfig,
-    table: dict[str, _Weight],
+    stored_as: Tower,
+    table: dict[str, Weight],
     files: dict[str, tuple[Path, Any]],
 ) -> None:
     expected = {name: weight.stored for weight in table.values() for name in weight.names}
     for name, shape in expected.items():
         if name not in files:
-            mend = "; or set tie_word_embeddings in config.json" if name == HEAD else ""
+            mend = "; or set tie_word_embeddings in config.json" if name == stored_as.head else ""
             raise HfError(f"{folder} lacks the tensor {name} {shape} that {CONFIG} implies{mend}")
         path, handle = files[name]
         found = handle.get_slice(name)
@@ -260,9 +216,14 @@ def _check_tensors(
                 f"{', '.join(DTYPES)} (quantised weights are not)"
             )
     # A tied model may carry its output matrix a second time, old Llama files their frequencies.
-    spare = {HEAD} if cfg.tie_word_embeddings else set()
+    spare = {stored_as.head} if cfg.tie_word_embeddings else set()
     unknown = [
-        n for n in files if n not in expected and n not in spare and not n.endswith("inv_freq")
+        name
+        for name in files
+        if name not in expected
+        and name not in spare
+        and not name.endswith("inv_freq")
+        and not name.startswith(stored_as.ignored)
     ]
     if unknown:
         raise HfError(

@@ -1,4 +1,4 @@
-"""One transformer for Llama 3.x and Qwen3: parameters declared once, layers stacked and scanned."""
+"""One transformer for Llama 3.x, Qwen2.5 and Qwen3: declared once, layers stacked and scanned."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ class Leaf(NamedTuple):
 
     shape: tuple[int, ...]
     spec: str
-    std: float  # of a truncated normal; 0: ones
+    std: float  # of a truncated normal; 0: every value is `fill`
+    fill: float = 1.0
 
 
 class Projection(NamedTuple):
@@ -77,6 +78,10 @@ def layer_leaves(cfg: ModelConfig) -> dict[str, Leaf]:
     }
     if cfg.qk_norm:
         leaves |= {"q_norm": Leaf((H,), "norm_D", 0), "k_norm": Leaf((H,), "norm_D", 0)}
+    if cfg.qkv_bias:
+        leaves |= {
+            f"{name}_bias": Leaf(leaves[name].shape[1:], "bias_NH", 0, 0.0) for name in "qkv"
+        }
     return leaves
 
 
@@ -94,7 +99,7 @@ def _draw(key: jax.Array, leaves: dict[str, Leaf], dtype: Any) -> dict[str, jax.
     unit = jax.random.truncated_normal(key, -2, 2, (sum(sizes.values()),)) / 0.87962566
     out, start = {}, 0
     for name, leaf in leaves.items():
-        value = jnp.ones(leaf.shape)
+        value = jnp.full(leaf.shape, leaf.fill)
         if leaf.std:
             value = unit[start : start + sizes[name]].reshape(leaf.shape) * leaf.std
             start += sizes[name]
@@ -142,16 +147,26 @@ class Block(nnx.Module):
         if cfg.qk_norm:
             self.q_norm = nnx.Param(params["layers.q_norm"], spec="norm_D")
             self.k_norm = nnx.Param(params["layers.k_norm"], spec="norm_D")
+        if cfg.qkv_bias:
+            self.q_bias = nnx.Param(params["layers.q_bias"], spec="bias_NH")
+            self.k_bias = nnx.Param(params["layers.k_bias"], spec="bias_NH")
+            self.v_bias = nnx.Param(params["layers.v_bias"], spec="bias_NH")
         self.eps = cfg.rms_norm_eps
         self.qk_norm = cfg.qk_norm
+        self.qkv_bias = cfg.qkv_bias
 
     def qkv(self, x_BLD: jax.Array, angle: Rope, key: jax.Array | None) -> tuple[jax.Array, ...]:
         h_BLD = rms_norm(x_BLD, self.attn_norm[...], self.eps)
         q_BLNH, k_BLKH = self.q(h_BLD, _sub(key, 0)), self.k(h_BLD, _sub(key, 1))
+        v_BLKH = self.v(h_BLD, _sub(key, 2))
+        if self.qkv_bias:
+            q_BLNH = q_BLNH + self.q_bias[...].astype(q_BLNH.dtype)
+            k_BLKH = k_BLKH + self.k_bias[...].astype(k_BLKH.dtype)
+            v_BLKH = v_BLKH + self.v_bias[...].astype(v_BLKH.dtype)
         if self.qk_norm:
             q_BLNH = rms_norm(q_BLNH, self.q_norm[...], self.eps)
             k_BLKH = rms_norm(k_BLKH, self.k_norm[...], self.eps)
-        return rotate(q_BLNH, angle), rotate(k_BLKH, angle), self.v(h_BLD, _sub(key, 2))
+        return rotate(q_BLNH, angle), rotate(k_BLKH, angle), v_BLKH
 
     def mix(self, x_BLD: jax.Array, heads_BLNH: jax.Array, key: jax.Array | None) -> jax.Array:
         """The rest of the layer: output projection, then the SwiGLU MLP."""

@@ -69,7 +69,7 @@ def test_head_size_is_never_guessed_for_qwen():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "gpt2"}, "'gpt2'; supported architectures are llama, qwen3"),
+        ({"model_type": "gpt2"}, "'gpt2'; supported architectures are llama, qwen2, qwen3"),
         ({"hidden_size": None}, "hidden_size is missing"),
         ({"vocab_size": "many"}, "vocab_size is 'many'"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),

@@ -10,7 +10,7 @@ import pytest
 from conftest import mesh_of
 from flax import nnx
 from safetensors.numpy import load_file, save_file
-from test_llm_parity import LLAMA, LLAMA31, QWEN3, random_tensors, write_folder
+from test_llm_parity import LLAMA, LLAMA31, QWEN2, QWEN3, random_tensors, write_folder
 
 from jaxcomp.config import ConfigError, LoraConfig
 from jaxcomp.llm import hf
@@ -30,7 +30,9 @@ def states_equal(a, b):
     jax.tree.map(np.testing.assert_array_equal, nnx.state(a), nnx.state(b))
 
 
-@pytest.mark.parametrize("config", [LLAMA, LLAMA31, QWEN3], ids=["untied", "tied", "qwen3"])
+@pytest.mark.parametrize(
+    "config", [LLAMA, LLAMA31, QWEN2, QWEN3], ids=["untied", "tied", "qwen2", "qwen3"]
+)
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16, np.float16])
 def test_load_then_save_gives_the_same_file(tmp_path, mesh, config, dtype):
     tensors = folder_of(tmp_path / "a", config, dtype)
@@ -92,6 +94,42 @@ def test_a_tied_model_may_carry_its_head_twice(tmp_path, mesh):
     assert hf.load(tmp_path).head is None
 
 
+SPELLINGS = {
+    "published": ("language_model.model.", "language_model.lm_head.weight", ""),
+    "transformers 4": ("model.language_model.", "lm_head.weight", "model."),
+    "transformers 5": ("language_model.", "lm_head.weight", ""),
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 2, 4)])
+def test_the_text_tower_of_a_vision_model(tmp_path, spelling, shape):
+    prefix, head, other = SPELLINGS[spelling]
+    llama = LLAMA | {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 4}
+    plain = folder_of(tmp_path / "plain", llama)
+    # Layers 0, 2, 4 of five are the Llama's, as 1 and 3 look at the image.
+    tensors = {
+        name.replace("model.", prefix, 1).replace(f"layers.{y}.", f"layers.{2 * y}."): x
+        for name, x in plain.items()
+        for y in [int(name.split(".")[2]) if ".layers." in name else 0]
+    }
+    tensors[head] = tensors.pop("lm_head.weight")
+    emb = f"{prefix}embed_tokens.weight"
+    tensors[emb] = np.concatenate([tensors[emb], np.full((8, 24), 9, np.float32)])
+    for y in (1, 3):
+        tensors[f"{prefix}layers.{y}.cross_attn.q_proj.weight"] = np.ones((2, 2), np.float32)
+        tensors[f"{prefix}layers.{y}.cross_attn_attn_gate"] = np.ones(1, np.float32)
+    tensors[f"{other}vision_model.patch_embedding.weight"] = np.ones((2, 2), np.float32)
+    tensors[f"{other}multi_modal_projector.bias"] = np.ones(2, np.float32)
+    text = llama | {"model_type": "mllama_text_model", "num_hidden_layers": 5}
+    config = {"model_type": "mllama", "text_config": text | {"cross_attention_layers": [1, 3]}}
+    write_folder(tmp_path / "vision", config, tensors)
+    with use_mesh(mesh_of(shape)):
+        model = hf.load(tmp_path / "vision")
+        states_equal(model, hf.load(tmp_path / "plain"))
+        assert model.cfg == hf.read_config(tmp_path / "plain")
+
+
 def test_adapters_are_drawn_at_loading_and_refused_at_saving(tmp_path, mesh):
     folder_of(tmp_path)
     model = hf.load(tmp_path, lora=LoraConfig(rank=2), rngs=nnx.Rngs(0))
@@ -147,7 +185,10 @@ FAULTS = {
     "quantised": (broken(lambda t: t | {NORM: np.ones(24, np.int8)}), "stored as I8"),
     "truncated": (truncated, "not a whole safetensors file"),
     "not json": (not_json, "config.json is not JSON"),
-    "architecture": (other_architecture, "'mixtral'; supported architectures are llama, qwen3"),
+    "architecture": (
+        other_architecture,
+        "'mixtral'; supported architectures are llama, qwen2, qwen3",
+    ),
 }
 
 

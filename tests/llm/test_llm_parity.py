@@ -46,8 +46,15 @@ QWEN3 = LLAMA | {
     "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0},
     "tie_word_embeddings": True,
 }
-CONFIGS = {"llama": LLAMA, "llama31": LLAMA31, "qwen3": QWEN3, "qwen3-untied": QWEN3 | {
-    "tie_word_embeddings": False, "num_key_value_heads": 4}}  # fmt: skip
+QWEN2 = LLAMA | {"model_type": "qwen2", "use_sliding_window": False, "num_key_value_heads": 1}
+UNTIED = QWEN3 | {"tie_word_embeddings": False, "num_key_value_heads": 4}
+CONFIGS = {
+    "llama": LLAMA,
+    "llama31": LLAMA31,
+    "qwen2": QWEN2,
+    "qwen3": QWEN3,
+    "qwen3-untied": UNTIED,
+}
 
 
 def head_dim(config):
@@ -77,6 +84,9 @@ def random_tensors(config, seed=0):
         if config["model_type"] == "qwen3":
             layer |= {"self_attn.q_norm": (H,), "self_attn.k_norm": (H,)}
         shapes |= {f"model.layers.{y}.{name}.weight": s for name, s in layer.items()}
+        if config["model_type"] == "qwen2":
+            for name, heads in (("q", N), ("k", K), ("v", K)):
+                shapes[f"model.layers.{y}.self_attn.{name}_proj.bias"] = (heads * H,)
     draw = {
         name: rng.normal(size=s) * 0.3 + (1.0 if len(s) == 1 else 0.0) for name, s in shapes.items()
     }
@@ -130,7 +140,10 @@ def reference_logits(config, tensors, tokens, positions):
     for y in range(config["num_hidden_layers"]):
         p = f"model.layers.{y}."
         h = norm(x, w[p + "input_layernorm.weight"], eps)
-        q, k, v = (h @ w[p + f"self_attn.{n}_proj.weight"].T for n in "qkv")
+        q, k, v = (
+            h @ w[p + f"self_attn.{n}_proj.weight"].T + w.get(p + f"self_attn.{n}_proj.bias", 0.0)
+            for n in "qkv"
+        )
         heads = []
         for n in range(N):
             g = n // (N // K)
@@ -174,7 +187,7 @@ def test_logits_agree_with_the_reference(name, tmp_path, mesh):
 
 def test_the_reference_feels_every_tensor():
     """A parity test proves a tensor is used rightly only if the reference depends on it."""
-    for config in (LLAMA31, QWEN3):
+    for config in (LLAMA31, QWEN2, QWEN3):
         tensors = random_tensors(config)
         tokens, positions = np.arange(8), np.arange(8) * 3
         base, rng = reference_logits(config, tensors, tokens, positions), np.random.default_rng(2)
