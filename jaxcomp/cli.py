@@ -33,6 +33,7 @@ class Command(NamedTuple):
     about: str  # the first paragraphs of its --help
     flags: Callable[[argparse.ArgumentParser], None]
     run: Callable[[Flags], int]
+    epilog: str = FIELDS
 
 
 class Terminated(KeyboardInterrupt):
@@ -135,6 +136,16 @@ def _sweep_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _report_flags(parser: argparse.ArgumentParser) -> None:
+    _common(parser)
+    parser.add_argument(
+        "--beside",
+        metavar="DIR",
+        help="the same sizes swept against a decoder that another reference compressor taught: an "
+        "effect of size is claimed only where both show it",
+    )
+
+
 def _bench_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
@@ -186,9 +197,11 @@ COMMANDS = (
     Command(
         "report",
         "write tables, plots and the verdict of a sweep",
-        "Works on an unfinished sweep too and says what is missing. Only --workdir is needed.",
-        _common,
+        "Works on an unfinished sweep too and says what is missing. Only --workdir is needed, "
+        "neither\nthe data nor the models.",
+        _report_flags,
         commands.report,
+        "",
     ),
     Command(
         "bench",
@@ -216,7 +229,7 @@ def _parser() -> argparse.ArgumentParser:
             command.name,
             help=command.help,
             description=command.about,
-            epilog=FIELDS,
+            epilog=command.epilog,
             formatter_class=form,
             allow_abbrev=False,
         )

@@ -86,6 +86,7 @@ def evaluate(flags: Flags) -> int:
 def sweep(flags: Flags) -> int:
     """The whole grid."""
     from jaxcomp.sweep import jobs, runner
+    from jaxcomp.sweep.report import current
     from jaxcomp.sweep.report import report as write_report
 
     cfg = _config(flags)
@@ -101,7 +102,7 @@ def sweep(flags: Flags) -> int:
         out=say,
     )
     page = workdir / "report" / "report.html"
-    if not summary.ran and not summary.failed and page.exists():
+    if not summary.ran and not summary.failed and page.exists() and current(cfg, workdir):
         print(f"nothing to do: all {summary.before} jobs are done; the report is {page}")
         return 0
     _print_report(write_report(cfg, workdir))
@@ -113,14 +114,31 @@ def report(flags: Flags) -> int:
     from jaxcomp.sweep import ledger
     from jaxcomp.sweep.report import report as write_report
 
+    if flags.overrides:
+        raise ConfigError(
+            f"report takes no fields of a config (found --{flags.overrides[0][0]}): it reports on "
+            "what a sweep has done"
+        )
     if not (flags.workdir or flags.config):
         raise ConfigError("report needs --workdir=DIR of a sweep (or --config)")
-    workdir = Path(flags.workdir) if flags.workdir else _workdir(flags, _config(flags))
+    asked = _config(flags) if flags.config else None
+    workdir = Path(flags.workdir) if asked is None else _workdir(flags, asked)
+    cfg = _made_by(workdir)
+    if asked is not None:
+        ledger.Ledger(workdir).check(asked)
+    other = Path(flags.beside) if flags.beside else None
+    written = write_report(cfg, workdir, (_made_by(other), other) if other else None)
+    return FAILED if _print_report(written).failed else 0
+
+
+def _made_by(workdir: Path) -> Config:
+    """The config of the sweep whose workdir it is."""
+    from jaxcomp.sweep import ledger
+
     made_by = workdir / "sweep.json"
     if not made_by.is_file():
         raise ConfigError(f"{workdir}: holds no sweep.json; expected the workdir of a sweep")
-    cfg = settings.from_dict(ledger.read(made_by)["config"], where=str(made_by))
-    return FAILED if _print_report(write_report(cfg, workdir)).failed else 0
+    return settings.from_dict(ledger.read(made_by)["config"], where=str(made_by))
 
 
 def _print_report(written: Any) -> Any:
@@ -174,7 +192,11 @@ def _needs_compressor(cfg: Config, command: str) -> None:
 
 
 def _workers(flags: Flags, cfg: Config) -> int:
-    return cfg.sweep.workers if flags.workers is None else flags.workers
+    if flags.workers is None:
+        return cfg.sweep.workers
+    if flags.workers < 0:
+        raise ConfigError(f"--workers={flags.workers}: expected at least 0 (0: one a core on CPU)")
+    return flags.workers
 
 
 def say(text: str) -> None:

@@ -93,6 +93,12 @@ def constrain(x: jax.Array, name: str) -> jax.Array:
     return jax.reshard(x, spec_of(name, x.ndim))
 
 
+def whole_batch(rows: int, mesh: Any) -> int:
+    """`rows`, rounded up to what divides over the mesh; the rest are empty rows."""
+    ways = mesh.shape["replica"] * mesh.shape["fsdp"]
+    return -(-rows // ways) * ways
+
+
 def put_batch(batch: Any, mesh: Mesh) -> Any:
     """Host arrays (a tree; this process's rows) as device arrays sharded over `BATCH` on axis 0.
 

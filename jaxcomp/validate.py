@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import glob
 import math
 import os
 import re
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxcomp.config import Config, ConfigError, DataConfig, ModelConfig, OptimConfig, TrainConfig
+from jaxcomp.data.files import matching
 
 CHOICES = {
     "data.source": ("world", "text", "tfds"),
@@ -27,6 +27,14 @@ CHOICES = {
 MODEL_TYPES = ("llama", "qwen2", "qwen3")
 # Smallest allowed value of every counted field.
 AT_LEAST = {
+    "seed": 0,
+    "base_seed": 0,
+    "data.seed": 0,
+    "pretrain.seed": 0,
+    "decoder.pretrain.seed": 0,
+    "decoder.seed": 0,
+    "pretrain.seq_len": 4,  # a token and its end, twice
+    "decoder.pretrain.seq_len": 4,
     "data.segment": 1,
     "data.segments": 1,
     "data.target": 2,
@@ -235,7 +243,7 @@ def _data(data: DataConfig) -> None:
                 "data.path is empty with data.source = 'text': give a .jsonl[.gz], .parquet or "
                 ".txt file, or a glob, with --data.path=FILE"
             )
-        found = [p for p in sorted(glob.glob(os.path.expanduser(data.path))) if os.path.isfile(p)]
+        found = matching(data.path)
         if not found:
             raise ConfigError(
                 f"data.path = {data.path!r}: no such file; expected a .jsonl[.gz], .parquet or "
@@ -274,6 +282,13 @@ def _sweep(cfg: Config) -> None:
             raise ConfigError(f"sweep.{key} = {values}: expected one or more different numbers")
     if min(sweep.base_seeds + sweep.seeds) < 0:
         raise ConfigError("sweep.base_seeds, sweep.seeds: expected numbers of at least 0")
+    given = sorted(cfg.folders.keys() - {"decoder"})
+    if given and len(sweep.base_seeds) > 1:
+        raise ConfigError(
+            f"sweep.base_seeds = {sweep.base_seeds}: folders gives {given[0]} one set of weights, "
+            "which must not be counted as several; use one base seed, and sweep.seeds for several "
+            "training seeds"
+        )
     for multiple in sweep.lr_grid:
         if not (math.isfinite(multiple) and multiple > 0):
             raise ConfigError(f"sweep.lr_grid: {multiple} is not a positive multiple of the rate")

@@ -44,7 +44,8 @@ def test_help_answers_without_jax(command):
     assert done.returncode == 0, done.stderr
     assert "--config" in done.stdout
     assert ("--workdir" in done.stdout) == (command != "bench")  # a bench leaves nothing behind
-    assert "--train.optim.lr=3e-4" in done.stdout
+    # A report is of what was run; everything else takes any field.
+    assert ("--train.optim.lr=3e-4" in done.stdout) == (command != "report")
 
 
 def test_sweep_then_again_then_report(flags, tmp_path, capsys):
@@ -76,6 +77,7 @@ def test_a_failed_setup_is_exit_code_1_and_shown(flags, tmp_path, capsys):
         (["--shard=3/2"], "expected i/n"),
         (["--reuse=/nowhere/at/all"], "holds no ledger"),
         (["--workers=two"], "--workers"),
+        (["--workers=-1"], "--workers=-1: expected at least 0"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(flags, capsys, extra, words):
@@ -92,6 +94,10 @@ def test_other_mistakes(flags, capsys, tmp_path):
     assert "sweep.json" in error(capsys)
     assert cli.main(["sweep", *flags]) == 0
     capsys.readouterr()
+    assert cli.main(["report", flags[1], "--trian.optim.lr=1"]) == 2
+    assert "report takes no fields of a config" in error(capsys)
+    assert cli.main(["report", flags[1], f"--beside={tmp_path}"]) == 2
+    assert "sweep.json" in error(capsys)
     assert cli.main(["sweep", *flags, "--train.optim.lr=0.5"]) == 2
     assert "train.optim.lr was 0.001, now 0.5" in error(capsys)
     assert cli.main(["train", flags[0]]) == 2

@@ -4,6 +4,7 @@ import pytest
 
 from jaxcomp import settings
 from jaxcomp.config import Config, ConfigError, ModelConfig, RopeScaling
+from jaxcomp.data.files import matching
 
 CONFIG = """
 from ml_collections import ConfigDict
@@ -91,6 +92,8 @@ def test_an_override_inside_none_starts_from_the_defaults(spec):
         ("sweep.seeds", "1,1", ["sweep.seeds"]),
         ("decoder.model.head_dim", "7", ["decoder.model.head_dim = 7", "even"]),
         ("train.keep_checkpoints", "0", ["keep_checkpoints"]),
+        ("seed", "-1", ["seed = -1: expected at least 0"]),
+        ("pretrain.seq_len", "3", ["pretrain.seq_len = 3: expected at least 4"]),
     ],
 )
 def test_bad_fields_and_values_are_named_with_a_mend(spec, key, text, words):
@@ -125,6 +128,23 @@ def test_missing_and_empty_data_are_refused(spec, tmp_path):
         settings.load(spec, missing)
     (tmp_path / "no.jsonl").write_text("{}")
     assert settings.load(spec, missing).data.source == "text"
+
+
+def test_every_form_of_data_path_is_found(spec, tmp_path):
+    deep = tmp_path / "a" / "b" / "notes[1].jsonl"
+    deep.parent.mkdir(parents=True)
+    deep.write_text("{}")
+    for path in (f"{tmp_path}/**/*.jsonl", str(deep)):
+        cfg = settings.load(spec, [("data.source", "text"), ("data.path", path)])
+        assert matching(cfg.data.path) == [str(deep)]
+
+
+def test_one_set_of_weights_is_not_counted_as_several(spec, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    given = [("folders.toy/s", str(tmp_path))]
+    assert settings.load(spec, given).folders == {"toy/s": str(tmp_path)}
+    with pytest.raises(ConfigError, match="toy/s one set of weights"):
+        settings.load(spec, [*given, ("sweep.base_seeds", "0,1,2")])
 
 
 def test_every_dotted_field_can_be_overridden_by_its_own_value():

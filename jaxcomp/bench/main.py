@@ -28,7 +28,9 @@ from jaxcomp.sweep.worker import environment
 
 KINDS = ("step", "data", "memory", "generate")
 BUSY = 0.9  # CPU seconds per wall second below which one thread did not have a core to itself
-NO_TORCH = "PyTorch is not installed (pip install torch), so only our own step is timed"
+NO_TORCH = (
+    "PyTorch is not installed (uv run --extra bench jaxcomp bench), so only our own step is timed"
+)
 
 
 class Row(NamedTuple):

@@ -36,9 +36,11 @@ PREPARE_AT_MOST = 1 << 18  # examples made before training; beyond it, blocks ar
 _HELD = 4  # blocks kept in memory
 _CODE = (
     "blocks.py",
+    "facts.py",
     "lexicon.py",
     "pieces.py",
     "segments.py",
+    "sources.py",
     "splits.py",
     "tokenizer.py",
     "world.py",

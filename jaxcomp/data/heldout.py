@@ -52,7 +52,8 @@ class Example(NamedTuple):
     passage: Any  # world.Passage, or None for real text
 
 
-_WORLD_SETS = {  # name -> (split, counterfactual)
+WORLD_SETS, TEXT_SET = ("ordinary", "counterfactual"), "test"  # what evaluation measures
+_DRAWN = {  # of the world: name -> (split, counterfactual)
     "train": ("train", False),
     "val": ("val", False),
     "ordinary": ("test", False),
@@ -73,7 +74,7 @@ def eval_examples(
     Raises:
       ConfigError: no such set for this source. DataError: no example fits.
     """
-    names = tuple(_WORLD_SETS) if cfg.data.source == "world" else _TEXT_SETS
+    names = tuple(_DRAWN) if cfg.data.source == "world" else _TEXT_SETS
     if which not in names:
         raise ConfigError(
             f"evaluation set {which!r} does not exist for data.source = {cfg.data.source!r}; "
@@ -93,7 +94,7 @@ def eval_examples(
 
 
 def _world_set(cfg: Config, which: str, wanted: int, comp, dec) -> list[Piece]:
-    split, counterfactual = _WORLD_SETS[which]
+    split, counterfactual = _DRAWN[which]
     trained = which in ("train", "val")
     prior = cfg.world.train_prior_strength if trained else cfg.world.prior_strength
     world, pieces = World(cfg.world), []

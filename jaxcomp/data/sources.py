@@ -12,18 +12,17 @@ import json
 import os
 import zlib
 from collections.abc import Iterator, Sequence
-from glob import glob
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxcomp.config import DataConfig
+from jaxcomp.data.files import digest, matching
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet", ".txt")
 TXT_CHARS = 4000  # a .txt file is cut at blank lines into documents of about this many characters
 _WORK_FIELDS = ("work", "book", "title")
-_WHOLE = 1 << 28  # files up to this many bytes are fingerprinted whole, larger ones by both ends
 
 
 class DataError(ValueError):
@@ -120,12 +119,9 @@ def load_documents(data: DataConfig) -> Documents:
 
 
 def _files(path: str) -> list[Path]:
-    pattern = os.path.expanduser(path)
-    files = [Path(f) for f in sorted(glob(pattern, recursive=True)) if os.path.isfile(f)]
-    if not files and os.path.isfile(pattern):  # a name that holds glob characters
-        files = [Path(pattern)]
+    files = [Path(f) for f in matching(path)]
     if not files:
-        what = "is a folder" if os.path.isdir(pattern) else "no such file"
+        what = "is a folder" if os.path.isdir(os.path.expanduser(path)) else "no such file"
         raise DataError(f"data.path = {path!r}: {what}; expected a {', '.join(SUFFIXES)} file or a "
                         "glob such as 'folder/*.jsonl'")  # fmt: skip
     for file in files:
@@ -308,15 +304,4 @@ def _word(value: Any) -> str:
 
 
 def _fingerprint(files: list[Path], field: str) -> str:
-    digest = hashlib.sha256(field.encode())
-    for file in files:
-        size = file.stat().st_size
-        digest.update(f"{file.name}:{size}".encode())
-        with file.open("rb") as f:
-            if size <= _WHOLE:
-                digest.update(f.read())
-            else:
-                digest.update(f.read(1 << 24))
-                f.seek(-(1 << 24), os.SEEK_END)
-                digest.update(f.read())
-    return digest.hexdigest()[:16]
+    return hashlib.sha256("\n".join([field, *map(digest, files)]).encode()).hexdigest()[:16]

@@ -17,6 +17,7 @@ from flax import nnx
 
 from jaxcomp.compress.autoencoder import AutoEncoder, Memory
 from jaxcomp.config import Config, ConfigError
+from jaxcomp.data.heldout import TEXT_SET, WORLD_SETS
 from jaxcomp.data.pipeline import Batch, Example, batch_examples, eval_examples
 from jaxcomp.data.segments import cut
 from jaxcomp.data.tokenizer import Tokenizer
@@ -24,11 +25,9 @@ from jaxcomp.data.world import World
 from jaxcomp.fidelity import determinacy, edits, geometry, reconstruction, slots
 from jaxcomp.fidelity.determinacy import Sureness
 from jaxcomp.fidelity.reconstruction import Row
-from jaxcomp.sharding import put_batch
+from jaxcomp.sharding import put_batch, whole_batch
 
 Metrics = dict[str, float | int | None]
-WORLD_SETS = ("ordinary", "counterfactual")
-TEXT_SET = "test"
 
 
 class Evaluation(NamedTuple):
@@ -77,7 +76,7 @@ def validation_loss(cfg: Config, model: AutoEncoder, examples: Sequence[Example]
     """
     graphdef, state = nnx.split(model)
     mesh, nll, count = jax.sharding.get_mesh(), [], 0
-    for batch, valid in batch_examples(examples, cfg.eval.batch, cfg):
+    for batch, valid in batch_examples(examples, whole_batch(cfg.eval.batch, mesh), cfg):
         put = put_batch(batch, mesh)
         memory = reconstruction.read(graphdef, state, put.ctx_BGT, put.ctx_len_BG, cfg.memory.ratio)
         forced = reconstruction.forced(
@@ -178,7 +177,8 @@ def _host(tree: Any) -> Any:
 def _batches(pair: _Pair, examples: Sequence[Example]) -> Iterator[tuple[Sequence[Example], Batch]]:
     """Device batches of one shape, with the examples that fill their first rows."""
     at = 0
-    for batch, valid in batch_examples(examples, pair.cfg.eval.batch, pair.cfg):
+    size = whole_batch(pair.cfg.eval.batch, pair.mesh)
+    for batch, valid in batch_examples(examples, size, pair.cfg):
         yield examples[at : at + valid], put_batch(batch, pair.mesh)
         at += valid
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import glob
-import hashlib
 import os
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from jaxcomp.config import Config, ConfigError, ModelConfig, config_hash, to_dict
+from jaxcomp.data.files import digest, matching
 
 # Fields that change what is printed or stored, where it runs or how often it is saved, never what
 # comes out.
@@ -84,6 +84,14 @@ def setups(cfg: Config) -> list[Setup]:
     ]
 
 
+def sizes(cfg: Config) -> dict[str, set[str]]:
+    """Family -> its sizes in the grid."""
+    out: dict[str, set[str]] = {}
+    for setup in setups(cfg):
+        out.setdefault(setup.family, set()).add(setup.size)
+    return out
+
+
 def body(m: ModelConfig) -> int:
     """Parameters of the layers, without embeddings and norms."""
     heads = (2 * m.num_attention_heads + 2 * m.num_key_value_heads) * m.head_dim
@@ -120,8 +128,8 @@ def identity(cfg: Config) -> dict[str, Any]:
     """What determines the result of a single run, as a dict.
 
     Left out: names, workdir, logging, how often checkpoints are saved, the mesh, and the rest of
-    the grid. Data files count by name, size and their first and last megabyte, so a folder that
-    moved keeps its results and an edited file does not.
+    the grid. Data files count by name, size and content (`files.digest`), so a folder that moved
+    keeps its results and an edited file does not.
     """
     tree = _without(to_dict(cfg), (*SIDE_FIELDS, "sweep", "families", "compressor"))
     # A decoder without ratios of its own is adapted at those of the sweep.
@@ -161,22 +169,13 @@ def identity_hash(cfg: Config) -> str:
 
 def data_files(path: str) -> list[str]:
     """The files that `data.path` names, sorted; a folder (tfds) counts as its name."""
-    return sorted(glob.glob(os.path.expanduser(path))) if path else []
+    return matching(path) or ([path] if path else [])
 
 
-def fingerprint(path: str, edge: int = 1 << 20) -> str:
-    """Name, size and a hash of both ends of a file; the name alone of a folder."""
+def fingerprint(path: str) -> str:
+    """`files.digest` of a file; the name alone of what is none."""
     path = os.path.expanduser(path)
-    name = os.path.basename(path.rstrip("/"))
-    if not os.path.isfile(path):
-        return name
-    size = os.path.getsize(path)
-    with open(path, "rb") as f:
-        digest = hashlib.sha256(f.read(edge))
-        if size > edge:
-            f.seek(max(edge, size - edge))
-            digest.update(f.read(edge))
-    return f"{name}:{size}:{digest.hexdigest()[:12]}"
+    return digest(path) if os.path.isfile(path) else os.path.basename(path.rstrip("/"))
 
 
 def weights_fingerprint(folder: str) -> list[str]:

@@ -41,6 +41,9 @@ class SweepWork:
     def __init__(self, command: str = ""):
         self.command = command  # for the cards of bases made on the way
 
+    def check(self, jobs: Sequence[grid.Job], workdir: Path) -> str:
+        return check_data(jobs[0].config, workdir)
+
     def tasks(self, jobs: Sequence[grid.Job], workdir: Path) -> list[Task]:
         from jaxcomp.train import bases
 
@@ -88,6 +91,27 @@ class PretrainWork(SweepWork):
             wanted = bases.base_hash(cfg, family, size, cfg.base_seed)
         card = folder / bases.CARD
         return card.is_file() and read_json(card).get("config_hash") == wanted
+
+
+def check_data(cfg: Config, workdir: Path) -> str:
+    """What training and evaluation will see. Raises DataError, ConfigError where they could not.
+
+    `cfg` names a compressor. Bases still to be made will have the tokenizer of the data.
+    """
+    from jaxcomp.data.heldout import TEXT_SET, WORLD_SETS
+    from jaxcomp.data.pipeline import data_stats, data_tokenizer, eval_examples
+    from jaxcomp.train import bases
+
+    family, size = bases.split_name(cfg.compressor)
+    folders = (
+        bases.find_base(cfg, family, size, cfg.base_seed, workdir),
+        bases.find_decoder(cfg, workdir),
+    )
+    toks = [bases.tokenizer_of(f) if f is not None else data_tokenizer(cfg) for f in folders]
+    tests = WORLD_SETS if cfg.data.source == "world" else (TEXT_SET,)
+    for which in ("val", *tests):
+        eval_examples(cfg, which, *toks)
+    return f"data at ratio {cfg.memory.ratio}: {data_stats(cfg, *toks)}"
 
 
 def decoder_task(cfg: Config) -> Task:
@@ -139,12 +163,19 @@ def make(task: Task, root: Path, command: str, say: Say | None) -> Path:
 
 def _run_job(task: Task, workdir: Path, say: Say) -> dict[str, Any]:
     from jaxcomp.train.compress import train
+    from jaxcomp.train.loop import Diverged
 
     cfg, folder = task.config, workdir / "jobs" / task.id
     began = time.perf_counter()
-    summary = train(
-        cfg, folder, root=workdir, say=lambda text, share: say(text, TRAIN_SHARE * share)
-    )
+    try:
+        summary = train(
+            cfg, folder, root=workdir, say=lambda text, share: say(text, TRAIN_SHARE * share)
+        )
+    except Diverged as error:
+        if task.job is None or task.job.recipe:
+            raise
+        # Of a rate grid, to diverge is a finding: this rate is not the best.
+        return {"metrics": {"val_loss": None}, "note": str(error)}
     trained = time.perf_counter()
     say("evaluating", TRAIN_SHARE)
     metrics, records = measure(cfg, folder, workdir)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -55,24 +56,39 @@ class Ledger:
         self.workdir = workdir
         self.folder = workdir / "ledger"
 
+    def check(self, cfg: Config) -> None:
+        """Raises ConfigError if the workdir belongs to another config."""
+        path = self.workdir / "sweep.json"
+        if not path.exists():
+            return
+        found = grid.differences(read(path)["identity"], _identity(cfg))
+        if found:
+            field, old, new = found[0]
+            more = f" (and {len(found) - 1} more fields)" if len(found) > 1 else ""
+            raise ConfigError(
+                f"{self.workdir} was made by another config: {field} was {_short(old)}, now "
+                f"{_short(new)}{more}; use the old config, or another --workdir (with "
+                f"--reuse={self.workdir} to take over the jobs that are the same)"
+            )
+
     def open(self, cfg: Config) -> None:
         """Bind the workdir to `cfg`. Raises ConfigError if it belongs to another config."""
+        self.check(cfg)
+        hashes = {job.id: job.hash for job in grid.expand(cfg)}
+        made_by = {"identity": _identity(cfg), "config": to_dict(cfg), "jobs": hashes}
+        text = json.dumps(made_by, indent=1, sort_keys=True) + "\n"
         path = self.workdir / "sweep.json"
-        # Through JSON, so that tuples and lists compare equal.
-        identity = json.loads(json.dumps(grid.sweep_identity(cfg)))
-        if path.exists():
-            found = grid.differences(read(path)["identity"], identity)
-            if found:
-                field, old, new = found[0]
-                more = f" (and {len(found) - 1} more fields)" if len(found) > 1 else ""
-                raise ConfigError(
-                    f"{self.workdir} was made by another config: {field} was {_short(old)}, now "
-                    f"{_short(new)}{more}; use the old config, or another --workdir (with "
-                    f"--reuse={self.workdir} to take over the jobs that are the same)"
-                )
-        text = json.dumps({"identity": identity, "config": to_dict(cfg)}, indent=1, sort_keys=True)
-        if not path.exists() or path.read_text() != text + "\n":
-            write_text(path, text + "\n")
+        if not path.exists() or path.read_text() != text:
+            write_text(path, text)
+
+    def jobs(self, cfg: Config) -> list[grid.Job]:
+        """The jobs of `cfg`, with the hashes that they had when the workdir was made.
+
+        So a report needs neither the data nor the models: these may have moved since.
+        """
+        path = self.workdir / "sweep.json"
+        kept = read(path).get("jobs", {}) if path.is_file() else {}
+        return [dataclasses.replace(j, hash=kept.get(j.id, j.hash)) for j in grid.expand(cfg)]
 
     def row(self, job: grid.Job) -> dict[str, Any] | None:
         """The job's row, done or failed, if it was made by the same config."""
@@ -130,6 +146,11 @@ def read(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as e:
         raise ConfigError(f"{path}: not JSON ({e}); delete it and run the same command") from e
+
+
+def _identity(cfg: Config) -> dict[str, Any]:
+    """Through JSON, so that tuples and lists compare equal."""
+    return json.loads(json.dumps(grid.sweep_identity(cfg)))
 
 
 def _short(value: Any) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxcomp.config import Config
-from jaxcomp.sweep import plots, stats
+from jaxcomp.sweep import beside, grid, plots, stats
 from jaxcomp.sweep.headlines import endpoints, headlines
 from jaxcomp.sweep.ledger import Ledger, write_bytes, write_text
 from jaxcomp.sweep.results import (
@@ -65,37 +65,64 @@ class Picture(NamedTuple):
 Block = Head | Para | Items | Table | Picture
 
 
-def report(cfg: Config, workdir: Path) -> Written:
+def report(cfg: Config, workdir: Path, other: tuple[Config, Path] | None = None) -> Written:
     """Write `workdir/report/`; works on an unfinished sweep and says what is missing.
 
-    Raises DiskFullError.
+    `other` is the config and workdir of the same sizes against another decoder (beside.py).
+    Raises DiskFullError; ConfigError where the two cannot be compared.
     """
     results = collect(cfg, Ledger(workdir))
+    found = collect(other[0], Ledger(other[1])) if other else None
+    compared = _beside(results, found)
     folder = workdir / "report"
-    write_text(folder / "results.csv", results_csv(results))
     write_text(folder / "timings.csv", timings_csv(results))
     if cfg.sweep.lr_grid:
         write_text(folder / "lr_grid.csv", lr_grid_csv(results))
     said = verdict(results)
-    blocks = _blocks(results, said)
+    blocks = _blocks(results, said, compared)
     for block in blocks:
         if isinstance(block, Picture):
             write_bytes(folder / block.name, block.png)
     title = f"Size and fidelity: {cfg.name}"
     write_text(folder / "report.md", _markdown(title, blocks))
     write_text(folder / "report.html", _html(title, blocks))
+    # Last: where it agrees with the ledger, so does all the rest (`current`).
+    write_text(folder / "results.csv", results_csv(results))
     done = len(results.timings)
     return Written(folder, said.sentence, done, tuple(results.failed), tuple(results.missing))
+
+
+def current(cfg: Config, workdir: Path) -> bool:
+    """Is the report that of the ledger as it is now, with nothing failed or missing?"""
+    path = workdir / "report" / "results.csv"
+    results = collect(cfg, Ledger(workdir))
+    unfinished = results.failed or results.missing
+    return not unfinished and path.is_file() and path.read_text() == results_csv(results)
 
 
 # --- content ---------------------------------------------------------------------------------
 
 
-def _blocks(results: Results, said: stats.Verdict) -> list[Block]:
+def _beside(results: Results, other: Results | None) -> list[Block]:
+    """Does an effect of size hold against another decoder too?"""
+    if other is None:
+        return [
+            Para(
+                "Not checked against a decoder that another reference compressor taught; before "
+                "that, an effect of size is claimed of this decoder only (jaxcomp report --beside)."
+            )
+        ]
+    found = beside.pairs(results, other)
+    header = ["endpoint", "ratio", results.cfg.name, other.cfg.name, "effect claimed"]
+    return [Para(beside.sentence(found, other.cfg.name)), Table(header, beside.rows(found))]
+
+
+def _blocks(results: Results, said: stats.Verdict, compared: list[Block]) -> list[Block]:
     cfg = results.cfg
     out: list[Block] = [Head("Verdict"), Para(f"Same recipe for all sizes: {said.sentence}")]
     if any(r.tuned for r in results.rows):
         out.append(Para(f"Rate tuned per size: {verdict(results, tuned=True).sentence}"))
+    out += compared
     out.append(Para(_how(results)))
     if results.missing:
         missing = _count(len(results.missing), "job")
@@ -203,13 +230,8 @@ def _trends(results: Results) -> Table:
     for h in headlines(results.cfg):
         row = [h.label]
         for ratio in ratios:
-            t = stats.trend(points(results.rows, h.metric, ratio))
-            if not t.replicates:
-                row.append("–")
-            elif t.replicates < stats.MIN_REPLICATES:
-                row.append(f"{t.rho:+.2f}")
-            else:
-                row.append(f"{t.rho:+.2f} (fall {t.p_fall:.2g}, rise {t.p_rise:.2g})")
+            trend = stats.trend(points(results.rows, h.metric, ratio), grid.sizes(results.cfg))
+            row.append(beside.cell(trend))
         rows.append(row)
     return Table(["metric", *(f"{r}x" for r in ratios)], rows)
 

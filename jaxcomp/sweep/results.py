@@ -25,7 +25,7 @@ TUNED_COLUMNS = ("tuned_lr", "tuned_lr_multiple", "tuned_val_loss")
 
 
 class Result(NamedTuple):
-    """One finished recipe job, with the job of the rate grid that validation loss picked."""
+    """One finished recipe job, with the job of its setup's best rate."""
 
     job: grid.Job
     metrics: dict[str, Any]
@@ -48,7 +48,7 @@ def collect(cfg: Config, ledger: Ledger) -> Results:
     """What the ledger holds of the sweep's jobs."""
     done: dict[str, tuple[grid.Job, dict[str, Any]]] = {}
     failed, missing, timings = [], [], []
-    jobs = grid.expand(cfg)
+    jobs = ledger.jobs(cfg)
     for job in jobs:
         row = ledger.row(job)
         if row is None:
@@ -58,28 +58,42 @@ def collect(cfg: Config, ledger: Ledger) -> Results:
         elif row["status"] == DONE:
             done[job.id] = (job, row)
             timings.append((job.id, row.get("timings", {})))
+    every = [(job, row["metrics"]) for job, row in done.values()]
+    best = _best_multiples(jobs, every)
+    measured = {(j.setup, j.base_seed, j.seed, j.lr_multiple): (j, m) for j, m in every}
     rows = []
     for job, row in done.values():
         if job.recipe:
-            rivals = [j.id for j in jobs if (j.setup, j.base_seed, j.seed) == _cell(job)]
-            tuned = _tuned([done.get(i) for i in rivals]) if len(rivals) > 1 else None
+            tuned = measured.get((job.setup, job.base_seed, job.seed, best.get(job.setup, 0.0)))
             rows.append(Result(job, row["metrics"], row.get("intervals", {}), tuned))
-    every = [(job, row["metrics"]) for job, row in done.values()]
     return Results(cfg, rows, every, timings, failed, missing)
 
 
-def _cell(job: grid.Job) -> tuple:
-    return job.setup, job.base_seed, job.seed
+def _best_multiples(
+    jobs: Sequence[grid.Job], every: Sequence[tuple[grid.Job, dict[str, Any]]]
+) -> dict[grid.Setup, float]:
+    """Per setup the rate of the lowest mean validation loss over all of its replicates.
 
-
-def _tuned(rivals: Sequence[tuple[grid.Job, dict[str, Any]] | None]):
-    """The rival with the lowest validation loss; None until every rate of the grid is done."""
-    if any(r is None for r in rivals):
-        return None
-    measured = [(j, row["metrics"]) for j, row in filter(None, rivals)]
-    measured = [r for r in measured if r[1].get("val_loss") is not None]
-    # The smaller rate wins a tie, so that the choice never depends on the order of jobs.
-    return min(measured, key=lambda r: (r[1]["val_loss"], r[0].lr_multiple), default=None)
+    Only where the setup's whole rate grid is finished. A rate that diverged anywhere is no
+    candidate; the smaller rate wins a tie, so that the choice never depends on the order of jobs.
+    """
+    losses: dict[grid.Setup, dict[float, list[float]]] = {}
+    for job, metrics in every:
+        loss = metrics.get("val_loss")
+        by_rate = losses.setdefault(job.setup, {})
+        by_rate.setdefault(job.lr_multiple, []).append(math.inf if loss is None else loss)
+    wanted: dict[grid.Setup, list[float]] = {}
+    for job in jobs:
+        wanted.setdefault(job.setup, []).append(job.lr_multiple)
+    best: dict[grid.Setup, float] = {}
+    for setup, multiples in wanted.items():
+        found = losses.get(setup, {})
+        finished = sum(map(len, found.values())) == len(multiples)
+        if finished and len(set(multiples)) > 1:
+            mean, rate = min((sum(x) / len(x), rate) for rate, x in found.items())
+            if math.isfinite(mean):
+                best[setup] = rate
+    return best
 
 
 def points(rows: Iterable[Result], metric: str, ratio: int, tuned: bool = False):
@@ -102,13 +116,18 @@ def points(rows: Iterable[Result], metric: str, ratio: int, tuned: bool = False)
 
 
 def verdict(results: Results, tuned: bool = False) -> stats.Verdict:
-    """The computed answer, with the recipe's rate or with the rate tuned per size."""
-    loss, kept = endpoints(results.cfg)
-    ratios = sorted({r.job.setup.ratio for r in results.rows if not tuned or r.tuned})
+    """The computed answer, with the recipe's rate or with the rate tuned per size.
+
+    Over the grid as it was asked for: what is unfinished is undecided.
+    """
+    cfg = results.cfg
+    loss, kept = endpoints(cfg)
+    ratios = [r for r in sorted(cfg.sweep.ratios) if not tuned or r in cfg.sweep.lr_ratios]
     return stats.judge(
         {r: points(results.rows, loss.metric, r, tuned) for r in ratios},
         {r: points(results.rows, kept.metric, r, tuned) for r in ratios},
-        results.cfg.sweep.primary_ratio,
+        cfg.sweep.primary_ratio,
+        sizes=grid.sizes(cfg),
         endpoint=kept.label,
     )
 
@@ -163,7 +182,7 @@ def timings_csv(results: Results) -> str:
 
 def _ids(job: grid.Job, m: dict[str, Any]) -> list[Any]:
     where = [*job.setup, job.base_seed, job.seed, job.hash, job.config.train.optim.lr]
-    return [*where, m["params"], m["params_body"], m.get("val_loss")]
+    return [*where, m.get("params"), m.get("params_body"), m.get("val_loss")]
 
 
 def _order(job: grid.Job) -> tuple:

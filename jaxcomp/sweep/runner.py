@@ -63,6 +63,7 @@ def run(
         before = len(mine) - len(todo)
         if not todo:
             return Summary(0, before, ())
+        out(work.check(todo, workdir))
         tasks = work.tasks(todo, workdir)
         made = [t.id for t in tasks if t.job is None]
         if made:
@@ -135,7 +136,7 @@ class _Dispatch:
         self.work, self.workdir = work, workdir
         self.ledger, self.claims, self.out = ledger, claims, out
         self.count, self.workers = count, []
-        self.one_thread = count > 1 and _on_cpu()
+        self.one_thread = _on_cpu()
         self.costs = {t.id: t.cost for t in tasks}
         self.jobs = sum(t.job is not None for t in tasks)
         self.spent, self.began, self.printed = 0.0, time.monotonic(), time.monotonic()

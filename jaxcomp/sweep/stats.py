@@ -5,9 +5,9 @@ of a family was trained once. Passages are not replicates of a claim about size,
 passages of a run share one set of weights.
 
 The trend of a metric is Spearman's rank correlation with the number of compressor parameters,
-taken inside each replicate and averaged. Its null distribution permutes the sizes inside each
-replicate. Where there are three or more base seeds, training seeds that share a base model are
-permuted together, since their errors are not independent.
+taken inside each replicate and family and averaged. Its null distribution permutes the sizes inside
+each. Where there are three or more base seeds, training seeds that share a base model are permuted
+together, since their errors are not independent.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -82,27 +82,40 @@ def bootstrap(
     return float(low), float(high)
 
 
-def replicates(points: Sequence[Point]) -> list[list[Point]]:
-    """Complete replicates: (family, base seed, seed) groups that hold every size of the family.
+Sizes = Mapping[str, Collection[str]]  # family -> its sizes in the grid
 
-    A replicate with a failed size is left out rather than compared over fewer sizes.
+
+def replicates(points: Sequence[Point], sizes: Sizes | None = None) -> list[list[Point]]:
+    """The (family, base seed, seed) groups of complete replicates, smallest size first.
+
+    Complete is a base seed x training seed in which every size of every family was measured; one
+    with a failed or missing size is left out rather than compared over fewer sizes. `sizes` is what
+    the grid asks for (None: what the points hold). A family of one size has no trend and no part.
     """
-    sizes: dict[str, set[str]] = defaultdict(set)
-    blocks: dict[tuple, list[Point]] = defaultdict(list)
+    if sizes is None:
+        sizes = defaultdict(set)
+        for p in points:
+            sizes[p.family].add(p.size)
+    wanted = {family: set(names) for family, names in sizes.items() if len(set(names)) >= 2}
+    blocks: dict[tuple[int, int], dict[str, list[Point]]] = defaultdict(lambda: defaultdict(list))
     for p in points:
-        sizes[p.family].add(p.size)
-        if p.value is not None and math.isfinite(p.value):
-            blocks[p.family, p.base_seed, p.seed].append(p)
+        if p.value is not None and math.isfinite(p.value) and p.family in wanted:
+            blocks[p.base_seed, p.seed][p.family].append(p)
+    whole = {
+        key: found
+        for key, found in blocks.items()
+        if {f: {p.size for p in block} for f, block in found.items()} == wanted
+    }
     return [
-        sorted(block, key=lambda p: (p.params, p.size))
-        for (family, _, _), block in sorted(blocks.items())
-        if len(block) == len(sizes[family]) >= 2
+        sorted(whole[key][family], key=lambda p: (p.params, p.size))
+        for family in sorted(wanted)
+        for key in sorted(whole)
     ]
 
 
-def trend(points: Sequence[Point], *, seed: int = 0) -> Trend:
+def trend(points: Sequence[Point], sizes: Sizes | None = None, *, seed: int = 0) -> Trend:
     """Does the value rise or fall with size? NaN correlation where no complete replicate exists."""
-    blocks = replicates(points)
+    blocks = replicates(points, sizes)
     count = len({(b[0].base_seed, b[0].seed) for b in blocks})
     if not blocks:
         return Trend(math.nan, 1.0, 1.0, 0)
@@ -154,6 +167,7 @@ def judge(
     kept: Mapping[int, Sequence[Point]],
     primary_ratio: int,
     *,
+    sizes: Sizes | None = None,
     endpoint: str = "counterfactual slots kept",
     alpha: float = ALPHA,
 ) -> Verdict:
@@ -161,9 +175,9 @@ def judge(
 
     Both must fall, each at level `alpha` (an intersection-union test: the larger p decides). The
     primary ratio is fixed in the config before running and tested alone; the others are secondary,
-    adjusted by Holm's method.
+    adjusted by Holm's method. `sizes`: as for `replicates`.
     """
-    trends = {r: (trend(loss[r]), trend(kept[r])) for r in sorted(loss)}
+    trends = {r: (trend(loss[r], sizes), trend(kept[r], sizes)) for r in sorted(loss)}
     raw = {r: max(a.p_fall, b.p_fall) for r, (a, b) in trends.items()}
     adjusted = _holm({r: p for r, p in raw.items() if r != primary_ratio})
     if primary_ratio in raw:
@@ -180,25 +194,27 @@ def _holm(ps: dict[int, float]) -> dict[int, float]:
     return out
 
 
+def way(t: Trend, alpha: float = ALPHA) -> str:
+    """A trend in words; p-values are one-sided."""
+    if t.p_fall < alpha:
+        return "falls"
+    return "rises" if t.p_rise < alpha else "has no clear trend"
+
+
 def _verdict_at(
     ratio: int, loss: Trend, kept: Trend, p: float, alpha: float, endpoint: str
 ) -> RatioVerdict:
-    def way(t: Trend) -> str:
-        if t.p_fall < alpha:
-            return "falls"
-        return "rises" if t.p_rise < alpha else "has no clear trend"
-
     detail = (
-        f"loss {way(loss)} with size (rho {loss.rho:+.2f}, p {loss.p_fall:.3g}), "
-        f"{endpoint} {way(kept)} (rho {kept.rho:+.2f}, p {kept.p_fall:.3g})"
+        f"loss {way(loss, alpha)} with size (rho {loss.rho:+.2f}, p {loss.p_fall:.3g}), "
+        f"{endpoint} {way(kept, alpha)} (rho {kept.rho:+.2f}, p {kept.p_fall:.3g})"
     )
     if min(loss.replicates, kept.replicates) < MIN_REPLICATES:
         # Fewer replicates cannot tell a size from the luck of its one base model.
         detail = f"rho of loss {loss.rho:+.2f}, of {endpoint} {kept.rho:+.2f}"
         if not loss.replicates:
-            detail = "no replicate in which two or more sizes were measured"
+            detail = "no replicate in which every size, of two or more, was measured"
         elif not kept.replicates:
-            detail = f"{endpoint}: not measured in two or more sizes of any replicate"
+            detail = f"{endpoint}: not measured in every size of any replicate"
         return RatioVerdict(ratio, UNDECIDED, p, loss, kept, detail)
     return RatioVerdict(ratio, "observed" if p < alpha else "not observed", p, loss, kept, detail)
 

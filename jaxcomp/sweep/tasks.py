@@ -27,6 +27,10 @@ class Task(NamedTuple):
 class Work(Protocol):
     """What a sweep does. Must pickle: workers are spawned processes."""
 
+    def check(self, jobs: Sequence[Job], workdir: Path) -> str:
+        """Raises where the data cannot serve, before any long work; says what it is like."""
+        ...
+
     def tasks(self, jobs: Sequence[Job], workdir: Path) -> list[Task]:
         """The jobs as tasks, after the tasks that make their missing base models."""
         ...

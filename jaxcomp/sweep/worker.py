@@ -23,8 +23,8 @@ from jaxcomp.allocator import one_arena
 from jaxcomp.sweep.ledger import DiskFullError
 from jaxcomp.sweep.tasks import Task, Work
 
-# Two processes that each start a thread a core only get in each other's way. One thread also makes
-# a job's sums independent of how many workers there are.
+# Two processes that each start a thread a core only get in each other's way. One thread, also where
+# one worker is alone, makes a job's sums independent of how many workers and tasks there are.
 ONE_THREAD = {
     "NPROC": "1",
     "OMP_NUM_THREADS": "1",

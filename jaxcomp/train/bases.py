@@ -25,8 +25,10 @@ from jaxcomp.config import (
     to_dict,
 )
 from jaxcomp.data.blocks import context_words, train_documents
+from jaxcomp.data.files import digest
 from jaxcomp.data.pipeline import data_tokenizer
-from jaxcomp.data.tokenizer import Tokenizer
+from jaxcomp.data.tokenizer import Tokenizer, load_tokenizer
+from jaxcomp.llm.hf import read_config
 from jaxcomp.train.checkpoint import CheckpointError, read_json
 
 ASSETS = Path(__file__).parent.parent / "assets"
@@ -199,12 +201,27 @@ def made_decoder(root: Path, cfg: Config) -> Path:
 
 
 def weights_identity(folder: Path) -> Identity:
-    """What names the weights of a folder in a run's identity: its card's hash, else file sizes."""
+    """What names the weights of a folder in a run's identity: its card's hash, else its files."""
     card = folder / CARD
     if card.is_file():
         return {"config_hash": read_json(card)["config_hash"]}
-    sizes = {p.name: p.stat().st_size for p in sorted(folder.glob("*.safetensors"))}
-    return {"name": folder.name, "sizes": sizes}
+    return {"files": [digest(p) for p in sorted(folder.glob("*.safetensors"))]}
+
+
+def tokenizer_of(folder: Path) -> Tokenizer:
+    """The tokenizer of a model's folder. Raises ConfigError where the model is too small for it."""
+    tok = load_tokenizer(folder)
+    check_vocabulary(read_config(folder), tok, str(folder))
+    return tok
+
+
+def check_vocabulary(model: ModelConfig, tok: Tokenizer, where: str) -> None:
+    """Raises ConfigError where a token would have no row in the model's embeddings."""
+    if tok.vocab_size > model.vocab_size:
+        raise ConfigError(
+            f"{where}: the tokenizer has {tok.vocab_size} tokens, the model rows for "
+            f"{model.vocab_size} (vocab_size); expected at least as many rows"
+        )
 
 
 def data_identity(cfg: Config) -> Identity:

@@ -17,10 +17,10 @@ from safetensors.numpy import load_file, save_file
 from jaxcomp.compress.autoencoder import AutoEncoder, build, check_memory, trainable_filter
 from jaxcomp.config import Config, ConfigError, TrainConfig, config_hash, to_dict
 from jaxcomp.data.pipeline import CONTINUE, REBUILD, batch_examples, eval_examples, train_batches
-from jaxcomp.data.tokenizer import Tokenizer, load_tokenizer
+from jaxcomp.data.tokenizer import Tokenizer
 from jaxcomp.llm import hf
 from jaxcomp.llm.model import count_params
-from jaxcomp.sharding import put_batch, use_mesh
+from jaxcomp.sharding import put_batch, use_mesh, whole_batch
 from jaxcomp.train import bases
 from jaxcomp.train.checkpoint import (
     SUMMARY,
@@ -60,7 +60,7 @@ def train(
     claim(workdir, identity)
     if (workdir / SUMMARY).is_file():
         return read_json(workdir / SUMMARY)
-    toks = load_tokenizer(comp_folder), load_tokenizer(dec_folder)
+    toks = bases.tokenizer_of(comp_folder), bases.tokenizer_of(dec_folder)
     mesh = mesh_for(cfg)
     run = _run(cfg, cfg.compressor, identity, comp_folder, dec_folder, toks)
     fitted = fit(run, workdir, mesh, say=say)
@@ -109,7 +109,7 @@ def load_run(cfg: Config, workdir: Path, *, root: Path | None = None) -> AutoEnc
 def tokenizers(cfg: Config, root: Path) -> tuple[Tokenizer, Tokenizer]:
     """The compressor's and the decoder's tokenizer of a run."""
     comp_folder, dec_folder = _weights(cfg, root)
-    return load_tokenizer(comp_folder), load_tokenizer(dec_folder)
+    return bases.tokenizer_of(comp_folder), bases.tokenizer_of(dec_folder)
 
 
 def adapt_decoder(cfg: Config, root: Path, *, command: str = "", say: Say | None = None) -> Path:
@@ -133,7 +133,7 @@ def adapt_decoder(cfg: Config, root: Path, *, command: str = "", say: Say | None
         pretrain(cfg, model, place, settings=dec.pretrain, seed=seed, command=command, say=say)
     both = bases.adapt_config(cfg)
     _check(both)
-    toks = load_tokenizer(ref_lm), load_tokenizer(dec_lm)
+    toks = bases.tokenizer_of(ref_lm), bases.tokenizer_of(dec_lm)
     run = _run(both, folder.name, identity, ref_lm, dec_lm, toks)
     mesh = mesh_for(cfg)
     fitted = fit(run, Path(f"{folder}.work"), mesh, say=say)
@@ -199,8 +199,7 @@ def validate(
     """Teacher-forced loss (nats a token) and accuracy of both modes on the validation set, at
     `cfg.memory.ratio`; None for a mode without a single target. Under the active mesh."""
     mesh = jax.sharding.get_mesh()
-    ways = mesh.shape["replica"] * mesh.shape["fsdp"]
-    size = -(-cfg.eval.batch // ways) * ways
+    size = whole_batch(cfg.eval.batch, mesh)
     layout, params, _ = split_model(model, nnx.Param)
     objective = MemoryObjective(cfg.memory.ratio, chunk=cfg.train.loss_chunk)
     total = np.zeros(7)

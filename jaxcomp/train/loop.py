@@ -13,8 +13,8 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from jaxcomp.allocator import keep_freed_memory
-from jaxcomp.config import Config, OptimConfig
-from jaxcomp.sharding import make_mesh, put_batch, use_mesh
+from jaxcomp.config import Config, ConfigError, OptimConfig
+from jaxcomp.sharding import make_mesh, put_batch, use_mesh, whole_batch
 from jaxcomp.train.checkpoint import Checkpoints, write_json
 from jaxcomp.train.loss import Objective
 from jaxcomp.train.metrics import TIMINGS, Clock, Logger, Progress
@@ -36,6 +36,10 @@ Say = Callable[[str, float], None]  # (what is happening, share that is done)
 
 class TrainingError(ValueError):
     """Training cannot go on; the message names the step and what to do."""
+
+
+class Diverged(TrainingError):
+    """The loss or its gradient is not finite."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +92,13 @@ def fit(run: Run, workdir: Path, mesh: Mesh, *, say: Say | None = None) -> Fitte
     Raises:
         ConfigError: the workdir belongs to another run.
         CheckpointError: the disk is full, or a checkpoint cannot be read.
-        TrainingError: the loss is not finite, or the data ended.
+        Diverged: the loss is not finite. TrainingError: the data ended.
     """
     clock = Clock()
     steps = run.optim.steps
     keep_freed_memory()
+
+    _check_batch(run, mesh)
 
     # ---- mesh -----------------------------------------------------------------------------------
     with use_mesh(mesh):
@@ -153,6 +159,17 @@ def _numbers(state: Any) -> dict[str, float | None]:
     }
 
 
+def _check_batch(run: Run, mesh: Mesh) -> None:
+    """Raises ConfigError where a micro-batch does not divide over the devices."""
+    rows = run.optim.batch // run.optim.accumulate
+    if whole_batch(rows, mesh) != rows:
+        ways = whole_batch(1, mesh)
+        raise ConfigError(
+            f"{run.what}: optim.batch / optim.accumulate = {rows} rows do not divide over "
+            f"replica x fsdp = {ways} devices; make it a multiple of {ways}"
+        )
+
+
 class _Watch:
     """The loop's eyes: draws batches, and reads metrics one step late."""
 
@@ -197,7 +214,7 @@ class _Watch:
                 (metrics["loss"], metrics["grad_norm"], metrics["tokens"])
             )
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise TrainingError(self._not_finite(step, float(loss), float(norm)))
+            raise Diverged(self._not_finite(step, float(loss), float(norm)))
         self.progress.count(int(tokens))
         last = step == self.run.optim.steps
         if step % self.run.log_every == 0 or last:

@@ -18,7 +18,7 @@ from jaxcomp.data.pipeline import LmBatch, eval_examples, lm_batches, tokenizer_
 from jaxcomp.data.tokenizer import Tokenizer, load_tokenizer
 from jaxcomp.llm import hf
 from jaxcomp.llm.model import Transformer, count_params
-from jaxcomp.sharding import put_batch, use_mesh
+from jaxcomp.sharding import put_batch, use_mesh, whole_batch
 from jaxcomp.train import bases
 from jaxcomp.train.checkpoint import read_json, write_json
 from jaxcomp.train.loop import Run, Say, fit, mesh_for
@@ -61,6 +61,7 @@ def pretrain(
     source = tokenizer_folder(cfg)
     tok = load_tokenizer(source)
     model = dataclasses.replace(model, vocab_size=model.vocab_size or tok.vocab_size)
+    bases.check_vocabulary(model, tok, Path(folder).name)
     ordered = dataclasses.replace(settings, seed=settings.seed + seed)
     run = Run(
         what=Path(folder).name,
@@ -147,8 +148,7 @@ def held_out(cfg: Config, model: Transformer, tok: Tokenizer) -> dict[str, float
 def _sums(cfg: Config, model: Transformer, rows: Sequence[list[int]]) -> np.ndarray:
     """Sum of nll, hits and labels over rows, in float64."""
     mesh = jax.sharding.get_mesh()
-    ways = mesh.shape["replica"] * mesh.shape["fsdp"]
-    batch = -(-cfg.eval.batch // ways) * ways
+    batch = whole_batch(cfg.eval.batch, mesh)
     length = max(map(len, rows))
     layout, params, _ = split_model(model, nnx.Param)
     total = np.zeros(3)

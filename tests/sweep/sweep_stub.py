@@ -21,6 +21,9 @@ class StubWork:
     def __init__(self, seconds=0.0):
         self.seconds = seconds
 
+    def check(self, jobs, workdir):
+        return "data: a stub's"
+
     def tasks(self, jobs, workdir):
         names = sorted({job.base for job in jobs})
         made = [Task(n, "base", jobs[0].config, cost=0.1) for n in names]

@@ -4,6 +4,7 @@ The decoder is given as a folder, so that only its use is tested here (tests/tra
 """
 
 import csv
+import functools
 import json
 import os
 from pathlib import Path
@@ -11,12 +12,16 @@ from pathlib import Path
 import pytest
 from flax import nnx
 
-from jaxcomp import cli
+from jaxcomp import cli, settings
 from jaxcomp.config import Config, ModelConfig
 from jaxcomp.data.pipeline import tokenizer_folder
+from jaxcomp.data.sources import DataError
 from jaxcomp.data.tokenizer import load_tokenizer
 from jaxcomp.llm import hf
 from jaxcomp.llm.model import Transformer
+from jaxcomp.sweep import grid, jobs, runner
+from jaxcomp.sweep.tasks import Task
+from jaxcomp.train import compress, loop
 
 CONFIG = """
 def shape(width):
@@ -58,6 +63,48 @@ def decoder(tmp_path, mesh):
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / "decoder" / name).write_bytes((source / name).read_bytes())
     return tmp_path / "decoder"
+
+
+def config_of(tmp_path, decoder, *overrides):
+    (tmp_path / "toy.py").write_text(CONFIG)
+    return settings.load(f"{tmp_path}/toy.py:{decoder}", list(overrides))
+
+
+def test_data_that_cannot_serve_is_refused_before_any_work(tmp_path, decoder):
+    text = tmp_path / "short.jsonl"
+    text.write_text("".join(f'{{"text": "too short {i}"}}\n' for i in range(50)))
+    cfg = config_of(
+        tmp_path, decoder, ("data.source", "text"), ("data.path", str(text)),
+        ("data.vocab_size", "260"),
+    )  # fmt: skip
+    with pytest.raises(DataError, match=r"short\.jsonl"):
+        runner.run(cfg, tmp_path / "w", work=jobs.SweepWork())
+    assert not (tmp_path / "w/ledger").exists()
+    assert not (tmp_path / "w/lms").exists()
+
+
+def test_data_is_described_before_the_work(tmp_path, decoder):
+    first = grid.expand(config_of(tmp_path, decoder))[0]
+    said = jobs.check_data(first.config, tmp_path / "w")
+    assert said.startswith("data at ratio 4: ")
+    assert "segments padded" in said
+    assert "bytes of text per memory vector" in said
+
+
+def test_only_in_a_rate_grid_is_divergence_a_finding(tmp_path, decoder, monkeypatch):
+    def diverges(*args, **kw):
+        raise loop.Diverged("at step 3 the loss is nan")
+
+    monkeypatch.setattr(compress, "train", diverges)
+    cfg = config_of(tmp_path, decoder, ("sweep.lr_grid", "0.5,1,2"))
+    for job in grid.expand(cfg)[2:5]:
+        task = Task(job.id, "job", job.config, job=job)
+        run = functools.partial(jobs.SweepWork().run, task, tmp_path, lambda text, share: None)
+        if job.recipe:
+            with pytest.raises(loop.Diverged):
+                run()
+        else:
+            assert run() == {"metrics": {"val_loss": None}, "note": "at step 3 the loss is nan"}
 
 
 def test_a_real_sweep_end_to_end(tmp_path, decoder, monkeypatch, capsys):

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import io
 import re
 
@@ -6,10 +7,11 @@ import numpy as np
 import pytest
 from sweep_stub import config
 
+from jaxcomp.config import ConfigError, DataConfig
 from jaxcomp.sweep import grid, passages, plots, results
 from jaxcomp.sweep.headlines import WORLD
 from jaxcomp.sweep.ledger import DONE, FAILED, Ledger
-from jaxcomp.sweep.report import report
+from jaxcomp.sweep.report import current, report
 
 
 def fill(cfg, workdir, trend=-0.1, skip=(), failed=()):
@@ -75,6 +77,83 @@ def test_an_unfinished_sweep_says_what_is_missing_and_what_failed(tmp_path):
     assert "missing from this report: 1 job:" in page
     assert "toy-m-r4-b1-s0: ValueError: &lt;planted&gt; | failure" in page
     assert len(rows((tmp_path / "report/results.csv").read_text())) == 6
+
+
+def test_a_report_needs_neither_data_nor_models(tmp_path, monkeypatch):
+    file = tmp_path / "text.txt"
+    file.write_text("Some text.")
+    data = DataConfig(source="text", path="text.txt")
+    cfg = dataclasses.replace(config(), data=data)
+    monkeypatch.chdir(tmp_path)
+    Ledger(tmp_path / "w").open(cfg)
+    fill(cfg, tmp_path / "w")
+    assert report(cfg, tmp_path / "w").done == 8
+    made = (tmp_path / "w/report/results.csv").read_bytes()
+    file.unlink()
+    monkeypatch.chdir("/")
+    assert report(cfg, tmp_path / "w").done == 8
+    assert (tmp_path / "w/report/results.csv").read_bytes() == made
+
+
+def test_a_report_is_current_until_the_ledger_changes(tmp_path):
+    cfg = config()
+    bad = "toy-m-r4-b1-s0"
+    fill(cfg, tmp_path, failed=[bad])
+    report(cfg, tmp_path)
+    assert not current(cfg, tmp_path)  # one job is to be tried again
+    fill(cfg, tmp_path)
+    assert not current(cfg, tmp_path)
+    report(cfg, tmp_path)
+    assert current(cfg, tmp_path)
+    fill(cfg, tmp_path, trend=-0.2)
+    assert not current(cfg, tmp_path)
+
+
+def other_decoder(cfg):
+    reference = dataclasses.replace(cfg.decoder.reference, hidden_size=72)
+    return dataclasses.replace(
+        cfg, name="second", decoder=dataclasses.replace(cfg.decoder, reference=reference)
+    )
+
+
+@pytest.mark.parametrize(("trend", "claimed"), [(-0.1, "yes"), (0.1, "no"), (0.0, "no")])
+def test_an_effect_is_claimed_only_where_both_decoders_show_it(tmp_path, trend, claimed):
+    cfg = config(base_seeds=(0, 1, 2, 3, 4, 5))
+    fill(cfg, tmp_path / "a")
+    assert report(cfg, tmp_path / "a").done == 24
+    assert "Not checked against a decoder" in (tmp_path / "a/report/report.md").read_text()
+    second = other_decoder(cfg)
+    fill(second, tmp_path / "b", trend)
+    report(cfg, tmp_path / "a", (second, tmp_path / "b"))
+    page = (tmp_path / "a/report/report.md").read_text()
+    row = next(r for r in page.splitlines() if r.startswith("| counterfactual slots kept | 16x"))
+    assert row.endswith(f"| {claimed} |")
+    assert ("counterfactual slots kept falls at 16x" in page) == (claimed == "yes")
+    assert "loss falls at 16x" in page
+    with pytest.raises(ConfigError, match="has the same decoder"):
+        report(cfg, tmp_path / "a", (cfg, tmp_path / "b"))
+    fewer = dataclasses.replace(second, sweep=dataclasses.replace(cfg.sweep, sizes=("s",)))
+    with pytest.raises(ConfigError, match="expected the same families and sizes"):
+        report(cfg, tmp_path / "a", (fewer, tmp_path / "b"))
+
+
+def test_the_rate_is_tuned_per_setup_over_its_replicates(tmp_path):
+    cfg = config(ratios=(16,), lr_grid=(0.5, 1.0, 2.0), lr_ratios=(16,), base_seeds=(0, 1))
+    ledger = Ledger(tmp_path)
+    # Replicate 0 alone would take 0.5, and 1 has its best rate at 2; size m diverged once at 2.
+    losses = {0: {0.5: 1.0, 1.0: 1.2, 2.0: 1.4}, 1: {0.5: 2.0, 1.0: 1.1, 2.0: 1.0}}
+    for job in grid.expand(cfg):
+        loss = losses[job.base_seed][job.lr_multiple]
+        diverged = (job.setup.size, job.base_seed, job.lr_multiple) == ("m", 1, 2.0)
+        metrics = {"params": 1, "params_body": 1, "val_loss": None if diverged else loss}
+        ledger.write(job, DONE, metrics={"val_loss": None} if diverged else metrics)
+    tuned = [r.tuned for r in results.collect(cfg, ledger).rows]
+    assert [t and t[0].lr_multiple for t in tuned] == [1.0] * 4
+    assert "m,16,1,0" in results.lr_grid_csv(results.collect(cfg, ledger))
+    (tmp_path / "ledger" / "toy-s-r16-b0-s0-lr2x.json").unlink()
+    tuned = {r.job.id: r.tuned for r in results.collect(cfg, ledger).rows}
+    assert tuned["toy-s-r16-b1-s0"] is None  # until the whole grid of the setup is done
+    assert tuned["toy-m-r16-b1-s0"] is not None
 
 
 def test_an_empty_sweep_still_has_a_report(tmp_path):

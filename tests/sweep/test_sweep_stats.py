@@ -66,7 +66,27 @@ def test_under_three_replicates_nothing_is_claimed():
     assert verdict.ratios[0].word == UNDECIDED
     assert UNDECIDED in verdict.sentence
     one = [p for p in ps if p.size == "s"]
-    assert "no replicate in which two or more sizes" in judge({16: one}, {16: one}, 16).sentence
+    assert "no replicate in which every size" in judge({16: one}, {16: one}, 16).sentence
+
+
+def test_an_unfinished_grid_is_undecided():
+    """A size or a family without a single run is missed, although the rest is complete."""
+    fall = points(lambda f, i, b, t: -float(i), families=("a", "b"))
+    whole = dict.fromkeys(("a", "b"), SIZES)
+    assert judge({16: fall}, {16: fall}, 16, sizes=whole).ratios[0].word == "observed"
+    for left in (
+        [p for p in fall if p.size != "l"],
+        [p for p in fall if p.family == "a"],
+        [p for p in fall if (p.family, p.size) != ("b", "xs")],
+        [],
+    ):
+        verdict = judge({16: left}, {16: left}, 16, sizes=whole)
+        assert verdict.ratios[0].word == UNDECIDED
+        assert "0 replicates" in verdict.sentence
+    # One run of one family missing costs its replicate, in the other family too.
+    most = [p for p in fall if (p.family, p.size, p.base_seed) != ("b", "m", 1)]
+    assert trend(most, whole).replicates == 2
+    assert len(replicates(most, whole)) == 4
 
 
 def test_a_missing_primary_ratio_is_said():

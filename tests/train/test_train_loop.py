@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding
 
 from jaxcomp.config import ConfigError
 from jaxcomp.train.checkpoint import CheckpointError, Checkpoints, claim, write_json
-from jaxcomp.train.loop import TrainingError, fit
+from jaxcomp.train.loop import Diverged, TrainingError, fit
 from jaxcomp.train.metrics import Logger, duration
 from jaxcomp.train.optim import init_state, split_model, split_optim
 
@@ -150,13 +150,19 @@ def test_markers_stop_after_marker_steps(whole, mesh, tmp_path):
     assert not np.array_equal(early.params[name], fitted.trained[name])
 
 
+def test_a_batch_that_does_not_divide_over_the_devices_is_named(tmp_path):
+    halves = dataclasses.replace(tiny.OPTIM, batch=8, accumulate=2)
+    with pytest.raises(ConfigError, match=r"= 4 rows do not divide over .* = 8 devices"):
+        fit(tiny.run(halves), tmp_path, mesh_of((1, 8, 1)))
+
+
 def test_a_loss_that_is_not_finite_names_step_and_checkpoint(mesh, tmp_path):
     def poisoned():
         model = tiny.pair()
         model.compressor.mem_ME = nnx.Param(model.compressor.mem_ME[...] * np.nan)
         return model
 
-    with pytest.raises(TrainingError, match=r"at step 1 .* nan.*no checkpoint.*optim.lr"):
+    with pytest.raises(Diverged, match=r"at step 1 .* nan.*no checkpoint.*optim.lr"):
         fit(tiny.run(model=poisoned), tmp_path, mesh)
     assert not list((tmp_path / "checkpoints").glob("[0-9]*"))
 

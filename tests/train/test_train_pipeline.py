@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -129,6 +130,29 @@ def test_a_named_folder_is_taken_as_it_is(root):
     wrong = dataclasses.replace(CFG, folders={"decoder": str(root)})
     with pytest.raises(ConfigError, match=r"folders.decoder.*config.json"):
         bases.resolve_decoder(wrong, None)
+
+
+def test_a_model_too_small_for_its_tokenizer_is_refused(root, tmp_path):
+    folder = tmp_path / "small"
+    shutil.copytree(bases.made_base(root, "llama", "a", 0), folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 100}))
+    with pytest.raises(ConfigError, match=r"the tokenizer has \d+ tokens, the model rows for 100"):
+        bases.tokenizer_of(folder)
+
+
+def test_given_weights_are_known_by_their_content(root, tmp_path):
+    made = bases.made_base(root, "llama", "a", 0)
+    for name in ("a", "b"):
+        shutil.copytree(made, tmp_path / name)
+        (tmp_path / name / "card.json").unlink()
+    first = bases.weights_identity(tmp_path / "a")
+    assert bases.weights_identity(tmp_path / "b") == first
+    weights = tmp_path / "b" / "model.safetensors"
+    changed = bytearray(weights.read_bytes())
+    changed[-1] ^= 1  # of the same size
+    weights.write_bytes(changed)
+    assert bases.weights_identity(tmp_path / "b") != first
 
 
 def test_a_finished_run_is_returned_and_loads_as_it_was(root, mesh):

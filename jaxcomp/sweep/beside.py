@@ -1,0 +1,92 @@
+"""Two sweeps of one grid against decoders that different reference compressors taught.
+
+A decoder learns to be steered by one reference compressor, and may suit compressors of that size
+best. So an effect of size is claimed only where both sweeps show it clearly and in one direction.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from jaxcomp.config import ConfigError
+from jaxcomp.sweep import grid, stats
+from jaxcomp.sweep.headlines import endpoints
+from jaxcomp.sweep.results import Results, points
+
+
+class Pair(NamedTuple):
+    """The trend of one endpoint at one ratio in both sweeps."""
+
+    metric: str
+    ratio: int
+    first: stats.Trend
+    second: stats.Trend
+
+    @property
+    def claimed(self) -> bool:
+        """Both rise, or both fall, clearly, each over enough replicates."""
+        enough = min(self.first.replicates, self.second.replicates) >= stats.MIN_REPLICATES
+        ways = {stats.way(self.first), stats.way(self.second)}
+        return enough and (ways == {"falls"} or ways == {"rises"})
+
+
+def pairs(first: Results, second: Results) -> list[Pair]:
+    """The verdict's two endpoints at each ratio that both sweeps have.
+
+    Raises ConfigError where the two are not sweeps of the same sizes against different decoders.
+    """
+    sizes = grid.sizes(first.cfg)
+    if grid.sizes(second.cfg) != sizes:
+        raise ConfigError(
+            f"--beside: the other sweep has sizes {grid.sizes(second.cfg)}, this one {sizes}; "
+            "expected the same families and sizes"
+        )
+    if _decoder(second) == _decoder(first):
+        raise ConfigError(
+            "--beside: the other sweep has the same decoder; expected one against a decoder that "
+            "another reference compressor taught (as :full,reference=2 of configs/tiny.py)"
+        )
+    ratios = sorted(set(first.cfg.sweep.ratios) & set(second.cfg.sweep.ratios))
+    return [
+        Pair(
+            head.label,
+            ratio,
+            *(stats.trend(points(r.rows, head.metric, ratio), sizes) for r in (first, second)),
+        )
+        for head in endpoints(first.cfg)
+        for ratio in ratios
+    ]
+
+
+def _decoder(results: Results) -> tuple:
+    return results.cfg.decoder, results.cfg.folders.get("decoder")
+
+
+def sentence(found: list[Pair], name: str) -> str:
+    """In words; `name` is the other sweep's."""
+    claimed = [f"{p.metric} {stats.way(p.first)} at {p.ratio}x" for p in found if p.claimed]
+    said = "; ".join(claimed) if claimed else "none"
+    n = min((p.second.replicates for p in found), default=0)
+    plural = "replicate" if n == 1 else "replicates"
+    return (
+        f"Beside {name}, the same sizes against a decoder that another reference compressor taught "
+        f"({n} {plural}): effects of size that are clear and in one direction in both sweeps: "
+        f"{said}. No other effect of size is claimed."
+    )
+
+
+def rows(found: list[Pair]) -> list[list[str]]:
+    """Cells of a table: endpoint, ratio, the trend in each sweep, claimed or not."""
+    return [
+        [p.metric, f"{p.ratio}x", cell(p.first), cell(p.second), "yes" if p.claimed else "no"]
+        for p in found
+    ]
+
+
+def cell(t: stats.Trend) -> str:
+    """A trend in one cell; p-values only where there are replicates enough for a test."""
+    if not t.replicates:
+        return "–"
+    if t.replicates < stats.MIN_REPLICATES:
+        return f"{t.rho:+.2f}"
+    return f"{t.rho:+.2f} (fall {t.p_fall:.2g}, rise {t.p_rise:.2g})"
