@@ -41,6 +41,7 @@ def pretrain(flags: Flags) -> int:
     if not todo:
         print(f"nothing to do: {', '.join(t.id for t in tasks)} are in {workdir} already")
         return 0
+    say(jobs.check_data(grid.expand(cfg)[0].config, workdir))
     with Claims(workdir / "claims") as claims:
         failed = runner.run_tasks(
             todo, work, workdir, claims, Ledger(workdir), _workers(flags, cfg), say

@@ -124,13 +124,14 @@ class Ledger:
         wanted = {job.hash: job for job in jobs if not self.done(job)}
         count = 0
         for folder in folders:
-            ledger = folder if folder.name == "ledger" else folder / "ledger"
-            if not ledger.is_dir():
+            own = (folder / "ledger").is_dir()
+            ledger = folder / "ledger" if own else folder
+            rows = [row for row in map(read, sorted(ledger.glob("*.json"))) if "hash" in row]
+            if not rows and not own:
                 raise ConfigError(
                     f"--reuse={folder}: holds no ledger; expected a sweep's workdir or its ledger"
                 )
-            for path in sorted(ledger.glob("*.json")):
-                row = read(path)
+            for row in rows:
                 job = wanted.get(row["hash"])
                 if row["status"] == DONE and job is not None:
                     content = {k: row[k] for k in ("metrics", "intervals", "timings") if k in row}
