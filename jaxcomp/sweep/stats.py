@@ -92,11 +92,11 @@ def replicates(points: Sequence[Point], sizes: Sizes | None = None) -> list[list
     with a failed or missing size is left out rather than compared over fewer sizes. `sizes` is what
     the grid asks for (None: what the points hold). A family of one size has no trend and no part.
     """
-    if sizes is None:
-        sizes = defaultdict(set)
-        for p in points:
-            sizes[p.family].add(p.size)
-    wanted = {family: set(names) for family, names in sizes.items() if len(set(names)) >= 2}
+    held: dict[str, set[str]] = defaultdict(set)
+    for p in points:
+        held[p.family].add(p.size)
+    asked = held if sizes is None else sizes
+    wanted = {family: set(names) for family, names in asked.items() if len(set(names)) >= 2}
     blocks: dict[tuple[int, int], dict[str, list[Point]]] = defaultdict(lambda: defaultdict(list))
     for p in points:
         if p.value is not None and math.isfinite(p.value) and p.family in wanted:

@@ -72,7 +72,7 @@ def test_under_three_replicates_nothing_is_claimed():
 def test_an_unfinished_grid_is_undecided():
     """A size or a family without a single run is missed, although the rest is complete."""
     fall = points(lambda f, i, b, t: -float(i), families=("a", "b"))
-    whole = dict.fromkeys(("a", "b"), SIZES)
+    whole: dict[str, tuple[str, ...]] = dict.fromkeys(("a", "b"), SIZES)
     assert judge({16: fall}, {16: fall}, 16, sizes=whole).ratios[0].word == "observed"
     for left in (
         [p for p in fall if p.size != "l"],
