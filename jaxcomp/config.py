@@ -206,7 +206,8 @@ class Config:
 
     name: str = "experiment"
     families: dict[str, dict[str, ModelConfig]] = field(default_factory=dict)
-    folders: dict[str, str] = field(default_factory=dict)  # "family/size" or "decoder" -> HF folder
+    # "family/size" or "decoder" -> a Hugging Face folder, or a hub id (owner/name[@revision])
+    folders: dict[str, str] = field(default_factory=dict)
     compressor: str = ""  # family/size of a single `train` or `pretrain`
     base_seed: int = 0  # which pretrained base of that size
     seed: int = 0  # training seed: memory tokens, connector, order of passages

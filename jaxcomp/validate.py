@@ -11,6 +11,7 @@ from typing import Any
 
 from jaxcomp.config import Config, ConfigError, DataConfig, ModelConfig, OptimConfig, TrainConfig
 from jaxcomp.data.files import matching
+from jaxcomp.llm.hub import is_id
 
 CHOICES = {
     "data.source": ("world", "text", "tfds"),
@@ -186,10 +187,10 @@ def _models(cfg: Config) -> None:
             raise ConfigError(
                 f"folders.{name}: expected decoder or one of {', '.join(_known(cfg)) or 'none'}"
             )
-        if not (Path(folder).expanduser() / "config.json").is_file():
+        if not is_id(folder) and not (Path(folder).expanduser() / "config.json").is_file():
             raise ConfigError(
                 f"folders.{name} = {folder!r}: holds no config.json; expected a Hugging Face "
-                "model folder"
+                "model folder, or a hub id such as Qwen/Qwen3-0.6B"
             )
 
 

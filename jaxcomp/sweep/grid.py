@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from jaxcomp.config import Config, ConfigError, ModelConfig, config_hash, to_dict
 from jaxcomp.data.files import digest, matching
+from jaxcomp.llm.hub import is_id
 
 # Fields that change what is printed or stored, where it runs or how often it is saved, never what
 # comes out.
@@ -179,7 +180,9 @@ def fingerprint(path: str) -> str:
 
 
 def weights_fingerprint(folder: str) -> list[str]:
-    """What names a given model folder: its config and weights, wherever they stand."""
+    """What names a given model: its hub id, or the config and weights of its folder."""
+    if is_id(folder):
+        return [folder]
     where = os.path.expanduser(folder)
     names = sorted(glob.glob(os.path.join(where, "*.safetensors")))
     return [fingerprint(p) for p in (os.path.join(where, "config.json"), *names)]

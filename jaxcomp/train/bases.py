@@ -29,6 +29,7 @@ from jaxcomp.data.files import digest
 from jaxcomp.data.pipeline import data_tokenizer
 from jaxcomp.data.tokenizer import Tokenizer, load_tokenizer
 from jaxcomp.llm.hf import read_config
+from jaxcomp.llm.hub import folder_of
 from jaxcomp.train.checkpoint import CheckpointError, read_json
 
 ASSETS = Path(__file__).parent.parent / "assets"
@@ -251,7 +252,7 @@ def publish(part: Path, folder: Path) -> None:
 
 
 def _given(folder: str, field: str) -> Path:
-    path = Path(folder).expanduser()
+    path = folder_of(folder)
     if not (path / "config.json").is_file():
         raise ConfigError(
             f"{field} = {folder!r}: holds no config.json; expected a Hugging Face model folder"
