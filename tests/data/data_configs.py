@@ -1,6 +1,9 @@
-"""Configs of small data sets, shared by the tests of this room."""
+"""Small data sets and their configs, shared by the tests of this room."""
 
 import dataclasses
+import json
+
+import numpy as np
 
 from jaxcomp.config import (
     Config,
@@ -10,6 +13,7 @@ from jaxcomp.config import (
     PretrainConfig,
     TrainConfig,
 )
+from jaxcomp.data.world import World
 
 BATCH = 8
 
@@ -30,3 +34,16 @@ def world_config(objective="coin", steps=20, p=0.5, seed=0, **data):
 def text_config(prose, segment=16, target=64, objective="coin", p=0.5):
     data = {"source": "text", "path": prose, "vocab_size": 400}
     return world_config(objective, p=p, segment=segment, segments=2, target=target, **data)
+
+
+def write_prose(folder):
+    """120 numbered documents of real words, some short, some with emoji and Chinese; their file."""
+    rng = np.random.default_rng(0)
+    words = [w for w in World().words() if w.isalpha()]
+    file = folder / "prose.jsonl"
+    with file.open("w") as f:
+        for i in range(120):
+            text = " ".join(rng.choice(words, 6 if i % 10 == 0 else 60 + i))
+            text += " 😀 中文 字" * (i % 3)
+            f.write(json.dumps({"id": f"s-{i}", "source": "s", "text": text}) + "\n")
+    return str(file)

@@ -4,7 +4,7 @@ from itertools import chain
 
 import numpy as np
 import pytest
-from data_configs import text_config, world_config
+from data_configs import text_config, world_config, write_prose
 
 from jaxcomp.config import ConfigError
 from jaxcomp.data.pipeline import (
@@ -15,6 +15,11 @@ from jaxcomp.data.pipeline import (
     data_tokenizer,
     eval_examples,
 )
+
+
+@pytest.fixture(scope="module")
+def prose(tmp_path_factory):
+    return write_prose(tmp_path_factory.mktemp("prose"))
 
 
 def test_world_sets_are_disjoint_fit_and_carry_their_slots():

@@ -4,7 +4,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from data_configs import BATCH, text_config, world_config
+from data_configs import BATCH, text_config, world_config, write_prose
 
 from jaxcomp.config import (
     ConfigError,
@@ -30,6 +30,11 @@ def _small_blocks(monkeypatch):
     # Small, so that a few batches cross several blocks and epochs.
     monkeypatch.setattr(blocks, "PASSAGES", 36)
     monkeypatch.setattr(blocks, "DOCUMENTS", 8)
+
+
+@pytest.fixture(scope="module")
+def prose(tmp_path_factory):
+    return write_prose(tmp_path_factory.mktemp("prose"))
 
 
 def draw(iterator, count):
