@@ -222,7 +222,7 @@ def test_abstract_model_has_shapes_and_layouts(mesh):
         ({"vocab_size": 0}, "vocab_size is 0"),
         ({"num_attention_heads": 6}, "multiple of num_key_value_heads"),
         ({"head_dim": 5}, "head_dim is 5"),
-        ({"model_type": "gpt2"}, "llama, qwen3"),
+        ({"model_type": "gpt2"}, "llama, qwen2, qwen3"),
     ],
 )
 def test_impossible_sizes_are_named(change, message, mesh):
