@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from sweep import sweep_stub
@@ -109,7 +110,9 @@ def test_other_mistakes(flags, capsys, tmp_path):
 def test_interrupts_say_how_to_resume(flags, capsys, monkeypatch, number, code):
     def interrupted(parsed):
         os.kill(os.getpid(), number)
-        signal.pause()
+        # Not signal.pause(): another thread may have taken the signal before it began to wait.
+        for _ in range(1000):
+            time.sleep(0.01)
         return 0
 
     command = cli.COMMANDS[3]._replace(run=interrupted)
