@@ -113,7 +113,8 @@ def _beside(results: Results, other: Results | None) -> list[Block]:
             )
         ]
     found = beside.pairs(results, other)
-    header = ["endpoint", "ratio", results.cfg.name, other.cfg.name, "effect claimed"]
+    names = results.cfg.name, other.cfg.name
+    header = ["endpoint", "ratio", *names, *(f"order in {n}" for n in names), "effect claimed"]
     return [Para(beside.sentence(found, other.cfg.name)), Table(header, beside.rows(found))]
 
 

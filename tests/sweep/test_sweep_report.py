@@ -8,10 +8,11 @@ import pytest
 from sweep_stub import config
 
 from jaxcomp.config import ConfigError, DataConfig
-from jaxcomp.sweep import grid, passages, plots, results
+from jaxcomp.sweep import beside, grid, passages, plots, results, stats
 from jaxcomp.sweep.headlines import WORLD
 from jaxcomp.sweep.ledger import DONE, FAILED, Ledger
 from jaxcomp.sweep.report import current, report
+from jaxcomp.sweep.stats import Point
 
 
 def fill(cfg, workdir, trend=-0.1, skip=(), failed=()):
@@ -135,6 +136,23 @@ def test_an_effect_is_claimed_only_where_both_decoders_show_it(tmp_path, trend, 
     fewer = dataclasses.replace(second, sweep=dataclasses.replace(cfg.sweep, sizes=("s",)))
     with pytest.raises(ConfigError, match="expected the same families and sizes"):
         report(cfg, tmp_path / "a", (fewer, tmp_path / "b"))
+
+
+def test_no_effect_is_claimed_where_the_order_of_sizes_changes():
+    def made(values):
+        return [
+            Point("a", s, 10.0**i, b, 0, v + 0.001 * b)
+            for i, (s, v) in enumerate(zip("wxyz", values, strict=True))
+            for b in range(3)
+        ]
+
+    one, other = made((1.0, 2.0, 3.0, 4.0)), made((1.0, 2.0, 4.0, 3.0))
+    trends = [stats.trend(p) for p in (one, other)]
+    assert [stats.way(t) for t in trends] == ["rises", "rises"]
+    orders = beside.order(one), beside.order(other)
+    assert orders == ("a w < x < y < z", "a w < x < z < y")
+    assert beside.Pair("kept", 16, *trends, (orders[0], orders[0])).claimed
+    assert not beside.Pair("kept", 16, *trends, orders).claimed
 
 
 def test_the_rate_is_tuned_per_setup_over_its_replicates(tmp_path):
