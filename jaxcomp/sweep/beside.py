@@ -53,19 +53,13 @@ def pairs(first: Results, second: Results) -> list[Pair]:
             "another reference compressor taught (as :full,reference=2 of configs/tiny.py)"
         )
     ratios = sorted(set(first.cfg.sweep.ratios) & set(second.cfg.sweep.ratios))
-    return [
-        Pair(
-            head.label,
-            ratio,
-            *(stats.trend(points(r.rows, head.metric, ratio), sizes) for r in (first, second)),
-            (
-                order(points(first.rows, head.metric, ratio)),
-                order(points(second.rows, head.metric, ratio)),
-            ),
-        )
-        for head in endpoints(first.cfg)
-        for ratio in ratios
-    ]
+    out = []
+    for head in endpoints(first.cfg):
+        for ratio in ratios:
+            one, two = (points(r.rows, head.metric, ratio) for r in (first, second))
+            trends = stats.trend(one, sizes), stats.trend(two, sizes)
+            out.append(Pair(head.label, ratio, trends[0], trends[1], (order(one), order(two))))
+    return out
 
 
 def _decoder(results: Results) -> tuple:

@@ -147,12 +147,12 @@ def test_no_effect_is_claimed_where_the_order_of_sizes_changes():
         ]
 
     one, other = made((1.0, 2.0, 3.0, 4.0)), made((1.0, 2.0, 4.0, 3.0))
-    trends = [stats.trend(p) for p in (one, other)]
-    assert [stats.way(t) for t in trends] == ["rises", "rises"]
+    first, second = stats.trend(one), stats.trend(other)
+    assert stats.way(first) == stats.way(second) == "rises"
     orders = beside.order(one), beside.order(other)
     assert orders == ("a w < x < y < z", "a w < x < z < y")
-    assert beside.Pair("kept", 16, *trends, (orders[0], orders[0])).claimed
-    assert not beside.Pair("kept", 16, *trends, orders).claimed
+    assert beside.Pair("kept", 16, first, second, (orders[0], orders[0])).claimed
+    assert not beside.Pair("kept", 16, first, second, orders).claimed
 
 
 def test_the_rate_is_tuned_per_setup_over_its_replicates(tmp_path):
