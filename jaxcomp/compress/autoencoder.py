@@ -94,16 +94,27 @@ class AutoEncoder(nnx.Module):
             dropout_key=dropout_key,
         )
         M, D = flat.vec_BMD.shape[1:]
-        seg_BM = jnp.reshape(flat.seg_BM, (B, G * M), out_sharding=SPECS["batch"])
+        apart = (B, G, M)
+        return self.place(
+            jnp.reshape(flat.vec_BMD, (*apart, D), out_sharding=SPECS["act_BLD"]),
+            jnp.reshape(flat.seg_BM, apart, out_sharding=SPECS["batch"]),
+            jnp.reshape(flat.pos_BM, apart, out_sharding=SPECS["batch"]),
+            T,
+        )
+
+    def place(self, vec_BGMD: jax.Array, seg_BGM: jax.Array, pos_BGM: jax.Array, T: int) -> Memory:
+        """Memories of G segments of T slots, each with its places in the compressor, one after the
+        other with the decoder's position ids."""
+        B, G, M, D = vec_BGMD.shape
+        seg_BM = jnp.reshape(seg_BGM, (B, G * M), out_sharding=SPECS["batch"])
         if self.compressor.positions == "consecutive":
             pos_BM = jnp.maximum(jnp.cumsum(seg_BM, axis=1), 1)  # valid ones count from 1
             end_B = 1 + jnp.sum(seg_BM, axis=1)
         else:
-            end_B = jnp.full_like(len_BG[:, 0], 1 + G * T)
-            pos_BGM = jnp.reshape(flat.pos_BM, (B, G, M), out_sharding=SPECS["batch"])
+            end_B = jnp.full_like(seg_BM[:, 0], 1 + G * T)
             pos_BGM = pos_BGM + 1 + T * jnp.arange(G, dtype=jnp.int32)[:, None]
             pos_BM = jnp.reshape(pos_BGM, (B, G * M), out_sharding=SPECS["batch"])
-        vec_BMD = jnp.reshape(flat.vec_BMD, (B, G * M, D), out_sharding=SPECS["act_BLD"])
+        vec_BMD = jnp.reshape(vec_BGMD, (B, G * M, D), out_sharding=SPECS["act_BLD"])
         return Memory(vec_BMD, seg_BM, pos_BM, end_B)
 
     def prefix(self, memory: Memory, mode_B: jax.Array) -> Prefix:

@@ -96,9 +96,7 @@ class Compressor(nnx.Module):
             )
             ctx_BTE = self.llm.embed(ctx_BT)
             x_BSE = jnp.concatenate([ctx_BTE, tok_BME.astype(ctx_BTE.dtype)], axis=1)
-            slot_M = jnp.arange(M, dtype=jnp.int32)
-            seg_BM = (slot_M * ratio < len_B[:, None]).astype(jnp.int32)
-            pos_BM = self._positions(slot_M, len_B, ratio)
+            seg_BM, pos_BM = self.places(M, len_B, ratio)
             slot_BT = _rows(jnp.arange(T, dtype=jnp.int32), B)
             seg_BT = (slot_BT < len_B[:, None]).astype(jnp.int32)
             hidden_BSE = self.llm(
@@ -131,11 +129,15 @@ class Compressor(nnx.Module):
             return self.mem_ME[...][stride - 1 :: stride]
         return self.mem_ME[...][:M]
 
-    def _positions(self, slot_M: jax.Array, len_B: jax.Array, ratio: int) -> jax.Array:
+    def places(self, M: int, len_B: jax.Array, ratio: int) -> tuple[jax.Array, jax.Array]:
+        """seg_BM and pos_BM of the memory of segments of len_B tokens: what `Memory` holds beside
+        the vectors follows from the lengths alone."""
+        slot_M = jnp.arange(M, dtype=jnp.int32)
+        seg_BM = (slot_M * ratio < len_B[:, None]).astype(jnp.int32)
         if self.positions == "consecutive":
-            return len_B[:, None] + slot_M
+            return seg_BM, len_B[:, None] + slot_M
         last_BM = jnp.minimum((slot_M + 1) * ratio, len_B[:, None]) - 1
-        return jnp.maximum(last_BM, 0)
+        return seg_BM, jnp.maximum(last_BM, 0)
 
 
 KINDS: dict[str, type[Compressor]] = {"append": Compressor}

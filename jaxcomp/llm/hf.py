@@ -92,8 +92,8 @@ def save(model: Transformer, folder: str | os.PathLike[str], dtype: Any = "bfloa
     config = to_hf(model.cfg) | {"dtype": np.dtype(dtype).name}
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
     # The metadata is what transformers' reader insists on.
-    _atomically(folder / WEIGHTS, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
-    _atomically(folder / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
+    atomically(folder / WEIGHTS, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+    atomically(folder / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def _params(model: Transformer) -> dict[str, jax.Array]:
@@ -232,7 +232,7 @@ def _check_tensors(
         )
 
 
-def _atomically(path: Path, write: Callable[[Path], Any]) -> None:
+def atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """`write` to a temporary file beside `path`, then rename."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -68,6 +68,13 @@ def tower(config: dict[str, Any], names: Container[str]) -> Tower:
     )
 
 
+def module_tower(config: dict[str, Any]) -> Tower:
+    """The language model's names as modules of transformers' model class, which adapters go by."""
+    if config.get("text_config") is None:
+        return Tower()
+    return tower(config, (_VISION[1].emb,))
+
+
 _OTHER_TOWERS = ("vision_model.", "multi_modal_projector.")
 
 

@@ -21,6 +21,7 @@ from jaxcomp.config import ConfigError, config_hash
 from jaxcomp.train.optim import TrainState
 
 IDENTITY = "run.json"
+SETTINGS = "settings.json"
 SUMMARY = "summary.json"
 Json = dict[str, Any]
 

@@ -19,10 +19,12 @@ from jaxcomp.config import Config, ConfigError, TrainConfig, config_hash, to_dic
 from jaxcomp.data.pipeline import CONTINUE, REBUILD, batch_examples, eval_examples, train_batches
 from jaxcomp.data.tokenizer import Tokenizer
 from jaxcomp.llm import hf
+from jaxcomp.llm.hub import is_id
 from jaxcomp.llm.model import count_params
 from jaxcomp.sharding import put_batch, use_mesh, whole_batch
 from jaxcomp.train import bases
 from jaxcomp.train.checkpoint import (
+    SETTINGS,
     SUMMARY,
     CheckpointError,
     Checkpoints,
@@ -58,6 +60,7 @@ def train(
     comp_folder, dec_folder = _weights(cfg, root or workdir)
     identity = run_identity(cfg, comp_folder, dec_folder)
     claim(workdir, identity)
+    write_json(workdir / SETTINGS, _settings(cfg, workdir, root or workdir))
     if (workdir / SUMMARY).is_file():
         return read_json(workdir / SUMMARY)
     toks = bases.tokenizer_of(comp_folder), bases.tokenizer_of(dec_folder)
@@ -79,6 +82,29 @@ def train(
     }
     write_json(workdir / SUMMARY, summary)
     return read_json(workdir / SUMMARY)
+
+
+def _settings(cfg: Config, workdir: Path, root: Path) -> dict[str, Any]:
+    """What opens a run again from anywhere: its config and where its bases are."""
+    folders = {
+        name: given if is_id(given) else str(Path(given).expanduser().absolute())
+        for name, given in cfg.folders.items()
+    }
+    return {
+        "config": to_dict(dataclasses.replace(cfg, folders=folders)),
+        "root": os.path.relpath(root, workdir),
+    }
+
+
+def planned(cfg: Config, root: Path) -> tuple[Run, tuple[Tokenizer, Tokenizer]]:
+    """The run that `train` would make, not begun, and its two tokenizers.
+
+    Raises ConfigError as `train` does.
+    """
+    _check(cfg)
+    folders = _weights(cfg, root)
+    toks = bases.tokenizer_of(folders[0]), bases.tokenizer_of(folders[1])
+    return _run(cfg, cfg.compressor, run_identity(cfg, *folders), *folders, toks), toks
 
 
 def load_run(cfg: Config, workdir: Path, *, root: Path | None = None) -> AutoEncoder:
@@ -200,7 +226,7 @@ def validate(
     `cfg.memory.ratio`; None for a mode without a single target. Under the active mesh."""
     mesh = jax.sharding.get_mesh()
     size = whole_batch(cfg.eval.batch, mesh)
-    layout, params, _ = split_model(model, nnx.Param)
+    layout, params, _ = split_model(model, nnx.Variable)
     objective = MemoryObjective(cfg.memory.ratio, chunk=cfg.train.loss_chunk)
     total = np.zeros(7)
     examples = eval_examples(cfg, "val", *toks)

@@ -1,0 +1,8 @@
+"""A trained pair at work: loading it, compressing and rebuilding text, handing it on."""
+
+from jaxcomp.use.export import export
+from jaxcomp.use.load import load
+from jaxcomp.use.memory import Memory, MemoryFileError
+from jaxcomp.use.pair import Pair, Score
+
+__all__ = ["Memory", "MemoryFileError", "Pair", "Score", "export", "load"]

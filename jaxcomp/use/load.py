@@ -1,0 +1,210 @@
+"""`jaxcomp.load`: a trained pair from a run's workdir or from the folder `jaxcomp export` wrote."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from jaxcomp import settings
+from jaxcomp.compress.autoencoder import AutoEncoder, build, trainable_filter
+from jaxcomp.config import Config, ConfigError, MeshConfig, config_hash
+from jaxcomp.data.tokenizer import Tokenizer
+from jaxcomp.llm import hf
+from jaxcomp.llm.hub import folder_of, is_id
+from jaxcomp.llm.layout import module_tower
+from jaxcomp.sharding import make_mesh, use_mesh
+from jaxcomp.train import bases
+from jaxcomp.train.checkpoint import SETTINGS, SUMMARY, read_json
+from jaxcomp.train.compress import load_run, tokenizers
+from jaxcomp.train.optim import split_model
+from jaxcomp.use import peft
+from jaxcomp.use.layout import ABOUT, ADAPTER, FORMAT, FULL, PAIR, SHIPPED, VERSION, ExportError
+from jaxcomp.use.pair import Pair, Traits
+
+
+def load(
+    place: str | Path,
+    *,
+    ratio: int = 0,
+    batch: int = 32,
+    compressor: str = "",
+    decoder: str = "",
+    mesh: Mesh | None = None,
+) -> Pair:
+    """The trained pair of a finished run (the workdir of `jaxcomp train`, or a job's folder of a
+    sweep), or of a folder `jaxcomp export` wrote.
+
+    Args:
+        place: that folder.
+        ratio: one of those it was trained at; 0: `memory.ratio`.
+        batch: most rows computed at once.
+        compressor, decoder: where the base models of an exported folder are (a folder or a hub
+            id), if no longer where its jaxcomp.json says.
+        mesh: default: all devices, over fsdp.
+
+    Raises:
+        ExportError, CheckpointError, ConfigError, HfError, HubError: what is missing or does not
+        fit, and the mend.
+    """
+    place = Path(place).expanduser()
+    mesh = mesh or make_mesh(MeshConfig())
+    with use_mesh(mesh):
+        if (place / ABOUT).is_file():
+            return _exported(place, ratio, batch, compressor, decoder, mesh)
+        if (place / SETTINGS).is_file():
+            if compressor or decoder:
+                raise ConfigError(
+                    f"{place} is a run, which knows its own bases; compressor and decoder are for "
+                    "exported folders"
+                )
+            return _run(place, ratio, batch, mesh)
+    hint = "; it is a sweep: name one of its jobs, jobs/JOB" if (place / "jobs").is_dir() else ""
+    raise ExportError(
+        f"{place} holds neither {ABOUT} (of an exported compressor) nor {SETTINGS} (of a run of "
+        f"`jaxcomp train`){hint}"
+    )
+
+
+def open_run(place: Path) -> tuple[Config, Path]:
+    """The config of a run, and the folder where bases made for it stand."""
+    found = read_json(Path(place) / SETTINGS)
+    cfg = settings.from_dict(found["config"], where=str(Path(place) / SETTINGS))
+    return cfg, Path(place) / found["root"]
+
+
+def readable_by(decoder: dict[str, Any], markers_4D: Any, positions: str) -> str:
+    """The name of what can read a memory: the decoder's weights, its markers, and where vectors
+    stand."""
+    markers = np.ascontiguousarray(np.asarray(jax.device_get(markers_4D), np.float32))
+    return config_hash(
+        {
+            "weights": decoder,
+            "markers": hashlib.sha256(markers.tobytes()).hexdigest(),
+            "positions": positions,
+        }
+    )
+
+
+def _run(place: Path, ratio: int, batch: int, mesh: Mesh) -> Pair:
+    cfg, root = open_run(place)
+    model = load_run(cfg, place, root=root)
+    summary = read_json(place / SUMMARY)
+    dec = bases.weights_identity(bases.resolve_decoder(cfg, root))
+    return _pair(cfg, model, tokenizers(cfg, root), dec, summary["config_hash"], ratio, batch, mesh)
+
+
+def _exported(
+    place: Path, ratio: int, batch: int, compressor: str, decoder: str, mesh: Mesh
+) -> Pair:
+    about = read_about(place)
+    cfg = settings.from_dict(about["config"], where=str(place / ABOUT))
+    dec_folder = _weights(place, about["decoder"], decoder, "decoder")
+    lora = cfg.memory.lora if cfg.memory.lora.rank else None
+    own = place / FULL
+    comp_folder = own if lora is None else _weights(place, about["base"], compressor, "compressor")
+    llm = hf.load(comp_folder, lora=lora, rngs=nnx.Rngs(params=0))
+    model = build(llm, hf.load(dec_folder), cfg.memory, cfg.train, segment=cfg.data.segment, seed=0)
+    # Of the decoder's embeddings when it was trained; another machine's sum may differ in a bit.
+    model.compressor.connector.unit = float(about["connector_unit"])
+    leaves = _pair_leaves(place / PAIR)
+    if lora is not None:
+        config = json.loads((comp_folder / hf.CONFIG).read_text())
+        leaves |= peft.load(place / ADAPTER, llm.cfg, module_tower(config))
+    model = _filled(model, leaves, cfg, place)
+    toks = bases.tokenizer_of(comp_folder), bases.tokenizer_of(dec_folder)
+    found = _pair(
+        cfg, model, toks, about["decoder"]["identity"], about["compressor"], ratio, batch, mesh
+    )
+    if found.traits.decoder != about["reader"]:
+        raise ExportError(
+            f"{place / PAIR} holds other markers than {ABOUT} was written with; export it again"
+        )
+    return found
+
+
+def _pair(
+    cfg: Config,
+    model: AutoEncoder,
+    toks: tuple[Tokenizer, Tokenizer],
+    dec: dict[str, Any],
+    compressor: str,
+    ratio: int,
+    batch: int,
+    mesh: Mesh,
+) -> Pair:
+    trained_at = (cfg.memory.ratio, *cfg.train.ratios, *cfg.train.curriculum)
+    if ratio and ratio not in trained_at:
+        known = ", ".join(map(str, sorted(set(trained_at))))
+        raise ConfigError(f"ratio {ratio}: this compressor was trained at {known}")
+    reader = readable_by(dec, model.markers_4D[...], cfg.memory.positions)
+    traits = Traits(
+        ratio or cfg.memory.ratio, cfg.data.segments, cfg.data.target, reader, compressor
+    )
+    return Pair(model, toks, traits, mesh, batch)
+
+
+def read_about(place: Path) -> dict[str, Any]:
+    """jaxcomp.json of an exported folder. Raises ExportError where it is of another kind."""
+    try:
+        about = json.loads((place / ABOUT).read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise ExportError(f"{place / ABOUT} cannot be read ({error})") from error
+    found = about.get("format"), about.get("version")
+    if found != (FORMAT, VERSION):
+        raise ExportError(f"{place / ABOUT} is of {found}; expected {(FORMAT, VERSION)}")
+    return about
+
+
+def _weights(place: Path, source: dict[str, Any], given: str, what: str) -> Path:
+    """The folder of a base model, checked to hold the weights the compressor was trained with."""
+    name, revision = source["source"], source.get("revision")
+    if given:
+        folder = folder_of(given)
+    elif name.startswith(SHIPPED):
+        folder = bases.ASSETS / name.removeprefix(SHIPPED)
+    else:
+        folder = folder_of(f"{name}@{revision}" if is_id(name) and revision else name)
+    if not (folder / hf.CONFIG).is_file():
+        raise ExportError(
+            f"{place / ABOUT}: the {what}'s weights were at {name}, where there are none now; name "
+            f"their place with {what}=DIR (--{what}=DIR)"
+        )
+    if bases.weights_identity(folder) != source["identity"]:
+        raise ExportError(
+            f"{folder} does not hold the weights that {place.name} was trained with as {what}: "
+            f"expected {source['identity']}, found {bases.weights_identity(folder)}"
+        )
+    return folder
+
+
+def _pair_leaves(path: Path) -> dict[str, np.ndarray]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ExportError(f"{path} cannot be read ({error}); export the run again") from error
+
+
+def _filled(model: AutoEncoder, leaves: dict[str, Any], cfg: Config, place: Path) -> AutoEncoder:
+    """The model with the trained leaves in the place of fresh ones."""
+    layout, trained, frozen = split_model(model, trainable_filter(cfg.train, cfg.memory))
+    lora = cfg.memory.lora.rank > 0
+    wanted = {n: x for n, x in trained.items() if lora or not n.startswith("compressor/llm/")}
+    fresh = {n: x.shape for n, x in wanted.items()}
+    given = {n: tuple(x.shape) for n, x in leaves.items()}
+    if fresh != given:
+        differ = sorted(n for n in fresh.keys() | given.keys() if fresh.get(n) != given.get(n))
+        shown = "; ".join(f"{n}: {given.get(n)}, expected {fresh.get(n)}" for n in differ[:4])
+        raise ExportError(f"{place}: what was trained does not fit its {ABOUT}: {shown}")
+    for name, x in leaves.items():
+        trained[name] = jax.device_put(jnp.asarray(x, wanted[name].dtype), wanted[name].sharding)
+    return layout.merge(trained, frozen)
