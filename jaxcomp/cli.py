@@ -1,6 +1,6 @@
-"""The commands: `jaxcomp pretrain | train | eval | sweep | report | bench`.
+"""The command line: parsing, exit codes, and which errors are a user's.
 
-`COMMANDS` lists them with the flags they take; what they do is in commands.py.
+Which commands there are, and their flags: flags.py.
 """
 
 from __future__ import annotations
@@ -10,30 +10,15 @@ import errno
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import jaxcomp
-from jaxcomp import commands
 from jaxcomp.allocator import one_arena
-from jaxcomp.commands import Flags
 from jaxcomp.config import ConfigError
+from jaxcomp.flags import COMMANDS
 
-FIELDS = """
-Any field of the config can be set: --train.optim.lr=3e-4 --data.path=FILE --sweep.ratios=4,16
-(see jaxcomp/config.py for all of them). An unknown field is an error that suggests the nearest.
-"""
 USAGE = 2
 INTERRUPTED, TERMINATED = 130, 143
-
-
-class Command(NamedTuple):
-    name: str
-    help: str
-    about: str  # the first paragraphs of its --help
-    flags: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[Flags], int]
-    epilog: str = FIELDS
 
 
 class Terminated(KeyboardInterrupt):
@@ -98,121 +83,6 @@ def overrides(rest: Sequence[str]) -> list[tuple[str, str]]:
                 raise ConfigError(f"--{key} has no value; expected --{key}=value")
         out.append((key, text))
     return out
-
-
-# --- flags -----------------------------------------------------------------------------------
-
-
-def _common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--config", metavar="FILE[:ARG]", help="a config file, such as configs/tiny.py:full"
-    )
-    parser.add_argument("--workdir", metavar="DIR", help="default: runs/<config's name>")
-
-
-def _parallel(parser: argparse.ArgumentParser) -> None:
-    _common(parser)
-    parser.add_argument(
-        "--workers",
-        type=int,
-        metavar="N",
-        help="local processes (default: sweep.workers; 0: one a core on CPU, else one)",
-    )
-
-
-def _sweep_flags(parser: argparse.ArgumentParser) -> None:
-    _parallel(parser)
-    parser.add_argument(
-        "--shard",
-        default="0/1",
-        metavar="i/n",
-        help="run only the i-th of n parts (0 <= i < n), for machines that share the workdir",
-    )
-    parser.add_argument(
-        "--reuse",
-        default="",
-        metavar="DIR[,DIR]",
-        help="take over finished jobs of other sweeps whose config hash is the same",
-    )
-
-
-def _report_flags(parser: argparse.ArgumentParser) -> None:
-    _common(parser)
-    parser.add_argument(
-        "--beside",
-        metavar="DIR",
-        help="the same sizes swept against a decoder that another reference compressor taught: an "
-        "effect of size is claimed only where both show it",
-    )
-
-
-def _bench_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--config",
-        metavar="FILE[:ARG]",
-        default="configs/tiny.py",
-        help="the config whose shapes are measured (default: configs/tiny.py)",
-    )
-    parser.add_argument(
-        "--only", default="", metavar="WHAT[,WHAT]", help="step, data, memory, generate"
-    )
-
-
-COMMANDS = (
-    Command(
-        "pretrain",
-        "make base language models and the decoder",
-        "Pretrains the language models a config starts from, into WORKDIR/bases and "
-        "WORKDIR/decoders:\nall bases of the grid and the decoder, or one with "
-        "--compressor=FAMILY/SIZE [--base_seed=N],\nor the decoder alone with "
-        "--compressor=decoder. Finished ones are left as they are.",
-        _parallel,
-        commands.pretrain,
-    ),
-    Command(
-        "train",
-        "train one compressor against the frozen decoder",
-        "Trains --compressor=FAMILY/SIZE at --memory.ratio. A killed run is resumed by the same\n"
-        "command.",
-        _common,
-        commands.train,
-    ),
-    Command(
-        "eval",
-        "measure what survived in one trained pair",
-        "Rebuilds held-out text with the run made by `jaxcomp train` with the same flags, and "
-        "writes\neval.json and passages.jsonl beside it.",
-        _common,
-        commands.evaluate,
-    ),
-    Command(
-        "sweep",
-        "run the whole grid: train, evaluate, report",
-        "Every family x size x ratio x seed of the config. Finished jobs are kept in "
-        "WORKDIR/ledger,\nso the same command resumes after any interruption, retries what "
-        "failed, and does nothing\nwhen all is done. The report is WORKDIR/report/report.html.",
-        _sweep_flags,
-        commands.sweep,
-    ),
-    Command(
-        "report",
-        "write tables, plots and the verdict of a sweep",
-        "Works on an unfinished sweep too and says what is missing. Only --workdir is needed, "
-        "neither\nthe data nor the models.",
-        _report_flags,
-        commands.report,
-        "",
-    ),
-    Command(
-        "bench",
-        "measure rates and ratios of this machine",
-        "One table: the training step against plain PyTorch (if that is installed) and where it "
-        "spends\nits time, the wait for data, growth of memory, the rate of decoding. Nothing is "
-        "kept.\nWhat each number means: docs/bench.md.",
-        _bench_flags,
-        commands.bench,
-    ),
-)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -43,10 +43,13 @@ def test_help_answers_without_jax(command):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "--config" in done.stdout
-    assert ("--workdir" in done.stdout) == (command != "bench")  # a bench leaves nothing behind
-    # A report is of what was run; everything else takes any field.
-    assert ("--train.optim.lr=3e-4" in done.stdout) == (command != "report")
+    using = command in ("compress", "reconstruct", "ask", "export")  # what was made already
+    assert ("--config" in done.stdout) != using
+    assert ("--run" in done.stdout) == using
+    # A bench leaves nothing behind.
+    assert ("--workdir" in done.stdout) == (not using and command != "bench")
+    # A report is of what was run; everything else that makes something takes any field.
+    assert ("--train.optim.lr=3e-4" in done.stdout) == (not using and command != "report")
 
 
 def test_sweep_then_again_then_report(flags, tmp_path, capsys):

@@ -146,7 +146,7 @@ def _read(file: Path) -> bytes:
     return raw
 
 
-def _decode(file: Path, raw: bytes) -> str:
+def decode(file: Path, raw: bytes) -> str:
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -160,7 +160,7 @@ def _decode(file: Path, raw: bytes) -> str:
 def _jsonl(file: Path, field: str) -> list[Document]:
     rows = []
     # Not splitlines(): JSON strings may hold U+2028 and its like unescaped.
-    for number, line in enumerate(_decode(file, _read(file)).split("\n"), 1):
+    for number, line in enumerate(decode(file, _read(file)).split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -196,7 +196,7 @@ def _jsonl(file: Path, field: str) -> list[Document]:
 
 def _txt(file: Path) -> list[Document]:
     """Documents of about TXT_CHARS characters, cut at blank lines (or, failing that, at lines)."""
-    text = _decode(file, _read(file))
+    text = decode(file, _read(file))
     documents, start = [], 0
     while start < len(text):
         end = start + TXT_CHARS

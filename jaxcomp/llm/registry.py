@@ -1,5 +1,5 @@
-"""The paper's models: where their weights are published, and their shapes, so that a config or a
-plan needs no download.
+"""The paper's models, and a small one: where their weights are published, and their shapes, so that
+a config or a plan needs no download.
 
 Shapes are those of the published config.json files; a test holds their parameter counts against the
 published ones. Of the Vision models it is the text tower without its cross-attention layers: what
@@ -61,6 +61,21 @@ def _qwen3(hub: str, D: int, Y: int, N: int, F: int, *, tied: bool = False) -> P
     return Published(f"Qwen/{hub}", shape, gated=False)
 
 
+_SMOLLM2 = ModelConfig(
+    model_type="llama",
+    vocab_size=49_152,
+    hidden_size=576,
+    num_hidden_layers=30,
+    num_attention_heads=9,
+    num_key_value_heads=3,
+    head_dim=64,
+    intermediate_size=1536,
+    rms_norm_eps=1e-5,
+    rope_theta=100_000.0,
+    tie_word_embeddings=True,
+    max_position_embeddings=8192,
+)
+
 MODELS: dict[str, Published] = {
     "llama3-8b-instruct": _llama("Meta-Llama-3-8B-Instruct", 4096, 32, 32, 128, 14_336),
     "llama3.1-8b": _llama("Llama-3.1-8B", 4096, 32, 32, 128, 14_336, factor=8),
@@ -74,6 +89,8 @@ MODELS: dict[str, Published] = {
     "qwen3-8b": _qwen3("Qwen3-8B", 4096, 36, 32, 12_288),
     "qwen3-14b": _qwen3("Qwen3-14B", 5120, 40, 40, 17_408),
     "qwen3-32b": _qwen3("Qwen3-32B", 5120, 64, 64, 25_600),
+    # Not of the paper: small enough for a CPU.
+    "smollm2-135m": Published("HuggingFaceTB/SmolLM2-135M-Instruct", _SMOLLM2, gated=False),
 }
 
 

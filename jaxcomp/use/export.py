@@ -14,11 +14,11 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from jaxcomp.compress.autoencoder import AutoEncoder, trainable_filter
-from jaxcomp.config import Config, MeshConfig, to_dict
+from jaxcomp.config import Config, to_dict
 from jaxcomp.llm import hf
 from jaxcomp.llm.hub import is_id
 from jaxcomp.llm.layout import module_tower
-from jaxcomp.sharding import make_mesh, use_mesh
+from jaxcomp.sharding import use_mesh
 from jaxcomp.train import bases
 from jaxcomp.train.checkpoint import SUMMARY, read_json, write_json
 from jaxcomp.train.compress import load_run
@@ -36,7 +36,7 @@ from jaxcomp.use.layout import (
     VERSION,
     ExportError,
 )
-from jaxcomp.use.load import open_run, read_about, readable_by
+from jaxcomp.use.load import any_mesh, open_run, read_about, readable_by
 
 _LLM = "compressor/llm/"
 
@@ -51,7 +51,7 @@ def export(run: Path, out: Path) -> bool:
     cfg, root = open_run(run)
     if cfg.train.train_decoder:
         raise ExportError(f"{run} trained its decoder too (train.train_decoder): no such export")
-    with use_mesh(make_mesh(MeshConfig())):
+    with use_mesh(any_mesh()):
         model = load_run(cfg, run, root=root)
         about = _about(cfg, root, model, read_json(run / SUMMARY), _measured(run, root))
         if _there(out, about):

@@ -50,14 +50,14 @@ def load(
         batch: most rows computed at once.
         compressor, decoder: where the base models of an exported folder are (a folder or a hub
             id), if no longer where its jaxcomp.json says.
-        mesh: default: all devices, over fsdp.
+        mesh: default: the active one, else all devices over fsdp.
 
     Raises:
         ExportError, CheckpointError, ConfigError, HfError, HubError: what is missing or does not
         fit, and the mend.
     """
     place = Path(place).expanduser()
-    mesh = mesh or make_mesh(MeshConfig())
+    mesh = mesh or any_mesh()
     with use_mesh(mesh):
         if (place / ABOUT).is_file():
             return _exported(place, ratio, batch, compressor, decoder, mesh)
@@ -75,8 +75,19 @@ def load(
     )
 
 
+def any_mesh() -> Mesh:
+    """The active mesh, else one of all devices over fsdp."""
+    active = jax.sharding.get_mesh()
+    return make_mesh(MeshConfig()) if active.empty else active
+
+
 def open_run(place: Path) -> tuple[Config, Path]:
-    """The config of a run, and the folder where bases made for it stand."""
+    """The config of a run, and the folder where bases made for it stand. Raises ExportError."""
+    if not (Path(place) / SETTINGS).is_file():
+        raise ExportError(
+            f"{place} holds no {SETTINGS}; expected the workdir of a run (one made before that file "
+            "was written gets it from the same `jaxcomp train` command, which trains nothing again)"
+        )
     found = read_json(Path(place) / SETTINGS)
     cfg = settings.from_dict(found["config"], where=str(Path(place) / SETTINGS))
     return cfg, Path(place) / found["root"]

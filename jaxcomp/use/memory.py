@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,15 +73,29 @@ class Memory:
         rows = [range(len(self))[row] for row in rows]  # IndexError, negative numbers
         first_B = np.concatenate([[0], np.cumsum(self.segments_B)])
         segments = [g for row in rows for g in range(first_B[row], first_B[row + 1])]
+        return self._chosen(segments, self.segments_B[rows], tuple(self.ids[row] for row in rows))
+
+    def windows(self, G: int) -> Iterator[Memory]:
+        """Every text's segments, G at a time, each time as a memory of one text."""
+        first = 0
+        for name, count in zip(self.ids, self.segments_B.tolist(), strict=True):
+            for start in range(first, first + count, G):
+                some = range(start, min(start + G, first + count))
+                yield self._chosen(list(some), np.array([len(some)], np.int32), (name,))
+            first += count
+
+    def _chosen(self, segments: list[int], segments_B: np.ndarray, ids: tuple[str, ...]) -> Memory:
         start_G = np.concatenate([[0], np.cumsum(self.counts_G)])
         vectors = [n for g in segments for n in range(start_G[g], start_G[g + 1])]
-        return Memory(
-            self.vec_ND[vectors],
-            *(a[segments] for a in (self.tokens_G, self.labels_G, self.bytes_G)),
-            self.segments_B[rows],
-            tuple(self.ids[row] for row in rows),
-            self.ratio, self.segment, self.decoder, self.compressor,
-        )  # fmt: skip
+        return dataclasses.replace(
+            self,
+            vec_ND=self.vec_ND[vectors],
+            tokens_G=self.tokens_G[segments],
+            labels_G=self.labels_G[segments],
+            bytes_G=self.bytes_G[segments],
+            segments_B=segments_B,
+            ids=ids,
+        )
 
     @staticmethod
     def join(parts: Iterable[Memory]) -> Memory:
@@ -92,12 +107,17 @@ class Memory:
                 f"{len(parts)} memories of {len(kinds)} kinds (ratio, segment, decoder, "
                 "compressor); expected one kind: compress all texts with one compressor"
             )
-        arrays = (np.concatenate([getattr(m, name) for m in parts]) for name in _ARRAYS)
-        return Memory(*arrays, tuple(i for m in parts for i in m.ids), *kinds.pop())
+        arrays = {name: np.concatenate([getattr(m, name) for m in parts]) for name in _ARRAYS}
+        return dataclasses.replace(parts[0], ids=tuple(i for m in parts for i in m.ids), **arrays)
 
-    def save(self, path: str | os.PathLike[str], dtype: str = "float32") -> None:
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        dtype: str = "float32",
+        note: dict[str, str] | None = None,
+    ) -> None:
         """Writes a safetensors file, whole or not at all. `dtype` is that of the vectors:
-        float32, bfloat16 or float16 (which round them)."""
+        float32, bfloat16 or float16 (which round them). `note` is kept with it (`about`)."""
         path = Path(path)
         kinds = {"float32", "bfloat16", "float16"}
         if dtype not in kinds:
@@ -105,7 +125,7 @@ class Memory:
         stored = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
         tensors = {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
         tensors["vec_ND"] = tensors["vec_ND"].astype(stored)
-        about = {
+        about = (note or {}) | {
             "format": FORMAT,
             "version": str(VERSION),
             "ids": json.dumps(self.ids, ensure_ascii=False),
@@ -121,36 +141,26 @@ class Memory:
     def load(path: str | os.PathLike[str]) -> Memory:
         """Reads what `save` wrote. Raises MemoryFileError for any other file, or one cut short."""
         path = Path(path)
-        if not path.is_file():
-            raise MemoryFileError(
-                f"{path}: no such file; expected one that `jaxcomp compress` wrote"
-            )
-        try:
-            with safe_open(path, "np") as file:
-                about = file.metadata() or {}
-                names = set(file.keys())
-                tensors = {name: file.get_tensor(name) for name in _ARRAYS if name in names}
-        except SafetensorError as error:
-            raise MemoryFileError(
-                f"{path} ({path.stat().st_size} bytes) is not a whole safetensors file ({error}); "
-                "make it again with `jaxcomp compress`"
-            ) from error
-        if about.get("format") != FORMAT or about.get("version") != str(VERSION):
-            raise MemoryFileError(
-                f"{path} holds {about.get('format', 'no')} memory, version "
-                f"{about.get('version', 'none')}; expected {FORMAT}, version {VERSION}"
-            )
+        about, tensors = _read(path)
         missing = [name for name in _ARRAYS if name not in tensors]
         if missing:
             raise MemoryFileError(f"{path} lacks {', '.join(missing)}; make it again")
         tensors["vec_ND"] = tensors["vec_ND"].astype(np.float32)
         found = Memory(
-            *(tensors[name] for name in _ARRAYS),
-            tuple(json.loads(about["ids"])),
-            int(about["ratio"]), int(about["segment"]), about["decoder"], about["compressor"],
-        )  # fmt: skip
+            **tensors,
+            ids=tuple(json.loads(about["ids"])),
+            ratio=int(about["ratio"]),
+            segment=int(about["segment"]),
+            decoder=about["decoder"],
+            compressor=about["compressor"],
+        )
         found._check(path)
         return found
+
+    @staticmethod
+    def about(path: str | os.PathLike[str]) -> dict[str, str]:
+        """What is written beside the vectors, as text. Raises like `load`."""
+        return _read(Path(path), arrays=())[0]
 
     def _check(self, path: Path) -> None:
         sizes = (len(self.vec_ND), len(self.labels_G), len(self.bytes_G), len(self.ids))
@@ -160,3 +170,26 @@ class Memory:
                 f"{path}: found (vectors, segments, segments, ids) = {sizes}, its lengths imply "
                 f"{implied}; make it again with `jaxcomp compress`"
             )
+
+
+def _read(
+    path: Path, arrays: Sequence[str] = _ARRAYS
+) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    if not path.is_file():
+        raise MemoryFileError(f"{path}: no such file; expected one of `jaxcomp compress`")
+    try:
+        with safe_open(path, "np") as file:
+            about = file.metadata() or {}
+            names = set(file.keys())
+            tensors = {name: file.get_tensor(name) for name in arrays if name in names}
+    except SafetensorError as error:
+        raise MemoryFileError(
+            f"{path} ({path.stat().st_size} bytes) is not a whole safetensors file ({error}); "
+            "make it again with `jaxcomp compress`"
+        ) from error
+    if about.get("format") != FORMAT or about.get("version") != str(VERSION):
+        raise MemoryFileError(
+            f"{path} holds {about.get('format', 'no memory')}, version "
+            f"{about.get('version', 'none')}; expected {FORMAT}, version {VERSION}"
+        )
+    return about, tensors

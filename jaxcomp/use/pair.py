@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
@@ -21,11 +19,16 @@ from jaxcomp.data.tokenizer import Tokenizer
 from jaxcomp.fidelity import reconstruction
 from jaxcomp.llm.generate import generate
 from jaxcomp.sharding import put_batch, use_mesh, whole_batch
+from jaxcomp.use import rows
 from jaxcomp.use.memory import Memory, MemoryFileError
 
 QUESTION = "\nQuestion: {question}\nAnswer:"
 _STEP = 32  # lengths are rounded up to this, so that few shapes are compiled
 Seen = Callable[[int, int], None]  # (segments done, segments in all)
+
+
+class PairError(ValueError):
+    """A pair was asked for something it cannot do; the message says what and the mend."""
 
 
 class Score(NamedTuple):
@@ -80,7 +83,7 @@ class Pair:
         texts = [texts] if isinstance(texts, str) else list(texts)
         ids = tuple(ids) or tuple(str(i) for i in range(len(texts)))
         if len(ids) != len(texts):
-            raise MemoryFileError(f"{len(ids)} ids for {len(texts)} texts; expected one a text")
+            raise PairError(f"{len(ids)} ids for {len(texts)} texts; expected one a text")
         encoded = self.comp_tok.encode_batch_with_offsets(texts)
         cuts = [
             cut_encoded(text, *found, self.segment)
@@ -113,19 +116,19 @@ class Pair:
         """
         self._mine(memory)
         G = self.traits.segments
-        windows = [part for text in _each(memory) for part in _windows(text, G)]
+        windows = list(memory.windows(G))
         need = max([self.traits.target, *(int(w.labels_G.sum()) + 1 for w in windows)])
         parts: list[str] = []
-        for number, rows in enumerate(self._rows(windows)):
+        for number, part in enumerate(self._batches(windows)):
             with use_mesh(self.mesh):
-                placed, valid = self._place(rows, G)
+                placed = self._place(part, G)
                 out = reconstruction.free(
                     self._graphdef, self._state, placed, self._mode(placed, REBUILD),
                     jax.random.fold_in(jax.random.key(seed), number),
                     max_new=max_new or _round(need), eos_id=self.dec_tok.eos_id,
                     temperature=temperature,
                 )  # fmt: skip
-                parts += self._texts(out)[:valid]
+                parts += self._texts(out)[: len(part)]
         left = iter(parts)
         return ["".join(itertools.islice(left, -(-n // G))) for n in memory.segments_B.tolist()]
 
@@ -146,22 +149,33 @@ class Pair:
         """
         self._mine(memory)
         questions = self._one_each(question, memory, "questions")
-        tails = self.dec_tok.encode_batch([template.format(question=q) for q in questions])
+        tails = [template.format(question=q) for q in questions]
         answers = [""] * len(memory)
-        for rows, texts in self._by_size(memory):
+        for which, prefix in self._prefixes(memory, CONTINUE, tails):
             with use_mesh(self.mesh):
-                placed, valid = self._place(texts, max(int(texts[0].segments_B[0]), 1))
-                tok_BL, len_B = self._padded([tails[row] for row in rows])
-                prefix = _with_text(
-                    self._graphdef, self._state, placed, self._mode(placed, CONTINUE), tok_BL, len_B
-                )
                 out = generate(
                     self.model.decoder, *prefix, max_new=max_new, eos_id=self.dec_tok.eos_id
                 )
-                for row, text in zip(rows, self._texts(out)[:valid], strict=True):
-                    text = text.strip()
-                    answers[row] = text.split(stop)[0].strip() if stop else text
+                texts = self._texts(out)
+            for row, text in zip(which, texts, strict=False):  # the rest fills the batch
+                text = text.strip()
+                answers[row] = text.split(stop)[0].strip() if stop else text
         return answers
+
+    def prompts(
+        self, memory: Memory, question: str | None = None, template: str = QUESTION
+    ) -> list[np.ndarray]:
+        """What the decoder reads before it rebuilds each text, or answers `question`: one
+        [P, D] array of embeddings a text, float32."""
+        self._mine(memory)
+        mode, tail = (REBUILD, "") if question is None else (CONTINUE, template)
+        tails = [tail.format(question=question)] * len(memory)
+        out = [np.zeros((0, 0), np.float32)] * len(memory)
+        for which, prefix in self._prefixes(memory, mode, tails):
+            x_BPD, seg_BP = np.asarray(prefix.x_BPD, np.float32), np.asarray(prefix.seg_BP)
+            for row, x_PD, seg_P in zip(which, x_BPD, seg_BP, strict=False):
+                out[row] = x_PD[seg_P > 0]
+        return out
 
     def score(
         self, memory: Memory, text: str | Sequence[str], *, mode: str = "rebuild"
@@ -174,60 +188,86 @@ class Pair:
         self._mine(memory)
         modes = {"rebuild": REBUILD, "continue": CONTINUE}
         if mode not in modes:
-            raise ValueError(f"mode {mode!r}; expected one of: {', '.join(modes)}")
+            raise PairError(f"mode {mode!r}; expected one of: {', '.join(modes)}")
         end = [self.dec_tok.eos_id] if mode == "rebuild" else []
         texts = self._one_each(text, memory, "texts")
         labels = [[*ids, *end] for ids in self.dec_tok.encode_batch(texts)]
         out = [Score(0.0, 0)] * len(memory)
-        for rows, parts in self._by_size(memory):
+        for which, parts in self._by_size(memory):
             with use_mesh(self.mesh):
-                placed, valid = self._place(parts, max(int(parts[0].segments_B[0]), 1))
-                tok_BL, len_B = self._padded([labels[row] for row in rows])
+                placed = self._place(parts, max(int(parts[0].segments_B[0]), 1))
+                tok_BL, len_B = self._padded([labels[row] for row in which])
+                self._fits(placed, tok_BL.shape[1])
                 found = reconstruction.forced(
                     self._graphdef, self._state, placed, self._mode(placed, modes[mode]),
                     tok_BL, len_B,
                 )  # fmt: skip
-                nll_B = np.asarray(found.nll_BL, np.float64).sum(1)[:valid]
-                for row, nll in zip(rows, nll_B, strict=True):
-                    out[row] = Score(float(nll), len(labels[row]))
+                nll_B = np.asarray(found.nll_BL, np.float64).sum(1)
+            for row, nll in zip(which, nll_B, strict=False):  # the rest fills the batch
+                out[row] = Score(float(nll), len(labels[row]))
         return out
 
     # --- batches -----------------------------------------------------------------------------
 
     def _vectors(self, pieces: Sequence[Segment], seen: Seen | None) -> Iterator[np.ndarray]:
         done = 0
-        for rows in self._rows(pieces):
-            size = self._size(len(rows))
+        for part in self._batches(pieces):
+            size = self._size(len(part))
             ctx_BT = np.zeros((size, self.segment), np.int32)
             len_B = np.zeros(size, np.int32)
-            for b, piece in enumerate(rows):
+            for b, piece in enumerate(part):
                 len_B[b] = len(piece.ids)
                 ctx_BT[b, : len_B[b]] = piece.ids
             with use_mesh(self.mesh):
                 put = put_batch((ctx_BT, len_B), self.mesh)
-                vec_BMD = _write(self._graphdef, self._state, *put, self.traits.ratio)
+                vec_BMD = rows.write(self._graphdef, self._state, *put, self.traits.ratio)
                 vec_BMD = np.asarray(vec_BMD, np.float32)
-            for b, piece in enumerate(rows):
+            for b, piece in enumerate(part):
                 yield vec_BMD[b, : -(-len(piece.ids) // self.traits.ratio)]
-            done += len(rows)
+            done += len(part)
             if seen is not None:
                 seen(done, len(pieces))
 
-    def _place(self, rows: Sequence[Memory], G: int) -> tuple[Placed, int]:
-        """Memories of at most G segments each as one device batch; how many rows are real."""
+    def _prefixes(
+        self, memory: Memory, mode: int, tails: Sequence[str]
+    ) -> Iterator[tuple[list[int], Prefix]]:
+        """Whole memories with a marker and a text after it, a batch at a time; which they are."""
+        ids = self.dec_tok.encode_batch(tails)
+        for which, texts in self._by_size(memory):
+            with use_mesh(self.mesh):
+                placed = self._place(texts, max(int(texts[0].segments_B[0]), 1))
+                tok_BL, len_B = self._padded([ids[row] for row in which])
+                self._fits(placed, tok_BL.shape[1])
+                mode_B = self._mode(placed, mode)
+                args = (self._graphdef, self._state, placed, mode_B, tok_BL, len_B)
+                yield which, rows.with_text(*args)
+
+    def _place(self, texts: Sequence[Memory], G: int) -> Placed:
+        """Memories of at most G segments each as one device batch, filled up with empty rows."""
         M = -(-self.segment // self.traits.ratio)
-        shape = (self._size(len(rows)), G, M, self.model.decoder.cfg.hidden_size)
+        shape = (self._size(len(texts)), G, M, self.model.decoder.cfg.hidden_size)
         vec_BGMD, len_BG = np.zeros(shape, np.float32), np.zeros(shape[:2], np.int32)
-        for b, row in enumerate(rows):
+        for b, text in enumerate(texts):
             start = 0
-            for g, (tokens, count) in enumerate(zip(row.tokens_G, row.counts_G, strict=True)):
+            for g, (tokens, count) in enumerate(zip(text.tokens_G, text.counts_G, strict=True)):
                 len_BG[b, g] = tokens
-                vec_BGMD[b, g, :count] = row.vec_ND[start : start + count]
+                vec_BGMD[b, g, :count] = text.vec_ND[start : start + count]
                 start += count
         put = put_batch((vec_BGMD, len_BG), self.mesh)
-        return _place(self._graphdef, self._state, *put, self.traits.ratio), len(rows)
+        return rows.place(self._graphdef, self._state, *put, self.traits.ratio)
 
-    def _rows(self, items: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    def _fits(self, placed: Placed, tokens: int) -> None:
+        """Raises PairError where a whole memory and what follows are too long for the decoder."""
+        need = int(np.max(np.asarray(placed.end_B))) + 2 + tokens
+        most = self.model.decoder.cfg.max_position_embeddings
+        if need > most:
+            raise PairError(
+                f"a text of {placed.seg_BM.shape[1]} memory slots and {tokens} tokens needs {need} "
+                f"positions, this decoder has {most} (max_position_embeddings); ask about, or "
+                "score, a shorter text"
+            )
+
+    def _batches(self, items: Sequence[Any]) -> Iterator[Sequence[Any]]:
         for start in range(0, len(items), self.batch):
             yield items[start : start + self.batch]
 
@@ -237,8 +277,8 @@ class Pair:
         texts = list(_each(memory))
         sizes = memory.segments_B.tolist()
         for size in sorted(set(sizes)):
-            for rows in self._rows([row for row, n in enumerate(sizes) if n == size]):
-                yield list(rows), [texts[row] for row in rows]
+            for which in self._batches([row for row, n in enumerate(sizes) if n == size]):
+                yield list(which), [texts[row] for row in which]
 
     def _size(self, rows: int) -> int:
         """Rows of the batch that holds `rows`: a power of two, so that few shapes are compiled."""
@@ -262,7 +302,7 @@ class Pair:
     def _one_each(self, given: str | Sequence[str], memory: Memory, what: str) -> list[str]:
         every = [given] * len(memory) if isinstance(given, str) else list(given)
         if len(every) != len(memory):
-            raise ValueError(
+            raise PairError(
                 f"{len(every)} {what} for {len(memory)} texts; expected one, or one a text"
             )
         return every
@@ -278,59 +318,8 @@ class Pair:
             )
 
 
-@functools.partial(jax.jit, static_argnames=("graphdef", "ratio"))
-def _write(graphdef: Any, state: Any, ctx_BT: jax.Array, len_B: jax.Array, ratio: int) -> jax.Array:
-    return nnx.merge(graphdef, state).compressor(ctx_BT, len_B, ratio=ratio).vec_BMD
-
-
-@functools.partial(jax.jit, static_argnames=("graphdef", "ratio"))
-def _place(graphdef: Any, state: Any, vec_BGMD: jax.Array, len_BG: jax.Array, ratio: int) -> Placed:
-    model = nnx.merge(graphdef, state)
-    M, G = vec_BGMD.shape[2], len_BG.shape[1]
-    places = [model.compressor.places(M, len_BG[:, g], ratio) for g in range(G)]
-    seg_BGM, pos_BGM = (jnp.stack(part, axis=1) for part in zip(*places, strict=True))
-    return model.place(vec_BGMD, seg_BGM, pos_BGM, model.compressor.segment)
-
-
-@functools.partial(jax.jit, static_argnames=("graphdef",))
-def _with_text(
-    graphdef: Any,
-    state: Any,
-    memory: Placed,
-    mode_B: jax.Array,
-    tok_BL: jax.Array,
-    len_B: jax.Array,
-) -> Prefix:
-    """The decoder's prefix with a text after the marker."""
-    model = nnx.merge(graphdef, state)
-    prefix = model.prefix(memory, mode_B)
-    slot_L = jnp.arange(tok_BL.shape[1], dtype=jnp.int32)
-    x_BLD = model.decoder.embed(tok_BL).astype(prefix.x_BPD.dtype)
-    seg_BL = (slot_L < len_B[:, None]).astype(jnp.int32)
-    pos_BL = prefix.start_pos_B[:, None] + slot_L
-    return Prefix(
-        jnp.concatenate([prefix.x_BPD, x_BLD], axis=1),
-        jnp.concatenate([prefix.pos_BP, pos_BL], axis=1),
-        jnp.concatenate([prefix.seg_BP, seg_BL], axis=1),
-        prefix.start_pos_B + len_B,
-    )
-
-
 def _each(memory: Memory) -> Iterator[Memory]:
     return (memory[i] for i in range(len(memory)))
-
-
-def _windows(text: Memory, G: int) -> Iterator[Memory]:
-    """One text's memory, G segments at a time, each as the memory of a text of its own."""
-    start_G = np.concatenate([[0], np.cumsum(text.counts_G)])
-    for first in range(0, len(text.tokens_G), G):
-        last = min(first + G, len(text.tokens_G))
-        yield Memory(
-            text.vec_ND[start_G[first] : start_G[last]],
-            *(a[first:last] for a in (text.tokens_G, text.labels_G, text.bytes_G)),
-            np.array([last - first], np.int32),
-            text.ids, text.ratio, text.segment, text.decoder, text.compressor,
-        )  # fmt: skip
 
 
 def _round(length: int) -> int:

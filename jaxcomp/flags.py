@@ -1,0 +1,258 @@
+"""Every command with the flags it takes; what they do is in commands.py and using.py."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import NamedTuple
+
+from jaxcomp import commands, using
+from jaxcomp.commands import Flags
+
+FIELDS = """
+Any field of the config can be set: --train.optim.lr=3e-4 --data.path=FILE --sweep.ratios=4,16
+(see jaxcomp/config.py for all of them). An unknown field is an error that suggests the nearest.
+"""
+
+
+class Command(NamedTuple):
+    name: str
+    help: str
+    about: str  # the first paragraphs of its --help
+    flags: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[Flags], int]
+    epilog: str = FIELDS
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config", metavar="FILE[:ARG]", help="a config file, such as configs/tiny.py:full"
+    )
+    parser.add_argument("--workdir", metavar="DIR", help="default: runs/<config's name>")
+
+
+def _parallel(parser: argparse.ArgumentParser) -> None:
+    _common(parser)
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="local processes (default: sweep.workers; 0: one a core on CPU, else one)",
+    )
+
+
+def _sweep_flags(parser: argparse.ArgumentParser) -> None:
+    _parallel(parser)
+    parser.add_argument(
+        "--shard",
+        default="0/1",
+        metavar="i/n",
+        help="run only the i-th of n parts (0 <= i < n), for machines that share the workdir",
+    )
+    parser.add_argument(
+        "--reuse",
+        default="",
+        metavar="DIR[,DIR]",
+        help="take over finished jobs of other sweeps whose config hash is the same",
+    )
+
+
+def _report_flags(parser: argparse.ArgumentParser) -> None:
+    _common(parser)
+    parser.add_argument(
+        "--beside",
+        metavar="DIR",
+        help="the same sizes swept against a decoder that another reference compressor taught: an "
+        "effect of size is claimed only where both show it",
+    )
+
+
+def _bench_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        metavar="FILE[:ARG]",
+        default="configs/tiny.py",
+        help="the config whose shapes are measured (default: configs/tiny.py)",
+    )
+    parser.add_argument(
+        "--only", default="", metavar="WHAT[,WHAT]", help="step, data, memory, generate"
+    )
+
+
+def _place(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--run",
+        required=True,
+        metavar="DIR",
+        help="workdir of a finished `jaxcomp train`, a sweep's jobs/JOB, or an exported folder",
+    )
+    parser.add_argument(
+        "--ratio", type=int, default=0, metavar="N", help="one of those it was trained at"
+    )
+    parser.add_argument("--batch", type=int, default=32, metavar="N", help="rows at once (32)")
+    for base in ("compressor", "decoder"):
+        parser.add_argument(
+            f"--{base}",
+            default="",
+            metavar="DIR",
+            help=f"where the {base}'s weights are, if an exported folder's are no longer where "
+            "they were",
+        )
+
+
+def _compress_flags(parser: argparse.ArgumentParser) -> None:
+    _place(parser)
+    parser.add_argument(
+        "inputs",
+        nargs="*",
+        metavar="FILE",
+        help=".txt (one text), .jsonl[.gz] or .parquet (a text a row), a folder of them, or - for "
+        "standard input (the default)",
+    )
+    parser.add_argument(
+        "--out",
+        required=True,
+        metavar="PATH",
+        help="one NAME.safetensors, or a folder for files of --part texts each, which a rerun "
+        "completes",
+    )
+    parser.add_argument("--part", type=int, default=256, metavar="N", help="texts a file (256)")
+    parser.add_argument("--field", default="text", help="the field of a row that holds the text")
+    parser.add_argument(
+        "--dtype", default="float32", help="of the stored vectors: float32, bfloat16 or float16"
+    )
+
+
+def _memory_flags(parser: argparse.ArgumentParser) -> None:
+    _place(parser)
+    parser.add_argument(
+        "memories", nargs="+", metavar="MEMORY", help="files or folders of `jaxcomp compress`"
+    )
+    parser.add_argument(
+        "--max_new", type=int, default=0, metavar="N", help="most decoder tokens of an output"
+    )
+
+
+def _ask_flags(parser: argparse.ArgumentParser) -> None:
+    _memory_flags(parser)
+    parser.add_argument(
+        "--question", metavar="TEXT", help="default: standard input, one question a line"
+    )
+
+
+def _export_flags(parser: argparse.ArgumentParser) -> None:
+    _place(parser)
+    parser.add_argument("--out", required=True, metavar="PATH", help="folder to write")
+    parser.add_argument(
+        "--prompt_embeds",
+        metavar="MEMORY",
+        help="write the decoder's prompt for each text of that memory file instead, as "
+        "embeddings (--out is then a .safetensors file)",
+    )
+    parser.add_argument(
+        "--question", metavar="TEXT", help="with --prompt_embeds: ask it, instead of rebuilding"
+    )
+
+
+COMMANDS = (
+    Command(
+        "pretrain",
+        "make base language models and the decoder",
+        "Pretrains the language models a config starts from, into WORKDIR/bases and "
+        "WORKDIR/decoders:\nall bases of the grid and the decoder, or one with "
+        "--compressor=FAMILY/SIZE [--base_seed=N],\nor the decoder alone with "
+        "--compressor=decoder. Finished ones are left as they are.",
+        _parallel,
+        commands.pretrain,
+    ),
+    Command(
+        "train",
+        "train one compressor against the frozen decoder",
+        "Trains --compressor=FAMILY/SIZE at --memory.ratio. A killed run is resumed by the same\n"
+        "command.",
+        _common,
+        commands.train,
+    ),
+    Command(
+        "eval",
+        "measure what survived in one trained pair",
+        "Rebuilds held-out text with the run made by `jaxcomp train` with the same flags, and "
+        "writes\neval.json and passages.jsonl beside it.",
+        _common,
+        commands.evaluate,
+    ),
+    Command(
+        "sweep",
+        "run the whole grid: train, evaluate, report",
+        "Every family x size x ratio x seed of the config. Finished jobs are kept in "
+        "WORKDIR/ledger,\nso the same command resumes after any interruption, retries what "
+        "failed, and does nothing\nwhen all is done. The report is WORKDIR/report/report.html.",
+        _sweep_flags,
+        commands.sweep,
+    ),
+    Command(
+        "report",
+        "write tables, plots and the verdict of a sweep",
+        "Works on an unfinished sweep too and says what is missing. Only --workdir is needed, "
+        "neither\nthe data nor the models.",
+        _report_flags,
+        commands.report,
+        "",
+    ),
+    Command(
+        "bench",
+        "measure rates and ratios of this machine",
+        "One table: the training step against plain PyTorch (if that is installed) and where it "
+        "spends\nits time, the wait for data, growth of memory, the rate of decoding. Nothing is "
+        "kept.\nWhat each number means: docs/bench.md.",
+        _bench_flags,
+        commands.bench,
+    ),
+    Command(
+        "doctor",
+        "look at one batch before a long run",
+        "Prints a text and its segments, where everything stands, what attends to what, what "
+        "carries\nloss, the parameters and the first loss; then checks for bugs that have spoilt "
+        "such runs.\nExits with 1 where a check fails. --compressor=FAMILY/SIZE (default: the "
+        "first). Writes nothing.",
+        _common,
+        commands.doctor,
+    ),
+    Command(
+        "compress",
+        "texts into memory files",
+        "Writes the memory vectors of texts from files, folders or standard input. Long texts\n"
+        "become many segments. With a folder as --out, a stopped run goes on where it stopped.",
+        _compress_flags,
+        using.compress,
+        "",
+    ),
+    Command(
+        "reconstruct",
+        "memory files into texts",
+        "Prints the rebuilt text (greedy, free-running); of several texts one JSON object a line,\n"
+        '{"id": ..., "text": ...}.',
+        _memory_flags,
+        using.reconstruct,
+        "",
+    ),
+    Command(
+        "ask",
+        "answer questions from memory files alone",
+        "Prints the decoder's greedy answer to each question about each text; of several texts or\n"
+        "questions one JSON object a line. The decoder answers as well as it was trained to: one\n"
+        "that only learned to rebuild and continue is a base model.",
+        _ask_flags,
+        using.ask,
+        "",
+    ),
+    Command(
+        "export",
+        "a finished run as a folder to hand on",
+        "Writes a compressor: a PEFT adapter or a Hugging Face folder, connector and markers as\n"
+        "safetensors, and a card. `jaxcomp.load(DIR)` reads it.",
+        _export_flags,
+        using.export,
+        "",
+    ),
+)

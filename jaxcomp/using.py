@@ -1,0 +1,121 @@
+"""What the commands that use a trained pair do: compress, reconstruct, ask, export."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jaxcomp.commands import Flags
+from jaxcomp.config import ConfigError
+
+
+def compress(flags: Flags) -> int:
+    """Texts into memory files."""
+    from jaxcomp.use import documents
+
+    _no_fields(flags)
+    for name in ("part", "batch"):
+        if getattr(flags, name) < 1:
+            raise ConfigError(f"--{name}={getattr(flags, name)}; expected at least 1")
+    texts = documents.read(flags.inputs, flags.field)
+    done = documents.compress(
+        _pair(flags), texts, Path(flags.out), part=flags.part, dtype=flags.dtype, say=_tell
+    )
+    if not done.texts:
+        _tell(f"nothing to do: {done.before} texts are in {flags.out} already")
+    else:
+        found = f" ({done.before} more were there)" if done.before else ""
+        _tell(f"{done.texts} texts in {len(done.files)} file(s) of {flags.out}{found}")
+    return 0
+
+
+def reconstruct(flags: Flags) -> int:
+    """Memory files into texts."""
+    memories = list(_memories(flags))
+    pair = _pair(flags)
+    several = len(memories) > 1 or len(memories[0]) > 1
+    for memory in memories:
+        for start in range(0, len(memory), flags.batch):
+            part = memory[start : start + flags.batch]
+            for name, text in zip(
+                part.ids, pair.reconstruct(part, max_new=flags.max_new), strict=True
+            ):
+                _print({"id": name, "text": text}, several, "text")
+    return 0
+
+
+def ask(flags: Flags) -> int:
+    """Questions answered from memory files."""
+    memories = list(_memories(flags))
+    given = [flags.question] if flags.question else sys.stdin.read().splitlines()
+    questions = [q for q in given if q.strip()]
+    if not questions:
+        raise ConfigError("no question; expected --question=TEXT, or one a line on standard input")
+    pair = _pair(flags)
+    several = len(questions) > 1 or len(memories) > 1 or len(memories[0]) > 1
+    for memory in memories:
+        for question in questions:
+            answers = pair.ask(memory, question, max_new=flags.max_new or 64)
+            for name, answer in zip(memory.ids, answers, strict=True):
+                _print({"id": name, "question": question, "answer": answer}, several, "answer")
+    return 0
+
+
+def export(flags: Flags) -> int:
+    """A run as a folder to hand on, or a memory as prompt embeddings."""
+    from jaxcomp.use import Memory, prompt_embeds
+    from jaxcomp.use import export as write
+
+    _no_fields(flags)
+    if flags.prompt_embeds:
+        memory = Memory.load(flags.prompt_embeds)
+        prompt_embeds(_pair(flags), memory, Path(flags.out), question=flags.question)
+        _tell(f"{len(memory)} prompts in {flags.out}")
+        return 0
+    made = write(Path(flags.run), Path(flags.out))
+    _tell(f"{flags.out} {'is written' if made else 'is there already: nothing to do'}")
+    return 0
+
+
+def _pair(flags: Flags) -> Any:
+    from jaxcomp.use import load
+
+    return load(
+        flags.run,
+        ratio=flags.ratio,
+        batch=flags.batch,
+        compressor=flags.compressor,
+        decoder=flags.decoder,
+    )
+
+
+def _memories(flags: Flags) -> Iterator[Any]:
+    from jaxcomp.use import Memory
+
+    _no_fields(flags)
+    for name in flags.memories:
+        place = Path(name)
+        files = sorted(place.glob("*.safetensors")) if place.is_dir() else [place]
+        if not files:
+            raise ConfigError(f"{place}: holds no .safetensors file of `jaxcomp compress`")
+        yield from map(Memory.load, files)
+
+
+def _no_fields(flags: Flags) -> None:
+    if flags.overrides:
+        raise ConfigError(
+            f"--{flags.overrides[0][0]} is no flag of {flags.command.name}; see "
+            f"jaxcomp {flags.command.name} --help"
+        )
+
+
+def _print(record: dict[str, str], several: bool, only: str) -> None:
+    print(json.dumps(record, ensure_ascii=False) if several else record[only], flush=True)
+
+
+def _tell(text: str) -> None:
+    """On stderr: standard output is for results."""
+    print(text, file=sys.stderr, flush=True)

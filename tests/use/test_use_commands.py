@@ -1,0 +1,88 @@
+"""compress, reconstruct, ask and export as they are typed."""
+
+import io
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+from conftest import mesh_of
+from use_runs import LORA, config, texts
+
+import jaxcomp
+from jaxcomp import cli
+from jaxcomp.sharding import use_mesh
+from jaxcomp.train import compress
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Everything under one device: the shipped tower of 24 does not need eight."""
+    folder = tmp_path_factory.mktemp("run")
+    with use_mesh(mesh_of((1, 1, 1))):
+        compress.train(config(LORA), folder)
+        yield folder
+
+
+def typed(capsys, *argv):
+    code = cli.main([str(a) for a in argv])
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+def test_a_text_goes_through_a_file_and_back(run, tmp_path, capsys, monkeypatch):
+    raw = io.BytesIO(texts()[0].encode() + b"\n")
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=raw))
+    out = tmp_path / "m.safetensors"
+    code, said, told = typed(capsys, "compress", "--run", run, "--out", out)
+    assert (code, said) == (0, "")
+    assert "1 texts in 1 file(s)" in told
+    pair = jaxcomp.load(run)
+    memory = jaxcomp.Memory.load(out)
+    code, said, _ = typed(capsys, "reconstruct", "--run", run, out)
+    assert (code, said) == (0, pair.reconstruct(memory)[0] + "\n")
+    code, said, _ = typed(capsys, "ask", "--run", run, out, "--question=Who", "--max_new=4")
+    assert (code, said) == (0, pair.ask(memory, "Who", max_new=4)[0] + "\n")
+
+
+def test_several_texts_are_printed_as_json_lines(run, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    for i, text in enumerate(texts()[:3]):
+        (tmp_path / "in" / f"{i}.txt").write_text(text)
+    args = ("compress", "--run", run, "--out", tmp_path / "out", "--part", 2, tmp_path / "in")
+    assert typed(capsys, *args)[0] == 0
+    assert "nothing to do: 3 texts" in typed(capsys, *args)[2]
+    code, said, _ = typed(capsys, "reconstruct", "--run", run, tmp_path / "out", "--max_new=8")
+    rows = [json.loads(line) for line in said.splitlines()]
+    assert code == 0
+    assert [row["id"].rpartition("/")[2] for row in rows] == ["0.txt", "1.txt", "2.txt"]
+    assert all(row["text"] for row in rows)
+
+
+def test_export_and_use_what_was_exported(run, tmp_path, capsys):
+    out = tmp_path / "e"
+    assert "is written" in typed(capsys, "export", "--run", run, "--out", out)[2]
+    assert "nothing to do" in typed(capsys, "export", "--run", run, "--out", out)[2]
+    assert jaxcomp.load(out).traits == jaxcomp.load(run).traits
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["compress", "--out=m.safetensors"], "--run"),
+        (["compress", "--run=nowhere", "--out=m.safetensors"], "holds neither"),
+        (["compress", "--run=nowhere", "--out=m", "--part=0"], "--part=0; expected at least 1"),
+        (["compress", "--run=x", "--out=m", "--memory.ratio=4"], "no flag of compress"),
+        (["reconstruct", "--run=nowhere", "m.safetensors"], "m.safetensors: no such file"),
+        (["ask", "--run=nowhere", "m.safetensors", "--question=a"], "no such file"),
+        (["export", "--run=nowhere", "--out=e"], "nowhere"),
+    ],
+)
+def test_a_mistake_is_one_sentence(argv, said, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"a")))
+    code, out, told = typed(capsys, *argv)
+    assert (code, out) == (2, "")
+    assert said in told
+    assert told.count("\n") == 1
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,111 @@
+"""Texts of files, folders and standard input; a stopped job goes on where it stopped."""
+
+import gzip
+import io
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from test_use_memory import made
+
+from jaxcomp.data.sources import DataError
+from jaxcomp.use import MemoryFileError
+from jaxcomp.use.documents import STDIN, Text, compress, read
+from jaxcomp.use.memory import Memory
+
+
+class Stub:
+    """A pair whose memory of a text is as long as the text: what is asked of it is counted."""
+
+    def __init__(self, compressor="c" * 12, stop_after=99):
+        self.traits = SimpleNamespace(compressor=compressor, decoder="d" * 12, ratio=4)
+        self.asked = []
+        self.stop_after = stop_after
+
+    def compress(self, texts, ids, seen=None):
+        if len(self.asked) >= self.stop_after:
+            raise KeyboardInterrupt
+        self.asked.append(list(ids))
+        memory = made([[min(8, max(1, len(t)))] for t in texts])
+        return Memory.join([Memory(**{**vars(memory), "ids": tuple(ids)})])
+
+
+TEXTS = [Text(f"t{i}", "x" * i) for i in range(5)]
+
+
+def stdin(raw):
+    return SimpleNamespace(buffer=io.BytesIO(raw))
+
+
+def test_standard_input_is_one_text_without_its_last_newline():
+    assert list(read([], stdin=stdin("Älter\r\nals\n\n".encode()))) == [Text("-", "Älter\r\nals\n")]
+    assert list(read([STDIN], stdin=stdin(b""))) == [Text("-", "")]
+    with pytest.raises(DataError, match="standard input: not UTF-8 at line 1, byte 1"):
+        list(read([], stdin=stdin(b"a\xff")))
+
+
+def test_a_txt_is_one_text_and_a_row_is_one(tmp_path):
+    (tmp_path / "b").mkdir()
+    long = "one\n\n" * 3000
+    (tmp_path / "a.txt").write_text(long)
+    (tmp_path / "b" / "r.jsonl.gz").write_bytes(
+        gzip.compress(b"".join(json.dumps({"body": t, "id": t}).encode() + b"\n" for t in "pq"))
+    )
+    (tmp_path / "ignored.md").write_text("no")
+    found = list(read([str(tmp_path)], field="body"))
+    assert [t.text for t in found] == [long, "p", "q"]
+    assert [t.id.removeprefix(str(tmp_path)) for t in found] == [
+        "/a.txt", "/b/r.jsonl.gz:p", "/b/r.jsonl.gz:q",
+    ]  # fmt: skip
+    assert list(read([str(tmp_path / "a.txt")])) == found[:1]
+    with pytest.raises(DataError, match="no such file"):
+        list(read([str(tmp_path / "c.txt")]))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"holds no \.jsonl"):
+        list(read([str(tmp_path / "empty")]))
+
+
+def test_what_was_done_before_a_stop_is_not_done_again(tmp_path):
+    pair = Stub(stop_after=1)
+    with pytest.raises(KeyboardInterrupt):
+        compress(pair, TEXTS, tmp_path, part=2)
+    assert [p.name for p in sorted(tmp_path.iterdir())] == ["part-00000.safetensors"]
+    again = Stub()
+    done = compress(again, TEXTS, tmp_path, part=2)
+    assert again.asked == [["t2", "t3"], ["t4"]]
+    assert (done.texts, done.before, len(done.files)) == (3, 2, 3)
+    whole = Memory.join(Memory.load(f) for f in done.files)
+    assert whole.ids == ("t0", "t1", "t2", "t3", "t4")
+    third = Stub()
+    assert compress(third, TEXTS, tmp_path, part=2)[:2] == (0, 5)
+    assert not third.asked
+
+
+def test_one_file_holds_everything(tmp_path):
+    out = tmp_path / "m.safetensors"
+    assert compress(Stub(), TEXTS, out)[:2] == (5, 0)
+    assert compress(Stub(), TEXTS, out)[:2] == (0, 5)
+    assert len(Memory.load(out)) == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"pair": Stub("e" * 12)}, "another compressor"),
+        ({"texts": [*TEXTS[:4], Text("t4", "y")]}, "another source"),
+        ({"texts": TEXTS[:2]}, "more texts than these inputs"),
+        ({"dtype": "bfloat16"}, "another dtype"),
+    ],
+)
+def test_memories_of_something_else_are_left_alone(tmp_path, change, said):
+    compress(Stub(), TEXTS, tmp_path, part=2)
+    before = {p: p.read_bytes() for p in tmp_path.iterdir()}
+    given = {"pair": Stub(), "texts": TEXTS} | change
+    with pytest.raises(MemoryFileError, match=said):
+        compress(given.pop("pair"), given.pop("texts"), tmp_path, part=2, **given)
+    assert {p: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_the_stub_is_a_memory():
+    assert np.array_equal(Stub().compress(["abc"], ["a"]).counts_G, [1])

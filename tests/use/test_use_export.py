@@ -1,0 +1,166 @@
+"""What is handed on is what was trained: by jaxcomp, by PEFT's file layout, by transformers."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from conftest import mesh_of
+from safetensors.numpy import load_file, save_file
+from use_runs import LORA, config, texts
+
+import jaxcomp
+from jaxcomp.config import ConfigError
+from jaxcomp.llm import hf, lora
+from jaxcomp.sharding import use_mesh
+from jaxcomp.train import bases, compress
+from jaxcomp.use import export
+from jaxcomp.use.layout import ABOUT, PAIR, ExportError
+
+
+@pytest.fixture(scope="module", params=["full", "lora"])
+def exported(request, tmp_path_factory):
+    """(the pair of a run, the folder it was exported to)."""
+    place = tmp_path_factory.mktemp(request.param)
+    with use_mesh(mesh_of((1, 1, 1))):
+        compress.train(config(LORA if request.param == "lora" else None), place / "run")
+        assert export(place / "run", place / "out")
+        yield jaxcomp.load(place / "run"), place
+
+
+def test_it_gives_the_run_back_bit_for_bit(exported):
+    pair, place = exported
+    again = jaxcomp.load(place / "out", mesh=pair.mesh)
+    memory = pair.compress(texts())
+    found = again.compress(texts())
+    np.testing.assert_array_equal(found.vec_ND, memory.vec_ND)
+    assert (found.decoder, found.compressor) == (memory.decoder, memory.compressor)
+    assert again.score(memory, texts()) == pair.score(found, texts())
+
+
+def test_a_second_export_does_nothing_and_another_folder_is_left_alone(exported):
+    pair, place = exported
+    with use_mesh(pair.mesh):
+        assert not export(place / "run", place / "out")
+        (place / "mine").mkdir(exist_ok=True)
+        with pytest.raises(ExportError, match="holds something else"):
+            export(place / "run", place / "mine")
+    assert not list(place.glob(".*part*"))
+
+
+def test_no_pickle_and_a_card_with_what_it_is(exported):
+    pair, place = exported
+    kinds = {p.suffix for p in (place / "out").rglob("*") if p.is_file()}
+    assert kinds == {".md", ".json", ".safetensors"}
+    card = (place / "out" / "README.md").read_text()
+    for said in ("llama/24", "decoder-s0", "ratio", pair.traits.compressor, "jaxcomp.load"):
+        assert said in card
+    assert str(place) not in card
+
+
+def test_weights_that_moved_are_named_and_found_by_hand(exported, tmp_path):
+    pair, place = exported
+    moved = tmp_path / "moved"
+    shutil.copytree(place / "out", moved)
+    about = json.loads((moved / ABOUT).read_text())
+    about["decoder"]["source"] = "/nowhere/decoder"
+    (moved / ABOUT).write_text(json.dumps(about))
+    with pytest.raises(ExportError, match="/nowhere/decoder, where there are none now"):
+        jaxcomp.load(moved, mesh=pair.mesh)
+    here = bases.ASSETS / "decoders" / "decoder-s0"
+    assert jaxcomp.load(moved, decoder=str(here), mesh=pair.mesh).traits == pair.traits
+    other = bases.ASSETS / "bases" / "llama-24-s0"
+    with pytest.raises(ExportError, match="does not hold the weights"):
+        jaxcomp.load(moved, decoder=str(other), mesh=pair.mesh)
+
+
+def test_damage_is_named(exported, tmp_path):
+    pair, place = exported
+    broken = tmp_path / "broken"
+    shutil.copytree(place / "out", broken)
+    leaves = load_file(broken / PAIR)
+    kept = leaves["markers_4D"]
+    save_file(leaves | {"markers_4D": kept + 1}, broken / PAIR)
+    with pytest.raises(ExportError, match="other markers"):
+        jaxcomp.load(broken, mesh=pair.mesh)
+    save_file({k: v for k, v in leaves.items() if k != "markers_4D"}, broken / PAIR)
+    with pytest.raises(ExportError, match="markers_4D: None, expected"):
+        jaxcomp.load(broken, mesh=pair.mesh)
+    (broken / PAIR).write_bytes(b"x")
+    with pytest.raises(ExportError, match="cannot be read"):
+        jaxcomp.load(broken, mesh=pair.mesh)
+    with pytest.raises(ExportError, match="holds neither"):
+        jaxcomp.load(tmp_path, mesh=pair.mesh)
+
+
+def test_a_ratio_it_was_not_trained_at_is_refused(exported):
+    pair, place = exported
+    with pytest.raises(ConfigError, match="ratio 8: this compressor was trained at 16"):
+        jaxcomp.load(place / "out", ratio=8, mesh=pair.mesh)
+
+
+def test_an_adapter_file_says_what_peft_adds(exported):
+    """W + (alpha / r) B A, with PEFT's names and shapes, is our merged model, and nothing else."""
+    pair, place = exported
+    adapter = place / "out" / "adapter"
+    if not adapter.exists():
+        assert (place / "out" / "compressor" / "model.safetensors").is_file()
+        return
+    about = json.loads((adapter / "adapter_config.json").read_text())
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    base = load_file(bases.ASSETS / "bases" / "llama-24-s0" / "model.safetensors")
+    with use_mesh(pair.mesh):
+        hf.save(lora.merge(pair.model.compressor.llm), place / "merged", dtype="float32")
+    merged = load_file(place / "merged" / "model.safetensors")
+    scale, changed = about["lora_alpha"] / about["r"], 0
+    for name, ours in merged.items():
+        module = f"base_model.model.{name.removesuffix('.weight')}"
+        expected = base[name].astype(np.float32)
+        if f"{module}.lora_A.weight" in tensors:
+            a, b = (tensors.pop(f"{module}.lora_{part}.weight") for part in "AB")
+            expected = expected + scale * b @ a
+            changed += 1
+        np.testing.assert_allclose(ours, expected, atol=1e-6)
+    assert not tensors
+    assert changed == 7 * 2
+
+
+# Between peft and transformers, not ours.
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_peft_loads_the_adapter(exported):
+    pair, place = exported
+    if not (place / "out" / "adapter").exists():
+        return
+    torch = pytest.importorskip("torch", reason="needs torch: uv run --extra bench pytest")
+    peft = pytest.importorskip("peft", reason="needs peft: uv run --with peft --extra bench pytest")
+    transformers = pytest.importorskip("transformers")
+    folder = bases.ASSETS / "bases" / "llama-24-s0"
+    base = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model = peft.PeftModel.from_pretrained(base, place / "out" / "adapter").eval()
+    ids = np.arange(3, 40)[None]
+    with torch.no_grad():
+        theirs = model(torch.tensor(ids)).logits.numpy()
+    llm = pair.model.compressor.llm
+    with use_mesh(pair.mesh):
+        hidden = llm(llm.embed(ids), np.arange(37)[None], np.ones((1, 37), np.int32))
+        ours = np.asarray(llm.unembed(hidden))
+    np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
+
+
+def test_transformers_loads_a_full_compressor(exported):
+    pair, place = exported
+    if not (place / "out" / "compressor").exists():
+        return
+    torch = pytest.importorskip("torch", reason="needs torch: uv run --extra bench pytest")
+    transformers = pytest.importorskip("transformers")
+    folder = place / "out" / "compressor"
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    ids = np.arange(3, 40)[None]
+    with torch.no_grad():
+        theirs = model(torch.tensor(ids)).logits.numpy()
+    llm = pair.model.compressor.llm
+    with use_mesh(pair.mesh):
+        hidden = llm(llm.embed(ids), np.arange(37)[None], np.ones((1, 37), np.int32))
+        ours = np.asarray(jax.device_get(llm.unembed(hidden)))
+    np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())

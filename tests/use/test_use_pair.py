@@ -1,0 +1,156 @@
+"""A pair at work says what the same pair says in evaluation, whatever shares its batch."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from conftest import mesh_of
+from use_runs import LORA, config, texts
+
+import jaxcomp
+from jaxcomp.compress.autoencoder import REBUILD
+from jaxcomp.data.pipeline import batch_examples, eval_examples
+from jaxcomp.fidelity import reconstruction
+from jaxcomp.fidelity.evaluate import validation_loss
+from jaxcomp.sharding import put_batch, use_mesh
+from jaxcomp.train import compress
+from jaxcomp.train.compress import load_run, tokenizers
+from jaxcomp.use import MemoryFileError, PairError, prompt_embeds
+from jaxcomp.use.layout import ExportError
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    with use_mesh(mesh_of((1, 1, 1))):
+        compress.train(config(LORA), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pair(run):
+    return jaxcomp.load(run, mesh=mesh_of((1, 1, 1)), batch=4)
+
+
+@pytest.fixture(scope="module")
+def memory(pair):
+    return pair.compress(texts())
+
+
+def test_its_vectors_are_those_of_evaluation(run, pair, memory):
+    cfg = config(LORA)
+    with use_mesh(pair.mesh):
+        examples = eval_examples(cfg, "ordinary", *tokenizers(cfg, run))[:5]
+        batch, valid = next(iter(batch_examples(examples, 8, cfg)))
+        found = pair.model.memory(batch.ctx_BGT, batch.ctx_len_BG, ratio=16)
+    at = 0
+    for b in range(valid):
+        vec_MD = np.asarray(found.vec_BMD)[b][np.asarray(found.seg_BM)[b] > 0]
+        np.testing.assert_allclose(memory.vec_ND[at : at + len(vec_MD)], vec_MD, atol=2e-5)
+        at += len(vec_MD)
+    assert at == len(memory.vec_ND)
+
+
+def test_its_likelihoods_are_those_of_evaluation(run, pair, memory):
+    cfg = config(LORA)
+    with use_mesh(pair.mesh):
+        examples = eval_examples(cfg, "ordinary", *tokenizers(cfg, run))[:5]
+        expected = validation_loss(cfg, load_run(cfg, run), examples)
+    scores = pair.score(memory, texts())
+    found = sum(s.nats for s in scores) / sum(s.tokens for s in scores)
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_batch_of_one_equals_a_batch_of_many(pair, memory):
+    together = pair.reconstruct(memory, max_new=12)
+    assert together == [pair.reconstruct(memory[i], max_new=12)[0] for i in range(len(memory))]
+    asked = pair.ask(memory, "who passed the fox ?", max_new=6, stop="", template="{question}")
+    alone = [
+        pair.ask(memory[i], "who passed the fox ?", max_new=6, stop="", template="{question}")[0]
+        for i in range(len(memory))
+    ]
+    assert asked == alone
+    single = pair.compress(texts()[2])
+    np.testing.assert_allclose(single.vec_ND, memory[2].vec_ND, atol=2e-5)
+    assert single.tokens_G.tolist() == memory[2].tokens_G.tolist()
+
+
+def test_a_sharded_pair_gives_the_same(run, memory, pair):
+    wide = jaxcomp.load(run, mesh=mesh_of((2, 4, 1)), batch=4)
+    found = wide.compress(texts())
+    np.testing.assert_allclose(found.vec_ND, memory.vec_ND, atol=1e-4)
+    for one, other in zip(wide.score(memory, texts()), pair.score(memory, texts()), strict=True):
+        assert one.tokens == other.tokens
+        assert one.nats == pytest.approx(other.nats, rel=1e-4)
+
+
+def test_an_empty_text_has_no_vectors_and_comes_back_empty(pair):
+    memory = pair.compress(["", texts()[0], ""])
+    assert memory.segments_B.tolist() == [0, 1, 0]
+    rebuilt = pair.reconstruct(memory, max_new=8)
+    assert rebuilt[0] == rebuilt[2] == ""
+    assert rebuilt[1] == pair.reconstruct(pair.compress(texts()[0]), max_new=8)[0]
+
+
+def test_a_long_text_becomes_segments_that_are_rebuilt_one_after_the_other(pair):
+    long = " ".join(texts()[:4])
+    memory = pair.compress(long)
+    assert memory.segments_B.tolist() == [len(memory.tokens_G)]
+    assert len(memory.tokens_G) > 2
+    assert memory.bytes_G.sum() == len(long.encode())
+    assert memory.tokens_G[:-1].tolist() == [64] * (len(memory.tokens_G) - 1)
+    parts = [pair.reconstruct(part, max_new=10)[0] for part in memory.windows(1)]
+    assert pair.reconstruct(memory, max_new=10) == ["".join(parts)]
+
+
+def test_a_text_too_long_for_the_decoder_is_refused(pair):
+    memory = pair.compress(" ".join(texts()))
+    with pytest.raises(PairError, match="max_position_embeddings"):
+        pair.ask(memory, "what ?", template="{question}")
+
+
+def test_a_score_grows_with_what_is_wrong_with_the_text_and_takes_one_text_for_all(pair, memory):
+    same = pair.score(memory, texts()[0])
+    assert len({s.tokens for s in same}) == 1
+    assert same[0] == pair.score(memory[0], texts()[0])[0]
+    assert pair.score(memory[0], "", mode="continue")[0] == (0.0, 0)
+    with pytest.raises(PairError, match="expected one of: rebuild, continue"):
+        pair.score(memory, "a", mode="guess")
+    with pytest.raises(PairError, match="2 texts for 5"):
+        pair.score(memory, ["a", "b"])
+
+
+def test_a_foreign_memory_is_refused(pair, memory):
+    for change in ({"decoder": "0" * 12}, {"ratio": 4}, {"segment": 32}):
+        with pytest.raises(MemoryFileError, match="this pair has"):
+            pair.reconstruct(dataclasses.replace(memory, **change))
+
+
+def test_prompts_are_what_the_decoder_reads(tmp_path, pair, memory):
+    with use_mesh(pair.mesh):
+        placed = pair._place([memory[1]], 1)
+        prefix = pair.model.prefix(placed, put_batch(np.full(1, REBUILD, np.int32), pair.mesh))
+    seen_PD = np.asarray(prefix.x_BPD)[0][np.asarray(prefix.seg_BP)[0] > 0]
+    np.testing.assert_array_equal(pair.prompts(memory)[1], seen_PD)
+    asked = pair.prompts(memory, "who ?", template="{question}")[1]
+    tokens = len(pair.dec_tok.encode("who ?"))
+    assert len(asked) == len(seen_PD) + tokens
+    with pytest.raises(ExportError, match=r"memory\.positions=consecutive"):
+        prompt_embeds(pair, memory, tmp_path / "p.safetensors")
+
+
+def test_sampled_rebuilding_is_seeded(pair, memory):
+    draw = [pair.reconstruct(memory, max_new=8, temperature=2.0, seed=s) for s in (0, 0, 1)]
+    assert draw[0] == draw[1] != draw[2]
+
+
+def test_until_end_is_what_reconstruct_cuts_at(pair, memory):
+    with use_mesh(pair.mesh):
+        placed = pair._place([memory[0]], 1)
+        out = reconstruction.free(
+            pair._graphdef, pair._state, placed, pair._mode(placed, REBUILD), jax.random.key(0),
+            max_new=72, eos_id=pair.dec_tok.eos_id,
+        )  # fmt: skip
+    ids, _ = reconstruction.until_end(np.asarray(out.tok_BL)[0], pair.dec_tok.eos_id)
+    assert pair.reconstruct(memory[0], max_new=72) == [pair.dec_tok.decode(ids)]

@@ -1,0 +1,41 @@
+"""Finished tiny runs of the controlled world, for the tests of this room."""
+
+import dataclasses
+import functools
+
+from jaxcomp import settings
+from jaxcomp.config import LoraConfig
+from jaxcomp.data.pipeline import eval_examples
+from jaxcomp.train import compress
+
+LORA = LoraConfig(rank=2, alpha=8.0)
+
+
+def config(lora=None, positions="spread"):
+    """Two steps of a shipped base against the shipped decoder."""
+    cfg = settings.load(
+        "configs/tiny.py",
+        [
+            ("compressor", "llama/24"),
+            ("train.optim.steps", "2"),
+            ("train.optim.warmup", "1"),
+            ("train.optim.batch", "4"),
+            ("data.val_passages", "4"),
+            ("data.eval_passages", "6"),
+            ("memory.ratio", "16"),
+        ],
+    )
+    memory = dataclasses.replace(cfg.memory, lora=lora or LoraConfig())
+    if positions != "spread":  # the shipped decoder was taught the other places
+        memory = dataclasses.replace(memory, positions=positions)
+        decoder = settings.load("configs/tiny.py", [])
+        folder = compress.bases.resolve_decoder(decoder)
+        cfg = dataclasses.replace(cfg, folders={"decoder": str(folder)})
+    return dataclasses.replace(cfg, memory=memory)
+
+
+@functools.cache
+def texts():
+    cfg = config()
+    found = eval_examples(cfg, "ordinary", *compress.tokenizers(cfg, compress.Path(".")))
+    return tuple(example.text for example in found[:5])
