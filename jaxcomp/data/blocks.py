@@ -41,6 +41,7 @@ _CODE = (
     "pieces.py",
     "segments.py",
     "sources.py",
+    "spec.py",
     "splits.py",
     "tokenizer.py",
     "world.py",

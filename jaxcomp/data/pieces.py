@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from jaxcomp.config import Config
@@ -10,6 +10,8 @@ from jaxcomp.data import segments
 from jaxcomp.data.sources import Documents
 from jaxcomp.data.tokenizer import Tokenizer
 from jaxcomp.data.world import Passage
+
+_AT_ONCE = 1 << 22  # characters tokenised together: while they are, a token takes 450 bytes
 
 
 class Piece(NamedTuple):
@@ -39,6 +41,7 @@ class Counts(NamedTuple):
     segments: int = 0
     short_segments: int = 0  # segments of fewer than T tokens: padded
     text_bytes: int = 0  # UTF-8 bytes of the contexts
+    respelled: int = 0  # documents taken in the decoder's Unicode form (NFC), not in their own
 
     def __add__(self, other) -> Counts:  # pyright: ignore[reportIncompatibleMethodOverride]
         summed = Counts(*(a + b for a, b in zip(self, other, strict=True)))
@@ -59,12 +62,12 @@ def world_pieces(
     passages = list(passages)
     texts = [p.text for p in passages]
     follows = dec.encode_batch([p.continuation for p in passages])
+    rebuilds = dec.encode_exactly(texts)
     if G == 1:
-        contexts = [[ids] for ids in comp.encode_batch(texts)]
+        same = comp.name == dec.name
+        contexts = [[ids] for ids in (rebuilds if same else comp.encode_batch(texts))]
     else:
         contexts = [[s.ids for s in segments.cut(t, comp, T)] for t in texts]
-    same = G == 1 and comp.name == dec.name
-    rebuilds = [c[0] for c in contexts] if same else dec.encode_batch(texts)
     pieces, counts = [], Counts(documents=len(passages))
     for p, ctx, ids, follow in zip(passages, contexts, rebuilds, follows, strict=True):
         follow = [*follow, dec.eos_id][:L] if follow else []
@@ -82,30 +85,45 @@ def text_pieces(
     """Every document cut into (the first `most`) consecutive examples of G segments, in order.
 
     The last example of a document may be shorter; one of fewer than T/2 tokens is dropped. An
-    example whose rebuild target is longer than data.target is left out and counted.
+    example whose rebuild target is longer than data.target is left out and counted. A document
+    that the decoder's tokens can only say in another Unicode form (NFC) is taken in that form.
     """
     T, G, L = cfg.data.segment, cfg.data.segments, cfg.data.target
-    pieces, counts, items = [], Counts(documents=len(docs)), list(docs)
-    encoded = comp.encode_batch_with_offsets([d.text for d in items])
-    for doc, (ids, offsets) in zip(items, encoded, strict=True):
-        cut = segments.cut_encoded(doc.text, ids, offsets, T, most and most * G)
+    pieces, items = [], list(docs)
+    texts = dec.respell([d.text for d in items])
+    respelled = sum(d.text != text for d, text in zip(items, texts, strict=True))
+    counts = Counts(documents=len(docs), respelled=respelled)
+    for doc, text, (ids, offsets) in zip(items, texts, _encoded(comp, texts), strict=True):
+        cut = segments.cut_encoded(text, ids, offsets, T, most and most * G)
         found = [cut[i : i + G] for i in range(0, len(cut), G)]
         found = [f for f in found if 2 * sum(len(s.ids) for s in f) >= T]
         if not found:
             counts += Counts(too_short=1)
             continue
         spans = [(f[0].start, f[-1].end) for f in found]
-        rebuilds = dec.encode_batch([doc.text[a:b] for a, b in spans])
-        follows = _follows(doc.text, [b for _, b in spans], dec, L)
+        rebuilds = dec.encode_exactly([text[a:b] for a, b in spans])
+        follows = _follows(text, [b for _, b in spans], dec, L)
         for k, f in enumerate(found):
             (a, b), rebuild = spans[k], [*rebuilds[k], dec.eos_id]
-            piece = Piece(
-                doc.text[a:b], [s.ids for s in f], rebuild, follows[k], None, f"{doc.id}:{a}"
-            )
+            piece = Piece(text[a:b], [s.ids for s in f], rebuild, follows[k], None, f"{doc.id}:{a}")
             counts += _count(piece, len(rebuild) <= L, T)
             if len(rebuild) <= L:
                 pieces.append(piece)
     return pieces, counts
+
+
+def _encoded(
+    tok: Tokenizer, texts: Sequence[str]
+) -> Iterator[tuple[list[int], list[tuple[int, int]]]]:
+    """`encode_batch_with_offsets`, for books too: not all of them at once."""
+    start = 0
+    while start < len(texts):
+        stop, size = start + 1, len(texts[start])
+        while stop < len(texts) and size + len(texts[stop]) <= _AT_ONCE:
+            size += len(texts[stop])
+            stop += 1
+        yield from tok.encode_batch_with_offsets(texts[start:stop])
+        start = stop
 
 
 def _follows(text: str, starts: list[int], dec: Tokenizer, L: int) -> list[list[int]]:

@@ -73,12 +73,14 @@ class DataStats(NamedTuple):
     segments_padded: int
     tokens_per_vector: float  # decoder tokens of the rebuilt text / valid memory vectors
     bytes_per_vector: float  # UTF-8 bytes of the text / valid memory vectors
+    documents_respelled: int  # taken in NFC, because the decoder's tokens say no other form
 
     def __str__(self) -> str:
+        form = f"{self.documents_respelled} documents in NFC, " if self.documents_respelled else ""
         return (
             f"{self.examples} examples of {self.documents} documents (the first block): "
             f"{self.segments_padded} of {self.segments} segments padded, "
-            f"{self.documents_too_short} documents too short, "
+            f"{self.documents_too_short} documents too short, {form}"
             f"{self.examples_too_long} examples too long, "
             f"{self.examples_without_continuation} without continuation; "
             f"{self.tokens_per_vector:.2f} decoder tokens and "
@@ -260,6 +262,7 @@ def data_stats(cfg: Config, comp_tok: Tokenizer, dec_tok: Tokenizer) -> DataStat
         segments_padded=c.short_segments,
         tokens_per_vector=float((block.rebuild_len_N - 1).sum()) / vectors,
         bytes_per_vector=c.text_bytes / vectors,
+        documents_respelled=c.respelled,
     )
 
 

@@ -7,17 +7,21 @@ written here, and what transformers wrote can be loaded here.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
 import string
 import tempfile
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from jaxcomp.data import spec as parts
 
 PAD, EOS, UNK = "<pad>", "<eos>", "<unk>"
 # Names of the end token in published folders whose tokenizer_config.json does not say.
@@ -35,26 +39,32 @@ class Tokenizer:
 
     `name` is a stable hash of the file's content, however it is laid out, so caches and checkpoints
     can say which tokenizer made them. Special tokens that stand in a text as ordinary characters
-    are read as characters.
+    are read as characters, and the end token's id never is in an encoded text.
     """
 
     def __init__(self, spec: str, config: dict[str, Any] | None = None, where: str = "tokenizer"):
         parsed = json.loads(spec)
+        if not isinstance(parsed, dict) or not isinstance(parsed.get("model"), dict):
+            raise ValueError("it holds no model")
         content = json.dumps(parsed, indent=2, ensure_ascii=False)
         self.name = hashlib.sha256(content.encode()).hexdigest()[:12]
-        kinds = set(_types(parsed.get("pre_tokenizer"))) | set(_types(parsed.get("decoder")))
-        self.byte_level = "ByteLevel" in kinds or bool(parsed["model"].get("byte_fallback"))
-        self._metaspace = _drops_leading_space(parsed.get("pre_tokenizer"))
-        _untrim(parsed.get("post_processor"))
+        kinds = parts.types([parsed.get("pre_tokenizer"), parsed.get("decoder")])
+        self._by_bytes = "ByteLevel" in kinds
+        self.byte_level = self._by_bytes or bool(parsed["model"].get("byte_fallback"))
+        self._metaspace = parts.drops_leading_space(parsed.get("pre_tokenizer"))
+        parts.untrim(parsed.get("post_processor"))
         parsed["truncation"] = parsed["padding"] = None
         self._inner = tokenizers.Tokenizer.from_str(json.dumps(parsed))
         self._inner.encode_special_tokens = True
         vocab = self._inner.get_vocab(with_added_tokens=True)
         self.vocab_size = max(vocab.values()) + 1
-        config = config or {}
+        symbols = parts.byte_symbols() if self._by_bytes else [f"<0x{b:02X}>" for b in range(256)]
+        # Published vocabularies lack bytes that their training text did not hold (SmolLM2: 0x13).
+        self._missing = bytes(b for b, s in enumerate(symbols) if s not in vocab)
+        self._where, config = where, config or {}
         self.eos_id = _special(vocab, config, "eos_token", _KNOWN_EOS, where)
         self.pad_id = _special(vocab, config, "pad_token", (PAD,), where, default=self.eos_id)
-        self._unk_id = _unk_id(parsed["model"], vocab)
+        self._unk_id = parts.unk_id(parsed["model"], vocab)
         self._space_id = vocab.get(_SPACE)
 
     def encode(self, text: str) -> list[int]:
@@ -86,7 +96,7 @@ class Tokenizer:
         out = []
         for text, encoding in zip(texts, found, strict=True):
             ids = encoding.ids
-            self._check(text, encoding)
+            self._check(text, ids, encoding)
             spans = encoding.offsets if offsets else []
             if self._metaspace and text.startswith(" "):
                 ids, spans = self._with_leading_space(text, offsets)
@@ -94,8 +104,34 @@ class Tokenizer:
         return out
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`; special tokens are left out. Exact inverse of `encode`."""
+        """The text of `ids`; special tokens are left out. Exact inverse of `encode`, but for a
+        tokenizer that normalises (`respell`)."""
         return self._inner.decode([int(i) for i in ids], skip_special_tokens=True)
+
+    def respell(self, texts: Sequence[str]) -> list[str]:
+        """The texts in the Unicode form in which this tokenizer's tokens say them.
+
+        Most say every text as it is. Qwen's normalise to NFC: as a decoder's they can never say a
+        decomposed "é", though they say the composed one, which is the same text to every reader.
+
+        Raises:
+          TokenizerError: a text would come back as other characters, not in another form only.
+        """
+        if self._inner.normalizer is None:
+            return list(texts)
+        said = self._inner.decode_batch(self.encode_batch(texts))
+        for text, form in zip(texts, said, strict=True):
+            if form != text and not _equivalent(form, text):
+                raise self._says(form, text)
+        return said
+
+    def encode_exactly(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode_batch` for labels: TokenizerError where the tokens do not say the very text."""
+        rows = self.encode_batch(texts)
+        for text, said in zip(texts, self._inner.decode_batch(rows), strict=True):
+            if said != text:
+                raise self._says(said, text)
+        return rows
 
     def _with_leading_space(self, text: str, offsets: bool):
         # Metaspace puts its mark before a text only where none stands: " a" and "a" would be the
@@ -111,19 +147,33 @@ class Tokenizer:
             return [*marks, *ids], []
         return [*marks, *ids], [*((0, 1) for _ in marks), *((a + 1, b + 1) for a, b in spans)]
 
-    def _check(self, text: str, encoding) -> None:
-        if self.byte_level:
+    def _check(self, text: str, ids: list[int], encoding) -> None:
+        if self.eos_id in ids and self.eos_id != self._unk_id:
+            raise TokenizerError(
+                f"{self._where}: the end token {self._inner.id_to_token(self.eos_id)!r} stands in "
+                f"{text[:40]!r}... and would be read as an end; mark it as special in "
+                "tokenizer.json, or change the text"
+            )
+        if self.byte_level and not self._missing:
             return
         if self._metaspace and _SPACE in text:
             raise TokenizerError(
                 f"{_SPACE!r} stands in {text[:40]!r}; this tokenizer uses it for spaces: replace it"
             )
         if self._unk_id is not None:
-            if self._unk_id in encoding.ids:
-                start, end = encoding.offsets[encoding.ids.index(self._unk_id)]
+            if self._unk_id in ids:
+                start, end = encoding.offsets[ids.index(self._unk_id)]
                 raise self._lost(text, start, end)
             return
-        # Without an unknown token, characters outside the vocabulary vanish without a word.
+        # Without an unknown token, what is outside the vocabulary vanishes without a word.
+        if self._by_bytes:
+            said = self._inner.normalizer.normalize_str(text) if self._inner.normalizer else text
+            raw = said.encode()
+            if len(raw.translate(None, self._missing)) < len(raw):
+                lost = set(self._missing)
+                at = next(i for i, c in enumerate(said) if lost.intersection(c.encode()))
+                raise self._lost(said, at, at + 1)
+            return
         at = 0
         for start, end in [*encoding.offsets, (len(text), len(text))]:
             if text[at:start].strip():
@@ -134,6 +184,16 @@ class Tokenizer:
         return TokenizerError(
             f"{text[start:end]!r} at character {start} of {text[:40]!r}... has no token in "
             f"tokenizer {self.name}; use a byte-level tokenizer (data.tokenizer) or change the text"
+        )
+
+    def _says(self, said: str, text: str) -> TokenizerError:
+        same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(said, text, strict=False))
+        at = sum(1 for _ in same)
+        return TokenizerError(
+            f"{self._where}: its tokens say {said[at : at + 12]!r} for {text[at : at + 12]!r} at "
+            f"character {at} of {text[:40]!r}..., so labels would not be the text; expected a "
+            "decoder's tokenizer that keeps every character (or changes the Unicode form to NFC "
+            "only); use another decoder or change the text"
         )
 
 
@@ -147,16 +207,32 @@ def load_tokenizer(folder: str | os.PathLike) -> Tokenizer:
     file = folder / "tokenizer.json"
     if not file.is_file():
         found = ", ".join(sorted(p.name for p in folder.glob("*"))[:8]) or "nothing"
-        raise TokenizerError(f"{file}: no such file (found: {found}); expected a Hugging Face "
-                             "tokenizer folder")  # fmt: skip
-    config_file = folder / "tokenizer_config.json"
+        raise TokenizerError(
+            f"{file}: no such file (found: {found}); expected a Hugging Face tokenizer folder; "
+            "transformers' AutoTokenizer writes one with save_pretrained"
+        )
+    config = _read_config(folder / "tokenizer_config.json")
     try:
-        config = json.loads(config_file.read_text("utf-8")) if config_file.is_file() else {}
         return Tokenizer(file.read_text("utf-8"), config, where=str(folder))
     except TokenizerError:
         raise
     except Exception as error:  # `tokenizers` raises bare Exception on a malformed file
-        raise TokenizerError(f"{file}: not a readable tokenizer ({error})") from error
+        raise TokenizerError(
+            f"{file}: not a readable tokenizer ({error}); expected the whole file as published; "
+            "copy it again"
+        ) from error
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise TokenizerError(
+            f"{file}: not readable JSON ({error}); expected an object; copy it again"
+        ) from error
+    if not isinstance(config, dict):
+        raise TokenizerError(f"{file}: holds a {type(config).__name__}; expected an object")
+    return config
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str | os.PathLike) -> Tokenizer:
@@ -247,43 +323,9 @@ def _write(inner: tokenizers.Tokenizer, folder, special: dict[str, str]) -> Toke
     return load_tokenizer(folder)
 
 
-def _types(node) -> list[str]:
-    """Every "type" in a (nested) component of a tokenizer.json."""
-    if isinstance(node, dict):
-        own = [node["type"]] if "type" in node else []
-        return own + [t for v in node.values() for t in _types(v)]
-    if isinstance(node, list):
-        return [t for v in node for t in _types(v)]
-    return []
-
-
-def _untrim(node) -> None:
-    """Makes the offsets of " word" include its space: a cut may never lose a character."""
-    if isinstance(node, dict):
-        if "trim_offsets" in node:
-            node["trim_offsets"] = False
-        for value in node.values():
-            _untrim(value)
-    elif isinstance(node, list):
-        for value in node:
-            _untrim(value)
-
-
-def _drops_leading_space(node) -> bool:
-    if isinstance(node, dict):
-        if node.get("type") == "Metaspace":
-            return node.get("prepend_scheme", "always") != "never"
-        return any(_drops_leading_space(v) for v in node.values())
-    if isinstance(node, list):
-        return any(_drops_leading_space(v) for v in node)
-    return False
-
-
-def _unk_id(model: dict[str, Any], vocab: dict[str, int]) -> int | None:
-    if model.get("type") == "Unigram":
-        return model.get("unk_id")
-    unk = model.get("unk_token")
-    return vocab.get(unk) if unk else None
+def _equivalent(one: str, two: str) -> bool:
+    """The same text to Unicode (canonical equivalence, UAX #15): "é" in one or in two."""
+    return unicodedata.normalize("NFC", one) == unicodedata.normalize("NFC", two)
 
 
 def _special(vocab, config, field: str, known, where: str, default: int | None = None) -> int:

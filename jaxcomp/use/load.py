@@ -85,8 +85,8 @@ def open_run(place: Path) -> tuple[Config, Path]:
     """The config of a run, and the folder where bases made for it stand. Raises ExportError."""
     if not (Path(place) / SETTINGS).is_file():
         raise ExportError(
-            f"{place} holds no {SETTINGS}; expected the workdir of a run (one made before that file "
-            "was written gets it from the same `jaxcomp train` command, which trains nothing again)"
+            f"{place} holds no {SETTINGS}; expected the workdir of a run (an older one gets it "
+            "from the same `jaxcomp train` command, which trains nothing again)"
         )
     found = read_json(Path(place) / SETTINGS)
     cfg = settings.from_dict(found["config"], where=str(Path(place) / SETTINGS))

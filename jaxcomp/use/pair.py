@@ -78,9 +78,11 @@ class Pair:
         """The memory of one text or of several, each cut into segments of the trained length.
 
         `ids` name the texts (default "0", "1", ...); `seen` is told how far it is. An empty text
-        has no vectors. Raises SegmentError or TokenizerError for a text that cannot be cut.
+        has no vectors. A text that the decoder can only say in NFC is taken in NFC. Raises
+        SegmentError or TokenizerError for a text that cannot be cut or said.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
+        texts = self.dec_tok.respell(texts)
         ids = tuple(ids) or tuple(str(i) for i in range(len(texts)))
         if len(ids) != len(texts):
             raise PairError(f"{len(ids)} ids for {len(texts)} texts; expected one a text")
@@ -90,7 +92,7 @@ class Pair:
             for text, found in zip(texts, encoded, strict=True)
         ]
         pieces = [piece for cut in cuts for piece in cut]
-        labels = self.dec_tok.encode_batch([piece.text for piece in pieces])
+        labels = self.dec_tok.encode_exactly([piece.text for piece in pieces])
         width = self.model.decoder.cfg.hidden_size
         vectors = [np.zeros((0, width), np.float32), *self._vectors(pieces, seen)]
         return Memory(

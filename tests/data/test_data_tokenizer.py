@@ -2,6 +2,7 @@ import json
 import re
 
 import pytest
+from hostile import asset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -150,13 +151,86 @@ def test_vocabulary_without_unknown_token_does_not_drop_silently():
         tok.encode("abc")
 
 
+def edited(folder, texts=("some words", "more words")):
+    """The parsed tokenizer.json of a small byte-level tokenizer, to be edited."""
+    train_tokenizer(texts, 300, folder)
+    return json.loads((folder / "tokenizer.json").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("normalizer", [None, {"type": "NFC"}])
+def test_bytes_without_a_token_do_not_vanish_silently(tmp_path, normalizer):
+    spec = edited(tmp_path / "t")
+    # In byte-level files U+0113 stands for byte 0x13, U+0126 for 0x84, the last of ń in UTF-8.
+    dropped = {"\u0113", "\u0126"}
+    spec["model"]["vocab"] = {t: i for t, i in spec["model"]["vocab"].items() if t not in dropped}
+    spec["normalizer"] = normalizer
+    tok = Tokenizer(json.dumps(spec), {"eos_token": "<eos>"})
+    assert tok.decode(tok.encode("words 😀 é \x12")) == "words 😀 é \x12"
+    with pytest.raises(TokenizerError, match=r"'\\x13' at character 2 of 'é \\x13"):
+        tok.encode("é \x13 word")
+    with pytest.raises(TokenizerError, match="'ń' at character 1"):
+        tok.encode("ańb")
+
+
+def test_a_published_vocabulary_with_missing_bytes():
+    tok = load_tokenizer(asset("smollm2"))
+    text = "Words, 中文 😀 e\u0301 <|im_end|> \x00\n"
+    assert tok.decode(tok.encode(text)) == text
+    with pytest.raises(TokenizerError, match=r"'\\x13' at character 1"):
+        tok.encode("a\x13b")
+
+
+def test_an_end_token_readable_from_text_is_an_error(tmp_path):
+    spec = edited(tmp_path / "t")
+    for token in spec["added_tokens"]:
+        token["special"] = False
+    tok = Tokenizer(json.dumps(spec), {"eos_token": "<eos>"}, where="some/folder")
+    assert tok.decode(tok.encode("a b")) == "a b"
+    with pytest.raises(TokenizerError, match=r"some/folder: the end token '<eos>'.*as special in"):
+        tok.encode("a <eos> b")
+
+
+def test_labels_must_say_the_very_text(tmp_path, bpe):
+    assert bpe.encode_exactly(["a  b", ""]) == [bpe.encode("a  b"), []]
+    spec = edited(tmp_path / "t")
+    spec["pre_tokenizer"]["add_prefix_space"] = True
+    tok = Tokenizer(json.dumps(spec), {"eos_token": "<eos>"}, where="some/folder")
+    with pytest.raises(TokenizerError, match=r"some/folder: .* ' word' for 'word' at character 0"):
+        tok.encode_exactly([" word", "word"])
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "text", "form"),
+    [
+        (None, "e\u0301 \u212b", "e\u0301 \u212b"),
+        ("NFC", "e\u0301 \u212b", "é Å"),
+        ("NFD", "é", "e\u0301"),
+        ("NFKC", "ﬁ", None),
+        ("Lowercase", "words", "words"),
+        ("Lowercase", "Words", None),
+    ],
+)
+def test_respelling_changes_the_form_and_never_the_characters(tmp_path, normalizer, text, form):
+    spec = edited(tmp_path / "t")
+    spec["normalizer"] = normalizer and {"type": normalizer}
+    tok = Tokenizer(json.dumps(spec), {"eos_token": "<eos>"})
+    if form is None:
+        with pytest.raises(TokenizerError, match="labels would not be the text"):
+            tok.respell(["a", text])
+    else:
+        assert tok.respell(["a", text]) == ["a", form]
+
+
 def test_errors_name_the_folder(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(TokenizerError, match=r"tokenizer.json: no such file \(found: config.json"):
         load_tokenizer(tmp_path)
-    (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(TokenizerError, match="not a readable tokenizer"):
-        load_tokenizer(tmp_path)
+    for broken in ("{", "[]", "{}", '{"model": {"type": "BPE"}}', "\x00"):
+        (tmp_path / "tokenizer.json").write_text(broken)
+        with pytest.raises(
+            TokenizerError, match=r"tokenizer.json: not a readable tokenizer .*copy"
+        ):
+            load_tokenizer(tmp_path)
     with pytest.raises(TokenizerError, match="at least 258"):
         train_tokenizer(["a"], 200, tmp_path / "x")
     with pytest.raises(TokenizerError, match="no text"):
@@ -169,3 +243,28 @@ def test_unknown_end_token_is_an_error(tmp_path):
     (tmp_path / "t" / "tokenizer_config.json").write_text(json.dumps(config))
     with pytest.raises(TokenizerError, match=r"<\|nothing\|>"):
         load_tokenizer(tmp_path / "t")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"), [("{", "not readable JSON"), ("[]", "holds a list; expected an object")]
+)
+def test_a_broken_config_is_named_itself(tmp_path, config, message):
+    train_tokenizer(["a b"], 300, tmp_path / "t")
+    (tmp_path / "t" / "tokenizer_config.json").write_text(config)
+    with pytest.raises(TokenizerError, match=rf"tokenizer_config\.json: {message}"):
+        load_tokenizer(tmp_path / "t")
+
+
+def test_a_tokenizer_without_an_end_token_is_an_error(tmp_path):
+    spec = edited(tmp_path / "t")
+    spec["added_tokens"] = []
+    spec["model"]["vocab"]["<end of story>"] = spec["model"]["vocab"].pop("<eos>")
+    (tmp_path / "t" / "tokenizer.json").write_text(json.dumps(spec))
+    (tmp_path / "t" / "tokenizer_config.json").unlink()
+    with pytest.raises(
+        TokenizerError, match=r"t: no eos_token in .*; name the token in tokenizer_"
+    ):
+        load_tokenizer(tmp_path / "t")
+    named = {"eos_token": {"content": "<end of story>"}}
+    (tmp_path / "t" / "tokenizer_config.json").write_text(json.dumps(named))
+    assert load_tokenizer(tmp_path / "t").eos_id == 1

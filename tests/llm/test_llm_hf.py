@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from conftest import mesh_of
 from flax import nnx
+from golden_cases import LLAMA, LLAMA31, QWEN2, QWEN3
 from safetensors.numpy import load_file, save_file
-from test_llm_parity import LLAMA, LLAMA31, QWEN2, QWEN3, random_tensors, write_folder
+from test_llm_parity import random_tensors, write_folder
 
 from jaxcomp.config import ConfigError, LoraConfig
 from jaxcomp.llm import hf

@@ -1,4 +1,5 @@
-"""Logits against an independent float64 numpy transformer that reads Hugging Face's own tensors.
+"""Logits against an independent float64 numpy transformer that reads Hugging Face's own tensors,
+and, where torch is installed, against transformers itself.
 
 The reference below follows transformers' modeling_llama.py, modeling_qwen3.py and
 modeling_rope_utils.py, one head and one layer at a time, and shares no code with the package.
@@ -7,46 +8,26 @@ modeling_rope_utils.py, one head and one layer at a time, and shares no code wit
 import json
 import math
 
-import jax
 import numpy as np
 import pytest
+from golden_cases import (
+    CASES,
+    EXACT,
+    LLAMA,
+    LLAMA31,
+    NEW,
+    QWEN2,
+    QWEN3,
+    SIDES,
+    difference,
+    logits,
+    our_greedy,
+)
 from safetensors.numpy import save_file
 
 from jaxcomp.llm import hf
 from jaxcomp.sharding import put_batch
 
-LLAMA = {
-    "model_type": "llama",
-    "vocab_size": 48,
-    "hidden_size": 24,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "intermediate_size": 40,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 500_000.0,
-    "max_position_embeddings": 64,
-}
-LLAMA31 = LLAMA | {
-    "head_dim": 8,
-    "tie_word_embeddings": True,
-    "rope_scaling": {
-        "rope_type": "llama3",
-        "factor": 4.0,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 32,
-    },
-}
-QWEN3 = LLAMA | {
-    "model_type": "qwen3",
-    "head_dim": 10,
-    "rms_norm_eps": 1e-6,
-    "rope_theta": None,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0},
-    "tie_word_embeddings": True,
-}
-QWEN2 = LLAMA | {"model_type": "qwen2", "use_sliding_window": False, "num_key_value_heads": 1}
 UNTIED = QWEN3 | {"tie_word_embeddings": False, "num_key_value_heads": 4}
 CONFIGS = {
     "llama": LLAMA,
@@ -163,11 +144,6 @@ def reference_logits(config, tensors, tokens, positions):
     return x @ w.get("lm_head.weight", w["model.embed_tokens.weight"]).T
 
 
-@jax.jit
-def logits(model, tok, pos, seg):
-    return model.unembed(model(model.embed(tok), pos, seg))
-
-
 @pytest.mark.parametrize("name", CONFIGS)
 def test_logits_agree_with_the_reference(name, tmp_path, mesh):
     config, tensors = CONFIGS[name], random_tensors(CONFIGS[name])
@@ -198,3 +174,21 @@ def test_the_reference_feels_every_tensor():
             assert np.abs(reference_logits(config, changed, tokens, positions) - base).max() > 1e-2
         plain = config | {"rope_scaling": None, "rope_theta": 3e4, "rope_parameters": None}
         assert np.abs(reference_logits(plain, tensors, tokens, positions) - base).max() > 1e-2
+
+
+@pytest.fixture(scope="module")
+def maker():
+    pytest.importorskip("torch", reason="torch is not installed: `uv sync --extra bench`")
+    import make_golden
+
+    return make_golden
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_installed_transformers_agrees(name, tmp_path, mesh, maker):
+    """As test_llm_golden.py, with other weights and tokens, and the transformers of today."""
+    golden, _ = maker.make(name, tmp_path / name, seed=100)
+    model = hf.load(tmp_path / name)
+    for side in SIDES:
+        assert difference(model, golden, side) <= EXACT
+        np.testing.assert_array_equal(our_greedy(model, golden.rows, side, NEW), golden.greedy_BL)

@@ -9,8 +9,7 @@ from conftest import mesh_of
 from use_runs import LORA, config, texts
 
 import jaxcomp
-from jaxcomp.compress.autoencoder import REBUILD
-from jaxcomp.data.pipeline import batch_examples, eval_examples
+from jaxcomp.data.pipeline import REBUILD, batch_examples, eval_examples
 from jaxcomp.fidelity import reconstruction
 from jaxcomp.fidelity.evaluate import validation_loss
 from jaxcomp.sharding import put_batch, use_mesh
