@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,10 +32,14 @@ class Stub:
         return Memory.join([Memory(**{**vars(memory), "ids": tuple(ids)})])
 
 
+def stub(*args, **given) -> Any:
+    return Stub(*args, **given)
+
+
 TEXTS = [Text(f"t{i}", "x" * i) for i in range(5)]
 
 
-def stdin(raw):
+def stdin(raw) -> Any:
     return SimpleNamespace(buffer=io.BytesIO(raw))
 
 
@@ -67,45 +72,45 @@ def test_a_txt_is_one_text_and_a_row_is_one(tmp_path):
 
 
 def test_what_was_done_before_a_stop_is_not_done_again(tmp_path):
-    pair = Stub(stop_after=1)
+    pair = stub(stop_after=1)
     with pytest.raises(KeyboardInterrupt):
         compress(pair, TEXTS, tmp_path, part=2)
     assert [p.name for p in sorted(tmp_path.iterdir())] == ["part-00000.safetensors"]
-    again = Stub()
+    again = stub()
     done = compress(again, TEXTS, tmp_path, part=2)
     assert again.asked == [["t2", "t3"], ["t4"]]
     assert (done.texts, done.before, len(done.files)) == (3, 2, 3)
     whole = Memory.join(Memory.load(f) for f in done.files)
     assert whole.ids == ("t0", "t1", "t2", "t3", "t4")
-    third = Stub()
+    third = stub()
     assert compress(third, TEXTS, tmp_path, part=2)[:2] == (0, 5)
     assert not third.asked
 
 
 def test_one_file_holds_everything(tmp_path):
     out = tmp_path / "m.safetensors"
-    assert compress(Stub(), TEXTS, out)[:2] == (5, 0)
-    assert compress(Stub(), TEXTS, out)[:2] == (0, 5)
+    assert compress(stub(), TEXTS, out)[:2] == (5, 0)
+    assert compress(stub(), TEXTS, out)[:2] == (0, 5)
     assert len(Memory.load(out)) == 5
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"pair": Stub("e" * 12)}, "another compressor"),
+        ({"pair": stub("e" * 12)}, "another compressor"),
         ({"texts": [*TEXTS[:4], Text("t4", "y")]}, "another source"),
         ({"texts": TEXTS[:2]}, "more texts than these inputs"),
         ({"dtype": "bfloat16"}, "another dtype"),
     ],
 )
 def test_memories_of_something_else_are_left_alone(tmp_path, change, said):
-    compress(Stub(), TEXTS, tmp_path, part=2)
+    compress(stub(), TEXTS, tmp_path, part=2)
     before = {p: p.read_bytes() for p in tmp_path.iterdir()}
-    given = {"pair": Stub(), "texts": TEXTS} | change
+    given = {"pair": stub(), "texts": TEXTS} | change
     with pytest.raises(MemoryFileError, match=said):
         compress(given.pop("pair"), given.pop("texts"), tmp_path, part=2, **given)
     assert {p: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
 def test_the_stub_is_a_memory():
-    assert np.array_equal(Stub().compress(["abc"], ["a"]).counts_G, [1])
+    assert np.array_equal(stub().compress(["abc"], ["a"]).counts_G, [1])
