@@ -162,6 +162,18 @@ def bench(flags: Flags) -> int:
     return 0
 
 
+def doctor(flags: Flags) -> int:
+    """What to see before a long run."""
+    from jaxcomp.doctor import main
+
+    cfg = main.chosen(_config(flags))
+    _needs_compressor(cfg, "doctor")
+    workdir, root = _run_folders(flags, cfg)
+    failed = main.doctor(cfg, workdir, root=root, out=say)
+    print(f"failed: {', '.join(failed)}" if failed else "nothing found")
+    return FAILED if failed else 0
+
+
 # --- what the flags say ------------------------------------------------------------------------
 
 

@@ -54,13 +54,13 @@ def evaluate(
         world = World(cfg.world)
         for name in WORLD_SETS:
             examples = eval_examples(cfg, name, comp_tok, dec_tok)
-            found = [f for batch in _batches(pair, examples) for f in pair.rebuild(*batch)]
+            found = _every(pair, examples)
             one = _common(pair, examples, found) | _world(world, examples, found)
             metrics |= {f"{name}/{key}": value for key, value in one.items()}
             records += _records(name, examples, found, world)
         return Evaluation(metrics, records)
     examples = eval_examples(cfg, TEXT_SET, comp_tok, dec_tok)
-    found = [f for batch in _batches(pair, examples) for f in pair.rebuild(*batch)]
+    found = _every(pair, examples)
     metrics |= {f"{TEXT_SET}/{k}": v for k, v in _common(pair, examples, found).items()}
     records += _records(TEXT_SET, examples, found, None)
     survived, edited = _edits(pair, examples, found, comp_tok)
@@ -92,7 +92,14 @@ def validation_loss(cfg: Config, model: AutoEncoder, examples: Sequence[Example]
     return math.fsum(nll) / count
 
 
-class _Rebuilt(NamedTuple):
+def rebuild(
+    cfg: Config, model: AutoEncoder, examples: Sequence[Example], dec_tok: Tokenizer
+) -> list[Rebuilt]:
+    """What `evaluate` knows of each example before it counts. Needs a mesh."""
+    return _every(_Pair(cfg, model, dec_tok), examples)
+
+
+class Rebuilt(NamedTuple):
     """What one passage became, with its memory and without any (the floor)."""
 
     row: Row
@@ -129,7 +136,7 @@ class _Pair:
         out = self.free(batch, self.read(batch), temperature, seed)
         return [reconstruction.until_end(t, self.tok.eos_id)[0] for t in _host(out)[0][:valid]]
 
-    def rebuild(self, examples: Sequence[Example], batch: Batch) -> list[_Rebuilt]:
+    def rebuild(self, examples: Sequence[Example], batch: Batch) -> list[Rebuilt]:
         memory = self.read(batch)
         blank = reconstruction.no_memory(memory)
         # All four are in flight before the first is waited for.
@@ -140,7 +147,7 @@ class _Pair:
         for b, example in enumerate(examples):
             row, steps = self._row(example, forced, free, b)
             out.append(
-                _Rebuilt(
+                Rebuilt(
                     row,
                     self._row(example, forced_0, free_0, b)[0],
                     Sureness(
@@ -183,7 +190,11 @@ def _batches(pair: _Pair, examples: Sequence[Example]) -> Iterator[tuple[Sequenc
         at += valid
 
 
-def _common(pair: _Pair, examples: Sequence[Example], found: Sequence[_Rebuilt]) -> Metrics:
+def _every(pair: _Pair, examples: Sequence[Example]) -> list[Rebuilt]:
+    return [found for batch in _batches(pair, examples) for found in pair.rebuild(*batch)]
+
+
+def _common(pair: _Pair, examples: Sequence[Example], found: Sequence[Rebuilt]) -> Metrics:
     """What is measured of every set, whatever its text."""
     vectors = sum(len(f.vec_MD) for f in found)
     tokens = sum(len(f.row.source_ids) for f in found)
@@ -213,7 +224,7 @@ def _agreement(pair: _Pair, examples: Sequence[Example]) -> float | None:
     return determinacy.agreement([flat[i : i + times] for i in range(0, len(flat), times)])
 
 
-def _world(world: World, examples: Sequence[Example], found: Sequence[_Rebuilt]) -> Metrics:
+def _world(world: World, examples: Sequence[Example], found: Sequence[Rebuilt]) -> Metrics:
     """Slot outcomes, with the memory and without, and the passages' exact entropy."""
     out: Metrics = {}
     passages = [e.passage for e in examples if e.passage is not None]
@@ -234,7 +245,7 @@ FLOOR_SLOTS = ("slots/all/kept", "nonfavourite/all/kept", "overwriting", "to_pri
 
 
 def _records(
-    name: str, examples: Sequence[Example], found: Sequence[_Rebuilt], world: World | None
+    name: str, examples: Sequence[Example], found: Sequence[Rebuilt], world: World | None
 ) -> list[dict[str, Any]]:
     out = []
     for example, f in zip(examples, found, strict=True):
@@ -261,7 +272,7 @@ def _records(
 
 
 def _edits(
-    pair: _Pair, examples: Sequence[Example], found: Sequence[_Rebuilt], comp_tok: Tokenizer
+    pair: _Pair, examples: Sequence[Example], found: Sequence[Rebuilt], comp_tok: Tokenizer
 ) -> tuple[Metrics, list[dict[str, Any]]]:
     """Edit survival: rates, and one record an edit."""
     cfg = pair.cfg

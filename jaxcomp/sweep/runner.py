@@ -140,6 +140,7 @@ class _Dispatch:
         self.costs = {t.id: t.cost for t in tasks}
         self.jobs = sum(t.job is not None for t in tasks)
         self.spent, self.began, self.printed = 0.0, time.monotonic(), time.monotonic()
+        self.found = 0.0  # part of `spent` that was there when its task was resumed
         self.foreign: dict[str, float] = {}  # claimed elsewhere -> when to look again
 
     def loop(self) -> None:
@@ -220,6 +221,7 @@ class _Dispatch:
         task = worker.task
         assert task is not None
         worker.task = None
+        self.found += (worker.before or 0.0) * task.cost
         if not worker.process.is_alive():
             self.workers.remove(worker)
             worker.stop()
@@ -243,13 +245,14 @@ class _Dispatch:
         return f"[{self.jobs - left}/{self.jobs}]"
 
     def _eta(self) -> str:
-        running = sum(w.share * w.task.cost for w in self.workers if w.task)
-        total = sum(self.costs.values())
-        share = (self.spent + running) / total if total else 1.0
+        running = [w for w in self.workers if w.task]
+        there = self.spent + sum(w.share * w.task.cost for w in running if w.task)
+        found = self.found + sum((w.before or 0.0) * w.task.cost for w in running if w.task)
+        total, here = sum(self.costs.values()), there - found
         elapsed = time.monotonic() - self.began
-        if share < 0.02 or elapsed < 1:
+        if not total or here < 0.02 * total or elapsed < 1:
             return "time left unknown yet"
-        return f"about {duration(elapsed * (1 - share) / share)} left"
+        return f"about {duration(elapsed * (total - there) / here)} left"
 
     def _progress(self) -> None:
         self.printed = time.monotonic()

@@ -41,6 +41,7 @@ class Worker:
         self.task: Task | None = None
         self.shape: tuple = ()  # of the task it ran last
         self.text, self.share = "", 0.0
+        self.before: float | None = None  # share that the task's first message found done
         context = mp.get_context("spawn")  # fork is not safe once JAX has threads
         self.conn, theirs = context.Pipe()
         self.process = context.Process(target=_main, args=(theirs, work, workdir), daemon=True)
@@ -50,6 +51,7 @@ class Worker:
 
     def send(self, task: Task) -> None:
         self.task, self.shape, self.text, self.share = task, task.shape, "starting", 0.0
+        self.before = None
         self.conn.send(task)
 
     def receive(self) -> tuple[str, Any] | None:
@@ -68,6 +70,8 @@ class Worker:
             if word != "progress":
                 return word, content
             self.text, self.share = content
+            if self.before is None:
+                self.before = self.share
         return None
 
     def stop(self, grace_s: float = 5.0) -> None:

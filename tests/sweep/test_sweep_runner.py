@@ -5,16 +5,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import sweep_stub
 from sweep_stub import config
 
-from jaxcomp.config import ConfigError
+from jaxcomp.config import Config, ConfigError
 from jaxcomp.sweep import grid, runner
 from jaxcomp.sweep.claims import ClaimedError, Claims
 from jaxcomp.sweep.ledger import DiskFullError, Ledger
 from jaxcomp.sweep.results import collect, lr_grid_csv, results_csv
+from jaxcomp.sweep.tasks import Task
 
 
 def go(cfg, workdir, seconds=0.0, **kw):
@@ -232,3 +235,15 @@ def test_a_damaged_ledger_file_is_named(tmp_path):
     path.write_text("{")
     with pytest.raises(ConfigError, match=r"toy-s-r4-b0-s0\.json: not JSON"):
         Ledger(tmp_path).row(grid.expand(cfg)[0])
+
+
+def test_what_a_killed_process_left_is_no_speed(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "_on_cpu", lambda: True)
+    tasks = [Task(name, "job", Config()) for name in "ab"]
+    left: Any = runner._Dispatch(tasks, None, tmp_path, None, None, 1, print)
+    left.workers = [SimpleNamespace(task=tasks[0], share=0.75, before=0.5)]
+    left.began = time.monotonic() - 100
+    # A quarter of one of two equal tasks in 100 s; 1.25 tasks are left.
+    assert left._eta() == "about 8m20s left"
+    left.workers[0].before = 0.75
+    assert left._eta() == "time left unknown yet"
