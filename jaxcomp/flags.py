@@ -75,7 +75,7 @@ def _bench_flags(parser: argparse.ArgumentParser) -> None:
         help="the config whose shapes are measured (default: configs/tiny.py)",
     )
     parser.add_argument(
-        "--only", default="", metavar="WHAT[,WHAT]", help="step, data, memory, generate"
+        "--only", default="", metavar="WHAT[,WHAT]", help="step, data, memory, generate, load"
     )
 
 

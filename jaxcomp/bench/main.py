@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxcomp.allocator import keep_freed_memory, one_arena
-from jaxcomp.bench import decode, run, step
+from jaxcomp.bench import decode, load, run, step
 from jaxcomp.bench.fixture import (
     BenchError,
     Spread,
@@ -26,7 +26,7 @@ from jaxcomp.bench.fixture import (
 from jaxcomp.config import Config
 from jaxcomp.sweep.worker import environment
 
-KINDS = ("step", "data", "memory", "generate")
+KINDS = ("step", "data", "memory", "generate", "load")
 BUSY = 0.9  # CPU seconds per wall second below which one thread did not have a core to itself
 NO_TORCH = (
     "PyTorch is not installed (uv run --extra bench jaxcomp bench), so only our own step is timed"
@@ -49,6 +49,8 @@ class Plan(NamedTuple):
     repeats: int = 15
     looks: tuple[int, ...] = (50, 100, 200, 400)  # steps after which memory is read
     batches: tuple[int, ...] = (1, 16, 64)
+    gigabytes: float = 2.0  # of the checkpoint that is written and loaded
+    loads: int = 3
 
 
 FULL = Plan()
@@ -97,6 +99,10 @@ def bench(
         if "generate" in only:
             times = _in_process(_generate, cfg, plan.batches, plan.repeats)
             show("generate, greedy, all threads", generate_rows(times, cfg.data.target))
+        if "load" in only:
+            folder = Path(temporary) / "checkpoint"
+            found = _in_process(load.measure, folder, plan.gigabytes, plan.loads)
+            show("load, a synthetic checkpoint of bfloat16", load_rows(found))
     return rows
 
 
@@ -164,6 +170,18 @@ def generate_rows(times: dict[int, Times], tokens: int) -> list[Row]:
     first = rows[0]
     ratios = [Row(f"{row.name} / {first.name}", row.value / first.value, "x") for row in rows[1:]]
     return rows + ratios
+
+
+def load_rows(found: load.LoadTimes) -> list[Row]:
+    """Bytes a second, and how far memory rises beyond the parameters."""
+    megabytes = found.file / 1e6
+    return [
+        rate_row("reading the file", megabytes, found.reading, "MB/s"),
+        rate_row("loading it", megabytes, found.loading, "MB/s"),
+        spread_row("loading / reading", ratio(found.loading, found.reading), "x"),
+        Row("memory above the parameters", found.above / 1e6, "MB"),
+        Row("the same / largest shard", found.above / found.shard, "x"),
+    ]
 
 
 def rate_row(name: str, amount: float, seconds: list[float], unit: str) -> Row:

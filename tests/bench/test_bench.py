@@ -6,10 +6,19 @@ import importlib.util
 import numpy as np
 import pytest
 
-from jaxcomp.bench import decode, run, step
+from jaxcomp.bench import decode, load, run, step
 from jaxcomp.bench.fixture import BenchError, Times, chosen, fixture, ratio, slope, spread
 from jaxcomp.bench.fixture import with_weights as named
-from jaxcomp.bench.main import Plan, bench, busy, generate_rows, line, memory_rows, step_rows
+from jaxcomp.bench.main import (
+    Plan,
+    bench,
+    busy,
+    generate_rows,
+    line,
+    load_rows,
+    memory_rows,
+    step_rows,
+)
 from jaxcomp.config import (
     Config,
     ConfigError,
@@ -140,3 +149,14 @@ def test_the_command_prints_a_table():
     assert [r.name for r in rows] == ["batch 1", "batch 4", "batch 4 / batch 1"]
     assert rows[0].value > 0
     assert sum("tokens/s" in text for text in lines) == 2
+
+
+def test_loading_is_measured_on_what_was_written(tmp_path):
+    found = load.measure(tmp_path, 0.01, repeats=2)
+    assert 5e6 < found.file < 20e6
+    assert len(found.reading) == len(found.loading) == 2
+    rows = {r.name: r for r in load_rows(found)}
+    assert rows["loading it"].value > 0
+    shape = load.synthetic(0.01)
+    emb, mlp = shape.vocab_size, shape.num_hidden_layers * shape.intermediate_size
+    assert found.shard == 2 * shape.hidden_size * max(emb, mlp)
