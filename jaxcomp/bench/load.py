@@ -26,36 +26,30 @@ from jaxcomp.sharding import make_mesh, use_mesh
 _BLOCK = 1 << 24
 
 
-class LoadTimes(NamedTuple):
-    """Bytes of the file, and of the largest array's shard; seconds of reading the file and of
-    loading it, in turn, neither from the page cache; bytes by which memory rose above what the
-    parameters take, at most, while loading."""
+class Once(NamedTuple):
+    """One process's share: seconds of reading the file and of loading it, neither from the page
+    cache."""
 
-    file: int
-    shard: int
-    reading: list[float]
-    loading: list[float]
-    above: int
+    file: int  # bytes
+    reading: float
+    loading: float
 
 
-def measure(folder: Path, gigabytes: float, repeats: int) -> LoadTimes:
-    """Writes a synthetic checkpoint of about that size to `folder`, then reads and loads it in
-    turn. Raises BenchError where the page cache cannot be emptied of it."""
-    write(synthetic(gigabytes), folder)
+def once(folder: Path) -> Once:
+    """Reads the checkpoint, then loads it, as the first thing a process does with its memory.
+
+    Raises BenchError where the page cache cannot be emptied of it.
+    """
     file = folder / hf.WEIGHTS
-    reading, loading = [], []
     with use_mesh(make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])):
-        above, shard = _memory(folder)  # first: what it loads of libraries counts too
-        for _ in range(repeats):
+        jax.block_until_ready(jnp.zeros(1))  # the backend is there before the clock starts
+        seconds = []
+        for work in (lambda: _read(file), lambda: _load(folder)):
             _forget(file)
             began = time.perf_counter()
-            _read(file)
-            reading.append(time.perf_counter() - began)
-            _forget(file)
-            began = time.perf_counter()
-            jax.block_until_ready(jax.tree.leaves(_load(folder)))
-            loading.append(time.perf_counter() - began)
-    return LoadTimes(file.stat().st_size, shard, reading, loading, above)
+            work()
+            seconds.append(time.perf_counter() - began)
+    return Once(file.stat().st_size, *seconds)
 
 
 def synthetic(gigabytes: float) -> ModelConfig:
@@ -88,11 +82,14 @@ def write(cfg: ModelConfig, folder: Path) -> None:
 
 
 def _load(folder: Path):
-    return hf.load(folder, dtype=jnp.bfloat16)
+    model = hf.load(folder, dtype=jnp.bfloat16)
+    jax.block_until_ready(jax.tree.leaves(model))
+    return model
 
 
-def _memory(folder: Path) -> tuple[int, int]:
-    """Bytes above the parameters at the peak, and the largest array's largest shard.
+def memory(folder: Path) -> tuple[int, int]:
+    """Bytes by which memory rose above what the parameters take, at most, while loading; and those
+    of the largest array's largest shard.
 
     Only memory of the process's own counts: pages of the file, which it maps, belong to the cache.
     """
@@ -102,9 +99,10 @@ def _memory(folder: Path) -> tuple[int, int]:
     with subprocess.Popen(watch, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdin is not None
         assert child.stdout is not None
-        before = int(child.stdout.readline())
-        model = _load(folder)
-        jax.block_until_ready(jax.tree.leaves(model))
+        with use_mesh(make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])):
+            jax.block_until_ready(jnp.zeros(1))
+            before = int(child.stdout.readline())
+            model = _load(folder)
         child.stdin.close()
         peak = int(child.stdout.readline())
     arrays = [x for x in jax.tree.leaves(model) if isinstance(x, jax.Array)]

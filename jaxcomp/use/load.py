@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from jaxcomp import settings
+from jaxcomp.allocator import keep_freed_memory
 from jaxcomp.compress.autoencoder import AutoEncoder, build, trainable_filter
 from jaxcomp.config import Config, ConfigError, MeshConfig, config_hash
 from jaxcomp.data.tokenizer import Tokenizer
@@ -56,6 +57,7 @@ def load(
         ExportError, CheckpointError, ConfigError, HfError, HubError: what is missing or does not
         fit, and the mend.
     """
+    keep_freed_memory()
     place = Path(place).expanduser()
     mesh = mesh or any_mesh()
     with use_mesh(mesh):
