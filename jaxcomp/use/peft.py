@@ -38,8 +38,9 @@ def save(
         a, b = (np.asarray(leaves[f"{_PREFIX}{name}/lora/{part}"], np.float32) for part in "ab")
         for y, module in enumerate(modules):
             start = f"base_model.model.{module}"
-            tensors[f"{start}.lora_A.weight"] = _flat(a[y].reshape(-1, lora.rank).T)
-            tensors[f"{start}.lora_B.weight"] = _flat(b[y].reshape(lora.rank, -1).T)
+            a_RI, b_OR = a[y].reshape(-1, lora.rank).T, b[y].reshape(lora.rank, -1).T
+            tensors[f"{start}.lora_A.weight"] = np.ascontiguousarray(a_RI)
+            tensors[f"{start}.lora_B.weight"] = np.ascontiguousarray(b_OR)
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     about = {
         "peft_type": "LORA",
@@ -103,13 +104,9 @@ def _modules(cfg: ModelConfig, tower: Tower) -> dict[str, list[str]]:
 
 def _read(file: Any, path: Path, module: str, part: str, shape: tuple[int, int]) -> np.ndarray:
     name = f"base_model.model.{module}.lora_{part}.weight"
-    if name not in file.keys():  # noqa: SIM118 (a safetensors handle is no mapping)
+    if name not in set(file.keys()):
         raise ExportError(f"{path} lacks {name}; expected the adapter of another base model")
     found = file.get_tensor(name)
     if found.shape != shape:
         raise ExportError(f"{path}: {name} has shape {found.shape}, this base needs {shape}")
     return found.astype(np.float32)
-
-
-def _flat(x: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(x)
