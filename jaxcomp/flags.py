@@ -203,8 +203,8 @@ COMMANDS = (
         "bench",
         "measure rates and ratios of this machine",
         "One table: the training step against plain PyTorch (if that is installed) and where it "
-        "spends\nits time, the wait for data, growth of memory, the rate of decoding. Nothing is "
-        "kept.\nWhat each number means: docs/bench.md.",
+        "spends\nits time, the wait for data, growth of memory, the rates of decoding and of "
+        "loading.\nNothing is kept. What each number means: docs/bench.md.",
         _bench_flags,
         commands.bench,
     ),

@@ -17,9 +17,7 @@ def compress(flags: Flags) -> int:
     from jaxcomp.use import documents
 
     _no_fields(flags)
-    for name in ("part", "batch"):
-        if getattr(flags, name) < 1:
-            raise ConfigError(f"--{name}={getattr(flags, name)}; expected at least 1")
+    _at_least(flags, part=1, batch=1)
     texts = documents.read(flags.inputs, flags.field)
     done = documents.compress(
         _pair(flags), texts, Path(flags.out), part=flags.part, dtype=flags.dtype, say=_tell
@@ -75,6 +73,9 @@ def export(flags: Flags) -> int:
         prompt_embeds(_pair(flags), memory, Path(flags.out), question=flags.question)
         _tell(f"{len(memory)} prompts in {flags.out}")
         return 0
+    for name in ("question", "ratio", "compressor", "decoder"):
+        if getattr(flags, name):
+            raise ConfigError(f"--{name} goes with --prompt_embeds; a run is exported as it is")
     made = write(Path(flags.run), Path(flags.out))
     _tell(f"{flags.out} {'is written' if made else 'is there already: nothing to do'}")
     return 0
@@ -96,6 +97,7 @@ def _memories(flags: Flags) -> Iterator[Any]:
     from jaxcomp.use import Memory
 
     _no_fields(flags)
+    _at_least(flags, batch=1, max_new=0)
     for name in flags.memories:
         place = Path(name)
         files = sorted(place.glob("*.safetensors")) if place.is_dir() else [place]
@@ -110,6 +112,12 @@ def _no_fields(flags: Flags) -> None:
             f"--{flags.overrides[0][0]} is no flag of {flags.command.name}; see "
             f"jaxcomp {flags.command.name} --help"
         )
+
+
+def _at_least(flags: Flags, **least: int) -> None:
+    for name, low in least.items():
+        if getattr(flags, name) < low:
+            raise ConfigError(f"--{name}={getattr(flags, name)}; expected at least {low}")
 
 
 def _print(record: dict[str, str], several: bool, only: str) -> None:

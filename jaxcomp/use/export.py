@@ -22,6 +22,7 @@ from jaxcomp.sharding import use_mesh
 from jaxcomp.train import bases
 from jaxcomp.train.checkpoint import SUMMARY, read_json, write_json
 from jaxcomp.train.compress import load_run
+from jaxcomp.train.loop import mesh_for
 from jaxcomp.train.optim import split_model
 from jaxcomp.use import card, peft
 from jaxcomp.use.layout import (
@@ -36,7 +37,7 @@ from jaxcomp.use.layout import (
     VERSION,
     ExportError,
 )
-from jaxcomp.use.load import any_mesh, open_run, read_about, readable_by
+from jaxcomp.use.load import open_run, read_about, readable_by
 
 _LLM = "compressor/llm/"
 
@@ -51,7 +52,7 @@ def export(run: Path, out: Path) -> bool:
     cfg, root = open_run(run)
     if cfg.train.train_decoder:
         raise ExportError(f"{run} trained its decoder too (train.train_decoder): no such export")
-    with use_mesh(any_mesh()):
+    with use_mesh(mesh_for(Config())):
         model = load_run(cfg, run, root=root)
         about = _about(cfg, root, model, read_json(run / SUMMARY), _measured(run, root))
         if _there(out, about):

@@ -18,15 +18,16 @@ from safetensors.numpy import load_file
 from jaxcomp import settings
 from jaxcomp.allocator import keep_freed_memory
 from jaxcomp.compress.autoencoder import AutoEncoder, build, trainable_filter
-from jaxcomp.config import Config, ConfigError, MeshConfig, config_hash
+from jaxcomp.config import Config, ConfigError, config_hash
 from jaxcomp.data.tokenizer import Tokenizer
 from jaxcomp.llm import hf
 from jaxcomp.llm.hub import folder_of, is_id
 from jaxcomp.llm.layout import module_tower
-from jaxcomp.sharding import make_mesh, use_mesh
+from jaxcomp.sharding import use_mesh
 from jaxcomp.train import bases
 from jaxcomp.train.checkpoint import SETTINGS, SUMMARY, read_json
 from jaxcomp.train.compress import load_run, tokenizers
+from jaxcomp.train.loop import mesh_for
 from jaxcomp.train.optim import split_model
 from jaxcomp.use import peft
 from jaxcomp.use.layout import ABOUT, ADAPTER, FORMAT, FULL, PAIR, SHIPPED, VERSION, ExportError
@@ -59,7 +60,7 @@ def load(
     """
     keep_freed_memory()
     place = Path(place).expanduser()
-    mesh = mesh or any_mesh()
+    mesh = mesh or mesh_for(Config())
     with use_mesh(mesh):
         if (place / ABOUT).is_file():
             return _exported(place, ratio, batch, compressor, decoder, mesh)
@@ -75,12 +76,6 @@ def load(
         f"{place} holds neither {ABOUT} (of an exported compressor) nor {SETTINGS} (of a run of "
         f"`jaxcomp train`){hint}"
     )
-
-
-def any_mesh() -> Mesh:
-    """The active mesh, else one of all devices over fsdp."""
-    active = jax.sharding.get_mesh()
-    return make_mesh(MeshConfig()) if active.empty else active
 
 
 def open_run(place: Path) -> tuple[Config, Path]:

@@ -75,7 +75,10 @@ def test_export_and_use_what_was_exported(run, tmp_path, capsys):
         (["compress", "--run=x", "--out=m", "--memory.ratio=4"], "no flag of compress"),
         (["reconstruct", "--run=nowhere", "m.safetensors"], "m.safetensors: no such file"),
         (["ask", "--run=nowhere", "m.safetensors", "--question=a"], "no such file"),
+        (["reconstruct", "--run=x", "m", "--batch=0"], "--batch=0; expected at least 1"),
+        (["ask", "--run=x", "m", "--max_new=-1"], "--max_new=-1; expected at least 0"),
         (["export", "--run=nowhere", "--out=e"], "nowhere"),
+        (["export", "--run=x", "--out=e", "--question=a"], "goes with --prompt_embeds"),
     ],
 )
 def test_a_mistake_is_one_sentence(argv, said, tmp_path, capsys, monkeypatch):

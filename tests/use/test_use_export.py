@@ -100,13 +100,11 @@ def test_a_ratio_it_was_not_trained_at_is_refused(exported):
         jaxcomp.load(place / "out", ratio=8, mesh=pair.mesh)
 
 
+@pytest.mark.parametrize("exported", ["lora"], indirect=True)
 def test_an_adapter_file_says_what_peft_adds(exported):
     """W + (alpha / r) B A, with PEFT's names and shapes, is our merged model, and nothing else."""
     pair, place = exported
     adapter = place / "out" / "adapter"
-    if not adapter.exists():
-        assert (place / "out" / "compressor" / "model.safetensors").is_file()
-        return
     about = json.loads((adapter / "adapter_config.json").read_text())
     tensors = load_file(adapter / "adapter_model.safetensors")
     base = load_file(bases.ASSETS / "bases" / "llama-24-s0" / "model.safetensors")
@@ -128,10 +126,9 @@ def test_an_adapter_file_says_what_peft_adds(exported):
 
 # Between peft and transformers, not ours.
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+@pytest.mark.parametrize("exported", ["lora"], indirect=True)
 def test_peft_loads_the_adapter(exported):
     pair, place = exported
-    if not (place / "out" / "adapter").exists():
-        return
     torch = pytest.importorskip("torch", reason="needs torch: uv run --extra bench pytest")
     peft = pytest.importorskip("peft", reason="needs peft: uv run --with peft --extra bench pytest")
     transformers = pytest.importorskip("transformers")
@@ -148,10 +145,9 @@ def test_peft_loads_the_adapter(exported):
     np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
 
 
+@pytest.mark.parametrize("exported", ["full"], indirect=True)
 def test_transformers_loads_a_full_compressor(exported):
     pair, place = exported
-    if not (place / "out" / "compressor").exists():
-        return
     torch = pytest.importorskip("torch", reason="needs torch: uv run --extra bench pytest")
     transformers = pytest.importorskip("transformers")
     folder = place / "out" / "compressor"

@@ -109,7 +109,7 @@ def test_a_text_too_long_for_the_decoder_is_refused(pair):
         pair.ask(memory, "what ?", template="{question}")
 
 
-def test_a_score_grows_with_what_is_wrong_with_the_text_and_takes_one_text_for_all(pair, memory):
+def test_a_score_takes_one_text_for_all(pair, memory):
     same = pair.score(memory, texts()[0])
     assert len({s.tokens for s in same}) == 1
     assert same[0] == pair.score(memory[0], texts()[0])[0]
