@@ -223,6 +223,7 @@ def build(
         segment=segment,
         slots=slots,
         embeddings_VD=decoder.emb[...],
+        decoder_learns=train.train_decoder,
         rngs=rngs,
     )
     return AutoEncoder(compressor, decoder, rngs=rngs, markers_4D=markers_4D)

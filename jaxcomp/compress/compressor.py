@@ -41,6 +41,7 @@ class Compressor(nnx.Module):
         segment: T.
         slots: memory tokens held, T / (the smallest ratio it will be asked for).
         embeddings_VD: the decoder's token embeddings; the memory starts at their scale.
+        decoder_learns: it is trained too, so that this scale will change.
         rngs: its `params` stream draws memory tokens and connector.
     """
 
@@ -52,6 +53,7 @@ class Compressor(nnx.Module):
         segment: int,
         slots: int,
         embeddings_VD: jax.Array,
+        decoder_learns: bool,
         rngs: nnx.Rngs,
     ):
         self.llm = llm
@@ -65,11 +67,14 @@ class Compressor(nnx.Module):
         mem_ME = jnp.broadcast_to(mean_E + noise_ME * std_E, (slots, mean_E.shape[0]))
         self.mem_ME = nnx.Param(constrain(mem_ME, "mem_MD"), spec="mem_MD")
         mean_D, std_D = moments(embeddings_VD)
+        std = float(jnp.sqrt(jnp.mean(std_D**2)))
         self.connector = Connector(
             mean_E.shape[0],
             memory.connector_hidden or 2 * mean_D.shape[0],
             mean_D,
-            float(jnp.sqrt(jnp.mean(std_D**2))),
+            std,
+            # Embeddings that learn grow from some 0.1 to several units (docs/tiny-models.md).
+            unit=max(1.0, std) if decoder_learns else std,
             rngs=rngs,
         )
 

@@ -19,29 +19,37 @@ class Connector(nnx.Module):
 
     A fresh connector answers unit-variance noise with vectors around `mean_D` whose standard
     deviation is `std`, so that the decoder first sees something of the size of its own tokens.
-    Where `std` exceeds 1 its last map is in units of `std`, so that one learning rate also suits
-    embeddings that have grown (a tiny decoder's, trained from scratch: to 4).
+    Its last map is in units of `unit`: one learning rate then suits small embeddings (SmolLM2's
+    spread 0.1) and large ones (a tiny decoder's, trained from scratch: 4).
 
     Args:
         width_in: E.
         hidden: F, the width between the two linear maps.
         mean_D: mean of the decoder's token embeddings, the initial bias of the last map.
         std: standard deviation of the decoder's token embeddings around their mean.
+        unit: the scale of the output.
         rngs: its `params` stream draws the two maps.
     """
 
     def __init__(
-        self, width_in: int, hidden: int, mean_D: jax.Array, std: float, *, rngs: nnx.Rngs
+        self,
+        width_in: int,
+        hidden: int,
+        mean_D: jax.Array,
+        std: float,
+        *,
+        unit: float,
+        rngs: nnx.Rngs,
     ):
         up = jax.random.normal(rngs.params(), (width_in, hidden)) / math.sqrt(width_in)
         down = jax.random.normal(rngs.params(), (hidden, mean_D.shape[0]))
-        self.unit = max(1.0, std)
-        down = down * (std / self.unit / math.sqrt(hidden * _GELU_SECOND_MOMENT))
+        self.unit = unit
+        down = down * (std / unit / math.sqrt(hidden * _GELU_SECOND_MOMENT))
         self.norm_E = _param(jnp.ones(width_in), "norm_D")
         self.up_EF = _param(up, "up_DF")
         self.bias_F = _param(jnp.zeros(hidden), "norm_D")
         self.down_FD = _param(down, "down_FD")
-        self.bias_D = _param(mean_D.astype(jnp.float32) / self.unit, "norm_D")
+        self.bias_D = _param(mean_D.astype(jnp.float32) / unit, "norm_D")
 
     def __call__(self, hidden_BME: jax.Array) -> jax.Array:
         """hidden_BME -> mem_BMD (float32)."""

@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from jaxcomp.compress import AutoEncoder, build, kind_of, trainable_filter
-from jaxcomp.compress.connector import Connector
+from jaxcomp.compress.compressor import Compressor
 from jaxcomp.config import ConfigError, LoraConfig, MemoryConfig, ModelConfig, TrainConfig
 from jaxcomp.llm.lora import LoraParam
 from jaxcomp.llm.model import Transformer
@@ -120,16 +120,34 @@ def test_memory_starts_at_the_scale_of_embeddings(mesh):
     assert np.sqrt((markers**2).mean()) < 2 * np.sqrt((dec_VD**2).mean())
 
 
-def test_connector_learns_in_units_of_the_decoders_embeddings(mesh):
-    """One learning rate suits embeddings of any scale above 1: parameters do not depend on it."""
-    mean_D = jnp.arange(4.0)
-    x_BME = jax.random.normal(jax.random.key(0), (2, 3, 6))
-    made = [
-        Connector(6, 16, scale * mean_D, scale, rngs=nnx.Rngs(params=0)) for scale in (1.0, 50.0)
-    ]
-    small, large = (nnx.state(c, nnx.Param) for c in made)
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), small, large)
-    np.testing.assert_allclose(50 * made[0](x_BME), made[1](x_BME), rtol=1e-5)
+def connector(scale, learns=False):
+    """Of a compressor beside a decoder whose embeddings are `scale` times some noise."""
+    noise_VD = jax.random.normal(jax.random.key(1), (36, 24))
+    made = Compressor(
+        make().compressor.llm,
+        MemoryConfig(),
+        segment=T,
+        slots=T,
+        embeddings_VD=scale * noise_VD,
+        decoder_learns=learns,
+        rngs=nnx.Rngs(params=0),
+    )
+    return made.connector
+
+
+@pytest.mark.parametrize("scale", [0.1, 50.0])
+def test_connector_learns_in_units_of_frozen_embeddings(mesh, scale):
+    """One learning rate suits embeddings of any scale: parameters do not depend on it."""
+    one, scaled = connector(1.0), connector(scale)
+    parameters = (nnx.state(c, nnx.Param) for c in (one, scaled))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), *parameters)
+    x_BME = jax.random.normal(jax.random.key(0), (2, 3, 16))
+    np.testing.assert_allclose(scale * one(x_BME), scaled(x_BME), rtol=1e-4, atol=1e-5 * scale)
+
+
+def test_beside_a_decoder_that_learns_the_unit_is_at_least_one(mesh):
+    assert connector(0.1, learns=True).unit == 1.0
+    assert connector(50.0, learns=True).unit == connector(50.0).unit > 1.0
 
 
 @pytest.mark.parametrize("positions", ["spread", "consecutive"])
