@@ -14,7 +14,7 @@ import jax
 from flax import nnx
 
 from jaxcomp.compress.autoencoder import AutoEncoder
-from jaxcomp.config import Config, LoraConfig, ModelConfig
+from jaxcomp.config import Config, ModelConfig
 from jaxcomp.data.pipeline import tokenizer_folder, train_batches
 from jaxcomp.data.tokenizer import load_tokenizer
 from jaxcomp.llm import hf
@@ -102,8 +102,6 @@ def _drawn(cfg: Config, shape: ModelConfig, folder: Path, seed: int) -> Path:
 
 def fixture(cfg: Config) -> Fixture:
     """The pair and its first training batch; `cfg` from `with_weights`."""
-    if cfg.memory.lora != LoraConfig():
-        raise BenchError("bench compares full training: leave memory.lora.rank at 0")
     comp, dec = (Path(cfg.folders[name]) for name in (cfg.compressor, "decoder"))
     mesh = make_mesh(cfg.mesh, jax.devices()[:1])
     with use_mesh(mesh):

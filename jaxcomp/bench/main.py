@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxcomp.allocator import keep_freed_memory, one_arena
-from jaxcomp.bench import decode, load, run, step
+from jaxcomp.bench import against_transformers, decode, load, reconstruct, run, step
 from jaxcomp.bench.fixture import (
     BenchError,
     Spread,
@@ -26,10 +26,10 @@ from jaxcomp.bench.fixture import (
 from jaxcomp.config import Config
 from jaxcomp.sweep.worker import environment
 
-KINDS = ("step", "data", "memory", "generate", "load")
+KINDS = ("step", "data", "memory", "generate", "reconstruct", "transformers", "load")
 BUSY = 0.9  # CPU seconds per wall second below which one thread did not have a core to itself
 NO_TORCH = (
-    "PyTorch is not installed (uv run --extra bench jaxcomp bench), so only our own step is timed"
+    "PyTorch is not installed (uv run --extra bench jaxcomp bench), so only our own code is timed"
 )
 
 
@@ -49,6 +49,10 @@ class Plan(NamedTuple):
     repeats: int = 15
     looks: tuple[int, ...] = (50, 100, 200, 400)  # steps after which memory is read
     batches: tuple[int, ...] = (1, 16, 64)
+    texts: int = 32  # rebuilt in one call, or in as many
+    prompts: int = 16  # that transformers continues too
+    new: int = 32  # tokens after each
+    calls: int = 5  # of those two measurements
     gigabytes: float = 2.0  # of the checkpoint that is written and loaded
     loads: int = 5
 
@@ -57,9 +61,14 @@ FULL = Plan()
 
 
 def bench(
-    cfg: Config, only: Iterable[str] = KINDS, plan: Plan = FULL, out: Callable[[str], Any] = print
+    cfg: Config,
+    only: Iterable[str] = KINDS,
+    plan: Plan = FULL,
+    out: Callable[[str], Any] = print,
+    trained: Path | None = None,
 ) -> list[Row]:
-    """Measures and prints what `only` names; returns all rows.
+    """Measures and prints what `only` names; returns all rows. `trained` is a finished run, whose
+    memories "reconstruct" rebuilds (else those of an untrained pair).
 
     Raises BenchError for an unknown name or something that cannot be measured.
     """
@@ -99,6 +108,16 @@ def bench(
         if "generate" in only:
             times = _in_process(_generate, cfg, plan.batches, plan.repeats)
             show("generate, greedy, all threads", generate_rows(times, cfg.data.target))
+        if "reconstruct" in only:
+            both, same = _in_process(_reconstruct, cfg, trained, plan)
+            title = f"{plan.texts} memories of {trained or 'an untrained pair'}"
+            show(f"reconstruct, {title}", reconstruct_rows(both, same, plan.texts))
+        if "transformers" in only and not step.has_torch():
+            out(NO_TORCH)
+        elif "transformers" in only:
+            found = _in_process(_transformers, Path(cfg.folders["decoder"]), plan)
+            title = f"{plan.prompts} prompts, {plan.new} tokens each, float32"
+            show(f"greedy decoding of the decoder, {title}", transformers_rows(found))
         if "load" in only:
             folder = Path(temporary) / "checkpoint"
             _in_process(load.write, load.synthetic(plan.gigabytes), folder)
@@ -130,6 +149,20 @@ def _once(folder: Path) -> load.Once:
 def _generate(cfg: Config, batches: tuple[int, ...], repeats: int) -> dict[int, Times]:
     keep_freed_memory()
     return decode.measure(fixture(cfg), batches, repeats)
+
+
+def _reconstruct(cfg: Config, trained: Path | None, plan: Plan) -> tuple[dict[str, Times], int]:
+    keep_freed_memory()
+    if trained is None:
+        pair, memory = reconstruct.untrained(fixture(cfg), plan.texts)
+    else:
+        pair, memory = reconstruct.of_run(trained, plan.texts)
+    return reconstruct.measure(pair, memory, plan.calls)
+
+
+def _transformers(folder: Path, plan: Plan) -> against_transformers.Decoding:
+    keep_freed_memory()
+    return against_transformers.measure(folder, plan.prompts, plan.new, plan.calls)
 
 
 # --- rows --------------------------------------------------------------------------------------
@@ -177,6 +210,28 @@ def generate_rows(times: dict[int, Times], tokens: int) -> list[Row]:
     first = rows[0]
     ratios = [Row(f"{row.name} / {first.name}", row.value / first.value, "x") for row in rows[1:]]
     return rows + ratios
+
+
+def reconstruct_rows(times: dict[str, Times], same: int, texts: int) -> list[Row]:
+    """Texts a second in one call and in one call each, and whether they are the same texts."""
+    batched, single = times["batched"].wall, times["single"].wall
+    return [
+        rate_row("in one call", texts, batched, "texts/s"),
+        rate_row("one call each", texts, single, "texts/s"),
+        spread_row("one call / one each", ratio(batched, single), "x"),
+        Row("the same text", same, f"of {texts}"),
+    ]
+
+
+def transformers_rows(found: against_transformers.Decoding) -> list[Row]:
+    """Tokens a second, prefill included, and the share of tokens that both chose."""
+    ours, theirs = found.times["ours"].wall, found.times["transformers"].wall
+    return [
+        rate_row("ours", found.tokens, ours, "tokens/s"),
+        rate_row("transformers", found.tokens, theirs, "tokens/s"),
+        spread_row("ours / transformers", ratio(ours, theirs), "x"),
+        Row("the same token", 100 * found.same, f"% of {found.tokens}"),
+    ]
 
 
 def load_rows(times: list[load.Once], above: int, shard: int) -> list[Row]:

@@ -53,8 +53,13 @@ def measure(cfg: Config, repeats: int, threads: int = 0) -> StepTimes:
     """Times of one training step at the config's shapes (`cfg` from `with_weights`).
 
     threads: of PyTorch; 0 leaves it its default. XLA's are fixed when the process starts.
-    Raises BenchError where the two steps do not compute the same loss.
+    Raises BenchError for a config with LoRA, or where the two steps do not compute the same loss.
     """
+    if cfg.memory.lora.rank:
+        raise BenchError(
+            f"--only=step compares full training: memory.lora.rank is {cfg.memory.lora.rank}; "
+            "set it to 0"
+        )
     fix = fixture(cfg)
     with use_mesh(fix.mesh):
         ours = _Ours(fix)

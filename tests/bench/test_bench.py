@@ -2,11 +2,12 @@
 
 import dataclasses
 import importlib.util
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from jaxcomp.bench import decode, load, run, step
+from jaxcomp.bench import against_transformers, decode, load, reconstruct, run, step
 from jaxcomp.bench.fixture import BenchError, Times, chosen, fixture, ratio, slope, spread
 from jaxcomp.bench.fixture import with_weights as named
 from jaxcomp.bench.main import (
@@ -17,7 +18,9 @@ from jaxcomp.bench.main import (
     line,
     load_rows,
     memory_rows,
+    reconstruct_rows,
     step_rows,
+    transformers_rows,
 )
 from jaxcomp.config import (
     Config,
@@ -95,6 +98,11 @@ def test_rows():
     rates = generate_rows({1: times, 16: slower}, 50)
     assert [r.value for r in rates] == [100, 800, 8]
     assert "2.5" in line(rates[0]._replace(value=2.5))
+    both = {"batched": times, "single": slower}
+    rates = reconstruct_rows(both, same=31, texts=32)
+    assert [r.value for r in rates] == [64, 32, 2, 31]
+    found = against_transformers.Decoding({"ours": times, "transformers": slower}, 0.5, 10)
+    assert [r.value for r in transformers_rows(found)] == [20, 10, 2, 50]
 
 
 def test_waiting_is_a_share_of_the_loop_without_compilation():
@@ -107,8 +115,8 @@ def test_unknown_measurement_and_lora_are_refused(folder):
         bench(TINY, ["speed"])
     lora = dataclasses.replace(TINY.memory.lora, rank=4)
     cfg = dataclasses.replace(TINY, memory=dataclasses.replace(TINY.memory, lora=lora))
-    with pytest.raises(BenchError, match="lora"):
-        fixture(named(chosen(cfg), folder))
+    with pytest.raises(BenchError, match=r"lora\.rank is 4"):
+        step.measure(named(chosen(cfg), folder), repeats=2)
     with pytest.raises(ConfigError, match="not in families"):
         bench(dataclasses.replace(TINY, compressor="llama/z"))
 
@@ -141,6 +149,28 @@ def test_run_and_decoding(folder, tmp_path, mesh):
     rates = decode.measure(fixture(cfg), (1, 8), repeats=2)
     assert {len(t.wall) for t in rates.values()} == {2}
     assert set(rates) == {1, 8}
+
+
+def test_many_memories_are_rebuilt_at_once_and_one_by_one(folder):
+    pair, memory = reconstruct.untrained(fixture(named(chosen(TINY), folder)), 4)
+    assert len(memory) == 4
+    times, same = reconstruct.measure(pair, memory, repeats=2)
+    assert {name: len(t.wall) for name, t in times.items()} == {"batched": 2, "single": 2}
+    assert same == 4
+    with pytest.raises(BenchError, match="batch is 4, for 8"):
+        reconstruct.measure(pair, memory[[0, 1, 2, 3] * 2], repeats=2)
+
+
+def test_decoding_against_transformers(folder):
+    place = Path(named(chosen(TINY), folder).folders["decoder"])
+    if not step.has_torch():
+        with pytest.raises(BenchError, match="--extra bench"):
+            against_transformers.measure(place, 2, 3, repeats=2)
+        return
+    found = against_transformers.measure(place, batch=2, new=3, repeats=2)
+    assert found.tokens == 6
+    assert found.same > 0.5
+    assert len(found.times["transformers"].wall) == 2
 
 
 def test_the_command_prints_a_table():
