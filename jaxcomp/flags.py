@@ -75,7 +75,15 @@ def _bench_flags(parser: argparse.ArgumentParser) -> None:
         help="the config whose shapes are measured (default: configs/tiny.py)",
     )
     parser.add_argument(
-        "--only", default="", metavar="WHAT[,WHAT]", help="step, data, memory, generate, load"
+        "--only",
+        default="",
+        metavar="WHAT[,WHAT]",
+        help="step, data, memory, generate, reconstruct, transformers, load",
+    )
+    parser.add_argument(
+        "--run",
+        metavar="DIR",
+        help="with reconstruct: rebuild memories of this finished run, not of an untrained pair",
     )
 
 
@@ -119,7 +127,10 @@ def _compress_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--part", type=int, default=256, metavar="N", help="texts a file (256)")
     parser.add_argument("--field", default="text", help="the field of a row that holds the text")
     parser.add_argument(
-        "--dtype", default="float32", help="of the stored vectors: float32, bfloat16 or float16"
+        "--dtype",
+        default="float32",
+        choices=("float32", "bfloat16", "float16"),
+        help="of the stored vectors (float32)",
     )
 
 
@@ -137,6 +148,25 @@ def _ask_flags(parser: argparse.ArgumentParser) -> None:
     _memory_flags(parser)
     parser.add_argument(
         "--question", metavar="TEXT", help="default: standard input, one question a line"
+    )
+
+
+def _probe_flags(parser: argparse.ArgumentParser) -> None:
+    _place(parser)
+    parser.add_argument(
+        "--items",
+        required=True,
+        metavar="FILE",
+        help=".jsonl[.gz] with id, question, context, context_answer and prior_answer a row",
+    )
+    parser.add_argument(
+        "--limit", type=int, metavar="N", help="only the first N items (default: all)"
+    )
+    parser.add_argument(
+        "--out",
+        metavar="FILE",
+        help="a .json for the counts and a record an item (answers and likelihoods, not the "
+        "texts); without it, only the table is printed and a stopped run starts again",
     )
 
 
@@ -203,8 +233,9 @@ COMMANDS = (
         "bench",
         "measure rates and ratios of this machine",
         "One table: the training step against plain PyTorch (if that is installed) and where it "
-        "spends\nits time, the wait for data, growth of memory, the rates of decoding and of "
-        "loading.\nNothing is kept. What each number means: docs/bench.md.",
+        "spends\nits time, the wait for data, growth of memory, the rates of decoding (also "
+        "against\ntransformers), of rebuilding many texts at once, and of loading.\n"
+        "Nothing is kept. What each number means: docs/bench.md.",
         _bench_flags,
         commands.bench,
     ),
@@ -244,6 +275,17 @@ COMMANDS = (
         "that only learned to rebuild and continue is a base model.",
         _ask_flags,
         using.ask,
+        "",
+    ),
+    Command(
+        "probe",
+        "whose answer comes from a memory: the passage's or the world's",
+        "Asks about passages in which an answer was replaced, from nothing, from the full text\n"
+        "and from the memory, and prints how often the answer is the passage's, the world's or\n"
+        "neither, by likelihood and by greedy generation (docs/metrics.md). With --out a stopped\n"
+        "run goes on where it stopped, and a finished one prints its table and computes nothing.",
+        _probe_flags,
+        using.probe,
         "",
     ),
     Command(

@@ -1,4 +1,4 @@
-"""What the commands that use a trained pair do: compress, reconstruct, ask, export."""
+"""What the commands that use a trained pair do: compress, reconstruct, ask, probe, export."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def reconstruct(flags: Flags) -> int:
 def ask(flags: Flags) -> int:
     """Questions answered from memory files."""
     memories = list(_memories(flags))
-    given = [flags.question] if flags.question else sys.stdin.read().splitlines()
+    given = [flags.question] if flags.question else _lines()
     questions = [q for q in given if q.strip()]
     if not questions:
         raise ConfigError("no question; expected --question=TEXT, or one a line on standard input")
@@ -59,6 +59,23 @@ def ask(flags: Flags) -> int:
             answers = pair.ask(memory, question, max_new=flags.max_new or 64)
             for name, answer in zip(memory.ids, answers, strict=True):
                 _print({"id": name, "question": question, "answer": answer}, several, "answer")
+    return 0
+
+
+def probe(flags: Flags) -> int:
+    """Whose answer comes from a memory: the passage's or the world's."""
+    from jaxcomp import probe
+
+    _no_fields(flags)
+    _at_least(flags, batch=1)
+    items = probe.read(Path(flags.items).expanduser(), flags.limit)
+    out = Path(flags.out).expanduser() if flags.out else None
+    if out is not None and out.is_dir():
+        raise ConfigError(f"--out={out} is a folder; expected a file such as {out}/probe.json")
+    found = probe.run(_pair(flags), items, out, say=_tell)
+    if not found.made:
+        _tell(f"nothing to do: the result is in {out} already")
+    print(probe.table(found.result), flush=True)
     return 0
 
 
@@ -94,16 +111,32 @@ def _pair(flags: Flags) -> Any:
 
 
 def _memories(flags: Flags) -> Iterator[Any]:
-    from jaxcomp.use import Memory
+    from jaxcomp.use import Memory, MemoryFileError
 
     _no_fields(flags)
     _at_least(flags, batch=1, max_new=0)
+    first = None
     for name in flags.memories:
         place = Path(name)
         files = sorted(place.glob("*.safetensors")) if place.is_dir() else [place]
         if not files:
             raise ConfigError(f"{place}: holds no .safetensors file of `jaxcomp compress`")
-        yield from map(Memory.load, files)
+        for file in files:
+            memory = Memory.load(file)
+            kind = memory.decoder, memory.ratio, memory.segment
+            first = first or kind
+            if kind != first:
+                raise MemoryFileError(
+                    f"{file} is for (decoder, ratio, segment) = {kind}, those before it for "
+                    f"{first}; give the memories of one pair at a time"
+                )
+            yield memory
+
+
+def _lines() -> list[str]:
+    from jaxcomp.data.sources import decode
+
+    return decode(Path("standard input"), sys.stdin.buffer.read()).splitlines()
 
 
 def _no_fields(flags: Flags) -> None:

@@ -217,9 +217,11 @@ def load_tokenizer(folder: str | os.PathLike) -> Tokenizer:
     except TokenizerError:
         raise
     except Exception as error:  # `tokenizers` raises bare Exception on a malformed file
+        with file.open("rb") as opened:
+            begins = opened.read(24)
         raise TokenizerError(
-            f"{file}: not a readable tokenizer ({error}); expected the whole file as published; "
-            "copy it again"
+            f"{file}: not a readable tokenizer ({error}); it begins with {begins!r}; expected the "
+            "whole file as published, no Git LFS pointer; copy it again"
         ) from error
 
 

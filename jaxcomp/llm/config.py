@@ -36,28 +36,43 @@ def from_hf(hf: dict[str, Any], source: str = "config.json") -> ModelConfig:
 
     Raises ConfigError naming the field where one is missing or asks for something unsupported.
     """
+    if hf.get("quantization_config"):
+        how = hf["quantization_config"]
+        how = how.get("quant_method", how) if isinstance(how, dict) else how
+        raise ConfigError(
+            f"{source}: quantization_config says {how!r}; quantised weights are not supported: "
+            "take the model from before it was quantised"
+        )
     kind = hf.get("model_type")
     if kind == VISION:
         return from_hf(_text_of_vision(hf, source), f"{source} (text_config)")
-    if kind not in SUPPORTED:
+    if kind not in tuple(SUPPORTED):  # a tuple: what a broken file holds may have no hash
         known = ", ".join((*SUPPORTED, VISION))
-        raise ConfigError(f"{source}: model_type is {kind!r}; supported architectures are {known}")
+        named = f", architectures {hf['architectures']!r}" if hf.get("architectures") else ""
+        raise ConfigError(
+            f"{source}: model_type is {kind!r}{named}; supported architectures are {known}"
+        )
     for name, only in _ONLY.items():
         if hf.get(name) not in (None, only):
             raise ConfigError(f"{source}: {name} is {hf[name]!r}; only {only!r} is supported")
+    for layer in hf.get("layer_types") or ():
+        if layer != "full_attention":
+            raise ConfigError(
+                f"{source}: layer_types has {layer!r}; only 'full_attention' is supported"
+            )
     values: dict[str, Any] = {name: _integer(hf, name, source) for name in _INTS}
     heads = values["num_attention_heads"]
     kv = _integer(hf, "num_key_value_heads", source, heads if kind == "llama" else None)
     # The defaults of transformers: Qwen3 says 128, the others derive the head size.
     head_dim = _integer(
-        hf, "head_dim", source, 128 if kind == "qwen3" else values["hidden_size"] // heads
+        hf, "head_dim", source, 128 if kind == "qwen3" else values["hidden_size"] // max(heads, 1)
     )
     theta, scaling = _rope(hf, source)
     cfg = ModelConfig(
         model_type=kind,
         num_key_value_heads=kv,
         head_dim=head_dim,
-        rms_norm_eps=float(hf.get("rms_norm_eps", 1e-6)),
+        rms_norm_eps=_number(hf, "rms_norm_eps", source, 1e-6),
         rope_theta=theta,
         rope_scaling=scaling,
         tie_word_embeddings=bool(hf.get("tie_word_embeddings", False)),
@@ -107,7 +122,7 @@ def check(cfg: ModelConfig, source: str = "model") -> None:
         raise ConfigError(
             f"{source}: model_type is {cfg.model_type!r}; supported: {', '.join(SUPPORTED)}"
         )
-    for name in (*_INTS, "num_key_value_heads", "head_dim"):
+    for name in (*_INTS, "num_key_value_heads", "head_dim", "max_position_embeddings"):
         if getattr(cfg, name) < 1:
             mend = (
                 " (0 stands for the tokenizer's size: fill it in first)"
@@ -135,12 +150,21 @@ def _integer(hf: dict[str, Any], name: str, source: str, default: int | None = N
     return value
 
 
+def _number(hf: dict[str, Any], name: str, source: str, default: float | None = None) -> float:
+    value = hf.get(name, default)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise ConfigError(f"{source}: {name} is {value!r}, expected a number")
+    return float(value)
+
+
 def _rope(hf: dict[str, Any], source: str) -> tuple[float, RopeScaling | None]:
     """rope_theta and scaling of either spelling; the new one wins where both stand."""
-    old, new = hf.get("rope_scaling") or {}, hf.get("rope_parameters") or {}
-    rope = new or old
-    field = "rope_parameters" if new else "rope_scaling"
-    theta = float(rope.get("rope_theta", hf.get("rope_theta", 10_000.0)))
+    field = "rope_parameters" if hf.get("rope_parameters") else "rope_scaling"
+    rope = hf.get(field) or {}
+    # Newer files of other families have one object for each kind of layer.
+    if not isinstance(rope, dict) or any(isinstance(value, dict) for value in rope.values()):
+        raise ConfigError(f"{source}: {field} is {rope!r}, expected one object for all layers")
+    theta = _number({"rope_theta": 10_000.0} | hf | rope, "rope_theta", source)
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "default":
         return theta, None
@@ -152,5 +176,8 @@ def _rope(hf: dict[str, Any], source: str) -> tuple[float, RopeScaling | None]:
     missing = [name for name in names if name not in rope]
     if missing:
         raise ConfigError(f"{source}: {field} lacks {', '.join(missing)}, which llama3 needs")
-    floats = {name: float(rope[name]) for name in names[:-1]}
-    return theta, RopeScaling(**floats, original_max_position_embeddings=int(rope[names[-1]]))
+    floats = {name: _number(rope, name, f"{source}: {field}") for name in names[:-1]}
+    return theta, RopeScaling(
+        **floats,
+        original_max_position_embeddings=_integer(rope, names[-1], f"{source}: {field}"),
+    )

@@ -28,6 +28,9 @@ from jaxcomp.sharding import check_model, spec_of
 
 DTYPES = ("F32", "F16", "BF16")
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
+_POINTER = b"version https://git-lfs"  # what a clone without Git LFS holds in a file's place
+_MEND = f"take {CONFIG} and the weights from the same model"
+Files = dict[str, tuple[Path, Any]]  # tensor name -> the file that holds it, and its open handle
 
 
 class HfError(ValueError):
@@ -54,13 +57,9 @@ def load(
     architecture or a mesh that does not divide it. All checks come before any weight is read.
     """
     folder = Path(folder)
-    cfg = read_config(folder)
+    cfg, table, files = _checked(folder)
     check_model(cfg, jax.sharding.get_abstract_mesh(), str(folder / CONFIG))
-    mesh, files = jax.sharding.get_mesh(), _open_all(folder)
-    stored_as = tower(_read_json(folder / CONFIG), files)
-    table = weights(cfg, stored_as)
-    _check_tensors(folder, cfg, stored_as, table, files)
-    params = {}
+    mesh, params = jax.sharding.get_mesh(), {}
     for name, weight in table.items():
         shape = (len(weight.names), *weight.shape) if weight.stacked else weight.shape
         sharding = NamedSharding(mesh, spec_of(weight.spec, len(shape)))
@@ -69,6 +68,11 @@ def load(
     return Transformer(
         cfg, rngs=rngs, lora=lora, dtype=dtype, compute_dtype=compute_dtype, params=params
     )
+
+
+def check(folder: str | os.PathLike[str]) -> None:
+    """Raises what `load` would raise of `folder` on any mesh; reads the files' headers only."""
+    _checked(Path(folder))
 
 
 def save(model: Transformer, folder: str | os.PathLike[str], dtype: Any = "bfloat16") -> None:
@@ -111,9 +115,7 @@ def _on_host(x: jax.Array) -> np.ndarray:
     return np.asarray(x)
 
 
-def _reader(
-    weight: Weight, files: dict[str, tuple[Path, Any]], dtype: np.dtype[Any]
-) -> Callable[[Any], np.ndarray]:
+def _reader(weight: Weight, files: Files, dtype: np.dtype[Any]) -> Callable[[Any], np.ndarray]:
     """Callback of `jax.make_array_from_callback`: index of a shard -> that shard's values.
 
     Beside the shard itself at most one layer of it is in memory. What has to be transposed is
@@ -168,33 +170,58 @@ def _read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def _open_all(folder: Path) -> dict[str, tuple[Path, Any]]:
-    """Every tensor name with the file that holds it and an open handle of that file."""
+def _checked(folder: Path) -> tuple[ModelConfig, dict[str, Weight], Files]:
+    """What `folder` holds and where, after every check that needs no values."""
+    cfg, files = read_config(folder), _open_all(folder)
+    stored_as = tower(_read_json(folder / CONFIG), files)
+    table = weights(cfg, stored_as)
+    _check_tensors(folder, cfg, stored_as, table, files)
+    return cfg, table, files
+
+
+def _open_all(folder: Path) -> Files:
     if (folder / WEIGHTS).is_file():
         return _open(folder / WEIGHTS)
     if not (folder / INDEX).is_file():
-        raise HfError(f"{folder} has neither {WEIGHTS} nor {INDEX}; other formats are not read")
+        found = ", ".join(sorted(p.name for p in folder.iterdir())[:8])
+        raise HfError(
+            f"{folder} has neither {WEIGHTS} nor {INDEX} (found: {found}); other formats are not "
+            "read: download the safetensors files"
+        )
     weight_map = _read_json(folder / INDEX).get("weight_map")
-    if not isinstance(weight_map, dict):
+    if not isinstance(weight_map, dict) or not all(isinstance(f, str) for f in weight_map.values()):
         raise HfError(f"{folder / INDEX} has no object `weight_map` (tensor name -> file name)")
-    files: dict[str, tuple[Path, Any]] = {}
+    files: Files = {}
     for file_name in sorted(set(weight_map.values())):
-        files |= _open(folder / file_name)
+        found = _open(folder / file_name)
+        if twice := found.keys() & files.keys():
+            name = min(twice)
+            raise HfError(
+                f"{files[name][0]} and {folder / file_name} both hold {name}; expected each tensor "
+                "in one file: download the folder again"
+            )
+        files |= found
     for name, file_name in weight_map.items():
-        if name not in files or files[name][0].name != file_name:
+        if name not in files or files[name][0] != folder / file_name:
             raise HfError(f"{folder / INDEX} says {name} is in {file_name}, which does not hold it")
     return files
 
 
-def _open(path: Path) -> dict[str, tuple[Path, Any]]:
+def _open(path: Path) -> Files:
     if not path.is_file():
         raise HfError(f"{path} does not exist, though {INDEX} names it; download it again")
     try:
         handle = safe_open(path, "np")
     except SafetensorError as error:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            if file.read(len(_POINTER)) == _POINTER:
+                raise HfError(
+                    f"{path} ({size} bytes) is a pointer of Git LFS, expected the weights "
+                    "themselves: run `git lfs pull` in that folder, or download the file"
+                ) from error
         raise HfError(
-            f"{path} ({path.stat().st_size} bytes) is not a whole safetensors file ({error}); "
-            "download it again"
+            f"{path} ({size} bytes) is not a whole safetensors file ({error}); download it again"
         ) from error
     return dict.fromkeys(handle.keys(), (path, handle))
 
@@ -204,23 +231,26 @@ def _check_tensors(
     cfg: ModelConfig,
     stored_as: Tower,
     table: dict[str, Weight],
-    files: dict[str, tuple[Path, Any]],
+    files: Files,
 ) -> None:
     expected = {name: weight.stored for weight in table.values() for name in weight.names}
     for name, shape in expected.items():
         if name not in files:
-            mend = "; or set tie_word_embeddings in config.json" if name == stored_as.head else ""
-            raise HfError(f"{folder} lacks the tensor {name} {shape} that {CONFIG} implies{mend}")
+            mend = " (or set tie_word_embeddings in it)" if name == stored_as.head else ""
+            raise HfError(
+                f"{folder} lacks the tensor {name} {shape} that {CONFIG} implies; {_MEND}{mend}"
+            )
         path, handle = files[name]
         found = handle.get_slice(name)
         if tuple(found.get_shape()) != shape:
             raise HfError(
-                f"{path}: {name} has shape {tuple(found.get_shape())}, expected {shape} by {CONFIG}"
+                f"{path}: {name} has shape {tuple(found.get_shape())}, expected {shape} by "
+                f"{CONFIG}; {_MEND}"
             )
         if found.get_dtype() not in DTYPES:
             raise HfError(
                 f"{path}: {name} is stored as {found.get_dtype()}; supported are "
-                f"{', '.join(DTYPES)} (quantised weights are not)"
+                f"{', '.join(DTYPES)}: take the weights from before they were quantised"
             )
     # A tied model may carry its output matrix a second time, old Llama files their frequencies.
     spare = {stored_as.head} if cfg.tie_word_embeddings else set()
@@ -235,7 +265,7 @@ def _check_tensors(
     if unknown:
         raise HfError(
             f"{folder} holds {len(unknown)} tensor(s) that a {cfg.model_type} of this {CONFIG} "
-            f"does not have, such as {', '.join(sorted(unknown)[:3])}"
+            f"does not have, such as {', '.join(sorted(unknown)[:3])}; {_MEND}"
         )
 
 

@@ -42,6 +42,11 @@ class SweepWork:
         self.command = command  # for the cards of bases made on the way
 
     def check(self, jobs: Sequence[grid.Job], workdir: Path) -> str:
+        from jaxcomp.llm import hf
+        from jaxcomp.llm.hub import folder_of
+
+        for folder in sorted({f for job in jobs for f in job.config.folders.values()}):
+            hf.check(folder_of(folder))
         return check_data(jobs[0].config, workdir)
 
     def tasks(self, jobs: Sequence[grid.Job], workdir: Path) -> list[Task]:

@@ -59,11 +59,13 @@ def train(
     _check(cfg)
     comp_folder, dec_folder = _weights(cfg, root or workdir)
     identity = run_identity(cfg, comp_folder, dec_folder)
+    finished = (workdir / SUMMARY).is_file()
+    # Before the workdir is claimed: the weights that take the place of broken ones are others.
+    toks = None if finished else _usable(comp_folder, dec_folder)
     claim(workdir, identity)
     write_json(workdir / SETTINGS, _settings(cfg, workdir, root or workdir))
-    if (workdir / SUMMARY).is_file():
+    if toks is None:
         return read_json(workdir / SUMMARY)
-    toks = bases.tokenizer_of(comp_folder), bases.tokenizer_of(dec_folder)
     mesh = mesh_for(cfg)
     run = _run(cfg, cfg.compressor, identity, comp_folder, dec_folder, toks)
     fitted = fit(run, workdir, mesh, say=say)
@@ -96,6 +98,13 @@ def _settings(cfg: Config, workdir: Path, root: Path) -> dict[str, Any]:
     }
 
 
+def _usable(*folders: Path) -> tuple[Tokenizer, Tokenizer]:
+    """The tokenizers of both folders, whose weights can be read."""
+    for folder in folders:
+        hf.check(folder)
+    return bases.tokenizer_of(folders[0]), bases.tokenizer_of(folders[1])
+
+
 def planned(cfg: Config, root: Path) -> tuple[Run, tuple[Tokenizer, Tokenizer]]:
     """The run that `train` would make, not begun, and its two tokenizers.
 
@@ -103,7 +112,7 @@ def planned(cfg: Config, root: Path) -> tuple[Run, tuple[Tokenizer, Tokenizer]]:
     """
     _check(cfg)
     folders = _weights(cfg, root)
-    toks = bases.tokenizer_of(folders[0]), bases.tokenizer_of(folders[1])
+    toks = _usable(*folders)
     return _run(cfg, cfg.compressor, run_identity(cfg, *folders), *folders, toks), toks
 
 

@@ -13,6 +13,7 @@ from typing import NamedTuple, TextIO
 
 from jaxcomp.config import DataConfig
 from jaxcomp.data.sources import SUFFIXES, DataError, decode, load_documents
+from jaxcomp.data.tokenizer import TokenizerError
 from jaxcomp.train.metrics import duration
 from jaxcomp.use.memory import Memory, MemoryFileError
 from jaxcomp.use.pair import Pair, Seen
@@ -38,21 +39,26 @@ def read(inputs: Sequence[str], field: str = "text", stdin: TextIO | None = None
     """The documents of files and folders, in order; standard input (one text, without its last
     newline) for "-" or where nothing is given.
 
-    A .txt file is one document; each row of a .jsonl[.gz] or .parquet is one (`field`). Of a folder
-    every such file below it. Raises DataError for what cannot be read.
+    A .txt file is one document, an empty one too; each row of a .jsonl[.gz] or .parquet with text
+    in it is one (`field`). Of a folder every such file below it. Raises DataError: at once where
+    an input does not exist or is of another kind, else when its turn comes and it cannot be read.
     """
-    for name in inputs or [STDIN]:
-        if name == STDIN:
+    places = [name if name == STDIN else Path(name).expanduser() for name in inputs or [STDIN]]
+    files = [[place] if isinstance(place, str) else _files(place) for place in places]
+    return _texts([file for some in files for file in some], field, stdin)
+
+
+def _texts(files: Sequence[Path | str], field: str, stdin: TextIO | None) -> Iterator[Text]:
+    for file in files:
+        if isinstance(file, str):
             raw = (stdin or sys.stdin).buffer.read()
             text = decode(Path("standard input"), raw)
             yield Text(STDIN, text[:-1] if text.endswith("\n") else text)
-            continue
-        for file in _files(Path(name).expanduser()):
-            if file.suffix == ".txt":
-                yield Text(str(file), decode(file, file.read_bytes()))
-                continue
+        elif file.suffix == ".txt":
+            yield Text(_name(file), decode(file, file.read_bytes()))
+        else:
             data = DataConfig(source="text", path=escape(str(file)), text_field=field)
-            yield from (Text(f"{file}:{d.id}", d.text) for d in load_documents(data))
+            yield from (Text(_name(f"{file}:{d.id}"), d.text) for d in load_documents(data))
 
 
 def compress(
@@ -90,6 +96,11 @@ def compress(
     return Done(done, before, files)
 
 
+def _name(name: Path | str) -> str:
+    """As UTF-8 can hold it: bytes of a file's name that are no UTF-8 are spelled out."""
+    return str(name).encode("utf-8", "backslashreplace").decode()
+
+
 def _part(pair: Pair, texts: Sequence[Text], file: Path, dtype: str, seen: Seen | None) -> bool:
     """Makes one file; False where it is there already."""
     names = hashlib.sha256()
@@ -111,9 +122,23 @@ def _part(pair: Pair, texts: Sequence[Text], file: Path, dtype: str, seen: Seen 
                 "--out or remove it"
             )
         return False
-    memory = pair.compress([t.text for t in texts], ids=[t.id for t in texts], seen=seen)
+    try:
+        memory = pair.compress([t.text for t in texts], ids=[t.id for t in texts], seen=seen)
+    except TokenizerError:
+        _check_each(pair, texts)
+        raise
     memory.save(file, dtype, note)
     return True
+
+
+def _check_each(pair: Pair, texts: Sequence[Text]) -> None:
+    """Raises TokenizerError naming the text that a tokenizer refuses."""
+    for one in texts:
+        try:
+            pair.comp_tok.encode(one.text)
+            pair.dec_tok.encode_exactly(pair.dec_tok.respell([one.text]))
+        except TokenizerError as error:
+            raise TokenizerError(f"{one.id}: {error}") from error
 
 
 def _progress(say: Say | None, texts: int) -> Seen | None:
@@ -134,6 +159,8 @@ def _progress(say: Say | None, texts: int) -> Seen | None:
 
 def _files(place: Path) -> list[Path]:
     if place.is_file():
+        if not place.name.endswith(SUFFIXES):
+            raise DataError(f"{place}: unsupported kind; expected one of {', '.join(SUFFIXES)}")
         return [place]
     if not place.is_dir():
         raise DataError(f"{place}: no such file or folder")

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,6 +22,9 @@ from jaxcomp.llm.hf import atomically
 
 FORMAT, VERSION = "jaxcomp-memory", 1
 _ARRAYS = ("vec_ND", "tokens_G", "labels_G", "bytes_G", "segments_B")
+_TEXTS = ("ids", "ratio", "segment", "decoder", "compressor")
+_FLOATS = ("float32", "bfloat16", "float16")
+_AGAIN = "make it again with `jaxcomp compress`"
 
 
 class MemoryFileError(ValueError):
@@ -71,28 +75,46 @@ class Memory:
         else:
             rows = [which] if isinstance(which, int) else list(which)
         rows = [range(len(self))[row] for row in rows]  # IndexError, negative numbers
-        first_B = np.concatenate([[0], np.cumsum(self.segments_B)])
-        segments = [g for row in rows for g in range(first_B[row], first_B[row + 1])]
-        return self._chosen(segments, self.segments_B[rows], tuple(self.ids[row] for row in rows))
+        spans = [(self._first_B[row], self._first_B[row + 1]) for row in rows]
+        return self._chosen(spans, self.segments_B[rows], tuple(self.ids[row] for row in rows))
 
     def windows(self, G: int) -> Iterator[Memory]:
         """Every text's segments, G at a time, each time as a memory of one text."""
         first = 0
         for name, count in zip(self.ids, self.segments_B.tolist(), strict=True):
             for start in range(first, first + count, G):
-                some = range(start, min(start + G, first + count))
-                yield self._chosen(list(some), np.array([len(some)], np.int32), (name,))
+                stop = min(start + G, first + count)
+                segments_B = np.array([stop - start], np.int32)
+                yield self._chosen([(start, stop)], segments_B, (name,))
             first += count
 
-    def _chosen(self, segments: list[int], segments_B: np.ndarray, ids: tuple[str, ...]) -> Memory:
-        start_G = np.concatenate([[0], np.cumsum(self.counts_G)])
-        vectors = [n for g in segments for n in range(start_G[g], start_G[g + 1])]
+    # Once a memory: a long text has thousands of windows, and many texts are taken one by one.
+    @functools.cached_property
+    def _first_B(self) -> list[int]:
+        """Of each text the number of its first segment; at last the number of all."""
+        return [0, *np.cumsum(self.segments_B).tolist()]
+
+    @functools.cached_property
+    def _first_G(self) -> list[int]:
+        """Of each segment the number of its first vector; at last the number of all."""
+        return [0, *np.cumsum(self.counts_G).tolist()]
+
+    def _chosen(
+        self, spans: Sequence[tuple[int, int]], segments_B: np.ndarray, ids: tuple[str, ...]
+    ) -> Memory:
+        """The segments start:stop of each span; of one span a view, which copies no vector."""
+
+        def taken(x: np.ndarray, spans: Sequence[tuple[int, int]]) -> np.ndarray:
+            parts = [x[start:stop] for start, stop in spans]
+            return parts[0] if len(parts) == 1 else np.concatenate([x[:0], *parts])
+
+        first_G = self._first_G
         return dataclasses.replace(
             self,
-            vec_ND=self.vec_ND[vectors],
-            tokens_G=self.tokens_G[segments],
-            labels_G=self.labels_G[segments],
-            bytes_G=self.bytes_G[segments],
+            vec_ND=taken(self.vec_ND, [(first_G[start], first_G[stop]) for start, stop in spans]),
+            tokens_G=taken(self.tokens_G, spans),
+            labels_G=taken(self.labels_G, spans),
+            bytes_G=taken(self.bytes_G, spans),
             segments_B=segments_B,
             ids=ids,
         )
@@ -117,14 +139,25 @@ class Memory:
         note: dict[str, str] | None = None,
     ) -> None:
         """Writes a safetensors file, whole or not at all. `dtype` is that of the vectors:
-        float32, bfloat16 or float16 (which round them). `note` is kept with it (`about`)."""
+        float32, bfloat16 or float16 (which round them). `note` is kept with it (`about`).
+
+        Raises MemoryFileError for another dtype, or one that cannot hold the vectors.
+        """
         path = Path(path)
-        kinds = {"float32", "bfloat16", "float16"}
-        if dtype not in kinds:
-            raise MemoryFileError(f"dtype {dtype!r}; expected one of: {', '.join(sorted(kinds))}")
+        if dtype not in _FLOATS:
+            known = ", ".join(sorted(_FLOATS))
+            raise MemoryFileError(f"dtype {dtype!r}; expected one of: {known}")
         stored = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
         tensors = {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
-        tensors["vec_ND"] = tensors["vec_ND"].astype(stored)
+        with np.errstate(over="ignore"):  # said below, and better
+            tensors["vec_ND"] = tensors["vec_ND"].astype(stored)
+        if not np.isfinite(tensors["vec_ND"]).all():
+            largest = np.abs(self.vec_ND).max()
+            raise MemoryFileError(
+                f"{path}: not written, as the compressor gave nan or infinity; has it diverged?"
+                if not np.isfinite(largest)
+                else f"{path}: {dtype} cannot hold {largest:.3g}; take bfloat16 or float32"
+            )
         about = (note or {}) | {
             "format": FORMAT,
             "version": str(VERSION),
@@ -142,15 +175,21 @@ class Memory:
         """Reads what `save` wrote. Raises MemoryFileError for any other file, or one cut short."""
         path = Path(path)
         about, tensors = _read(path)
-        missing = [name for name in _ARRAYS if name not in tensors]
+        missing = [name for name in (*_ARRAYS, *_TEXTS) if name not in (tensors | about)]
         if missing:
-            raise MemoryFileError(f"{path} lacks {', '.join(missing)}; make it again")
-        tensors["vec_ND"] = tensors["vec_ND"].astype(np.float32)
+            raise MemoryFileError(f"{path} lacks {', '.join(missing)}; {_AGAIN}")
+        for name, x in tensors.items():
+            dims, kinds = (2, _FLOATS) if name == "vec_ND" else (1, ("int32",))
+            if x.ndim != dims or x.dtype.name not in kinds:
+                raise MemoryFileError(
+                    f"{path}: {name} is {x.dtype.name} of shape {x.shape}, expected "
+                    f"{' or '.join(kinds)} with {dims} axes; {_AGAIN}"
+                )
         found = Memory(
-            **tensors,
-            ids=tuple(json.loads(about["ids"])),
-            ratio=int(about["ratio"]),
-            segment=int(about["segment"]),
+            **tensors | {"vec_ND": tensors["vec_ND"].astype(np.float32)},
+            ids=_names(about["ids"], path),
+            ratio=_positive(about, "ratio", path),
+            segment=_positive(about, "segment", path),
             decoder=about["decoder"],
             compressor=about["compressor"],
         )
@@ -163,13 +202,46 @@ class Memory:
         return _read(Path(path), arrays=())[0]
 
     def _check(self, path: Path) -> None:
+        """Raises MemoryFileError where the values cannot be those of a memory."""
+        least = {"tokens_G": 1, "labels_G": 0, "bytes_G": 0, "segments_B": 0}
+        for name, low in least.items():
+            x, most = getattr(self, name), self.segment if name == "tokens_G" else 2**31 - 1
+            if len(x) and not low <= x.min() <= x.max() <= most:
+                at = int(np.argmax((x < low) | (x > most)))
+                raise MemoryFileError(
+                    f"{path}: {name}[{at}] is {x[at]}, expected {low} to {most}; {_AGAIN}"
+                )
         sizes = (len(self.vec_ND), len(self.labels_G), len(self.bytes_G), len(self.ids))
         implied = (int(self.counts_G.sum()), *[int(self.segments_B.sum())] * 2, len(self))
         if sizes != implied:
             raise MemoryFileError(
                 f"{path}: found (vectors, segments, segments, ids) = {sizes}, its lengths imply "
-                f"{implied}; make it again with `jaxcomp compress`"
+                f"{implied}; {_AGAIN}"
             )
+        bad = np.flatnonzero(~np.isfinite(self.vec_ND).all(axis=1))
+        if len(bad):
+            raise MemoryFileError(
+                f"{path}: {len(bad)} of {len(self.vec_ND)} vectors hold nan or infinity, the "
+                f"first is number {bad[0]}, expected finite ones; {_AGAIN}"
+            )
+
+
+def _names(text: str, path: Path) -> tuple[str, ...]:
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError:
+        found = None
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise MemoryFileError(f"{path}: ids is {text[:40]!r}, expected a list of names; {_AGAIN}")
+    return tuple(found)
+
+
+def _positive(about: dict[str, str], name: str, path: Path) -> int:
+    if not about[name].isdecimal() or int(about[name]) < 1:
+        raise MemoryFileError(
+            f"{path}: {name} is {about[name][:40]!r}, expected a whole number from 1; {_AGAIN}"
+        )
+    return int(about[name])
 
 
 def _read(
@@ -185,7 +257,7 @@ def _read(
     except SafetensorError as error:
         raise MemoryFileError(
             f"{path} ({path.stat().st_size} bytes) is not a whole safetensors file ({error}); "
-            "make it again with `jaxcomp compress`"
+            f"{_AGAIN}"
         ) from error
     if about.get("format") != FORMAT or about.get("version") != str(VERSION):
         raise MemoryFileError(

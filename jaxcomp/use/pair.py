@@ -24,6 +24,7 @@ from jaxcomp.use.memory import Memory, MemoryFileError
 
 QUESTION = "\nQuestion: {question}\nAnswer:"
 _STEP = 32  # lengths are rounded up to this, so that few shapes are compiled
+_OPTION_STEP = 8  # the same for the options of an answer, which are a few words
 Seen = Callable[[int, int], None]  # (segments done, segments in all)
 
 
@@ -154,14 +155,9 @@ class Pair:
         tails = [template.format(question=q) for q in questions]
         answers = [""] * len(memory)
         for which, prefix in self._prefixes(memory, CONTINUE, tails):
-            with use_mesh(self.mesh):
-                out = generate(
-                    self.model.decoder, *prefix, max_new=max_new, eos_id=self.dec_tok.eos_id
-                )
-                texts = self._texts(out)
-            for row, text in zip(which, texts, strict=False):  # the rest fills the batch
-                text = text.strip()
-                answers[row] = text.split(stop)[0].strip() if stop else text
+            found = self.answers(prefix, max_new=max_new, stop=stop)
+            for row, text in zip(which, found, strict=False):  # the rest fills the batch
+                answers[row] = text
         return answers
 
     def prompts(
@@ -199,7 +195,7 @@ class Pair:
             with use_mesh(self.mesh):
                 placed = self._place(parts, max(int(parts[0].segments_B[0]), 1))
                 tok_BL, len_B = self._padded([labels[row] for row in which])
-                self._fits(placed, tok_BL.shape[1])
+                self._fits(placed, len_B)
                 found = reconstruction.forced(
                     self._graphdef, self._state, placed, self._mode(placed, modes[mode]),
                     tok_BL, len_B,
@@ -209,17 +205,53 @@ class Pair:
                 out[row] = Score(float(nll), len(labels[row]))
         return out
 
+    # --- a batch of prefixes, and what the decoder says after it --------------------------------
+
+    def asked(self, memory: Memory, tails: Sequence[str]) -> Iterator[tuple[list[int], Prefix]]:
+        """What the decoder reads before it answers from whole memories alone: the memory, the
+        marker of continuing, and a tail each (such as a question). Yields prefixes of at most
+        `batch` rows with the numbers of their texts; rows beyond those fill the batch."""
+        self._mine(memory)
+        return self._prefixes(memory, CONTINUE, tails)
+
+    def plain(self, tokens: Sequence[Sequence[int]]) -> Prefix:
+        """At most `batch` rows of decoder tokens as a language model reads them: from position 0,
+        without memory, marker or begin token."""
+        with use_mesh(self.mesh):
+            return rows.plain(self._graphdef, self._state, *self._padded(tokens))
+
+    def answers(self, prefix: Prefix, *, max_new: int = 64, stop: str = "\n") -> list[str]:
+        """The greedy continuation of every row, cut as `ask` says; stripped."""
+        with use_mesh(self.mesh):
+            out = generate(self.model.decoder, *prefix, max_new=max_new, eos_id=self.dec_tok.eos_id)
+            texts = [text.strip() for text in self._texts(out)]
+        return [text.split(stop)[0].strip() if stop else text for text in texts]
+
+    def likelihoods(
+        self, prefix: Prefix, options: Sequence[Sequence[Sequence[int]]]
+    ) -> list[list[Score]]:
+        """How likely the decoder finds each of a row's options (decoder tokens; equally many a
+        row) right after the row's prefix, without an end token. Rows beyond `options` are fill."""
+        B, O = prefix.x_BPD.shape[0], len(options[0])
+        flat = [ids for row in options for ids in row]
+        tok_NL, len_N = rows.padded(flat, B * O, _OPTION_STEP)
+        tok_BOL, len_BO = tok_NL.reshape(B, O, -1), len_N.reshape(B, O)
+        with use_mesh(self.mesh):
+            put = put_batch((tok_BOL, len_BO), self.mesh)
+            nll_BOL = rows.likelihoods(self._graphdef, self._state, prefix, *put)
+            nll_BO = np.asarray(nll_BOL, np.float64).sum(2)
+        return [
+            [Score(float(nats), len(ids)) for nats, ids in zip(nll_O, row, strict=True)]
+            for nll_O, row in zip(nll_BO, options, strict=False)
+        ]
+
     # --- batches -----------------------------------------------------------------------------
 
     def _vectors(self, pieces: Sequence[Segment], seen: Seen | None) -> Iterator[np.ndarray]:
         done = 0
         for part in self._batches(pieces):
-            size = self._size(len(part))
-            ctx_BT = np.zeros((size, self.segment), np.int32)
-            len_B = np.zeros(size, np.int32)
-            for b, piece in enumerate(part):
-                len_B[b] = len(piece.ids)
-                ctx_BT[b, : len_B[b]] = piece.ids
+            ids = [piece.ids for piece in part]
+            ctx_BT, len_B = rows.padded(ids, self._size(len(part)), self.segment)
             with use_mesh(self.mesh):
                 put = put_batch((ctx_BT, len_B), self.mesh)
                 vec_BMD = rows.write(self._graphdef, self._state, *put, self.traits.ratio)
@@ -239,7 +271,7 @@ class Pair:
             with use_mesh(self.mesh):
                 placed = self._place(texts, max(int(texts[0].segments_B[0]), 1))
                 tok_BL, len_B = self._padded([ids[row] for row in which])
-                self._fits(placed, tok_BL.shape[1])
+                self._fits(placed, len_B)
                 mode_B = self._mode(placed, mode)
                 args = (self._graphdef, self._state, placed, mode_B, tok_BL, len_B)
                 yield which, rows.with_text(*args)
@@ -258,15 +290,17 @@ class Pair:
         put = put_batch((vec_BGMD, len_BG), self.mesh)
         return rows.place(self._graphdef, self._state, *put, self.traits.ratio)
 
-    def _fits(self, placed: Placed, tokens: int) -> None:
+    def _fits(self, placed: Placed, len_B: jax.Array) -> None:
         """Raises PairError where a whole memory and what follows are too long for the decoder."""
-        need = int(np.max(np.asarray(placed.end_B))) + 2 + tokens
+        tokens_B = np.asarray(len_B)
+        need_B = np.asarray(placed.end_B) + 2 + tokens_B
+        worst = int(np.argmax(need_B))
         most = self.model.decoder.cfg.max_position_embeddings
-        if need > most:
+        if need_B[worst] > most:
             raise PairError(
-                f"a text of {placed.seg_BM.shape[1]} memory slots and {tokens} tokens needs {need} "
-                f"positions, this decoder has {most} (max_position_embeddings); ask about, or "
-                "score, a shorter text"
+                f"a text of {placed.seg_BM.shape[1]} memory slots and {tokens_B[worst]} tokens "
+                f"needs {need_B[worst]} positions, this decoder has {most} "
+                "(max_position_embeddings); ask about, or score, a shorter text"
             )
 
     def _batches(self, items: Sequence[Any]) -> Iterator[Sequence[Any]]:
@@ -287,11 +321,7 @@ class Pair:
         return whole_batch(min(self.batch, 1 << (rows - 1).bit_length()), self.mesh)
 
     def _padded(self, lists: Sequence[Sequence[int]]) -> tuple[jax.Array, jax.Array]:
-        width = _round(max(1, *map(len, lists), 1))
-        tok_BL = np.zeros((self._size(len(lists)), width), np.int32)
-        len_B = np.zeros(len(tok_BL), np.int32)
-        for b, ids in enumerate(lists):
-            tok_BL[b, : len(ids)], len_B[b] = ids, len(ids)
+        tok_BL, len_B = rows.padded(lists, self._size(len(lists)), _STEP)
         return put_batch((tok_BL, len_B), self.mesh)
 
     def _mode(self, placed: Placed, mode: int) -> jax.Array:
@@ -317,6 +347,12 @@ class Pair:
             raise MemoryFileError(
                 f"this memory is for (decoder, ratio, segment) = {found}, this pair has {mine}; "
                 f"use the pair that wrote it (compressor {memory.compressor}), or compress again"
+            )
+        width = self.model.decoder.cfg.hidden_size
+        if memory.vec_ND.shape[1] != width:
+            raise MemoryFileError(
+                f"this memory has vectors of {memory.vec_ND.shape[1]}, this pair's decoder reads "
+                f"{width}; compress again"
             )
 
 

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from jaxcomp.compress.autoencoder import Prefix
 from jaxcomp.compress.compressor import Memory
+from jaxcomp.sharding import constrain
+
+
+def padded(lists: Sequence[Sequence[int]], size: int, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens of rows as tok_BL, padded at the end to a multiple of `step` (at least one) and
+    filled up with empty rows to B = `size`; and their lengths len_B."""
+    longest = max([1, *map(len, lists)])
+    tok_BL = np.zeros((size, -(-longest // step) * step), np.int32)
+    len_B = np.zeros(size, np.int32)
+    for b, ids in enumerate(lists):
+        tok_BL[b, : len(ids)], len_B[b] = ids, len(ids)
+    return tok_BL, len_B
 
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "ratio"))
@@ -49,3 +63,46 @@ def with_text(
         jnp.concatenate([prefix.seg_BP, seg_BL], axis=1),
         prefix.start_pos_B + len_B,
     )
+
+
+@functools.partial(jax.jit, static_argnames=("graphdef",))
+def plain(graphdef: Any, state: Any, tok_BL: jax.Array, len_B: jax.Array) -> Prefix:
+    """Text alone as the decoder's prefix: no memory, no markers, positions 0, 1, ..."""
+    slot_BL = jnp.zeros_like(tok_BL) + jnp.arange(tok_BL.shape[1], dtype=jnp.int32)
+    seg_BL = (slot_BL < len_B[:, None]).astype(jnp.int32)
+    return Prefix(nnx.merge(graphdef, state).decoder.embed(tok_BL), slot_BL, seg_BL, len_B)
+
+
+@functools.partial(jax.jit, static_argnames=("graphdef",))
+def likelihoods(
+    graphdef: Any, state: Any, prefix: Prefix, tok_BOL: jax.Array, len_BO: jax.Array
+) -> jax.Array:
+    """-ln p (nats) of each token of O texts after each row's prefix, each text by itself: nll_BOL.
+
+    The prefix is read once, whatever O. Padding may stand anywhere in it; beyond a text's length
+    nll is 0.
+    """
+    decoder = nnx.merge(graphdef, state).decoder
+    P, L = prefix.x_BPD.shape[1], tok_BOL.shape[2]
+    hidden_BPD, cache = decoder.prefill(prefix.x_BPD, prefix.pos_BP, prefix.seg_BP, P + L)
+    last_B1 = jnp.max(jnp.where(prefix.seg_BP > 0, jnp.arange(P), 0), axis=1, keepdims=True)
+    # A select, not a gather, as in `generate`.
+    hot_BP1 = (jnp.arange(P) == constrain(last_B1, "batch"))[:, :, None]
+    last_B1D = jnp.sum(jnp.where(hot_BP1, hidden_BPD, 0), axis=1, keepdims=True)
+    slot_L = jnp.arange(L, dtype=jnp.int32)
+    pos_BL = prefix.start_pos_B[:, None] + slot_L
+
+    def of_one(option: tuple[jax.Array, jax.Array]) -> jax.Array:
+        tok_BL, len_B = option
+        valid_BL = slot_L < len_B[:, None]
+        x_BLD = decoder.embed(tok_BL)
+        hidden_BLD, _ = decoder.step(x_BLD, pos_BL, valid_BL.astype(jnp.int32), cache)
+        # Each place predicts the next: the prefix's last one the first token.
+        hidden_BLD = jnp.concatenate([last_B1D, hidden_BLD[:, :-1]], axis=1)
+        logp_BLV = jax.nn.log_softmax(decoder.unembed(hidden_BLD), axis=-1)
+        is_label_BLV = jnp.arange(logp_BLV.shape[-1]) == tok_BL[:, :, None]
+        return jnp.where(valid_BL, -jnp.where(is_label_BLV, logp_BLV, 0.0).sum(-1), 0)
+
+    # One after the other, so that one copy of the cache exists at a time.
+    options = jnp.swapaxes(tok_BOL, 0, 1), jnp.swapaxes(len_BO, 0, 1)
+    return jnp.swapaxes(jax.lax.map(of_one, options), 0, 1)

@@ -231,6 +231,9 @@ def test_errors_name_the_folder(tmp_path):
             TokenizerError, match=r"tokenizer.json: not a readable tokenizer .*copy"
         ):
             load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\noid")
+    with pytest.raises(TokenizerError, match=r"begins with b'version https://git-lfs.*whole file"):
+        load_tokenizer(tmp_path)
     with pytest.raises(TokenizerError, match="at least 258"):
         train_tokenizer(["a"], 200, tmp_path / "x")
     with pytest.raises(TokenizerError, match="no text"):

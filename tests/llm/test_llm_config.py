@@ -69,7 +69,15 @@ def test_head_size_is_never_guessed_for_qwen():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "gpt2"}, "'gpt2'; supported architectures are llama, qwen2, qwen3"),
+        (
+            {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]},
+            r"'gpt2', architectures \['GPT2LMHeadModel'\]; supported architectures are llama, qw",
+        ),
+        ({"model_type": "mistral", "sliding_window": 4096}, "'mistral'.*; supported arch.*qwen3"),
+        ({"model_type": ["llama"]}, r"\['llama'\].*; supported architectures are llama, qwen2"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "'gptq'; quantised .*before it was"),
+        ({"use_sliding_window": True}, "use_sliding_window is True; only False"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "has 'sliding_attention'; only"),
         ({"hidden_size": None}, "hidden_size is missing"),
         ({"vocab_size": "many"}, "vocab_size is 'many'"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
@@ -77,8 +85,23 @@ def test_head_size_is_never_guessed_for_qwen():
         ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "rope_scaling.rope_type is 'yarn'"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 4.0}}, "lacks low_freq_factor"),
         ({"num_key_value_heads": 5}, "multiple of num_key_value_heads = 5"),
+        ({"num_attention_heads": 0, "head_dim": None}, "num_attention_heads is 0, expected at"),
+        ({"max_position_embeddings": -1}, "max_position_embeddings is -1, expected at least 1"),
+        ({"rms_norm_eps": "small"}, "rms_norm_eps is 'small', expected a number"),
+        ({"rope_theta": None}, "rope_theta is None, expected a number"),
+        ({"rope_parameters": 5}, "rope_parameters is 5, expected one object"),
+        (
+            {"rope_parameters": {"full_attention": {"rope_theta": 1e6}}},
+            "rope_parameters is .*expected one object for all layers",
+        ),
     ],
 )
 def test_what_is_not_computed_is_refused(change, message):
-    with pytest.raises(ConfigError, match=message):
-        from_hf({**LLAMA32_1B, **change})
+    with pytest.raises(ConfigError, match=f"^some/config.json: .*{message}"):
+        from_hf({**LLAMA32_1B, **change}, "some/config.json")
+
+
+def test_a_vision_model_is_refused_by_what_its_text_tower_says():
+    text = LLAMA32_1B | {"cross_attention_layers": [3], "quantization_config": {"bits": 4}}
+    with pytest.raises(ConfigError, match=r"config.json \(text_config\): quantization_config"):
+        from_hf({"model_type": "mllama", "text_config": text})

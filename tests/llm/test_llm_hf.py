@@ -1,4 +1,4 @@
-"""Hugging Face folders: exact round trips, sharded reading, and one clear error for each fault."""
+"""Hugging Face folders: exact round trips and sharded reading. Broken ones: test_llm_faults.py."""
 
 import json
 
@@ -83,9 +83,6 @@ def test_a_checkpoint_in_several_files(tmp_path, mesh):
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": parts}))
     states_equal(hf.load(tmp_path), whole)
-    (tmp_path / "model-2.safetensors").unlink()
-    with pytest.raises(hf.HfError, match=r"model-2\.safetensors does not exist"):
-        hf.load(tmp_path)
 
 
 def test_a_tied_model_may_carry_its_head_twice(tmp_path, mesh):
@@ -140,65 +137,6 @@ def test_adapters_are_drawn_at_loading_and_refused_at_saving(tmp_path, mesh):
     assert not (tmp_path / "out").exists()
     with pytest.raises(ConfigError, match="rngs is None"):
         hf.load(tmp_path, lora=LoraConfig(rank=2))
-
-
-def broken(change):
-    def write(path):
-        tensors = folder_of(path)
-        write_folder(path, QWEN3, change(tensors))
-
-    return write
-
-
-def no_norm(tensors):
-    return {name: x for name, x in tensors.items() if name != "model.norm.weight"}
-
-
-def truncated(path):
-    folder_of(path)
-    file = path / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:-100])
-
-
-def not_json(path):
-    folder_of(path)
-    (path / "config.json").write_text("{")
-
-
-def other_architecture(path):
-    folder_of(path)
-    (path / "config.json").write_text(json.dumps(QWEN3 | {"model_type": "mixtral"}))
-
-
-NORM = "model.norm.weight"
-FAULTS = {
-    "no folder": (lambda path: None, "config.json does not exist"),
-    "no weights": (lambda p: (folder_of(p), (p / hf.WEIGHTS).unlink()), "neither"),
-    "missing tensor": (broken(no_norm), f"lacks the tensor {NORM} .24,."),
-    "wrong shape": (
-        broken(lambda t: t | {NORM: np.ones(7, np.float32)}),
-        rf"{NORM} has shape \(7,\), expected \(24,\)",
-    ),
-    "unknown tensor": (
-        broken(lambda t: t | {"model.layers.0.self_attn.q_proj.bias": np.ones(3, np.float32)}),
-        "1 tensor.s. that a qwen3 .*q_proj.bias",
-    ),
-    "quantised": (broken(lambda t: t | {NORM: np.ones(24, np.int8)}), "stored as I8"),
-    "truncated": (truncated, "not a whole safetensors file"),
-    "not json": (not_json, "config.json is not JSON"),
-    "architecture": (
-        other_architecture,
-        "'mixtral'; supported architectures are llama, qwen2, qwen3",
-    ),
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_every_fault_is_named(fault, tmp_path, mesh):
-    write, message = FAULTS[fault]
-    write(tmp_path / "model")
-    with pytest.raises(ValueError, match=message):
-        hf.load(tmp_path / "model")
 
 
 def test_a_mesh_that_does_not_divide_the_heads_is_named(tmp_path):

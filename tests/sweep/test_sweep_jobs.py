@@ -83,6 +83,14 @@ def test_data_that_cannot_serve_is_refused_before_any_work(tmp_path, decoder):
     assert not (tmp_path / "w/lms").exists()
 
 
+def test_weights_that_cannot_be_read_are_refused_before_any_work(tmp_path, decoder):
+    weights = decoder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(hf.HfError, match=r"decoder/model\.safetensors .* is not a whole"):
+        runner.run(config_of(tmp_path, decoder), tmp_path / "w", work=jobs.SweepWork())
+    assert not (tmp_path / "w/ledger").exists()
+
+
 def test_data_is_described_before_the_work(tmp_path, decoder):
     first = grid.expand(config_of(tmp_path, decoder))[0]
     said = jobs.check_data(first.config, tmp_path / "w")

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from safetensors.numpy import load_file, save_file
 
 from jaxcomp.config import (
     Config,
@@ -139,6 +140,40 @@ def test_a_model_too_small_for_its_tokenizer_is_refused(root, tmp_path):
     (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 100}))
     with pytest.raises(ConfigError, match=r"the tokenizer has \d+ tokens, the model rows for 100"):
         bases.tokenizer_of(folder)
+
+
+def test_a_model_with_more_rows_than_tokens_is_a_padded_one(root, tmp_path, mesh):
+    folder = tmp_path / "padded"
+    shutil.copytree(bases.made_base(root, "llama", "a", 0), folder)
+    model = hf.load(folder)
+    tokens = model.cfg.vocab_size
+    config = json.loads((folder / hf.CONFIG).read_text())
+    (folder / hf.CONFIG).write_text(json.dumps(config | {"vocab_size": tokens + 7}))
+    tensors = load_file(folder / hf.WEIGHTS)
+    for name, x in tensors.items():
+        if len(x) == tokens:
+            tensors[name] = np.concatenate([x, np.full_like(x[:7], 3)])
+    save_file(tensors, folder / hf.WEIGHTS, metadata={"format": "pt"})
+    padded, tok = hf.load(folder), bases.tokenizer_of(folder)
+    assert (padded.cfg.vocab_size, tok.vocab_size) == (tokens + 7, tokens)
+    np.testing.assert_array_equal(padded.emb[:tokens], model.emb[...])
+    # The model may choose such a row; it stands for no text.
+    ids = tok.encode("The fox")
+    assert tok.decode([*ids, tokens + 3]) == tok.decode(ids)
+
+
+def test_weights_that_cannot_be_read_do_not_take_the_workdir(root, tmp_path, mesh):
+    folder = tmp_path / "given"
+    shutil.copytree(bases.made_base(root, "llama", "a", 0), folder)
+    (folder / bases.CARD).unlink()  # known by its files, so that mended ones are others
+    whole = (folder / hf.WEIGHTS).read_bytes()
+    decoder = str(bases.made_decoder(root, CFG))
+    cfg = dataclasses.replace(CFG, folders={"llama/a": str(folder), "decoder": decoder})
+    (folder / hf.WEIGHTS).write_bytes(whole[:-100])
+    with pytest.raises(hf.HfError, match="is not a whole safetensors file"):
+        train(cfg, tmp_path / "run")
+    (folder / hf.WEIGHTS).write_bytes(whole)
+    assert train(cfg, tmp_path / "run")["steps"] == 4
 
 
 def test_given_weights_are_known_by_their_content(root, tmp_path):

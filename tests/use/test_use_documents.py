@@ -3,6 +3,8 @@
 import gzip
 import io
 import json
+import os
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from test_use_memory import made
 
 from jaxcomp.data.sources import DataError
+from jaxcomp.data.tokenizer import TokenizerError, world_tokenizer
 from jaxcomp.use import MemoryFileError
 from jaxcomp.use.documents import STDIN, Text, compress, read
 from jaxcomp.use.memory import Memory
@@ -64,11 +67,75 @@ def test_a_txt_is_one_text_and_a_row_is_one(tmp_path):
         "/a.txt", "/b/r.jsonl.gz:p", "/b/r.jsonl.gz:q",
     ]  # fmt: skip
     assert list(read([str(tmp_path / "a.txt")])) == found[:1]
-    with pytest.raises(DataError, match="no such file"):
-        list(read([str(tmp_path / "c.txt")]))
+
+
+def test_what_is_not_there_is_said_before_anything_is_read(tmp_path):
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "a.md").write_text("a")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"holds no \.jsonl"):
-        list(read([str(tmp_path / "empty")]))
+    for name, said in (
+        ("c.txt", r"c\.txt: no such file or folder"),
+        ("empty", r"empty: holds no \.jsonl"),
+        ("a.md", r"a\.md: unsupported kind; expected one of \.jsonl"),
+    ):
+        with pytest.raises(DataError, match=said):  # not only when its turn comes
+            read([str(tmp_path / "a.txt"), str(tmp_path / name)])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "found"),
+    [
+        ("a.txt", b"", [("a.txt", "")]),
+        ("a.txt", b" \n\t", [("a.txt", " \n\t")]),
+        ("a.txt", b"a\x00b", [("a.txt", "a\x00b")]),
+        ("a.txt", b"caf\xe9 \xff", r"a\.txt: not UTF-8 at line 1, byte 3 \(0xe9\); convert it"),
+        ("a.jsonl", b"", r"a\.jsonl: empty; expected text"),
+        ("a.jsonl", b'{"text": ""}\n{"text": " "}\n', r"a\.jsonl: no text in 1 file"),
+        # A row without text is none; the others keep their names.
+        ("a.jsonl", b'{"text": ""}\n{"text": "b"}\n', [("a.jsonl:a-2", "b")]),
+        ("a.jsonl", b'{"text": "a\\u0000"}\n', [("a.jsonl:a-1", "a\x00")]),
+        (
+            "a.jsonl",
+            b'{"text": "a\\ud800"}\n',
+            r"line 1: field 'text' holds a lone surrogate at char",
+        ),
+        ("a.jsonl", b'{"text": "b", "id": "\\ud800"}\n', [("a.jsonl:\\ud800", "b")]),
+        pytest.param(
+            os.fsdecode(b"\xe9.txt"),
+            b"a",
+            [("\\udce9.txt", "a")],
+            marks=pytest.mark.skipif(sys.platform != "linux", reason="needs names of any bytes"),
+        ),
+    ],
+)
+def test_hostile_contents(tmp_path, monkeypatch, name, content, found):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    if isinstance(found, str):
+        with pytest.raises(DataError, match=found):
+            list(read([name]))
+        return
+    texts = list(read([name]))
+    assert [tuple(text) for text in texts] == found
+    compress(stub(), texts, tmp_path / "m.safetensors")
+    assert Memory.load(tmp_path / "m.safetensors").ids == tuple(text.id for text in texts)
+
+
+def test_a_text_that_a_tokenizer_refuses_is_named(tmp_path):
+    tok = world_tokenizer(["word"], tmp_path / "t")
+
+    class Refusing(Stub):
+        comp_tok = dec_tok = tok
+
+        def compress(self, texts, ids, seen=None):
+            tok.encode_batch(texts)
+            raise AssertionError("a text was compressed")
+
+    refusing: Any = Refusing()
+    texts = [Text("a.txt", "word"), Text("b.txt", "word \x00"), Text("c.txt", "word")]
+    with pytest.raises(TokenizerError, match=r"^b\.txt: '\\x00' at character 5 of 'word"):
+        compress(refusing, texts, tmp_path / "m.safetensors")
+    assert not (tmp_path / "m.safetensors").exists()
 
 
 def test_what_was_done_before_a_stop_is_not_done_again(tmp_path):

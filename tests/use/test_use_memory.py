@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.numpy import save_file
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from jaxcomp.use.memory import Memory, MemoryFileError
 
@@ -88,25 +89,117 @@ def test_a_smaller_file_rounds_the_vectors_once(tmp_path, dtype, relative):
         memory.save(tmp_path / "n.safetensors", "int8")
 
 
+def test_windows_of_a_long_text_cost_what_they_hold(monkeypatch):
+    asked, counts_G = [], vars(Memory)["counts_G"].fget
+    monkeypatch.setattr(Memory, "counts_G", property(lambda m: asked.append(m) or counts_G(m)))
+    memory = made([[8] * 300])
+    windows = list(memory.windows(2))
+    assert all(np.shares_memory(w.vec_ND, memory.vec_ND) for w in windows)
+    assert all(same(memory[i], memory) for i in [0] * 5)
+    # Adding up all segments again for every window would make a long text quadratic.
+    assert len([m for m in asked if m is memory]) == 1
+
+
 def test_what_is_no_whole_memory_file_is_refused(tmp_path):
-    memory = made([[8, 3], [5]])
     file = tmp_path / "m.safetensors"
-    with pytest.raises(MemoryFileError, match="no such file"):
+    with pytest.raises(
+        MemoryFileError, match=r"m\.safetensors: no such file; expected one of `jax"
+    ):
         Memory.load(file)
-    memory.save(file)
+    made([[8, 3], [5]]).save(file)
     whole = file.read_bytes()
-    file.write_bytes(whole[:-4])
-    with pytest.raises(MemoryFileError, match="not a whole safetensors file"):
+    header = 8 + int.from_bytes(whole[:8], "little")
+    for length in (0, 7, 9, header // 2, header, header + 1, len(whole) - 4, len(whole) - 1):
+        file.write_bytes(whole[:length])
+        with pytest.raises(
+            MemoryFileError, match=rf"s \({length} bytes\) is not a whole .*make it"
+        ):
+            Memory.load(file)
+    for content in (b"version https://git-lfs.github.com/spec/v1\n", b"\x80PK" * 50, b"text"):
+        file.write_bytes(content)
+        with pytest.raises(MemoryFileError, match=r"m\.safetensors .*is not a whole safetensors"):
+            Memory.load(file)
+    file.write_bytes(whole)
+    assert len(Memory.load(file)) == 2
+
+
+INT = np.int32
+BAD = {
+    "another kind of file": ({}, {"format": "x"}, "holds x, version 1; expected jaxcomp-memory"),
+    "another version": ({}, {"version": "2"}, "version 2; expected jaxcomp-memory, version 1"),
+    "no ratio": ({}, {"ratio": None}, "lacks ratio; make it again"),
+    "no lengths": ({"tokens_G": None}, {}, "lacks tokens_G; make it again"),
+    "ratio in words": ({}, {"ratio": "four"}, "ratio is 'four', expected a whole number from 1"),
+    "ratio 0": ({}, {"ratio": "0"}, "ratio is '0', expected a whole number from 1"),
+    "segment -8": ({}, {"segment": "-8"}, "segment is '-8', expected a whole number from 1"),
+    "ids of another kind": ({}, {"ids": "{}"}, "ids is '{}', expected a list of names"),
+    "ids no JSON": ({}, {"ids": "[1"}, r"ids is '\[1', expected a list of names"),
+    "an id too few": ({}, {"ids": '["a"]'}, "its lengths imply"),
+    "a vector too few": ({"vec_ND": np.ones((3, 3), np.float32)}, {}, r"= \(3, .*imply \(5, "),
+    "no vector at all": ({"vec_ND": np.ones((0, 3), np.float32)}, {}, r"= \(0, .*imply \(5, "),
+    "vectors in one axis": ({"vec_ND": np.ones(5, np.float32)}, {}, r"vec_ND .*\(5,\), .*2 axes"),
+    "vectors of whole numbers": ({"vec_ND": np.ones((5, 3), INT)}, {}, "vec_ND is int32 .*float32"),
+    "broken lengths": ({"tokens_G": np.ones(3, np.float32)}, {}, "tokens_G is float32 .*int32"),
+    "nan": ({"vec_ND": np.full((5, 3), np.nan, np.float32)}, {}, "5 of 5 vectors hold nan or inf"),
+    "no token": (
+        {"tokens_G": np.array([8, 0, 5], INT)},
+        {},
+        r"tokens_G\[1\] is 0, expected 1 to 8",
+    ),
+    "too many": (
+        {"tokens_G": np.array([8, 3, 9], INT)},
+        {},
+        r"tokens_G\[2\] is 9, expected 1 to 8",
+    ),
+    "negative segments": (
+        {"segments_B": np.array([4, -1], INT)},
+        {},
+        r"segments_B\[1\] is -1, exp",
+    ),
+    "absurd segments": ({"segments_B": np.array([2**31 - 1, 1], INT)}, {}, "2147483648.*make it"),
+    "negative labels": ({"labels_G": np.array([-7, 6, 9], INT)}, {}, r"labels_G\[0\] is -7"),
+    "a label too few": ({"labels_G": np.array([7, 6], INT)}, {}, "its lengths imply"),
+}
+
+
+@pytest.mark.parametrize("fault", BAD)
+def test_a_file_of_other_values_is_refused(tmp_path, fault):
+    arrays, texts, message = BAD[fault]
+    file = tmp_path / "m.safetensors"
+    made([[8, 3], [5]]).save(file)
+    with safe_open(file, "np") as found:
+        about = found.metadata() | texts
+    tensors = load_file(file) | arrays
+    save_file(
+        {name: x for name, x in tensors.items() if x is not None},
+        file,
+        metadata={name: text for name, text in about.items() if text is not None},
+    )
+    with pytest.raises(MemoryFileError, match=rf"m\.safetensors.*{message}"):
         Memory.load(file)
-    file.write_bytes(b"")
-    with pytest.raises(MemoryFileError, match="not a whole safetensors file"):
-        Memory.load(file)
-    save_file({"x": np.zeros(2, np.float32)}, file)
-    with pytest.raises(MemoryFileError, match="holds no memory"):
-        Memory.load(file)
-    dataclasses.replace(memory, vec_ND=memory.vec_ND[:-1]).save(file)
-    with pytest.raises(MemoryFileError, match="its lengths imply"):
-        Memory.load(file)
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "message"),
+    [
+        (7e4, "float16", r"float16 cannot hold 7e\+04; take bfloat16 or"),
+        (np.inf, "float32", "diverged"),
+    ],
+)
+def test_vectors_that_a_file_cannot_hold_are_not_written(tmp_path, value, dtype, message):
+    memory = made([[8]])
+    memory.vec_ND[1, 2] = value
+    with pytest.raises(MemoryFileError, match=rf"m\.safetensors: .*{message}"):
+        memory.save(tmp_path / "m.safetensors", dtype)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_memory_of_nothing_goes_through_a_file(tmp_path):
+    for memory in (made([[], []]), made([[1]])[:0]):
+        memory.save(tmp_path / "m.safetensors")
+        found = Memory.load(tmp_path / "m.safetensors")
+        assert same(found, memory)
+        assert list(found.windows(2)) == []
 
 
 def test_memories_of_two_kinds_do_not_join():

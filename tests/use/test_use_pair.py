@@ -1,6 +1,7 @@
 """A pair at work says what the same pair says in evaluation, whatever shares its batch."""
 
 import dataclasses
+import re
 
 import jax
 import numpy as np
@@ -10,12 +11,13 @@ from use_runs import LORA, config, texts
 
 import jaxcomp
 from jaxcomp.data.pipeline import REBUILD, batch_examples, eval_examples
+from jaxcomp.data.segments import cut
 from jaxcomp.fidelity import reconstruction
 from jaxcomp.fidelity.evaluate import validation_loss
 from jaxcomp.sharding import put_batch, use_mesh
 from jaxcomp.train import compress
 from jaxcomp.train.compress import load_run, tokenizers
-from jaxcomp.use import MemoryFileError, PairError, prompt_embeds
+from jaxcomp.use import Memory, MemoryFileError, PairError, prompt_embeds
 from jaxcomp.use.layout import ExportError
 
 
@@ -92,6 +94,52 @@ def test_an_empty_text_has_no_vectors_and_comes_back_empty(pair):
     assert rebuilt[1] == pair.reconstruct(pair.compress(texts()[0]), max_new=8)[0]
 
 
+def test_nothing_but_spaces_is_a_text_and_no_text_is_none(pair):
+    memory = pair.compress(["\n \n", ""])
+    assert memory.segments_B.tolist() == [1, 0]
+    assert memory.bytes_G.tolist() == [3]
+    rebuilt = pair.reconstruct(memory, max_new=4)
+    asked = pair.ask(memory, "", template="{question}", max_new=4, stop="")
+    assert [len(rebuilt), len(asked), rebuilt[1]] == [2, 2, ""]
+    # The end token alone, which every text has; of nothing to continue with, nothing.
+    assert [s.tokens for s in pair.score(memory, "")] == [1] * 2
+    assert all(np.isfinite(s.nats) and s.nats > 0 for s in pair.score(memory, ""))
+    assert pair.score(memory, "", mode="continue") == [(0.0, 0)] * 2
+    # What it says of an empty text does not depend on the others.
+    assert asked[1] == pair.ask(memory[1], "", template="{question}", max_new=4, stop="")[0]
+    none = pair.compress([])
+    assert (len(none), none.vec_ND.shape) == (0, (0, memory.vec_ND.shape[1]))
+    assert pair.reconstruct(none) == pair.ask(none, "who") == pair.score(none, "a") == []
+
+
+def test_of_a_long_text_every_segment_is_what_it_is_alone(pair):
+    # Words alone: each is a token with the space before it, so a segment's text has its tokens.
+    words = [w for text in texts() for w in re.findall("[A-Za-z]+", text)]
+    rng = np.random.default_rng(0)
+    text = " ".join(words[i] for i in rng.integers(len(words), size=50_000))
+    seen = []
+    long = pair.compress(text, seen=lambda done, every: seen.append((done, every)))
+    cuts = cut(text, pair.comp_tok, 64)
+    G, M = len(cuts), 64 // 16
+    assert seen[-1] == (G, G)
+    assert len(seen) == -(-G // pair.batch)  # rows of a batch at a time, whatever the length
+    assert long.segments_B.tolist() == [G] == [-(-50_000 // 64)]
+    assert long.tokens_G.tolist() == [64] * (G - 1) + [50_000 % 64]
+    assert long.bytes_G.sum() == len(text)
+    some = sorted(
+        {0, 1, pair.batch - 1, pair.batch, G // 2, G - 2, G - 1, *rng.integers(G, size=5)}
+    )
+    alone = Memory.join(pair.compress(cuts[g].text.removeprefix(" ")) for g in some)
+    assert alone.tokens_G.tolist() == long.tokens_G[some].tolist()
+    vec_ND = np.concatenate([long.vec_ND[g * M : (g + 1) * M] for g in some])
+    np.testing.assert_allclose(vec_ND, alone.vec_ND, atol=2e-5)
+    windows = list(long.windows(1))
+    assert len(windows) == G
+    rebuilt = pair.reconstruct(windows[G // 2], max_new=8)
+    assert rebuilt == pair.reconstruct(alone[some.index(G // 2)], max_new=8)
+    assert rebuilt[0]
+
+
 def test_a_long_text_becomes_segments_that_are_rebuilt_one_after_the_other(pair):
     long = " ".join(texts()[:4])
     memory = pair.compress(long)
@@ -122,8 +170,16 @@ def test_a_score_takes_one_text_for_all(pair, memory):
 
 def test_a_foreign_memory_is_refused(pair, memory):
     for change in ({"decoder": "0" * 12}, {"ratio": 4}, {"segment": 32}):
-        with pytest.raises(MemoryFileError, match="this pair has"):
-            pair.reconstruct(dataclasses.replace(memory, **change))
+        other = dataclasses.replace(memory, **change)
+        found = re.escape(str((other.decoder, other.ratio, other.segment)))
+        for use in (pair.reconstruct, lambda m: pair.ask(m, "who"), lambda m: pair.score(m, "a")):
+            with pytest.raises(
+                MemoryFileError, match=rf"= {found}, this pair has .*compress again"
+            ):
+                use(other)
+    wide = dataclasses.replace(memory, vec_ND=np.zeros((len(memory.vec_ND), 5), np.float32))
+    with pytest.raises(MemoryFileError, match=r"has vectors of 5, .* decoder reads \d+; compress"):
+        pair.reconstruct(wide)
 
 
 def test_prompts_are_what_the_decoder_reads(tmp_path, pair, memory):

@@ -1,0 +1,83 @@
+"""Results that survive an interruption: records as they are made, then one whole file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxcomp.probe.items import ProbeError
+from jaxcomp.train.checkpoint import write_json
+
+
+class Journal:
+    """The file `out` of what `about` says; None: nothing is kept.
+
+    Until it is finished, its records stand in `<out>.part.jsonl`, below a line that holds `about`.
+    """
+
+    def __init__(self, out: Path | None, about: dict[str, Any]):
+        self.out, self.about = out, about
+        self.part = out.with_name(out.name + ".part.jsonl") if out else None
+
+    def finished(self) -> dict[str, Any] | None:
+        """The whole result, if it is there. Raises ProbeError where the file is of another."""
+        if self.out is None or not self.out.exists():
+            return None
+        try:
+            found = json.loads(self.out.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise ProbeError(
+                f"{self.out} is there already and is no result of a probe ({error}); choose "
+                "another --out or remove it"
+            ) from error
+        self._same(found.get("about") if isinstance(found, dict) else None, self.out)
+        return found
+
+    def records(self) -> list[dict[str, Any]]:
+        """The records of an interrupted run; a last line that was cut short is taken away."""
+        if self.part is None or not self.part.exists():
+            return []
+        raw = self.part.read_bytes()
+        whole = raw[: raw.rfind(b"\n") + 1]
+        if len(whole) < len(raw):
+            with self.part.open("r+b") as file:
+                file.truncate(len(whole))
+        try:
+            lines = [json.loads(line) for line in whole.decode().split("\n") if line]
+        except ValueError as error:
+            raise ProbeError(f"{self.part} is damaged ({error}); remove it") from error
+        if lines:
+            self._same(lines[0], self.part)
+        return lines[1:]
+
+    def add(self, records: Sequence[dict[str, Any]]) -> None:
+        """Keeps records. On the disk when it returns."""
+        if self.part is None:
+            return
+        self.part.parent.mkdir(parents=True, exist_ok=True)
+        with self.part.open("a", encoding="utf-8") as file:
+            for line in [] if file.tell() else [self.about]:
+                file.write(json.dumps(line) + "\n")
+            for record in records:
+                file.write(json.dumps(record) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Writes the whole result in place of the records."""
+        if self.out is None or self.part is None:
+            return
+        write_json(self.out, result)
+        self.part.unlink(missing_ok=True)
+
+    def _same(self, found: Any, file: Path) -> None:
+        about = found if isinstance(found, dict) else {}
+        differ = [k for k, v in self.about.items() if k != "hash" and about.get(k) != v]
+        if differ:
+            raise ProbeError(
+                f"{file} is there already, with another {' and '.join(differ)}; choose another "
+                "--out or remove it"
+            )
