@@ -6,7 +6,6 @@ Every device reads only the bytes of its own shard. What stands where: layout.py
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -24,17 +23,13 @@ from jaxcomp.config import LoraConfig, ModelConfig
 from jaxcomp.llm.config import from_hf, to_hf
 from jaxcomp.llm.layout import Tower, Weight, tower, weights
 from jaxcomp.llm.model import PROJECTIONS, Transformer, layer_leaves
+from jaxcomp.llm.shards import DTYPES, HfError, Stored, read_all, stored_in
 from jaxcomp.sharding import check_model, spec_of
 
-DTYPES = ("F32", "F16", "BF16")
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 _POINTER = b"version https://git-lfs"  # what a clone without Git LFS holds in a file's place
 _MEND = f"take {CONFIG} and the weights from the same model"
-Files = dict[str, tuple[Path, Any]]  # tensor name -> the file that holds it, and its open handle
-
-
-class HfError(ValueError):
-    """A Hugging Face folder cannot be read; the message names the file and the mend."""
+Files = dict[str, Stored]  # by tensor name
 
 
 def read_config(folder: str | os.PathLike[str]) -> ModelConfig:
@@ -59,12 +54,12 @@ def load(
     folder = Path(folder)
     cfg, table, files = _checked(folder)
     check_model(cfg, jax.sharding.get_abstract_mesh(), str(folder / CONFIG))
-    mesh, params = jax.sharding.get_mesh(), {}
-    for name, weight in table.items():
-        shape = (len(weight.names), *weight.shape) if weight.stacked else weight.shape
-        sharding = NamedSharding(mesh, spec_of(weight.spec, len(shape)))
-        reader = _reader(weight, files, np.dtype(dtype))
-        params[name] = jax.make_array_from_callback(shape, sharding, reader)
+    mesh = jax.sharding.get_mesh()
+    shardings = {
+        name: NamedSharding(mesh, spec_of(weight.spec, len(weight.shape) + weight.stacked))
+        for name, weight in table.items()
+    }
+    params = read_all(table, files, shardings, np.dtype(dtype))
     return Transformer(
         cfg, rngs=rngs, lora=lora, dtype=dtype, compute_dtype=compute_dtype, params=params
     )
@@ -115,46 +110,6 @@ def _on_host(x: jax.Array) -> np.ndarray:
     return np.asarray(x)
 
 
-def _reader(weight: Weight, files: Files, dtype: np.dtype[Any]) -> Callable[[Any], np.ndarray]:
-    """Callback of `jax.make_array_from_callback`: index of a shard -> that shard's values.
-
-    Beside the shard itself at most one layer of it is in memory. What has to be transposed is
-    given as a view: JAX transposes while it copies, several times faster than numpy.
-    """
-    n = weight.inputs
-
-    def stored_index(index: tuple[slice, ...]) -> tuple[slice, ...]:
-        # Made explicit: a stored embedding may have more rows than ours.
-        index = tuple(slice(*i.indices(size)) for i, size in zip(index, weight.shape, strict=True))
-        if n is None:
-            return index
-        rows = _flat(index[n:], weight.shape[n:])
-        return (rows, _flat(index[:n], weight.shape[:n])) if n else (rows,)
-
-    def read(index: tuple[slice, ...]) -> np.ndarray:
-        names = weight.names[index[0]] if weight.stacked else weight.names
-        index = index[1:] if weight.stacked else index
-        local = [len(range(*i.indices(size))) for i, size in zip(index, weight.shape, strict=True)]
-        where = stored_index(index)
-        layers = np.empty((len(names), *(i.stop - i.start for i in where)), dtype)
-        for name, layer in zip(names, layers, strict=True):
-            layer[...] = files[name][1].get_slice(name)[where]
-        ours = layers.swapaxes(-1, -2) if n else layers
-        ours = ours.reshape(len(names), *local)
-        return ours if weight.stacked else ours[0]
-
-    return read
-
-
-def _flat(index: tuple[slice, ...], shape: tuple[int, ...]) -> slice:
-    """The slice of the flattened axes; only the first of them may be cut (see SPECS)."""
-    start, stop, _ = index[0].indices(shape[0])
-    rest = math.prod(shape[1:])
-    if any(i.indices(n) != (0, n, 1) for i, n in zip(index[1:], shape[1:], strict=True)):
-        raise HfError(f"a spec cuts an inner axis of {shape}: {index}; only the first may be cut")
-    return slice(start * rest, stop * rest)
-
-
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise HfError(
@@ -197,12 +152,12 @@ def _open_all(folder: Path) -> Files:
         if twice := found.keys() & files.keys():
             name = min(twice)
             raise HfError(
-                f"{files[name][0]} and {folder / file_name} both hold {name}; expected each tensor "
-                "in one file: download the folder again"
+                f"{files[name].path} and {folder / file_name} both hold {name}; expected each "
+                "tensor in one file: download the folder again"
             )
         files |= found
     for name, file_name in weight_map.items():
-        if name not in files or files[name][0] != folder / file_name:
+        if name not in files or files[name].path != folder / file_name:
             raise HfError(f"{folder / INDEX} says {name} is in {file_name}, which does not hold it")
     return files
 
@@ -211,7 +166,7 @@ def _open(path: Path) -> Files:
     if not path.is_file():
         raise HfError(f"{path} does not exist, though {INDEX} names it; download it again")
     try:
-        handle = safe_open(path, "np")
+        safe_open(path, "np")  # checks that the file is whole
     except SafetensorError as error:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -223,7 +178,7 @@ def _open(path: Path) -> Files:
         raise HfError(
             f"{path} ({size} bytes) is not a whole safetensors file ({error}); download it again"
         ) from error
-    return dict.fromkeys(handle.keys(), (path, handle))
+    return stored_in(path)
 
 
 def _check_tensors(
@@ -240,16 +195,15 @@ def _check_tensors(
             raise HfError(
                 f"{folder} lacks the tensor {name} {shape} that {CONFIG} implies; {_MEND}{mend}"
             )
-        path, handle = files[name]
-        found = handle.get_slice(name)
-        if tuple(found.get_shape()) != shape:
+        found = files[name]
+        if found.shape != shape:
             raise HfError(
-                f"{path}: {name} has shape {tuple(found.get_shape())}, expected {shape} by "
-                f"{CONFIG}; {_MEND}"
+                f"{found.path}: {name} has shape {found.shape}, expected {shape} by {CONFIG}; "
+                f"{_MEND}"
             )
-        if found.get_dtype() not in DTYPES:
+        if found.dtype not in DTYPES:
             raise HfError(
-                f"{path}: {name} is stored as {found.get_dtype()}; supported are "
+                f"{found.path}: {name} is stored as {found.dtype}; supported are "
                 f"{', '.join(DTYPES)}: take the weights from before they were quantised"
             )
     # A tied model may carry its output matrix a second time, old Llama files their frequencies.
