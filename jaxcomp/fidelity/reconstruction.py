@@ -100,13 +100,16 @@ def free(
     max_new: int,
     eos_id: int,
     temperature: float = 0.0,
+    limit_B: jax.Array | None = None,
 ) -> Generated:
-    """The decoder's own rebuilding: greedy at temperature 0, else sampled."""
+    """The decoder's own rebuilding: greedy at temperature 0, else sampled; `limit_B` is the most
+    tokens of each row (default `max_new`)."""
     decoder = nnx.merge(graphdef, state).decoder
     prefix = _prefix(graphdef, state, memory, mode_B)
     return generate(
-        decoder, *prefix, max_new=max_new, eos_id=eos_id, temperature=temperature, key=key
-    )
+        decoder, *prefix, max_new=max_new, eos_id=eos_id, temperature=temperature, key=key,
+        limit_B=limit_B,
+    )  # fmt: skip
 
 
 def until_end(tok_L: np.ndarray, eos_id: int) -> tuple[list[int], int]:

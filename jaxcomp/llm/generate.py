@@ -14,7 +14,7 @@ from jaxcomp.sharding import constrain
 
 
 class Generated(NamedTuple):
-    """L = max_new. Row b ended by itself iff len_B[b] < L.
+    """L = max_new. Row b ended by itself iff len_B[b] is below its limit.
 
     tok_BL: tokens, `eos_id` from the end on. len_B: tokens before the end token.
     entropy_BL: Shannon entropy (nats) of the softmax at temperature 1 from which token l was taken;
@@ -49,14 +49,16 @@ def generate(
     temperature: float = 0.0,
     key: jax.Array | None = None,
     first_tok: jax.Array | None = None,
+    limit_B: jax.Array | None = None,
 ) -> Generated:
     """Continues each row after the last valid (seg > 0) place of its prefix of embeddings.
 
     Padding may stand anywhere in the prefix. New tokens take positions start_pos_B, start_pos_B+1,
     ... and the segment id of that last valid place. temperature 0 takes the likeliest token; above,
     tokens are sampled with `key` from softmax(logits / temperature). first_tok (one token a row)
-    forces the first token, whose entropy is still reported. Stops early when all rows have ended.
-    Calls of equal shapes, whatever the weights, eos_id, temperature or key, compile once.
+    forces the first token, whose entropy is still reported. limit_B is the most tokens of each row
+    (default and at most max_new). Stops early when all rows have ended or reached theirs. Calls of
+    equal shapes, whatever the weights, eos_id, temperature, key or limits, compile once.
 
     Raises ValueError where max_new < 1, temperature < 0, or sampling lacks a key.
     """
@@ -77,6 +79,7 @@ def generate(
         seg_B1,
         jnp.asarray(start_pos_B),
         jnp.asarray(forced_B),
+        jnp.full_like(forced_B, max_new) if limit_B is None else jnp.asarray(limit_B),
         jnp.int32(eos_id),
         jnp.float32(temperature or 1.0),
         jax.random.key(0) if key is None else key,
@@ -120,6 +123,7 @@ def _decode(
     seg_B1: jax.Array,
     start_pos_B: jax.Array,
     forced_B: jax.Array,
+    limit_B: jax.Array,
     eos_id: jax.Array,
     temperature: jax.Array,
     key: jax.Array,
@@ -130,6 +134,7 @@ def _decode(
     model = nnx.merge(graphdef, weights)
     B = logits_BV.shape[0]
     start_pos_B, forced_B = constrain(start_pos_B, "batch"), constrain(forced_B, "batch")
+    limit_B = constrain(limit_B, "batch")
 
     def choose(state: State) -> jax.Array:
         if sample:
@@ -146,10 +151,11 @@ def _decode(
         tok_B = jnp.where(state.done_B, eos_id, choose(state)).astype(jnp.int32)
         entropy_B, top1_B = _sharpness(_whole_rows(state.logits_BV))
         live_B = ~state.done_B
-        done_B = state.done_B | (tok_B == eos_id)
+        ended_B = state.done_B | (tok_B == eos_id)
+        done_B = ended_B | (state.step + 1 >= limit_B)
         out = Generated(
             _write(state.out.tok_BL, tok_B, state.step),
-            state.out.len_B + ~done_B,
+            state.out.len_B + ~ended_B,
             _write(state.out.entropy_BL, jnp.where(live_B, entropy_B, 0), state.step),
             _write(state.out.top1_BL, jnp.where(live_B, top1_B, 0), state.step),
         )
@@ -166,7 +172,7 @@ def _decode(
     tok_BL = constrain(jnp.full((B, max_new), eos_id, jnp.int32), "batch")
     start = State(
         jnp.int32(0),
-        zeros_B > 0,
+        limit_B < 1,
         logits_BV,
         cache,
         Generated(tok_BL, zeros_B, zeros_BL, zeros_BL),

@@ -120,16 +120,18 @@ class Pair:
         self._mine(memory)
         G = self.traits.segments
         windows = list(memory.windows(G))
-        need = max([self.traits.target, *(int(w.labels_G.sum()) + 1 for w in windows)])
+        most = [max_new or max(self.traits.target, int(w.labels_G.sum()) + 1) for w in windows]
         parts: list[str] = []
         for number, part in enumerate(self._batches(windows)):
             with use_mesh(self.mesh):
                 placed = self._place(part, G)
+                limit_B = np.zeros(placed.seg_BM.shape[0], np.int32)  # 0: rows that fill the batch
+                limit_B[: len(part)] = most[number * self.batch :][: len(part)]
                 out = reconstruction.free(
                     self._graphdef, self._state, placed, self._mode(placed, REBUILD),
                     jax.random.fold_in(jax.random.key(seed), number),
-                    max_new=max_new or _round(need), eos_id=self.dec_tok.eos_id,
-                    temperature=temperature,
+                    max_new=max_new or _round(max(most)), eos_id=self.dec_tok.eos_id,
+                    temperature=temperature, limit_B=put_batch(limit_B, self.mesh),
                 )  # fmt: skip
                 parts += self._texts(out)[: len(part)]
         left = iter(parts)

@@ -20,6 +20,7 @@ CFG = ModelConfig(
 )
 B, P, NEW = 8, 7, 6
 NEVER = 999  # an end token outside the vocabulary
+LIMITS = np.array([0, 4, 1, 3, 2, 0, 3, 1], np.int32)  # tokens of each row, below NEW
 
 
 @pytest.fixture
@@ -137,7 +138,23 @@ def test_loop_stops_when_all_rows_have_ended(model, mesh, monkeypatch):
     forced = put_batch(np.full(B, 5), mesh)
     generate(model, *inputs, max_new=NEW, eos_id=5, first_tok=forced)
     generate(model, *inputs, max_new=NEW, eos_id=NEVER)
-    assert written == [1, NEW]
+    generate(model, *inputs, max_new=NEW, eos_id=NEVER, limit_B=put_batch(LIMITS, mesh))
+    assert written == [1, NEW, max(LIMITS)]
+
+
+def test_a_rows_limit_is_its_own(model, mesh):
+    inputs = prefix(model, mesh)
+    free = jax.tree.map(np.asarray, generate(model, *inputs, max_new=NEW, eos_id=NEVER))
+    before = compiled()
+    limits = put_batch(LIMITS, mesh)
+    out = generate(model, *inputs, max_new=NEW, eos_id=NEVER, limit_B=limits)
+    assert compiled() == before
+    np.testing.assert_array_equal(out.len_B, LIMITS)
+    for b, n in enumerate(LIMITS):
+        np.testing.assert_array_equal(out.tok_BL[b, :n], free.tok_BL[b, :n])
+        np.testing.assert_array_equal(out.entropy_BL[b, :n], free.entropy_BL[b, :n])
+        assert (np.asarray(out.tok_BL[b, n:]) == NEVER).all()
+        assert (np.asarray(out.entropy_BL[b, n:]) == 0).all()
 
 
 def test_first_token_can_be_forced(model, mesh):

@@ -77,6 +77,19 @@ def test_a_batch_of_one_equals_a_batch_of_many(pair, memory):
     assert single.tokens_G.tolist() == memory[2].tokens_G.tolist()
 
 
+def test_a_part_is_at_most_as_long_as_its_own_text(pair, memory, monkeypatch):
+    """... or a training target: whatever stands in the batch beside it."""
+    monkeypatch.setattr(pair, "traits", pair.traits._replace(target=3))
+    long = dataclasses.replace(memory, labels_G=memory.labels_G + 20)
+    both = Memory.join([memory[0], long[1]])
+    short, longer = pair.reconstruct(both)
+    assert short == pair.reconstruct(memory[0])[0]
+    assert longer == pair.reconstruct(long[1])[0]
+    words = [len(pair.dec_tok.encode(text)) for text in (short, longer)]
+    most = (both.labels_G + 1).tolist()
+    assert words[0] <= most[0] < words[1] <= most[1]
+
+
 def test_a_sharded_pair_gives_the_same(run, memory, pair):
     wide = jaxcomp.load(run, mesh=mesh_of((2, 4, 1)), batch=4)
     found = wide.compress(texts())
