@@ -5,7 +5,7 @@
     configs/smollm2.py:...,steps=20       that many steps instead of 300
     configs/smollm2.py:...,segment=64     segments of so many tokens instead of 16
 
-A step has 256 tokens of context, so that two cores make some six a minute (PCC has batches of 256
+A step has 256 tokens of context, so that two cores make some seven a minute (PCC has batches of 256
 segments of 256 tokens). Short segments and a curriculum from ratio 1, because they begin to learn
 in an hour; the settings are not tuned beyond that (docs/results/smollm2.md).
 """

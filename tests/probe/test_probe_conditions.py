@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import mesh_of
-from use.use_runs import LORA, config, texts
+from use.use_runs import make_run, texts
 
 import jaxcomp
 from jaxcomp.data.pipeline import CONTINUE
@@ -13,7 +13,6 @@ from jaxcomp.probe import conditions
 from jaxcomp.probe.conditions import CONDITIONS, batches, measure, prepare, room
 from jaxcomp.probe.items import Item, ProbeError
 from jaxcomp.sharding import put_batch, use_mesh
-from jaxcomp.train import compress
 from jaxcomp.use.pair import QUESTION
 
 NEW = 8
@@ -21,10 +20,7 @@ NEW = 8
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    with use_mesh(mesh_of((1, 1, 1))):
-        compress.train(config(LORA), folder)
-    return folder
+    return make_run(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from conftest import mesh_of
-from use.use_runs import LORA, config, texts
+from use.use_runs import make_run, texts
 
 from jaxcomp import cli
 from jaxcomp.probe import conflicts
@@ -15,7 +15,6 @@ from jaxcomp.probe.conflicts import rates, run, table
 from jaxcomp.probe.items import Item, ProbeError
 from jaxcomp.probe.scoring import OTHER, PASSAGE, SCORINGS, WORLD, free, likelier, normalise, share
 from jaxcomp.sharding import use_mesh
-from jaxcomp.train import compress
 from jaxcomp.use.pair import Score, Traits
 
 
@@ -214,10 +213,8 @@ def test_nothing_to_ask_is_an_error(monkeypatch):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
     with use_mesh(mesh_of((1, 1, 1))):
-        compress.train(config(LORA), folder)
-        yield folder
+        yield make_run(tmp_path_factory.mktemp("run"))
 
 
 def test_the_command(trained, tmp_path, capsys):

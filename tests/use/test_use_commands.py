@@ -8,21 +8,18 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import mesh_of
-from use_runs import LORA, config, texts
+from use_runs import make_run, texts
 
 import jaxcomp
 from jaxcomp import cli
 from jaxcomp.sharding import use_mesh
-from jaxcomp.train import compress
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Everything under one device: the shipped tower of 24 does not need eight."""
-    folder = tmp_path_factory.mktemp("run")
     with use_mesh(mesh_of((1, 1, 1))):
-        compress.train(config(LORA), folder)
-        yield folder
+        yield make_run(tmp_path_factory.mktemp("run"))
 
 
 def typed(capsys, *argv):

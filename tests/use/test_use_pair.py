@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 from conftest import mesh_of
-from use_runs import LORA, config, texts
+from use_runs import LORA, config, make_run, texts
 
 import jaxcomp
 from jaxcomp.data.pipeline import REBUILD, batch_examples, eval_examples
@@ -15,7 +15,6 @@ from jaxcomp.data.segments import cut
 from jaxcomp.fidelity import reconstruction
 from jaxcomp.fidelity.evaluate import validation_loss
 from jaxcomp.sharding import put_batch, use_mesh
-from jaxcomp.train import compress
 from jaxcomp.train.compress import load_run, tokenizers
 from jaxcomp.use import Memory, MemoryFileError, PairError, prompt_embeds
 from jaxcomp.use.layout import ExportError
@@ -23,10 +22,7 @@ from jaxcomp.use.layout import ExportError
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    with use_mesh(mesh_of((1, 1, 1))):
-        compress.train(config(LORA), folder)
-    return folder
+    return make_run(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(scope="module")
