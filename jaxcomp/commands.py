@@ -158,6 +158,8 @@ def bench(flags: Flags) -> int:
     from jaxcomp.bench import main as measurements
 
     only = [name for name in flags.only.split(",") if name] or measurements.KINDS
+    if flags.run and "reconstruct" not in only:
+        raise ConfigError(f"--run={flags.run} goes with --only=reconstruct; nothing else uses it")
     run = Path(flags.run) if flags.run else None
     measurements.bench(_config(flags), only, out=say, trained=run)
     return 0

@@ -97,6 +97,8 @@ def test_other_mistakes(flags, capsys, tmp_path):
     assert "--config=configs/tiny.py" in error(capsys)
     assert cli.main(["report", f"--workdir={tmp_path}"]) == 2
     assert "sweep.json" in error(capsys)
+    assert cli.main(["bench", "--only=load", f"--run={tmp_path}"]) == 2
+    assert "goes with --only=reconstruct" in error(capsys)
     assert cli.main(["sweep", *flags]) == 0
     capsys.readouterr()
     assert cli.main(["report", flags[1], "--trian.optim.lr=1"]) == 2
