@@ -28,16 +28,16 @@ class Decoding(NamedTuple):
     tokens: int
 
 
-def measure(folder: Path, batch: int, new: int, repeats: int, threads: int = 0) -> Decoding:
+def measure(folder: Path, batch: int, new: int, repeats: int) -> Decoding:
     """Both decode `new` tokens after `batch` prompts of PREFIX tokens in float32, no row ending
     early. Prompts are tokens drawn at random: rates do not depend on them.
 
-    threads: of PyTorch; 0 leaves it its default. Raises BenchError without PyTorch, or where the
-    two do not agree on the first token of every row.
+    Raises BenchError without PyTorch, or where the two do not agree on the first token of every
+    row.
     """
     cfg = hf.read_config(folder)
     tok_BP = np.random.default_rng(0).integers(0, cfg.vocab_size, (batch, PREFIX), np.int32)
-    theirs = _transformers(folder, tok_BP, new, threads)
+    theirs = _transformers(folder, tok_BP, new)
     mesh = make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])
     with use_mesh(mesh):
         model = hf.load(folder)
@@ -59,7 +59,7 @@ def measure(folder: Path, batch: int, new: int, repeats: int, threads: int = 0) 
     return Decoding(times, float(np.mean(mine == other)), mine.size)
 
 
-def _transformers(folder: Path, tok_BP: np.ndarray, new: int, threads: int) -> Any:
+def _transformers(folder: Path, tok_BP: np.ndarray, new: int) -> Any:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         import torch  # pyright: ignore[reportMissingImports]  # optional: the extra `bench`
@@ -67,8 +67,6 @@ def _transformers(folder: Path, tok_BP: np.ndarray, new: int, threads: int) -> A
         raise BenchError("this needs PyTorch: uv run --extra bench jaxcomp bench") from error
     from transformers import AutoModelForCausalLM, GenerationConfig
 
-    if threads:
-        torch.set_num_threads(threads)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     model.eval()
     model.generation_config = GenerationConfig(do_sample=False, max_new_tokens=new, pad_token_id=0)

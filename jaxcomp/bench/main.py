@@ -29,7 +29,7 @@ from jaxcomp.sweep.worker import environment
 KINDS = ("step", "data", "memory", "generate", "reconstruct", "transformers", "load")
 BUSY = 0.9  # CPU seconds per wall second below which one thread did not have a core to itself
 NO_TORCH = (
-    "PyTorch is not installed (uv run --extra bench jaxcomp bench), so only our own code is timed"
+    "PyTorch is not installed (uv run --extra bench jaxcomp bench), so nothing is compared with it"
 )
 
 
