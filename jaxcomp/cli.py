@@ -10,19 +10,18 @@ import errno
 import shlex
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 
 import jaxcomp
+from jaxcomp import distributed
 from jaxcomp.allocator import one_arena
 from jaxcomp.config import ConfigError
 from jaxcomp.flags import COMMANDS
+from jaxcomp.stopping import Terminated, on_sigterm
 
 USAGE = 2
 INTERRUPTED, TERMINATED = 130, 143
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM: stop like Ctrl-C, so that claims are released and workers ended."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,26 +29,48 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     one_arena()
     parser = _parser()
-    before = signal.signal(signal.SIGTERM, _terminated)
+    before = signal.signal(signal.SIGTERM, on_sigterm)
     try:
         flags, rest = parser.parse_known_args(argv)
         if not hasattr(flags, "command"):
             parser.print_help()
             return USAGE
         flags.overrides = overrides(rest)
-        flags.typed = _typed(argv)
-        return flags.command.run(flags)
+        flags.typed, flags.argv = _typed(argv), argv
+        if flags.command.processes == "one":
+            distributed.refuse_several(flags.command.name)
+        code = flags.command.run(flags)
+        distributed.finish()
+        return code
     except KeyboardInterrupt as e:
         _complain(f"stopped; the same command resumes: jaxcomp {shlex.join(argv)}", "")
-        return TERMINATED if isinstance(e, Terminated) else INTERRUPTED
+        code = TERMINATED if isinstance(e, Terminated) else INTERRUPTED
+        if isinstance(e, Terminated) and e.together:
+            distributed.finish()
+        distributed.leave(code, "it was told to stop")
+        return code
     except Exception as e:
-        message = expected(e)
-        if message is None:
-            raise
-        _complain(message)
-        return USAGE
+        return _failed(e)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _failed(error: Exception) -> int:
+    """The exit code, after the one line of an expected error; a bug is raised again."""
+    lost = distributed.lost_because_of(error)
+    if lost is not None:
+        distributed.say_lost(lost)
+        distributed.leave(distributed.LOST, lost)
+        return distributed.LOST
+    message = expected(error)
+    if message is None:
+        if distributed.count() > 1:
+            traceback.print_exception(error)
+            distributed.leave(distributed.LOST, f"{type(error).__name__}: {error}")
+        raise error
+    _complain(message)
+    distributed.leave(USAGE, message)
+    return USAGE
 
 
 def expected(error: Exception) -> str | None:
@@ -117,10 +138,6 @@ def _typed(argv: Sequence[str]) -> str:
 def _complain(message: str, kind: str = "error: ") -> None:
     """One line on stderr, whatever the message held."""
     print(f"jaxcomp: {kind}{' '.join(message.split())}", file=sys.stderr, flush=True)
-
-
-def _terminated(signum: int, frame: object) -> None:
-    raise Terminated
 
 
 if __name__ == "__main__":

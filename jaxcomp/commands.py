@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
-from jaxcomp import settings
-from jaxcomp.config import Config, ConfigError
+from jaxcomp import distributed, settings, storage
+from jaxcomp.config import Config, ConfigError, config_hash, to_dict
 
 Flags = argparse.Namespace
 FAILED = 1
@@ -19,17 +21,28 @@ FAILED = 1
 
 def pretrain(flags: Flags) -> int:
     """Base models and the decoder of a config, made in the workdir."""
-    from jaxcomp.sweep import grid, jobs, runner
-    from jaxcomp.sweep.claims import Claims
-    from jaxcomp.sweep.ledger import Ledger
+    from jaxcomp.sweep import hosts, jobs
 
     # "decoder" stands where a compressor is named, but is no size of a family.
     only_decoder = ("compressor", "decoder") in flags.overrides
     flags.overrides = [o for o in flags.overrides if o != ("compressor", "decoder")]
     cfg = _config(flags)
+    _writable(flags)
     workdir = _workdir(flags, cfg)
     work = jobs.PretrainWork(flags.typed)
-    tasks = []
+    with hosts.joined(flags.argv, cfg, work, workdir, flags.workers) as team:
+        if team.follows:
+            return team.wait()
+        return _pretrain(flags, cfg, workdir, work, team.worker, only_decoder)
+
+
+def _pretrain(
+    flags: Flags, cfg: Config, workdir: Path, work: Any, team: Any, only_decoder: bool
+) -> int:
+    from jaxcomp.sweep import grid, jobs, runner
+    from jaxcomp.sweep.claims import Claims
+    from jaxcomp.sweep.ledger import Ledger
+
     if cfg.compressor:
         tasks = [jobs.base_task(cfg)]
     else:
@@ -44,19 +57,22 @@ def pretrain(flags: Flags) -> int:
     say(jobs.check_data(grid.expand(cfg)[0].config, workdir))
     with Claims(workdir / "claims") as claims:
         failed = runner.run_tasks(
-            todo, work, workdir, claims, Ledger(workdir), _workers(flags, cfg), say
+            todo, work, workdir, claims, Ledger(workdir), _workers(flags, cfg), say, team
         )
     return FAILED if failed else 0
 
 
 def train(flags: Flags) -> int:
     """One compressor."""
-    from jaxcomp.train import compress
+    from jaxcomp.train import compress, profiling
 
     cfg = _config(flags)
     _needs_compressor(cfg, "train")
+    profile = profiling.window(flags.profile, cfg.train.optim.steps)
+    _together(flags, cfg)
+    _writable(flags)
     workdir, root = _run_folders(flags, cfg)
-    summary = compress.train(cfg, workdir, root=root)
+    summary = compress.train(cfg, workdir, root=root, profile=profile)
     print(json.dumps(summary, indent=1))
     print(f"next: jaxcomp eval with the same flags; the run is in {workdir}")
     return 0
@@ -70,10 +86,13 @@ def evaluate(flags: Flags) -> int:
 
     cfg = _config(flags)
     _needs_compressor(cfg, "eval")
+    _together(flags, cfg)
+    _writable(flags)
     workdir, root = _run_folders(flags, cfg)
     metrics, _ = jobs.measure(cfg, workdir, root)
     metrics = jobs.finite(metrics)
-    write_text(workdir / "eval.json", json.dumps(metrics, indent=1, sort_keys=True) + "\n")
+    text = json.dumps(metrics, indent=1, sort_keys=True) + "\n"
+    distributed.by_lead(lambda: write_text(workdir / "eval.json", text))
     for head in headlines(cfg):
         value = metrics.get(head.metric)
         shown = "not measurable" if value is None else f"{value:.4f}"
@@ -86,22 +105,28 @@ def evaluate(flags: Flags) -> int:
 
 def sweep(flags: Flags) -> int:
     """The whole grid."""
-    from jaxcomp.sweep import jobs, runner
+    from jaxcomp.sweep import hosts, jobs, runner
     from jaxcomp.sweep.report import current
     from jaxcomp.sweep.report import report as write_report
 
     cfg = _config(flags)
+    _writable(flags)
     workdir = _workdir(flags, cfg)
     shard = runner.parse_shard(flags.shard)
-    summary = runner.run(
-        cfg,
-        workdir,
-        work=jobs.SweepWork(flags.typed),
-        shard=shard,
-        workers=_workers(flags, cfg),
-        reuse=[Path(d) for d in flags.reuse.split(",") if d],
-        out=say,
-    )
+    work, workers = jobs.SweepWork(flags.typed), _workers(flags, cfg)
+    with hosts.joined(flags.argv, cfg, work, workdir, flags.workers) as team:
+        if team.follows:
+            return team.wait()
+        summary = runner.run(
+            cfg,
+            workdir,
+            work=work,
+            shard=shard,
+            workers=workers,
+            reuse=[storage.path(d) for d in flags.reuse.split(",") if d],
+            out=say,
+            team=team.worker,
+        )
     page = workdir / "report" / "report.html"
     if not summary.ran and not summary.failed and page.exists() and current(cfg, workdir):
         print(f"nothing to do: all {summary.before} jobs are done; the report is {page}")
@@ -123,11 +148,12 @@ def report(flags: Flags) -> int:
     if not (flags.workdir or flags.config):
         raise ConfigError("report needs --workdir=DIR of a sweep (or --config)")
     asked = _config(flags) if flags.config else None
-    workdir = Path(flags.workdir) if asked is None else _workdir(flags, asked)
+    _writable(flags)
+    workdir = storage.path(flags.workdir) if asked is None else _workdir(flags, asked)
     cfg = _made_by(workdir)
     if asked is not None:
         ledger.Ledger(workdir).check(asked)
-    other = Path(flags.beside) if flags.beside else None
+    other = storage.path(flags.beside) if flags.beside else None
     written = write_report(cfg, workdir, (_made_by(other), other) if other else None)
     return FAILED if _print_report(written).failed else 0
 
@@ -160,9 +186,29 @@ def bench(flags: Flags) -> int:
     only = [name for name in flags.only.split(",") if name] or measurements.KINDS
     if flags.run and "reconstruct" not in only:
         raise ConfigError(f"--run={flags.run} goes with --only=reconstruct; nothing else uses it")
-    run = Path(flags.run) if flags.run else None
+    run = storage.path(flags.run) if flags.run else None
     measurements.bench(_config(flags), only, out=say, trained=run)
     return 0
+
+
+def plan(flags: Flags) -> int:
+    """What a sweep needs of a TPU slice."""
+    from jaxcomp.plan import main
+    from jaxcomp.plan.table import table
+
+    for name, least in (("rate", 0.0), ("efficiency", 1e-3)):
+        value = getattr(flags, name)
+        if value is not None and not least <= value < float("inf"):
+            raise ConfigError(f"--{name}={value}: expected a number of at least {least:g}")
+    if flags.efficiency > 1:
+        raise ConfigError(f"--efficiency={flags.efficiency}: expected a share, at most 1")
+    names = [name for name in flags.topology.split(",") if name]
+    rows = main.plan(_config(flags), names, out=say)
+    text = table(rows, flags.efficiency, flags.rate)
+    print(f"\n{text}", end="")
+    if flags.out:
+        Path(flags.out).write_text(text)
+    return FAILED if any(row.failure for row in rows) else 0
 
 
 def doctor(flags: Flags) -> int:
@@ -186,14 +232,27 @@ def _config(flags: Flags) -> Config:
     return settings.load(flags.config, flags.overrides)
 
 
+def _together(flags: Flags, cfg: Config) -> None:
+    """Joins the other processes of this run, if there are any; only process 0 prints then."""
+    distributed.start(flags.argv, config=config_hash(to_dict(cfg)))
+    if not distributed.is_lead():
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+
+
 def _workdir(flags: Flags, cfg: Config) -> Path:
-    return Path(flags.workdir) if flags.workdir else Path("runs") / cfg.name
+    return storage.path(flags.workdir) if flags.workdir else Path("runs") / cfg.name
+
+
+def _writable(flags: Flags) -> None:
+    """Raises StorageError where --workdir is in a bucket that this machine may not write to."""
+    if flags.workdir:
+        storage.probe(flags.workdir)
 
 
 def _run_folders(flags: Flags, cfg: Config) -> tuple[Path, Path]:
     """Where a single run is, and where bases made locally are looked for."""
     if flags.workdir:
-        return Path(flags.workdir), Path(flags.workdir)
+        return storage.path(flags.workdir), storage.path(flags.workdir)
     root = Path("runs") / cfg.name
     name = cfg.compressor.replace("/", "-")
     return root / f"{name}-r{cfg.memory.ratio}-b{cfg.base_seed}-s{cfg.seed}", root

@@ -13,6 +13,10 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+# Metadata of a field that came after results were published: while it has its default it is left
+# out of every tree and hash, so that those results keep their names.
+LATER = {"later": True}
+
 
 @dataclass(frozen=True)
 class RopeScaling:
@@ -136,6 +140,9 @@ class TrainConfig:
     curriculum_share: float = 0.5  # of the steps that the curriculum takes
     remat: str = "none"  # none | full | offload
     loss_chunk: int = 0  # decoder positions per chunk of the cross-entropy; 0: all at once
+    # float32 | bfloat16: of frozen weights and of the towers' computation. What is trained, the
+    # connector, softmaxes and losses are float32 in any case.
+    dtype: str = field(default="float32", metadata=LATER)
     log_every: int = 50
     checkpoint_every: int = 500
     keep_checkpoints: int = 2
@@ -227,9 +234,14 @@ class ConfigError(ValueError):
 
 
 def to_dict(config: Any) -> Any:
-    """Plain JSON-able form of a tree of dataclasses."""
+    """Plain JSON-able form of a tree of dataclasses; `LATER` fields only where they are set."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        return {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
+        values = ((f, getattr(config, f.name)) for f in dataclasses.fields(config))
+        return {
+            f.name: to_dict(value)
+            for f, value in values
+            if not (f.metadata.get("later") and value == f.default)
+        }
     if isinstance(config, dict):
         return {k: to_dict(v) for k, v in config.items()}
     if isinstance(config, (tuple, list)):

@@ -22,6 +22,8 @@ class Command(NamedTuple):
     flags: Callable[[argparse.ArgumentParser], None]
     run: Callable[[Flags], int]
     epilog: str = FIELDS
+    # Of a cluster: "any" does not ask, "one" runs alone, "all" run it together.
+    processes: str = "any"
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +31,17 @@ def _common(parser: argparse.ArgumentParser) -> None:
         "--config", metavar="FILE[:ARG]", help="a config file, such as configs/tiny.py:full"
     )
     parser.add_argument("--workdir", metavar="DIR", help="default: runs/<config's name>")
+
+
+def _train_flags(parser: argparse.ArgumentParser) -> None:
+    _common(parser)
+    parser.add_argument(
+        "--profile",
+        default="",
+        metavar="FIRST:LAST",
+        help="trace the steps FIRST to LAST - 1, counted from 0, into WORKDIR/profile (TensorBoard "
+        "and Perfetto read it)",
+    )
 
 
 def _parallel(parser: argparse.ArgumentParser) -> None:
@@ -184,6 +197,33 @@ def _export_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _plan_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        metavar="FILE[:ARG]",
+        default="configs/paper.py",
+        help="default: configs/paper.py, the paper's 27 setups",
+    )
+    parser.add_argument(
+        "--topology",
+        required=True,
+        metavar="SLICE[,SLICE]",
+        help="v5e:4x4, v5p:4x4x4, v6e:8x8, ... (chips along each axis) or h100:8; of several, each "
+        "setup takes the first that holds it",
+    )
+    parser.add_argument(
+        "--rate", type=float, metavar="USD", help="price of a chip's hour (default: a list price)"
+    )
+    parser.add_argument(
+        "--efficiency",
+        type=float,
+        default=0.5,
+        metavar="SHARE",
+        help="of the roofline's speed that a step is assumed to reach (0.5)",
+    )
+    parser.add_argument("--out", metavar="FILE", help="write the table there too (Markdown)")
+
+
 COMMANDS = (
     Command(
         "pretrain",
@@ -194,14 +234,17 @@ COMMANDS = (
         "--compressor=decoder. Finished ones are left as they are.",
         _parallel,
         commands.pretrain,
+        processes="all",
     ),
     Command(
         "train",
         "train one compressor against the frozen decoder",
         "Trains --compressor=FAMILY/SIZE at --memory.ratio. A killed run is resumed by the same\n"
-        "command.",
-        _common,
+        "command; SIGTERM ends it after its step, saved. Several processes train one together:\n"
+        "docs/distributed.md.",
+        _train_flags,
         commands.train,
+        processes="all",
     ),
     Command(
         "eval",
@@ -210,6 +253,7 @@ COMMANDS = (
         "writes\neval.json and passages.jsonl beside it.",
         _common,
         commands.evaluate,
+        processes="all",
     ),
     Command(
         "sweep",
@@ -219,6 +263,7 @@ COMMANDS = (
         "failed, and does nothing\nwhen all is done. The report is WORKDIR/report/report.html.",
         _sweep_flags,
         commands.sweep,
+        processes="all",
     ),
     Command(
         "report",
@@ -230,6 +275,19 @@ COMMANDS = (
         "",
     ),
     Command(
+        "plan",
+        "does it fit a TPU slice, how fast, at what price; before booking one",
+        "Compiles the training step, and compressing, prefill and decoding, of every setup for a\n"
+        "TPU slice, with the real compiler and without a TPU (extra `tpu`). Mesh, micro-batches\n"
+        "and remat are chosen by estimate, at most two choices compiled. Exits with 1 where a\n"
+        "setup fits no given slice. What is compiled is kept in $JAXCOMP_CACHE, so the same\n"
+        "command resumes, and prints at once when all is done. For h100:N the same arithmetic\n"
+        "without a compiler.",
+        _plan_flags,
+        commands.plan,
+        processes="one",
+    ),
+    Command(
         "bench",
         "measure rates and ratios of this machine",
         "One table: the training step against plain PyTorch (if that is installed) and where it "
@@ -238,6 +296,7 @@ COMMANDS = (
         "Nothing is kept. What each number means: docs/bench.md.",
         _bench_flags,
         commands.bench,
+        processes="one",
     ),
     Command(
         "doctor",
@@ -248,6 +307,7 @@ COMMANDS = (
         "first). Writes nothing.",
         _common,
         commands.doctor,
+        processes="one",
     ),
     Command(
         "compress",
@@ -257,6 +317,7 @@ COMMANDS = (
         _compress_flags,
         using.compress,
         "",
+        "one",
     ),
     Command(
         "reconstruct",
@@ -266,6 +327,7 @@ COMMANDS = (
         _memory_flags,
         using.reconstruct,
         "",
+        "one",
     ),
     Command(
         "ask",
@@ -276,6 +338,7 @@ COMMANDS = (
         _ask_flags,
         using.ask,
         "",
+        "one",
     ),
     Command(
         "probe",
@@ -287,6 +350,7 @@ COMMANDS = (
         _probe_flags,
         using.probe,
         "",
+        "one",
     ),
     Command(
         "export",
@@ -296,5 +360,6 @@ COMMANDS = (
         _export_flags,
         using.export,
         "",
+        "one",
     ),
 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 import numpy as np
@@ -33,6 +33,7 @@ SPECS: Mapping[str, P] = MappingProxyType(
         "o_NHD": P("tp", None, "fsdp"),
         "up_DF": P("fsdp", "tp"),
         "down_FD": P("tp", "fsdp"),
+        "table_VD": P("tp", None),  # an embedding gathered for use
         "norm_D": P(None),
         "bias_NH": P("tp", None),
         "mem_MD": P(None, None),  # learned memory tokens, markers: too small to be cut
@@ -46,6 +47,7 @@ SPECS: Mapping[str, P] = MappingProxyType(
         # Activations.
         "batch": P(BATCH),
         "act_BLD": P(BATCH, None, None),
+        "found_BLD": P("replica", None, "fsdp"),  # looked up in emb_VD, before its rows move home
         "act_BLR": P(BATCH, None, None),
         "act_BLNH": P(BATCH, None, "tp", None),
         "act_BLF": P(BATCH, None, "tp"),
@@ -80,6 +82,14 @@ def use_mesh(mesh: Mesh) -> AbstractContextManager[Any]:
     return jax.set_mesh(mesh)
 
 
+def platform() -> str:
+    """cpu, gpu or tpu: of the active mesh's devices, which a compiler ahead of time may only be
+    told of; of the default backend where no mesh is active."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    kind = jax.default_backend() if device is None else device.platform
+    return "gpu" if kind in ("cuda", "rocm") else kind
+
+
 def spec_of(name: str, ndim: int) -> P:
     """`SPECS[name]` for an array of `ndim` axes, with leading (layer) axes left unsharded."""
     if name not in SPECS:
@@ -99,28 +109,78 @@ def whole_batch(rows: int, mesh: Any) -> int:
     return -(-rows // ways) * ways
 
 
-def put_batch(batch: Any, mesh: Mesh) -> Any:
-    """Host arrays (a tree; this process's rows) as device arrays sharded over `BATCH` on axis 0.
+def rows_here(rows: int, mesh: Mesh) -> list[tuple[int, int]]:
+    """Which rows [lo, hi) of a batch of `rows` lie on this process's devices: in order, without
+    overlaps. Processes that share a row of the mesh (tp across hosts) have the same ones.
 
     Raises ConfigError where the rows do not divide over the devices.
     """
+    _check_rows(rows, mesh)
     sharding = NamedSharding(mesh, SPECS["batch"])
-    ways = mesh.shape["replica"] * mesh.shape["fsdp"]
-    processes = len({d.process_index for d in mesh.devices.flat})
+    every = sharding.addressable_devices_indices_map((rows,)).values()
+    spans = {index[0].indices(rows)[:2] for index in every if index is not None}
+    joined: list[tuple[int, int]] = []
+    for lo, hi in sorted(spans):
+        if joined and joined[-1][1] == lo:
+            lo = joined.pop()[0]
+        joined.append((lo, hi))
+    return joined
 
-    def put(x: Any) -> jax.Array:
-        x = np.asarray(x)
-        rows = x.shape[0] * processes
-        if rows % ways:
-            raise ConfigError(
-                f"a batch of {rows} rows does not divide over replica x fsdp = {ways} devices; "
-                f"make the batch a multiple of {ways}"
-            )
-        if processes == 1:
-            return jax.device_put(x, sharding)
-        return jax.make_array_from_process_local_data(sharding, x)
 
-    return jax.tree.map(put, batch)
+def put_batch(batch: Any, mesh: Mesh, rows: int | None = None) -> Any:
+    """Host arrays (a tree) as device arrays sharded over `BATCH` on axis 0.
+
+    `batch` holds the whole batch, the same on every process; or, where `rows` says how many the
+    whole batch has, only those of `rows_here`. Raises ConfigError where the rows do not divide over
+    the devices.
+    """
+    sharding = NamedSharding(mesh, SPECS["batch"])
+    leaves = [np.asarray(x) for x in jax.tree.leaves(batch)]
+    count = leaves[0].shape[0] if rows is None else rows
+    if sharding.is_fully_addressable:
+        _check_rows(count, mesh)
+        return jax.tree.map(lambda x: jax.device_put(np.asarray(x), sharding), batch)
+    spans, before = rows_here(count, mesh), 0
+    starts = {}  # of a span: its first row in what was given
+    for lo, hi in spans:
+        starts[lo] = lo if rows is None else before
+        before += hi - lo
+
+    def put(x: np.ndarray) -> jax.Array:
+        def shard(index: Any) -> np.ndarray:
+            first, last, _ = index[0].indices(count)
+            lo = max(lo for lo in starts if lo <= first)
+            at = starts[lo] + first - lo
+            return x[at : at + last - first]
+
+        return jax.make_array_from_callback((count, *x.shape[1:]), sharding, shard)
+
+    return jax.tree.unflatten(jax.tree.structure(batch), map(put, leaves))
+
+
+def _check_rows(rows: int, mesh: Mesh) -> None:
+    ways = whole_batch(1, mesh)
+    if rows % ways:
+        raise ConfigError(
+            f"a batch of {rows} rows does not divide over replica x fsdp = {ways} devices; "
+            f"make the batch a multiple of {ways}"
+        )
+
+
+def on_host(tree: Any) -> Any:
+    """A tree of arrays as numpy arrays, whole on every process; each process must ask."""
+
+    def get(x: Any) -> np.ndarray:
+        if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
+            mesh = cast(NamedSharding, x.sharding).mesh
+            x = jax.jit(_same, out_shardings=NamedSharding(mesh, P()))(x)
+        return np.asarray(x)
+
+    return jax.tree.map(get, tree)
+
+
+def _same(x: jax.Array) -> jax.Array:
+    return x
 
 
 def state_shardings(state: Tree, mesh: Mesh) -> Tree:

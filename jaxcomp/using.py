@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from jaxcomp import storage
 from jaxcomp.commands import Flags
 from jaxcomp.config import ConfigError
 
@@ -18,9 +19,9 @@ def compress(flags: Flags) -> int:
 
     _no_fields(flags)
     _at_least(flags, part=1, batch=1)
-    texts = documents.read(flags.inputs, flags.field)
+    texts = documents.read([_here(name) for name in flags.inputs], flags.field)
     done = documents.compress(
-        _pair(flags), texts, Path(flags.out), part=flags.part, dtype=flags.dtype, say=_tell
+        _pair(flags), texts, Path(_here(flags.out)), part=flags.part, dtype=flags.dtype, say=_tell
     )
     if not done.texts:
         _tell(f"nothing to do: {done.before} texts are in {flags.out} already")
@@ -68,8 +69,8 @@ def probe(flags: Flags) -> int:
 
     _no_fields(flags)
     _at_least(flags, batch=1)
-    items = probe.read(Path(flags.items).expanduser(), flags.limit)
-    out = Path(flags.out).expanduser() if flags.out else None
+    items = probe.read(Path(_here(flags.items)).expanduser(), flags.limit)
+    out = Path(_here(flags.out)).expanduser() if flags.out else None
     if out is not None and out.is_dir():
         raise ConfigError(f"--out={out} is a folder; expected a file such as {out}/probe.json")
     found = probe.run(_pair(flags), items, out, say=_tell)
@@ -86,14 +87,14 @@ def export(flags: Flags) -> int:
 
     _no_fields(flags)
     if flags.prompt_embeds:
-        memory = Memory.load(flags.prompt_embeds)
-        prompt_embeds(_pair(flags), memory, Path(flags.out), question=flags.question)
+        memory = Memory.load(_here(flags.prompt_embeds))
+        prompt_embeds(_pair(flags), memory, Path(_here(flags.out)), question=flags.question)
         _tell(f"{len(memory)} prompts in {flags.out}")
         return 0
     for name in ("question", "ratio", "compressor", "decoder"):
         if getattr(flags, name):
             raise ConfigError(f"--{name} goes with --prompt_embeds; a run is exported as it is")
-    made = write(Path(flags.run), Path(flags.out))
+    made = write(storage.path(flags.run), Path(_here(flags.out)))
     _tell(f"{flags.out} {'is written' if made else 'is there already: nothing to do'}")
     return 0
 
@@ -117,7 +118,7 @@ def _memories(flags: Flags) -> Iterator[Any]:
     _at_least(flags, batch=1, max_new=0)
     first = None
     for name in flags.memories:
-        place = Path(name)
+        place = Path(_here(name))
         files = sorted(place.glob("*.safetensors")) if place.is_dir() else [place]
         if not files:
             raise ConfigError(f"{place}: holds no .safetensors file of `jaxcomp compress`")
@@ -137,6 +138,16 @@ def _lines() -> list[str]:
     from jaxcomp.data.sources import decode
 
     return decode(Path("standard input"), sys.stdin.buffer.read()).splitlines()
+
+
+def _here(name: str) -> str:
+    """A file or folder of this machine. Raises ConfigError for one in a bucket."""
+    if storage.is_remote(name):
+        raise ConfigError(
+            f"{name}: expected a file or folder of this machine (only --run may be gs://); copy "
+            f"it with `gcloud storage cp -r {name} DIR`"
+        )
+    return name
 
 
 def _no_fields(flags: Flags) -> None:

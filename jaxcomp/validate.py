@@ -6,11 +6,10 @@ import difflib
 import math
 import os
 import re
-from pathlib import Path
 from typing import Any
 
 from jaxcomp.config import Config, ConfigError, DataConfig, ModelConfig, OptimConfig, TrainConfig
-from jaxcomp.data.files import matching
+from jaxcomp.data.files import is_file, matching, size_of
 from jaxcomp.llm.hub import is_id
 
 CHOICES = {
@@ -20,6 +19,8 @@ CHOICES = {
     "memory.positions": ("spread", "consecutive"),
     "train.objective": ("coin", "sum"),
     "decoder.adapt.objective": ("coin", "sum"),
+    "train.dtype": ("float32", "bfloat16"),
+    "decoder.adapt.dtype": ("float32", "bfloat16"),
     "train.remat": ("none", "full", "offload"),
     "pretrain.remat": ("none", "full", "offload"),
     "decoder.pretrain.remat": ("none", "full", "offload"),
@@ -187,7 +188,8 @@ def _models(cfg: Config) -> None:
             raise ConfigError(
                 f"folders.{name}: expected decoder or one of {', '.join(_known(cfg)) or 'none'}"
             )
-        if not is_id(folder) and not (Path(folder).expanduser() / "config.json").is_file():
+        config = os.path.join(os.path.expanduser(folder), "config.json")
+        if not is_id(folder) and not is_file(config):
             raise ConfigError(
                 f"folders.{name} = {folder!r}: holds no config.json; expected a Hugging Face "
                 "model folder, or a hub id such as Qwen/Qwen3-0.6B"
@@ -250,14 +252,15 @@ def _data(data: DataConfig) -> None:
                 f"data.path = {data.path!r}: no such file; expected a .jsonl[.gz], .parquet or "
                 ".txt file, or a glob that matches some"
             )
-        if not any(os.path.getsize(p) for p in found):
+        if not any(size_of(p) for p in found):
             raise ConfigError(f"data.path = {data.path!r}: empty; expected text to train on")
     if data.source == "tfds" and not data.tfds_name:
         raise ConfigError(
             "data.tfds_name is empty with data.source = 'tfds': name a prepared data set with "
             "--data.tfds_name=NAME and its folder with --data.path=DIR"
         )
-    if data.tokenizer and not (Path(data.tokenizer).expanduser() / "tokenizer.json").is_file():
+    tokenizer = os.path.join(os.path.expanduser(data.tokenizer), "tokenizer.json")
+    if data.tokenizer and not is_file(tokenizer):
         raise ConfigError(
             f"data.tokenizer = {data.tokenizer!r}: holds no tokenizer.json; expected a Hugging "
             'Face tokenizer folder, or "" for one made here'

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxcomp.compress.compressor import Compressor, Memory, kind_of, moments
+from jaxcomp.compress.compressor import Compressor, Memory, Scale, kind_of, moments, scale_of
 from jaxcomp.config import ConfigError, MemoryConfig, TrainConfig
 from jaxcomp.llm.lora import LoraParam
 from jaxcomp.llm.model import Transformer
@@ -182,6 +182,7 @@ class AutoEncoder(nnx.Module):
                 jnp.concatenate([prefix.pos_BP, pos_RL], axis=1),
                 jnp.concatenate([prefix.seg_BP, seg_RL], axis=1),
                 remat=remat,
+                packed=False,
             )
         P = prefix.seg_BP.shape[1]
         return Targets(hidden_RSD[:, P - 1 :], tok_RL, slot_L < len_R1)
@@ -209,10 +210,12 @@ def build(
     segment: int,
     seed: int,
     markers_4D: jax.Array | None = None,
+    scale: Scale | None = None,
 ) -> AutoEncoder:
     """A fresh pair from two towers; `seed` draws memory tokens, connector and markers.
 
-    The compressor holds T / min(ratios it is trained at) memory tokens.
+    The compressor holds T / min(ratios it is trained at) memory tokens. `scale` is that of the
+    decoder's embeddings, measured unless it is given.
     """
     check_memory(memory)
     slots = segment // min((memory.ratio, *train.ratios, *train.curriculum))
@@ -222,11 +225,27 @@ def build(
         memory,
         segment=segment,
         slots=slots,
-        embeddings_VD=decoder.emb[...],
+        scale=scale_of(decoder.emb[...]) if scale is None else scale,
         decoder_learns=train.train_decoder,
         rngs=rngs,
     )
     return AutoEncoder(compressor, decoder, rngs=rngs, markers_4D=markers_4D)
+
+
+class Dtypes(NamedTuple):
+    """Of the towers' base weights and of their computation."""
+
+    compressor: str
+    decoder: str
+    compute: str
+
+
+def dtypes(train: TrainConfig, memory: MemoryConfig) -> Dtypes:
+    """What is frozen is held in `train.dtype`, in which both towers compute; what is trained is
+    held in float32."""
+    learns = memory.lora.rank == 0
+    compressor = "float32" if learns else train.dtype
+    return Dtypes(compressor, "float32" if train.train_decoder else train.dtype, train.dtype)
 
 
 def trainable_filter(train: TrainConfig, memory: MemoryConfig):

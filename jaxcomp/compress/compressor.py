@@ -29,6 +29,14 @@ class Memory(NamedTuple):
     end_B: jax.Array  # int32, the first position id after the memory
 
 
+class Scale(NamedTuple):
+    """Where embeddings lie: their mean, and their standard deviation around it (root mean square
+    over the D axes)."""
+
+    mean_D: jax.Array
+    std: float
+
+
 class Compressor(nnx.Module):
     """Kind `append`: learned memory tokens after the T slots of a segment, last states read out.
 
@@ -40,7 +48,7 @@ class Compressor(nnx.Module):
         memory: layout, connector width.
         segment: T.
         slots: memory tokens held, T / (the smallest ratio it will be asked for).
-        embeddings_VD: the decoder's token embeddings; the memory starts at their scale.
+        scale: of the decoder's token embeddings; the memory starts there.
         decoder_learns: it is trained too, so that this scale will change.
         rngs: its `params` stream draws memory tokens and connector.
     """
@@ -52,7 +60,7 @@ class Compressor(nnx.Module):
         *,
         segment: int,
         slots: int,
-        embeddings_VD: jax.Array,
+        scale: Scale,
         decoder_learns: bool,
         rngs: nnx.Rngs,
     ):
@@ -66,8 +74,7 @@ class Compressor(nnx.Module):
         noise_ME = jax.random.normal(rngs.params(), (drawn, mean_E.shape[0]))
         mem_ME = jnp.broadcast_to(mean_E + noise_ME * std_E, (slots, mean_E.shape[0]))
         self.mem_ME = nnx.Param(constrain(mem_ME, "mem_MD"), spec="mem_MD")
-        mean_D, std_D = moments(embeddings_VD)
-        std = float(jnp.sqrt(jnp.mean(std_D**2)))
+        mean_D, std = scale
         self.connector = Connector(
             mean_E.shape[0],
             memory.connector_hidden or 2 * mean_D.shape[0],
@@ -109,6 +116,7 @@ class Compressor(nnx.Module):
                 jnp.concatenate([slot_BT, pos_BM], axis=1),
                 jnp.concatenate([seg_BT, seg_BM], axis=1),
                 remat=remat,
+                packed=False,
                 dropout_key=dropout_key,
             )
             # Invalid vectors are zero, so that nothing downstream can depend on padding.
@@ -163,6 +171,11 @@ def moments(emb_VD: jax.Array) -> tuple[jax.Array, jax.Array]:
     mean_D = constrain(jnp.mean(emb_VD, axis=0), "norm_D")
     std_D = constrain(jnp.std(emb_VD, axis=0), "norm_D")
     return mean_D, std_D
+
+
+def scale_of(emb_VD: jax.Array) -> Scale:
+    mean_D, std_D = moments(emb_VD)
+    return Scale(mean_D, float(jnp.sqrt(jnp.mean(std_D**2))))
 
 
 def _rows(x_M: jax.Array, rows: int) -> jax.Array:

@@ -15,7 +15,8 @@ _GELU_SECOND_MOMENT = 0.4252
 
 
 class Connector(nnx.Module):
-    """RMSNorm-Linear-GELU-Linear (recipe `pcc`), E -> D, all float32 whatever the towers are.
+    """RMSNorm-Linear-GELU-Linear (recipe `pcc`), E -> D, all float32 whatever the towers are (a TPU
+    multiplies float32 in bfloat16 passes, by JAX's default precision).
 
     A fresh connector answers unit-variance noise with vectors around `mean_D` whose standard
     deviation is `std`, so that the decoder first sees something of the size of its own tokens.

@@ -17,15 +17,17 @@ import time
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
 from jaxcomp.config import Config, DataConfig, config_hash
-from jaxcomp.data.cache import cache_dir, write_atomically
+from jaxcomp.data.cache import cache_dir, keep_small, write_atomically
+from jaxcomp.data.large import LargeDocuments
 from jaxcomp.data.pieces import Counts, Piece, context_words, text_pieces, world_pieces
-from jaxcomp.data.sources import Documents, load_documents
+from jaxcomp.data.sources import Document, Documents, load_documents
 from jaxcomp.data.splits import split_documents
 from jaxcomp.data.tokenizer import Tokenizer
 from jaxcomp.data.world import Passage, World
@@ -37,7 +39,9 @@ _HELD = 4  # blocks kept in memory
 _CODE = (
     "blocks.py",
     "facts.py",
+    "large.py",
     "lexicon.py",
+    "parquet.py",
     "pieces.py",
     "segments.py",
     "sources.py",
@@ -98,13 +102,28 @@ AnyBlock = TypeVar("AnyBlock", Block, LmBlock)
 
 
 class Blocks(Generic[AnyBlock]):
-    """Blocks by number, made by `make(number)`, kept in a small memory and in the disk cache."""
+    """Blocks by number, made by `make(number)`, kept in a small memory and in the disk cache.
 
-    def __init__(self, kind: type[AnyBlock], key: str, count: int, make: Callable[[int], AnyBlock]):
+    Those of a large set (`pools` says which of them lie together) are not kept on disk, where they
+    would take several times the room of their text: they are made while the run goes, and a few
+    are made `ahead` by a thread.
+    """
+
+    def __init__(
+        self,
+        kind: type[AnyBlock],
+        key: str,
+        count: int,
+        make: Callable[[int], AnyBlock],
+        pools: np.ndarray | None = None,
+    ):
         self.kind, self.key, self.count, self._make = kind, key, count, make
+        self.pools = pools
         self._folder: Path = cache_dir() / "blocks" / key
         self._memory: OrderedDict[int, AnyBlock] = OrderedDict()
         self._keep = _HELD
+        self._coming: dict[int, Future[AnyBlock]] = {}
+        self._thread = ThreadPoolExecutor(1) if pools is not None else None
 
     def __len__(self) -> int:
         return self.count
@@ -113,7 +132,11 @@ class Blocks(Generic[AnyBlock]):
         if number in self._memory:
             self._memory.move_to_end(number)
             return self._memory[number]
-        block = self._load(number)
+        if self._thread is not None:
+            coming = self._coming.pop(number, None)
+            block = self._make(number) if coming is None else coming.result()
+        else:
+            block = self._load(number)
         if block is None:
             block = self._make(number)
             packed = io.BytesIO()
@@ -125,8 +148,22 @@ class Blocks(Generic[AnyBlock]):
             self._memory.popitem(last=False)
         return block
 
+    def ahead(self, numbers: Iterable[int]) -> None:
+        """Begins to make these blocks, in that order, if they are of a large set."""
+        if self._thread is None:
+            return
+        wanted = [n for n in dict.fromkeys(numbers) if n not in self._memory]
+        for n in self._coming.keys() - set(wanted):
+            self._coming.pop(n).cancel()  # the iterator was set elsewhere
+        for n in wanted:
+            if n not in self._coming:
+                self._coming[n] = self._thread.submit(self._make, n)
+
     def prepare(self, numbers: Iterable[int]) -> None:
         """Makes what is not cached yet, and says so where it takes long."""
+        if self._thread is not None:
+            return
+        keep_small(cache_dir() / "blocks", self.key)
         missing = [n for n in numbers if n not in self._memory and not self._file(n).is_file()]
         # Each process in an order of its own: workers that start together share the making.
         random.Random(os.getpid()).shuffle(missing)
@@ -152,7 +189,7 @@ class Blocks(Generic[AnyBlock]):
 
 
 def example_blocks(
-    cfg: Config, comp: Tokenizer, dec: Tokenizer, docs: Documents | None
+    cfg: Config, comp: Tokenizer, dec: Tokenizer, docs: Documents | LargeDocuments | None
 ) -> Blocks[Block]:
     """Blocks of training examples; `docs` are the training documents (None: the world's)."""
     dtype = _dtype(comp, dec)
@@ -162,16 +199,17 @@ def example_blocks(
         if docs is None:
             drawn = _passages(cfg, number, cfg.world.train_prior_strength, context_words(cfg))
             return world_pieces(drawn, cfg, comp, dec)
-        return text_pieces(_documents(docs, cfg, number), cfg, comp, dec)
+        return text_pieces(_documents(docs, number), cfg, comp, dec)
 
     def make(number: int) -> Block:
         return pad_pieces(*pieces(number), cfg, dtype)
 
-    return Blocks(Block, _key("examples", cfg, docs, shape), _count_of(cfg, docs), make)
+    key = _key("examples", cfg, docs, shape)
+    return Blocks(Block, key, _count_of(cfg, docs), make, _pools(docs))
 
 
 def lm_blocks(
-    cfg: Config, tok: Tokenizer, docs: Documents | None, longest_copy: int
+    cfg: Config, tok: Tokenizer, docs: Documents | LargeDocuments | None, longest_copy: int
 ) -> Blocks[LmBlock]:
     """Blocks of documents for language modelling. A world document's head is a passage of at most
     `longest_copy` words and its tail the continuation; a text document has no tail."""
@@ -186,20 +224,20 @@ def lm_blocks(
             space = " " if tok.byte_level else ""
             tails = tok.encode_batch([space + p.continuation for p in drawn])
         else:
-            heads = tok.encode_batch([d.text for d in _documents(docs, cfg, number)])
+            heads = tok.encode_batch([d.text for d in _documents(docs, number)])
             tails = [[] for _ in heads]
         return LmBlock(*_ragged(heads, dtype), *_ragged(tails, dtype))
 
     key = _key("lm", cfg, docs, [tok.name, words if docs is None else 0])
-    return Blocks(LmBlock, key, _count_of(cfg, docs), make)
+    return Blocks(LmBlock, key, _count_of(cfg, docs), make, _pools(docs))
 
 
-def train_documents(cfg: Config) -> Documents | None:
+def train_documents(cfg: Config) -> Documents | LargeDocuments | None:
     """The training split of the configured text; None for the world."""
     return None if cfg.data.source == "world" else documents_of(cfg, "train")
 
 
-def documents_of(cfg: Config, split: str) -> Documents:
+def documents_of(cfg: Config, split: str) -> Documents | LargeDocuments:
     """Documents of a split, shuffled by data.seed (so that a block is a mixture of works)."""
     d = cfg.data
     named = DataConfig(
@@ -214,10 +252,13 @@ def documents_of(cfg: Config, split: str) -> Documents:
 
 
 @functools.lru_cache(maxsize=2)
-def _splits_of(data: DataConfig) -> dict[str, Documents]:
+def _splits_of(data: DataConfig) -> dict[str, Documents | LargeDocuments]:
     # One read serves the tokenizer, the batches and every evaluation set of a run.
     shuffled = {}
     for split, docs in split_documents(load_documents(data), data.seed).items():
+        if isinstance(docs, LargeDocuments):
+            shuffled[split] = docs.shuffled(data.seed)
+            continue
         order = np.random.default_rng([data.seed, 1]).permutation(len(docs))
         shuffled[split] = docs.view(docs.rows[order])
     return shuffled
@@ -239,17 +280,21 @@ def _passages(cfg: Config, number: int, prior: float, words: int) -> list[Passag
     ]
 
 
-def _documents(docs: Documents, cfg: Config, number: int) -> Documents:
+def _documents(docs: Documents | LargeDocuments, number: int) -> Documents | list[Document]:
     return docs.part(number * DOCUMENTS, (number + 1) * DOCUMENTS)
 
 
-def _count_of(cfg: Config, docs: Documents | None) -> int:
+def _pools(docs: Documents | LargeDocuments | None) -> np.ndarray | None:
+    return docs.pools(DOCUMENTS) if isinstance(docs, LargeDocuments) else None
+
+
+def _count_of(cfg: Config, docs: Documents | LargeDocuments | None) -> int:
     if docs is None:
         return -(-cfg.data.train_passages // PASSAGES)
     return -(-len(docs) // DOCUMENTS)
 
 
-def _key(kind: str, cfg: Config, docs: Documents | None, extra: list) -> str:
+def _key(kind: str, cfg: Config, docs: Documents | LargeDocuments | None, extra: list) -> str:
     """Everything a block depends on, the code that writes it included."""
     here = Path(__file__).parent
     code = hashlib.sha256(b"".join((here / n).read_bytes() for n in _CODE)).hexdigest()

@@ -2,18 +2,43 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
+from jaxcomp.storage import cache_dir
 
-def cache_dir() -> Path:
-    """$JAXCOMP_CACHE, else $XDG_CACHE_HOME/jaxcomp, else ~/.cache/jaxcomp. Safe to delete."""
-    if own := os.environ.get("JAXCOMP_CACHE"):
-        return Path(own).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "jaxcomp"
+__all__ = ["cache_dir", "keep_small", "write_atomically"]
+
+MOST_GIB = 20.0  # of tokenised blocks; $JAXCOMP_CACHE_GIB says otherwise
+
+
+def keep_small(folder: Path, used: str) -> None:
+    """Removes the sub-folders of `folder` used longest ago until it holds at most MOST_GIB.
+
+    The one named `used` stays, whatever it holds, and counts as used now. What is removed under a
+    running process is remade by it.
+    """
+    own = folder / used
+    with contextlib.suppress(OSError):
+        own.mkdir(parents=True, exist_ok=True)
+        os.utime(own)
+    most = float(os.environ.get("JAXCOMP_CACHE_GIB") or MOST_GIB) * 2**30
+    found = []
+    with contextlib.suppress(OSError):  # another process removes folders too
+        for entry in [e for e in os.scandir(folder) if e.is_dir()]:
+            size = sum(f.stat().st_size for f in os.scandir(entry.path))
+            found.append((entry.stat().st_mtime, size, entry.path))
+    total = sum(size for _, size, _ in found)
+    for _, size, path in sorted(found):
+        if total <= most:
+            return
+        if path != str(own):
+            shutil.rmtree(path, ignore_errors=True)
+            total -= size
 
 
 _warned: set[str] = set()

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxcomp.config import Config, ConfigError
 from jaxcomp.data.blocks import documents_of, where
+from jaxcomp.data.large import LargeDocuments
 from jaxcomp.data.pieces import Piece, context_words, text_pieces, world_pieces
 from jaxcomp.data.sources import DataError, Documents
 from jaxcomp.data.tokenizer import Tokenizer
@@ -115,7 +116,7 @@ def _world_set(cfg: Config, which: str, wanted: int, comp, dec) -> list[Piece]:
     return pieces
 
 
-def _text_set(cfg: Config, docs: Documents, wanted: int, comp, dec) -> list[Piece]:
+def _text_set(cfg: Config, docs: Documents | LargeDocuments, wanted: int, comp, dec) -> list[Piece]:
     found: dict[str, list[Piece]] = {}
     most = 2 + wanted // len(docs)  # the last piece of a document has no continuation
     for start in range(0, len(docs), 64):

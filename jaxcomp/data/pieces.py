@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from jaxcomp.config import Config
 from jaxcomp.data import segments
-from jaxcomp.data.sources import Documents
+from jaxcomp.data.sources import Document, Documents
 from jaxcomp.data.tokenizer import Tokenizer
 from jaxcomp.data.world import Passage
 
@@ -80,7 +80,11 @@ def world_pieces(
 
 
 def text_pieces(
-    docs: Documents, cfg: Config, comp: Tokenizer, dec: Tokenizer, most: int | None = None
+    docs: Documents | Sequence[Document],
+    cfg: Config,
+    comp: Tokenizer,
+    dec: Tokenizer,
+    most: int | None = None,
 ) -> tuple[list[Piece], Counts]:
     """Every document cut into (the first `most`) consecutive examples of G segments, in order.
 

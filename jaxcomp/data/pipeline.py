@@ -8,6 +8,7 @@ and takes its share of the rows, so a run may continue on another number of host
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
@@ -15,7 +16,7 @@ import grain
 import jax
 import numpy as np
 
-from jaxcomp.config import Config, ConfigError, PretrainConfig, TrainConfig, config_hash
+from jaxcomp.config import Config, PretrainConfig, TrainConfig, config_hash
 from jaxcomp.data.blocks import (
     PREPARE_AT_MOST,
     Block,
@@ -36,11 +37,13 @@ from jaxcomp.data.heldout import (
     batch_examples,
     eval_examples,
 )
+from jaxcomp.data.large import LargeDocuments
 from jaxcomp.data.packing import pack_documents
 from jaxcomp.data.pieces import Counts
 from jaxcomp.data.sources import DataError, Documents
 from jaxcomp.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer, world_tokenizer
 from jaxcomp.data.world import World
+from jaxcomp.sharding import rows_here
 
 __all__ = [
     "CONTINUE",
@@ -58,6 +61,7 @@ __all__ = [
     "train_batches",
 ]
 
+_AHEAD = 4  # blocks of a large set that are made before they are wanted
 _TOKENIZER_CHARS = 8_000_000  # a tokenizer is trained on about this much text
 
 
@@ -98,30 +102,29 @@ class _Window(Protocol):
 
 
 class WindowIterator(grain.DatasetIterator):
-    """Batches of `batch` rows (this host's share of them) from windows 0, 1, 2, ... in order."""
+    """Batches of `batch` rows from windows 0, 1, 2, ... in order: of each global batch those rows
+    that lie on this process's devices in the active mesh (`rows_here`); all, where none is."""
 
     def __init__(self, window, kind: type, batch: int):
         super().__init__()
-        hosts = jax.process_count()
-        if batch % hosts:
-            raise ConfigError(
-                f"batch {batch} is not a multiple of the {hosts} hosts; choose one that is"
-            )
+        mesh = jax.sharding.get_mesh()
+        several = not mesh.empty and mesh.is_multi_process
+        self._rows = rows_here(batch, mesh) if several else [(0, batch)]
         self._window = functools.lru_cache(maxsize=2)(window)
-        self._kind, self._batch, self._share = kind, batch, batch // hosts
+        self._kind, self._batch = kind, batch
         self._at = (0, 0)
 
     def __next__(self):
         number, row = self._at
         parts: list[tuple[np.ndarray, ...]] = []
-        lo = jax.process_index() * self._share  # my rows of the global batch
-        hi, seen = lo + self._share, 0
+        seen = 0
         while seen < self._batch:
             window = self._window(number)
             n = min(self._batch - seen, window.rows - row)
-            a, b = max(lo, seen), min(hi, seen + n)
-            if a < b:
-                parts.append(window.take(row + a - seen, row + b - seen))
+            for lo, hi in self._rows:
+                a, b = max(lo, seen), min(hi, seen + n)
+                if a < b:
+                    parts.append(window.take(row + a - seen, row + b - seen))
             seen, row = seen + n, row + n
             if row == window.rows:
                 number, row = number + 1, 0
@@ -141,7 +144,8 @@ class _Order:
     """Which block window number w is, and its random generator: one epoch visits every block.
 
     World blocks are independent draws and come in order, so that a short run makes only what it
-    uses; text blocks are permuted in every epoch.
+    uses; text blocks are permuted in every epoch, those of a large set pool by pool, so that each
+    row group is read once an epoch.
     """
 
     def __init__(self, blocks: Blocks, seed: tuple[int, ...], permute: bool):
@@ -149,7 +153,15 @@ class _Order:
         self._epoch = functools.lru_cache(maxsize=2)(self._permutation)
 
     def _permutation(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng([*self.seed, epoch]).permutation(len(self.blocks))
+        rng, pools = np.random.default_rng([*self.seed, epoch]), self.blocks.pools
+        if pools is None:
+            return rng.permutation(len(self.blocks))
+        found = [rng.permutation(np.arange(a, b)) for a, b in itertools.pairwise(pools)]
+        return np.concatenate([found[i] for i in rng.permutation(len(found))])
+
+    def ahead(self, w: int) -> None:
+        """Windows after w will be wanted soon."""
+        self.blocks.ahead(self.number(k) for k in range(w + 1, w + 1 + _AHEAD))
 
     def number(self, w: int) -> int:
         epoch, k = divmod(w, len(self.blocks))
@@ -196,11 +208,12 @@ class _LmWindow:
 
 
 def train_batches(cfg: Config, comp_tok: Tokenizer, dec_tok: Tokenizer) -> WindowIterator:
-    """Endless batches of `cfg.train.optim.batch` examples (this host's share of them).
+    """Endless batches of `cfg.train.optim.batch` examples (those of this process's devices).
 
     Objective "coin": one target an example (O = 1), rebuilt with probability `p_reconstruct`, else
     continued; an example without a continuation is always rebuilt. "sum": both (O = 2), the second
-    of length 0 where there is no continuation. Tokenises what the run will draw before returning.
+    of length 0 where there is no continuation. Tokenises what the run will draw before returning,
+    but of a large set only the first block.
 
     Raises:
       DataError: unusable data, or more than half of the examples do not fit.
@@ -212,7 +225,9 @@ def train_batches(cfg: Config, comp_tok: Tokenizer, dec_tok: Tokenizer) -> Windo
     _prepare(order, wanted, counts.examples)
 
     def window(w: int) -> _ExampleWindow:
-        return _ExampleWindow(blocks[order.number(w)], order.rng(w), cfg.train)
+        block = blocks[order.number(w)]
+        order.ahead(w)
+        return _ExampleWindow(block, order.rng(w), cfg.train)
 
     return WindowIterator(window, Batch, cfg.train.optim.batch)
 
@@ -233,6 +248,7 @@ def lm_batches(cfg: Config, pretrain: PretrainConfig, tok: Tokenizer) -> WindowI
 
     def window(w: int) -> _LmWindow:
         block, rng = blocks[order.number(w)], order.rng(w)
+        order.ahead(w)
         return _LmWindow(
             pack_documents(block, rng, pretrain.seq_len, pretrain.copy_fraction, tok.eos_id)
         )
@@ -319,7 +335,7 @@ def tokenizer_folder(cfg: Config) -> str:
     return str(folder)
 
 
-def _some_text(docs: Documents) -> Iterator[str]:
+def _some_text(docs: Documents | LargeDocuments) -> Iterator[str]:
     seen = 0
     for doc in docs:
         yield doc.text

@@ -13,16 +13,23 @@ import os
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from jaxcomp import storage
 from jaxcomp.config import DataConfig
 from jaxcomp.data.files import digest, matching
 
+if TYPE_CHECKING:
+    from jaxcomp.data.large import Group, LargeDocuments
+
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet", ".txt")
 TXT_CHARS = 4000  # a .txt file is cut at blank lines into documents of about this many characters
-_WORK_FIELDS = ("work", "book", "title")
+WORK_FIELDS = ("work", "book", "title")
+MANY_SOURCES = 20  # from so many on, whole sources are held out
+LARGE_RECORDS = 1 << 20  # of a TFDS set, above which it is known by its length alone
+_RECORDS = 1024  # of one unit of such a set
 
 
 class DataError(ValueError):
@@ -87,22 +94,26 @@ class Documents:
         return self.view(self.rows[start:stop])
 
 
-def load_documents(data: DataConfig) -> Documents:
+def load_documents(data: DataConfig) -> Documents | LargeDocuments:
     """All documents that `data.source`, `path`, `text_field` (or `tfds_*`) name.
 
-    jsonl and txt are held in memory (take parquet or TFDS for more text than fits); parquet columns
-    stay in Arrow; TFDS is read on access. Empty documents are left out of files.
+    jsonl and txt are held in memory (take parquet or TFDS for more text than fits); so are parquet
+    columns, in Arrow, up to 256 MiB of text, above which they are read by row group; TFDS is read
+    on access. Empty documents are left out of files that are held in memory.
 
     Raises:
       DataError: no such file, an unsupported suffix, no document, text that is not UTF-8, a
         missing field, a field that is not text, an unprepared TFDS data set.
+      StorageError: a bucket that is not there or may not be read.
     """
     if data.source == "tfds":
         return _tfds(data)
     files = _files(data.path)
     rows: list[Document] = []
     if all(_suffix(f) == ".parquet" for f in files):
-        return _parquet(files, data.text_field)
+        from jaxcomp.data import parquet
+
+        return parquet.load(files, data.text_field, _fingerprint(files, data.text_field))
     for file in files:
         suffix = _suffix(file)
         if suffix == ".parquet":
@@ -119,9 +130,10 @@ def load_documents(data: DataConfig) -> Documents:
 
 
 def _files(path: str) -> list[Path]:
-    files = [Path(f) for f in matching(path)]
+    files = [storage.path(f) for f in matching(path)]
     if not files:
-        what = "is a folder" if os.path.isdir(os.path.expanduser(path)) else "no such file"
+        folder = not storage.is_remote(path) and os.path.isdir(os.path.expanduser(path))
+        what = "is a folder" if folder else "no such file"
         raise DataError(f"data.path = {path!r}: {what}; expected a {', '.join(SUFFIXES)} file or a "
                         "glob such as 'folder/*.jsonl'")  # fmt: skip
     for file in files:
@@ -171,7 +183,7 @@ def _jsonl(file: Path, field: str) -> list[Document]:
         if not isinstance(row, dict):
             raise DataError(f"{file}: line {number} is a {type(row).__name__}; expected an object")
         if field not in row:
-            raise _no_field(file, f"line {number}", field, sorted(row))
+            raise no_field(file, f"line {number}", field, sorted(row))
         text = row[field]
         if not isinstance(text, str):
             raise DataError(f"{file}: line {number}: field {field!r} is {type(text).__name__}; "
@@ -186,8 +198,8 @@ def _jsonl(file: Path, field: str) -> list[Document]:
         rows.append(
             Document(
                 str(row.get("id", f"{file.stem}-{number}")),
-                _word(row.get("source")),
-                next((_word(row[k]) for k in _WORK_FIELDS if row.get(k)), ""),
+                word(row.get("source")),
+                next((word(row[k]) for k in WORK_FIELDS if row.get(k)), ""),
                 text,
             )
         )
@@ -211,39 +223,6 @@ def _txt(file: Path) -> list[Document]:
     return [Document(f"{file.stem}-{i}", str(file.stem), "", d) for i, d in enumerate(documents)]
 
 
-def _parquet(files: list[Path], field: str) -> Documents:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    tables = []
-    for file in files:
-        try:
-            names = pq.read_schema(file).names
-            if field not in names:
-                raise _no_field(file, "schema", field, names)
-            wanted = [n for n in (field, "id", "source", *_WORK_FIELDS) if n in names]
-            table = pq.read_table(file, columns=list(dict.fromkeys(wanted)), memory_map=True)
-        except pa.ArrowInvalid as error:
-            raise DataError(f"{file}: not a readable parquet file ({error})") from error
-        kind = table.schema.field(field).type
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-            raise DataError(
-                f"{file}: field {field!r} is {kind}; expected text (set data.text_field)"
-            )
-        tables.append(table.filter(pc.field(field) != ""))
-    table = pa.concat_tables(tables, promote_options="default")
-    if not table.num_rows:
-        raise DataError(f"{files[0]}: no text in {len(files)} parquet file(s)")
-
-    def column(*names: str) -> list[str] | None:
-        name = next((n for n in names if n in table.column_names), None)
-        return None if name is None else [_word(v) for v in table[name].to_pylist()]
-
-    columns = (column("id"), column("source"), column(*_WORK_FIELDS))
-    return Documents(table[field], *columns, _fingerprint(files, field))
-
-
 class _TfdsTexts(Sequence[str]):
     def __init__(self, source, name: str, field: str):
         self._source, self._name, self._field = source, name, field
@@ -254,7 +233,7 @@ class _TfdsTexts(Sequence[str]):
     def __getitem__(self, i):
         value = self._source[i]
         if self._field not in value:
-            raise _no_field(self._name, f"record {i}", self._field, sorted(value))
+            raise no_field(self._name, f"record {i}", self._field, sorted(value))
         value = value[self._field]
         if isinstance(value, np.ndarray):
             value = value.item()
@@ -271,7 +250,7 @@ class _TfdsTexts(Sequence[str]):
         return value
 
 
-def _tfds(data: DataConfig) -> Documents:
+def _tfds(data: DataConfig) -> Documents | LargeDocuments:
     import tensorflow_datasets as tfds  # slow to import, and only this kind of source needs it
 
     name, where = data.tfds_name, os.path.expanduser(data.path) or None
@@ -289,17 +268,57 @@ def _tfds(data: DataConfig) -> Documents:
     _ = texts[0]  # a wrong field fails now, not in the middle of training
     info = json.dumps([name, data.tfds_split, data.text_field, len(texts), texts[0][:1000]])
     fingerprint = hashlib.sha256(info.encode()).hexdigest()[:16]
+    if len(texts) > LARGE_RECORDS:
+        return _many_records(texts, name, fingerprint)
     return Documents(texts, None, None, None, fingerprint, in_memory=False)
 
 
-def _no_field(file, place: str, field: str, found) -> DataError:
+class _Records:
+    """`large.Reader` of a set whose every record can be read alone."""
+
+    def __init__(self, texts: _TfdsTexts):
+        self._texts = texts
+
+    def texts(self, group: Group) -> Sequence[str]:
+        return _Run(self._texts, group.first)
+
+    def keys(self, group: Group) -> None:
+        return None
+
+
+class _Run(Sequence[str]):
+    """`texts` from number `first` on."""
+
+    def __init__(self, texts: _TfdsTexts, first: int):
+        self._texts, self._first = texts, first
+
+    def __len__(self) -> int:
+        return len(self._texts) - self._first
+
+    def __getitem__(self, i):
+        return self._texts[self._first + i]
+
+
+def _many_records(texts: _TfdsTexts, name: str, fingerprint: str) -> LargeDocuments:
+    from jaxcomp.data.large import Group, Held, LargeDocuments
+
+    count = len(texts)
+    groups = [
+        # A byte each: nothing is held, so any order is as good to read as another.
+        Group(name, i, min(_RECORDS, count - first), 1, first)
+        for i, first in enumerate(range(0, count, _RECORDS))
+    ]
+    return LargeDocuments(groups, Held(_Records(texts)), fingerprint)
+
+
+def no_field(file, place: str, field: str, found) -> DataError:
     return DataError(
         f"{file}: {place}: no field {field!r}; found {', '.join(map(str, found)) or 'none'}; "
         "set data.text_field"
     )
 
 
-def _word(value: Any) -> str:
+def word(value: Any) -> str:
     return "" if value is None else str(value)
 
 

@@ -9,20 +9,22 @@ share much wording with training documents (another edition, a quotation) are dr
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
 import re
 from collections import defaultdict
+from collections.abc import Mapping
 
 import numpy as np
 
 from jaxcomp.data.cache import cache_dir, write_atomically
-from jaxcomp.data.sources import DataError, Documents
+from jaxcomp.data.large import LargeDocuments, too_few
+from jaxcomp.data.sources import MANY_SOURCES, DataError, Documents
 
 SHARE = 0.05  # of the documents, for validation and for test each
 BORDER = 16  # documents of a held-out stretch dropped at either end (at most an eighth of it)
-MANY_SOURCES = 20
 SHINGLE = 7  # words; compared by their consonants, so that old and new spelling agree
 OVERLAP = 0.1  # a held-out document with a larger share of shingles seen in training is dropped
 _CHECKED = 200_000  # documents; beyond it the wording is not compared (it would take minutes)
@@ -30,12 +32,22 @@ _CHECKED = 200_000  # documents; beyond it the wording is not compared (it would
 Split = dict[str, np.ndarray]
 
 
-def split_documents(docs: Documents, seed: int = 0) -> dict[str, Documents]:
+def split_documents(
+    docs: Documents | LargeDocuments, seed: int = 0
+) -> Mapping[str, Documents | LargeDocuments]:
     """{"train", "val", "test"} -> documents; a function of the data and the seed only.
+
+    Of a large set whole works, sources or runs of rows are held out by a hash; its wording is not
+    compared, for that would read all of it.
 
     Raises:
       DataError: too few documents (or works) to hold any out.
     """
+    if isinstance(docs, LargeDocuments):
+        found = docs.split(functools.partial(_hash, seed), SHARE, BORDER)
+        if not all(map(len, found.values())):
+            raise too_few(docs, found)
+        return found
     return {name: docs.view(rows) for name, rows in split_rows(docs, seed).items()}
 
 

@@ -25,7 +25,7 @@ from jaxcomp.data.world import World
 from jaxcomp.fidelity import determinacy, edits, geometry, reconstruction, slots
 from jaxcomp.fidelity.determinacy import Sureness
 from jaxcomp.fidelity.reconstruction import Row
-from jaxcomp.sharding import put_batch, whole_batch
+from jaxcomp.sharding import on_host, put_batch, whole_batch
 
 Metrics = dict[str, float | int | None]
 
@@ -82,7 +82,7 @@ def validation_loss(cfg: Config, model: AutoEncoder, examples: Sequence[Example]
         forced = reconstruction.forced(
             graphdef, state, memory, put.mode_BO[:, 0], put.tok_BOL[:, 0], put.tok_len_BO[:, 0]
         )
-        nll += np.asarray(forced.nll_BL, np.float64)[:valid].sum(1).tolist()
+        nll += on_host(forced.nll_BL).astype(np.float64)[:valid].sum(1).tolist()
         count += int(batch.tok_len_BO[:valid, 0].sum())
     if not count:
         raise ValueError(
@@ -134,15 +134,15 @@ class _Pair:
     def tokens(self, batch: Batch, valid: int, temperature: float, seed: int) -> list[list[int]]:
         """Rebuilt tokens only."""
         out = self.free(batch, self.read(batch), temperature, seed)
-        return [reconstruction.until_end(t, self.tok.eos_id)[0] for t in _host(out)[0][:valid]]
+        return [reconstruction.until_end(t, self.tok.eos_id)[0] for t in on_host(out)[0][:valid]]
 
     def rebuild(self, examples: Sequence[Example], batch: Batch) -> list[Rebuilt]:
         memory = self.read(batch)
         blank = reconstruction.no_memory(memory)
         # All four are in flight before the first is waited for.
         asked = [f(batch, m) for m in (memory, blank) for f in (self.forced, self.free)]
-        forced, free, forced_0, free_0 = map(_host, asked)
-        vec_BMD, seg_BM = np.asarray(memory.vec_BMD), np.asarray(memory.seg_BM)
+        forced, free, forced_0, free_0 = map(on_host, asked)
+        vec_BMD, seg_BM = on_host((memory.vec_BMD, memory.seg_BM))
         out = []
         for b, example in enumerate(examples):
             row, steps = self._row(example, forced, free, b)
@@ -175,10 +175,6 @@ class _Pair:
             targets=len(example.target),
         )
         return row, steps
-
-
-def _host(tree: Any) -> Any:
-    return jax.tree.map(np.asarray, tree)
 
 
 def _batches(pair: _Pair, examples: Sequence[Example]) -> Iterator[tuple[Sequence[Example], Batch]]:

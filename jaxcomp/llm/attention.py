@@ -1,14 +1,16 @@
-"""Attention with a small mask spec (kernels are chosen in `attention` alone), and RoPE."""
+"""Attention with a small mask spec (kernels are chosen in `implementation` alone), and RoPE."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp.config import ModelConfig
+from jaxcomp.llm import kernels
+from jaxcomp.sharding import platform
 
 # Finite, so that a row without any allowed key gives an average instead of NaN.
 BLOCKED = -1e30
@@ -19,12 +21,14 @@ class Mask(NamedTuple):
 
     causal: Python bool. q_seg_BL, kv_seg_BS: int32 ids, 0 = padding (sees padding only).
     offset: int or int32 scalar, the index among the keys at which query 0 stands.
+    packed: Python bool, False where no id is above 1 (one text a row).
     """
 
     causal: bool
     q_seg_BL: jax.Array
     kv_seg_BS: jax.Array
     offset: jax.Array | int = 0
+    packed: bool = True
 
     def allowed_BLS(self) -> jax.Array:
         ok_BLS = self.q_seg_BL[:, :, None] == self.kv_seg_BS[:, None, :]
@@ -37,13 +41,29 @@ class Mask(NamedTuple):
 def attention(q_BLNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask: Mask) -> jax.Array:
     """softmax(q k^T / sqrt(H)) v for each query head, N a multiple of K; out_BLNH in q's dtype.
 
-    The only place that chooses an implementation: kernels are added here and tested against
-    `reference`. Raises ValueError where the head counts do not fit.
+    At padding the result is finite and means nothing. Raises ValueError where the head counts do
+    not fit.
     """
     N, K = q_BLNH.shape[2], k_BSKH.shape[2]
     if N % K:
         raise ValueError(f"{N} query heads cannot share {K} key/value heads: not a multiple")
-    return reference(q_BLNH, k_BSKH, v_BSKH, mask)
+    kind = implementation(platform(), q_BLNH.shape, k_BSKH.shape, q_BLNH.dtype, mask)
+    return KERNELS[kind](q_BLNH, k_BSKH, v_BSKH, mask)
+
+
+def implementation(
+    where: str, q_shape: tuple[int, ...], k_shape: tuple[int, ...], dtype: Any, mask: Mask
+) -> str:
+    """Which of `KERNELS` computes an attention on platform `where`: the fused one of the platform
+    if it can say this mask, else the reference (the steps of decoding, among others).
+    """
+    itself = q_shape[1] == k_shape[1] and isinstance(mask.offset, int) and mask.offset == 0
+    if where == "tpu" and itself and q_shape[1] >= kernels.LANES:
+        return "splash"
+    half = dtype in (jnp.bfloat16, jnp.float16)
+    if where == "gpu" and itself and mask.causal and not mask.packed and half:
+        return "cudnn"
+    return "reference"
 
 
 def reference(q_BLNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask: Mask) -> jax.Array:
@@ -68,6 +88,9 @@ def reference(q_BLNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask: Mas
     )
     out_BKGLH = (out_BKGLH / total_BKGL1).astype(q_BLNH.dtype)
     return out_BKGLH.transpose(0, 3, 1, 2, 4).reshape(B, L, N, H)
+
+
+KERNELS = {"reference": reference, "splash": kernels.splash, "cudnn": kernels.cudnn}
 
 
 class Rope(NamedTuple):

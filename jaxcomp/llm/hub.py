@@ -1,6 +1,8 @@
-"""Models named by their id on the Hugging Face hub: downloaded once, only the files that are read.
+"""Models that are elsewhere: downloaded to this machine once, only the files that are read.
 
-They are kept in huggingface_hub's own cache (`$HF_HOME`); gated ones need `hf auth login` first.
+Those named by their id on the Hugging Face hub are kept in huggingface_hub's own cache
+(`$HF_HOME`); gated ones need `hf auth login` first. Those in a bucket (gs://bucket/folder) are kept
+in `$JAXCOMP_CACHE/weights`.
 """
 
 from __future__ import annotations
@@ -9,7 +11,11 @@ import os
 import re
 from pathlib import Path
 
+from jaxcomp.mirror import local_copy
+from jaxcomp.storage import is_remote
+
 FILES = ("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*.json")
+CARD = "card.json"  # of a folder that `jaxcomp pretrain` made
 _ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
@@ -23,10 +29,13 @@ def is_id(name: str) -> bool:
 
 
 def folder_of(name: str) -> Path:
-    """The folder `name`, or the snapshot of the hub id `name`, downloaded if need be.
+    """The folder `name`, or the copy of the hub id or gs:// folder `name`, downloaded if need be.
 
-    Raises HubError where the hub does not give it: gated, unknown, or no network and not cached.
+    Raises HubError where the hub does not give it: gated, unknown, or no network and not cached;
+    StorageError where the bucket does not.
     """
+    if is_remote(name):
+        return local_copy(name, (*FILES, CARD))
     if not is_id(name):
         return Path(name).expanduser()
     # Inside: it takes a third of a second to import, and most runs name no hub id.

@@ -16,7 +16,7 @@ from jaxcomp.config import ConfigError, LoraConfig, ModelConfig
 from jaxcomp.llm.attention import Mask, Rope, attention, rope, rotate
 from jaxcomp.llm.config import check
 from jaxcomp.llm.lora import Linear, Lora, init_lora
-from jaxcomp.sharding import SPECS, check_model, constrain
+from jaxcomp.sharding import SPECS, check_model, constrain, platform
 
 REMAT = ("none", "full", "offload")
 
@@ -157,8 +157,9 @@ class Block(nnx.Module):
 
     def qkv(self, x_BLD: jax.Array, angle: Rope, key: jax.Array | None) -> tuple[jax.Array, ...]:
         h_BLD = rms_norm(x_BLD, self.attn_norm[...], self.eps)
-        q_BLNH, k_BLKH = self.q(h_BLD, _sub(key, 0)), self.k(h_BLD, _sub(key, 1))
-        v_BLKH = self.v(h_BLD, _sub(key, 2))
+        # Adapters that read the same input drop the same of it: one mask to draw instead of three.
+        key = _sub(key, 0)
+        q_BLNH, k_BLKH, v_BLKH = self.q(h_BLD, key), self.k(h_BLD, key), self.v(h_BLD, key)
         if self.qkv_bias:
             q_BLNH = q_BLNH + self.q_bias[...].astype(q_BLNH.dtype)
             k_BLKH = k_BLKH + self.k_bias[...].astype(k_BLKH.dtype)
@@ -170,10 +171,10 @@ class Block(nnx.Module):
 
     def mix(self, x_BLD: jax.Array, heads_BLNH: jax.Array, key: jax.Array | None) -> jax.Array:
         """The rest of the layer: output projection, then the SwiGLU MLP."""
-        x_BLD = x_BLD + self.o(heads_BLNH, _sub(key, 3))
+        x_BLD = x_BLD + self.o(heads_BLNH, _sub(key, 1))
         h_BLD = rms_norm(x_BLD, self.mlp_norm[...], self.eps)
-        gate_BLF, up_BLF = self.gate(h_BLD, _sub(key, 4)), self.up(h_BLD, _sub(key, 5))
-        return x_BLD + self.down(jax.nn.silu(gate_BLF) * up_BLF, _sub(key, 6))
+        gate_BLF, up_BLF = self.gate(h_BLD, _sub(key, 2)), self.up(h_BLD, _sub(key, 2))
+        return x_BLD + self.down(jax.nn.silu(gate_BLF) * up_BLF, _sub(key, 3))
 
 
 def _sub(key: jax.Array | None, index: int) -> jax.Array | None:
@@ -229,10 +230,11 @@ class Transformer(nnx.Module):
 
     def embed(self, tok_BL: jax.Array) -> jax.Array:
         """Token embeddings x_BLD in the computation's dtype."""
-        # Gathered over fsdp first: a lookup in a table cut along D would be replicated instead.
-        table_VD = jax.reshard(self.emb[...].astype(self.dtype), P("tp", None))
-        tok_BL = constrain(tok_BL, "batch")
-        return table_VD.at[tok_BL].get(out_sharding=SPECS["act_BLD"])
+        # Each device looks up every token of its fsdp group in its own columns of the table; only
+        # what was found moves, never the table.
+        tok_BL = jax.reshard(tok_BL, P("replica"))
+        found_BLD = self.emb[...].at[tok_BL].get(out_sharding=SPECS["found_BLD"])
+        return constrain(found_BLD.astype(self.dtype), "act_BLD")
 
     def head_VD(self) -> jax.Array:
         """The output matrix, tied or not."""
@@ -255,16 +257,18 @@ class Transformer(nnx.Module):
         seg_BL: jax.Array,
         *,
         remat: str = "none",
+        packed: bool = True,
         dropout_key: jax.Array | None = None,
         unroll: int = 0,
     ) -> jax.Array:
         """hidden_BLD after the final norm; attention is causal within equal segment ids.
 
-        pos_BL are RoPE positions (any integers), seg_BL segment ids with 0 = padding. remat is
-        none | full | offload (layer inputs to host memory); dropout_key turns LoRA dropout on;
-        unroll is the number of layers in one scan step (0: see `_unroll`).
+        pos_BL are RoPE positions (any integers), seg_BL segment ids with 0 = padding; packed=False
+        promises that none is above 1, which more kernels can say. remat is none | full | offload
+        (layer inputs to host memory); dropout_key turns LoRA dropout on; unroll is the number of
+        layers in one scan step (0: see `_unroll`).
         """
-        x_BLD, angle, mask = self._start(x_BLD, pos_BL, seg_BL)
+        x_BLD, angle, mask = self._start(x_BLD, pos_BL, seg_BL, packed)
 
         def body(x_BLD: jax.Array, xs: Any) -> tuple[jax.Array, None]:
             layer, key = xs
@@ -331,17 +335,18 @@ class Transformer(nnx.Module):
         return hidden_BLD, Cache(k_YBSKH, v_YBSKH, seg_BS, at + x_BLD.shape[1])
 
     def _start(
-        self, x_BLD: jax.Array, pos_BL: jax.Array, seg_BL: jax.Array
+        self, x_BLD: jax.Array, pos_BL: jax.Array, seg_BL: jax.Array, packed: bool = True
     ) -> tuple[jax.Array, Rope, Mask]:
         seg_BL = constrain(seg_BL.astype(jnp.int32), "batch")
         x_BLD = constrain(x_BLD.astype(self.dtype), "act_BLD")
-        return x_BLD, rope(self.cfg, constrain(pos_BL, "batch")), Mask(True, seg_BL, seg_BL)
+        mask = Mask(True, seg_BL, seg_BL, packed=packed)
+        return x_BLD, rope(self.cfg, constrain(pos_BL, "batch")), mask
 
 
 def _unroll() -> int:
     # XLA:CPU runs a scanned tiny layer 1.2-1.9 times as slowly as an unrolled one; elsewhere the
     # scan costs nothing and keeps programs small.
-    return 4 if jax.default_backend() == "cpu" else 1
+    return 4 if platform() == "cpu" else 1
 
 
 def _rematerialise(body: Any, remat: str) -> Any:

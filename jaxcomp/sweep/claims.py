@@ -1,7 +1,8 @@
 """Who is working on what, where several processes and machines share one folder.
 
-A claim is a file made with O_EXCL that names its owner. The owner's heartbeat keeps its
-modification time fresh. A claim is stale, and may be taken over, when its process is dead (same
+A claim is a file that names its owner, made only where there is none: with O_EXCL in a folder of
+this machine (or a shared disk), with a conditional write in a bucket. The owner's heartbeat keeps
+its modification time fresh. A claim is stale, and may be taken over, when its process is dead (same
 machine) or its heartbeat has stopped (another machine).
 """
 
@@ -13,8 +14,12 @@ import json
 import os
 import socket
 import threading
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Protocol
+
+from jaxcomp import storage
 
 HEARTBEAT_S = 20.0
 STALE_S = 120.0  # a claim of another machine whose heartbeat is older than this is taken over
@@ -27,17 +32,19 @@ class ClaimedError(RuntimeError):
 class Claims:
     """The claims that this process holds in `folder`; use as a context manager.
 
-    Leaving the context releases every claim, also after an error.
+    Leaving the context releases every claim, also after an error. A claim that another machine took
+    over meanwhile (this one was suspended for longer than STALE_S) is `held` no more.
     """
 
     def __init__(self, folder: Path):
-        self.folder = folder
+        self.folder = storage.path(folder)
         self.held: set[str] = set()
+        self._locks: _Locks = (_Objects if storage.is_remote(folder) else _Files)(self.folder)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
     def __enter__(self) -> Claims:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self._locks.open()
         self._thread.start()
         return self
 
@@ -48,15 +55,7 @@ class Claims:
 
     def acquire(self, name: str) -> None:
         """Claim `name`. Raises ClaimedError if a live process holds it."""
-        path = self._path(name)
-        with self._guard():
-            owner = self.owner(name)
-            if owner is not None:
-                raise ClaimedError(f"{name} is claimed by {owner}")
-            path.unlink(missing_ok=True)  # stale: its owner is gone
-            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-            with os.fdopen(handle, "w") as f:
-                json.dump(_me(), f)
+        self._locks.take(name)
         self.held.add(name)
 
     def try_acquire(self, name: str) -> bool:
@@ -68,10 +67,57 @@ class Claims:
 
     def release(self, name: str) -> None:
         self.held.discard(name)
-        self._path(name).unlink(missing_ok=True)
+        self._locks.drop(name)
 
     def owner(self, name: str) -> str | None:
         """The live owner of a claim in words, None where it is free or stale."""
+        return self._locks.owner(name)
+
+    def _beat(self) -> None:
+        while not self._stop.wait(HEARTBEAT_S):
+            for name in list(self.held):
+                if not self._locks.beat(name):
+                    self.held.discard(name)
+
+
+class _Locks(Protocol):
+    def __init__(self, folder: Path): ...
+    def open(self) -> None: ...
+    def take(self, name: str) -> None: ...
+    def drop(self, name: str) -> None: ...
+    def beat(self, name: str) -> bool: ...  # False: another process has it
+    def owner(self, name: str) -> str | None: ...
+
+
+class _Files:
+    """Claims as files of a file system."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def open(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def take(self, name: str) -> None:
+        path = self._path(name)
+        with self._guard():
+            owner = self.owner(name)
+            if owner is not None:
+                raise ClaimedError(f"{name} is claimed by {owner}")
+            path.unlink(missing_ok=True)  # stale: its owner is gone
+            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+            with os.fdopen(handle, "w") as f:
+                json.dump(_me(), f)
+
+    def drop(self, name: str) -> None:
+        self._path(name).unlink(missing_ok=True)
+
+    def beat(self, name: str) -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(self._path(name))
+        return True
+
+    def owner(self, name: str) -> str | None:
         path = self._path(name)
         try:
             info = json.loads(path.read_text() or "{}")
@@ -81,11 +127,10 @@ class Claims:
         except ValueError:  # killed between making the file and writing it
             info, beat = {}, path.stat().st_mtime
         if info.get("host") == socket.gethostname():
-            pid = info.get("pid", -1)
-            alive = _started(pid) is not None and _started(pid) == info.get("started")
+            alive = _lives(info)
         else:
             alive = self._now() - beat < STALE_S
-        return f"process {info.get('pid')} on {info.get('host')}" if alive else None
+        return _words(info) if alive else None
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.lock"
@@ -107,11 +152,115 @@ class Claims:
                 fcntl.flock(f, fcntl.LOCK_EX)
             yield
 
-    def _beat(self) -> None:
-        while not self._stop.wait(HEARTBEAT_S):
-            for name in list(self.held):
-                with contextlib.suppress(FileNotFoundError):
-                    os.utime(self._path(name))
+
+class _Objects:
+    """Claims as objects of a bucket: every write names the generation that it replaces.
+
+    So of two machines that see the same free or stale claim one gets it, without a guard.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        # Ours alone: a write whose answer was lost is told from another's by it.
+        self.me = _me() | {"boot": _boot(), "mark": uuid.uuid4().hex}
+        self.content = json.dumps(self.me).encode()
+        self.generations: dict[str, bytes] = {}
+        self._one = threading.RLock()  # the heartbeat and a release
+
+    def open(self) -> None:
+        pass
+
+    def take(self, name: str) -> None:
+        from jaxcomp import gs
+
+        with self._one:
+            found = gs.read_record(self._path(name))
+            owner = self._living(name, found.content)
+            if owner is None:
+                made = self._write(name, found.generation)
+                if made is not None:
+                    self.generations[name] = made
+                    return
+                owner = _words(_parsed(gs.read_record(self._path(name)).content))
+            raise ClaimedError(f"{name} is claimed by {owner}")
+
+    def drop(self, name: str) -> None:
+        from jaxcomp import gs
+
+        with self._one:
+            generation = self.generations.pop(name, None)
+            if generation is not None:
+                gs.swap(self._path(name), None, generation)
+
+    def beat(self, name: str) -> bool:
+        with self._one:
+            generation = self.generations.get(name)
+            if generation is None:
+                return False
+            try:
+                made = self._write(name, generation)
+            except storage.StorageError:
+                return True  # the network is down: the next beat tries again
+            if made is None:
+                del self.generations[name]
+                return False
+            self.generations[name] = made
+            return True
+
+    def owner(self, name: str) -> str | None:
+        from jaxcomp import gs
+
+        return self._living(name, gs.read_record(self._path(name)).content)
+
+    def _write(self, name: str, generation: bytes) -> bytes | None:
+        """The new generation, None where the object is not at `generation` any more."""
+        from jaxcomp import gs
+
+        made = gs.swap(self._path(name), self.content, generation)
+        if made is None:
+            now = gs.read_record(self._path(name))
+            made = now.generation if now.content == self.content else None
+        return made
+
+    def _living(self, name: str, content: bytes | None) -> str | None:
+        from jaxcomp import gs
+
+        if content is None:
+            return None
+        info = _parsed(content)
+        if (info.get("host"), info.get("boot")) == (self.me["host"], self.me["boot"]):
+            return _words(info) if _lives(info) else None
+        age = gs.age(gs.GsPath(str(self._path(name))))
+        return _words(info) if age is not None and age < STALE_S else None
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.lock"
+
+
+def _parsed(content: bytes | None) -> dict[str, Any]:
+    try:
+        found = json.loads(content or b"{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _words(info: dict[str, Any]) -> str:
+    return f"process {info.get('pid')} on {info.get('host')}"
+
+
+def _lives(info: dict[str, Any]) -> bool:
+    """Is that process of this machine still the one that wrote the claim?"""
+    pid = info.get("pid", -1)
+    return _started(pid) is not None and _started(pid) == info.get("started")
+
+
+def _boot() -> str:
+    """Which start of which machine this is: names of machines are used again after a preemption."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
 
 
 def _me() -> dict[str, object]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import glob
 import os
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from jaxcomp.config import Config, ConfigError, ModelConfig, config_hash, to_dict
-from jaxcomp.data.files import digest, matching
+from jaxcomp.data.files import digest, is_file, matching
 from jaxcomp.llm.hub import is_id
 
 # Fields that change what is printed or stored, where it runs or how often it is saved, never what
@@ -176,7 +175,7 @@ def data_files(path: str) -> list[str]:
 def fingerprint(path: str) -> str:
     """`files.digest` of a file; the name alone of what is none."""
     path = os.path.expanduser(path)
-    return digest(path) if os.path.isfile(path) else os.path.basename(path.rstrip("/"))
+    return digest(path) if is_file(path) else os.path.basename(path.rstrip("/"))
 
 
 def weights_fingerprint(folder: str) -> list[str]:
@@ -184,7 +183,7 @@ def weights_fingerprint(folder: str) -> list[str]:
     if is_id(folder):
         return [folder]
     where = os.path.expanduser(folder)
-    names = sorted(glob.glob(os.path.join(where, "*.safetensors")))
+    names = matching(os.path.join(where, "*.safetensors"))
     return [fingerprint(p) for p in (os.path.join(where, "config.json"), *names)]
 
 

@@ -7,12 +7,12 @@ and a finished sweep must answer at once.
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxcomp import distributed, storage
 from jaxcomp.config import Config
 from jaxcomp.sweep import grid
 from jaxcomp.sweep.headlines import endpoints, headlines
@@ -189,7 +189,8 @@ def _run_job(task: Task, workdir: Path, say: Say) -> dict[str, Any]:
         "params_body": grid.body(grid.model(cfg)),
         **{name: summary.get(key) for key, name in FROM_TRAINING.items()},
     }
-    _drop_checkpoints(folder / "checkpoints", cfg.train.optim.steps)
+    last = cfg.train.optim.steps
+    distributed.by_lead(lambda: _drop_checkpoints(folder / "checkpoints", last))
     loss, kept = endpoints(cfg)
     shown = [(h.label, metrics.get(h.metric)) for h in (loss, kept)]
     return {
@@ -216,7 +217,7 @@ def measure(cfg: Config, folder: Path, root: Path) -> tuple[dict[str, Any], list
     with use_mesh(mesh_for(cfg)):
         found = evaluate(cfg, load_run(cfg, folder, root=root), *tokenizers(cfg, root))
     lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in found.passages]
-    write_text(folder / "passages.jsonl", "".join(lines))
+    distributed.by_lead(lambda: write_text(folder / "passages.jsonl", "".join(lines)))
     return found.metrics, found.passages
 
 
@@ -225,12 +226,12 @@ def _drop_checkpoints(folder: Path, last: int) -> None:
     if folder.is_dir():
         for step in folder.iterdir():
             if step.name.isdigit() and int(step.name) < last:
-                shutil.rmtree(step)
+                storage.rmtree(step)
 
 
 def use_compilation_cache(workdir: Path) -> None:
     """Compiled steps are kept in the workdir, so workers and reruns need not compile again."""
     import jax
 
-    jax.config.update("jax_compilation_cache_dir", str((workdir / "cache" / "xla").absolute()))
+    jax.config.update("jax_compilation_cache_dir", storage.absolute(workdir / "cache" / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

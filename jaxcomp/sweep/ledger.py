@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from jaxcomp import storage
 from jaxcomp.config import Config, ConfigError, to_dict
 from jaxcomp.sweep import grid
 
@@ -34,16 +34,9 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file whole or not at all. Raises DiskFullError."""
-    tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(tmp, "wb") as f:
-            f.write(content)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(tmp, path)
+        storage.write_bytes(path, content)
     except OSError as e:
-        tmp.unlink(missing_ok=True)
         if e.errno in (errno.ENOSPC, errno.EDQUOT):
             raise disk_full(path.parent) from e
         raise
@@ -53,8 +46,8 @@ class Ledger:
     """The rows of a sweep under `workdir/ledger/`."""
 
     def __init__(self, workdir: Path):
-        self.workdir = workdir
-        self.folder = workdir / "ledger"
+        self.workdir = storage.path(workdir)
+        self.folder = self.workdir / "ledger"
 
     def check(self, cfg: Config) -> None:
         """Raises ConfigError if the workdir belongs to another config."""

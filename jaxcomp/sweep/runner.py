@@ -16,12 +16,15 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import NamedTuple
 
+from jaxcomp.channel import Lost
 from jaxcomp.config import Config, ConfigError
+from jaxcomp.distributed import AGAIN
+from jaxcomp.stopping import Terminated
 from jaxcomp.sweep import grid
 from jaxcomp.sweep.claims import Claims
 from jaxcomp.sweep.ledger import DONE, FAILED, Ledger, disk_full
 from jaxcomp.sweep.tasks import Task, Work
-from jaxcomp.sweep.worker import Worker
+from jaxcomp.sweep.worker import Worker, stop
 
 Out = Callable[[str], None]
 FOREIGN_POLL_S = 2.0  # how often a task claimed by another machine is looked at again
@@ -45,8 +48,10 @@ def run(
     workers: int = 0,
     reuse: Sequence[Path] = (),
     out: Out = print,
+    team: Worker | None = None,
 ) -> Summary:
-    """Run what is missing of shard i of n. `workers` 0: one a core on CPU, else one.
+    """Run what is missing of shard i of n. `workers` 0: one a core on CPU, else one; `team` is the
+    one worker that there is on several hosts (hosts.py).
 
     Raises ConfigError for a workdir of another config, ClaimedError where another process runs this
     shard, DiskFullError; what is finished is kept in every case.
@@ -69,7 +74,7 @@ def run(
         if made:
             out(f"no asset matches, so these are pretrained first: {', '.join(made)}")
         out(f"{len(mine)} jobs, {before} done before")
-        failures = run_tasks(tasks, work, workdir, claims, ledger, workers, out)
+        failures = run_tasks(tasks, work, workdir, claims, ledger, workers, out, team)
     failed = tuple((t, m) for t, m in failures.items() if t in {j.id for j in todo})
     return Summary(len(todo) - len(failed), before, failed)
 
@@ -82,13 +87,15 @@ def run_tasks(
     ledger: Ledger,
     workers: int = 0,
     out: Out = print,
+    team: Worker | None = None,
 ) -> dict[str, str]:
     """Run tasks in the order their needs allow; returns the failed ones with their messages."""
     if not tasks:
         return {}
-    count = min(workers or default_workers(), len(tasks))
-    out(f"{len(tasks)} tasks on {count} worker{'s' if count > 1 else ''}")
-    dispatch = _Dispatch(tasks, work, workdir, ledger, claims, count, out)
+    count = 1 if team else min(workers or default_workers(), len(tasks))
+    where = "several hosts" if team else f"{count} worker{'s' if count > 1 else ''}"
+    out(f"{len(tasks)} tasks on {where}")
+    dispatch = _Dispatch(tasks, work, workdir, ledger, claims, count, out, team)
     try:
         dispatch.loop()
     finally:
@@ -129,14 +136,25 @@ def _on_cpu() -> bool:
 
 
 class _Dispatch:
-    def __init__(self, tasks: Sequence[Task], work, workdir, ledger, claims, count: int, out: Out):
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        work,
+        workdir,
+        ledger,
+        claims,
+        count: int,
+        out: Out,
+        team: Worker | None = None,
+    ):
         self.pending = {t.id: t for t in tasks}
         self.done: set[str] = set()
         self.failed: dict[str, str] = {}
         self.work, self.workdir = work, workdir
         self.ledger, self.claims, self.out = ledger, claims, out
-        self.count, self.workers = count, []
-        self.one_thread = _on_cpu()
+        self.count, self.workers, self.team = count, [team] if team else [], team
+        # JAX may be asked for its devices only by all hosts together.
+        self.one_thread = team is None and _on_cpu()
         self.costs = {t.id: t.cost for t in tasks}
         self.jobs = sum(t.job is not None for t in tasks)
         self.spent, self.began, self.printed = 0.0, time.monotonic(), time.monotonic()
@@ -159,8 +177,8 @@ class _Dispatch:
                 self._progress()
 
     def close(self) -> None:
-        for worker in self.workers:
-            worker.stop()
+        if self.team is None or self.team.task is not None:
+            stop(self.workers)
 
     def _assign(self) -> None:
         for task in [t for t in self.pending.values() if set(t.needs) & self.failed.keys()]:
@@ -175,6 +193,8 @@ class _Dispatch:
             task = self._pick(shape)
             if task is None:
                 return
+            if not idle and self.team is not None:
+                raise Lost(f"this host's worker ended; {AGAIN}")
             if not idle:
                 idle = [Worker(self.work, self.workdir, self.one_thread)]
                 self.workers += idle
@@ -227,6 +247,10 @@ class _Dispatch:
             worker.stop()
         if word == "full":
             raise disk_full(self.workdir)
+        if word == "stopped":
+            raise Terminated
+        if word == "lost" or (self.team is not None and not worker.process.is_alive()):
+            raise Lost(f"{content}; {AGAIN}")
         if word == "failed":
             self._fail(task, f"{content} [{self.workdir}/jobs/{task.id}/log.txt]")
             self.claims.release(task.id)

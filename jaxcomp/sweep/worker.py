@@ -13,15 +13,21 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from jaxcomp import storage
 from jaxcomp.allocator import one_arena
+from jaxcomp.stopping import Terminated, on_sigterm
 from jaxcomp.sweep.ledger import DiskFullError
-from jaxcomp.sweep.tasks import Task, Work
+from jaxcomp.sweep.tasks import Say, Task, Work
+
+TERMINATED = 143
+STOP_S = 30.0  # in which a worker that trains may finish its step and save it
 
 # Two processes that each start a thread a core only get in each other's way. One thread, also where
 # one worker is alone, makes a job's sums independent of how many workers and tasks there are.
@@ -35,16 +41,28 @@ ONE_THREAD_XLA = "--xla_cpu_multi_thread_eigen=false"
 
 
 class Worker:
-    """The parent's end of one worker process."""
+    """The parent's end of one worker process.
 
-    def __init__(self, work: Work, workdir: Path, one_thread: bool):
+    Args:
+        main: what runs there: (its end of the pipe, work, workdir, *more).
+    """
+
+    def __init__(
+        self,
+        work: Work,
+        workdir: Path,
+        one_thread: bool,
+        main: Callable[..., None] | None = None,
+        more: tuple[Any, ...] = (),
+    ):
         self.task: Task | None = None
         self.shape: tuple = ()  # of the task it ran last
         self.text, self.share = "", 0.0
         self.before: float | None = None  # share that the task's first message found done
         context = mp.get_context("spawn")  # fork is not safe once JAX has threads
         self.conn, theirs = context.Pipe()
-        self.process = context.Process(target=_main, args=(theirs, work, workdir), daemon=True)
+        args = (theirs, work, workdir, *more)
+        self.process = context.Process(target=main or _main, args=args, daemon=True)
         with environment(one_thread):
             self.process.start()
         theirs.close()
@@ -74,14 +92,32 @@ class Worker:
                 self.before = self.share
         return None
 
-    def stop(self, grace_s: float = 5.0) -> None:
+    def release(self, grace_s: float = STOP_S) -> None:
+        """No more tasks: the process ends by itself."""
         with contextlib.suppress(OSError):
             self.conn.close()
-        self.process.terminate()
         self.process.join(grace_s)
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join()
+
+    def stop(self, grace_s: float = STOP_S) -> None:
+        stop([self], grace_s)
+
+
+def stop(workers: Sequence[Worker], grace_s: float = STOP_S) -> None:
+    """Ends the processes: a run in training saves its step first, if that takes no longer than
+    `grace_s`. A second SIGTERM or Ctrl-C in this time ends them at once."""
+    try:
+        for worker in workers:
+            worker.process.terminate()
+        end = time.monotonic() + grace_s
+        for worker in workers:
+            # Not by closing the pipe: the run would fail of it, unsaved, at its next word.
+            worker.process.join(max(0.0, end - time.monotonic()))
+    finally:
+        for worker in workers:
+            worker.process.kill()
+            worker.process.join()
+            with contextlib.suppress(OSError):
+                worker.conn.close()
 
 
 def _cause(code: int | None) -> str:
@@ -109,24 +145,41 @@ def environment(one_thread: bool) -> Iterator[None]:
 
 
 def _main(conn: Connection, work: Work, workdir: Path) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    one_arena()
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    while True:
-        try:
-            task = conn.recv()
-        except EOFError:
-            return
-        with _log_to(workdir / "jobs" / task.id / "log.txt"):
-            answer = _run(conn, work, workdir, task)
-        conn.send(answer)
+    begin()
 
-
-def _run(conn: Connection, work: Work, workdir: Path, task: Task) -> tuple[str, Any]:
     def say(text: str, share: float) -> None:
         conn.send(("progress", (text, share)))
 
+    try:
+        while True:
+            try:
+                task = conn.recv()
+            except EOFError:
+                return
+            with log_to(workdir / "jobs" / task.id / "log.txt"):
+                answer = outcome(work, workdir, task, say)
+            conn.send(answer)
+    except Terminated:
+        ended_by_signal(TERMINATED)
+
+
+def begin() -> None:
+    """What every worker process does first."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    signal.signal(signal.SIGTERM, on_sigterm)
+    one_arena()
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def ended_by_signal(code: int) -> None:
+    """Ends the process at once, whatever other threads still do."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def outcome(work: Work, workdir: Path, task: Task, say: Say) -> tuple[str, Any]:
+    """("done" | "failed" | "full", content) of one task."""
     try:
         return "done", work.run(task, workdir, say)
     except Exception as e:  # a job may fail in any way; the others must go on
@@ -151,15 +204,15 @@ def _is_full(error: BaseException | None) -> bool:
 
 
 @contextlib.contextmanager
-def _log_to(path: Path) -> Iterator[None]:
+def log_to(path: Path) -> Iterator[None]:
     """Send file descriptors 1 and 2 to the task's log, native libraries' output included."""
     path.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
     saved = os.dup(1), os.dup(2)
-    with open(path, "a") as log:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
+    log = storage.AppendFile(path)
+    os.dup2(log.fileno(), 1)
+    os.dup2(log.fileno(), 2)
     try:
         yield
     finally:
@@ -168,6 +221,7 @@ def _log_to(path: Path) -> Iterator[None]:
         for fd, old in zip((1, 2), saved, strict=True):
             os.dup2(old, fd)
             os.close(old)
+        log.close()
 
 
 def _die_with_parent() -> None:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
+from jaxcomp import storage
 from jaxcomp.config import (
     Config,
     ConfigError,
@@ -194,11 +197,11 @@ def resolve_decoder(cfg: Config, workdir: Path | None = None) -> Path:
 
 def made_base(root: Path, family: str, size: str, base_seed: int) -> Path:
     """Where a base made for this workdir stands."""
-    return Path(root) / "bases" / base_name(family, size, base_seed)
+    return storage.path(root) / "bases" / base_name(family, size, base_seed)
 
 
 def made_decoder(root: Path, cfg: Config) -> Path:
-    return Path(root) / "decoders" / decoder_name(cfg)
+    return storage.path(root) / "decoders" / decoder_name(cfg)
 
 
 def weights_identity(folder: Path) -> Identity:
@@ -238,17 +241,36 @@ def without_side(tree: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in tree.items() if k not in _SIDE}
 
 
+def making(folder: Path) -> Path:
+    """An empty name on this machine for what `publish` will make `folder`."""
+    if storage.is_remote(folder):
+        return Path(tempfile.mkdtemp(prefix="jaxcomp-")) / folder.name
+    part = Path(f"{folder}.part-{os.getpid()}")
+    shutil.rmtree(part, ignore_errors=True)
+    return part
+
+
 def publish(part: Path, folder: Path) -> None:
     """Moves a finished folder to its name at once, in place of one made by other settings.
 
-    Raises CheckpointError where it cannot.
+    In a bucket file by file, the card last: a folder without one is not looked at.
+    Raises CheckpointError where it cannot, StorageError for a bucket.
     """
     try:
         if folder.exists():
-            shutil.rmtree(folder)
-        part.rename(folder)
+            storage.rmtree(folder)
+        if storage.is_remote(folder):
+            storage.copy_into(folder, part, last=CARD)
+            shutil.rmtree(part.parent)
+        else:
+            part.rename(folder)
     except OSError as error:
         raise CheckpointError(f"{folder}: cannot be written ({error})") from error
+
+
+def readable(folder: Path) -> Path:
+    """`folder`, or this machine's copy of one in a bucket: weights are read from files."""
+    return folder_of(str(folder)) if storage.is_remote(folder) else folder
 
 
 def _given(folder: str, field: str) -> Path:
@@ -263,11 +285,11 @@ def _given(folder: str, field: str) -> Path:
 def _matching(kind: str, name: str, wanted: str, workdir: Path | None) -> Path | None:
     places = [ASSETS / kind]
     if workdir is not None:
-        places.append(Path(workdir) / kind)
+        places.append(storage.path(workdir) / kind)
     # Another config's asset of the same size carries a suffix after the name.
     for card in (c for place in places for c in sorted(place.glob(f"{name}*/{CARD}"))):
         if read_json(card).get("config_hash") == wanted:
-            return card.parent
+            return readable(card.parent)
     return None
 
 

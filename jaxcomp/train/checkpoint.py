@@ -2,21 +2,23 @@
 
 A workdir belongs to one run identity (every setting that changes numbers); a run with another one
 is refused before any work. A checkpoint is the trainable split, the optimiser, the step and the
-data iterator's exact state; the frozen weights are named in the identity, not copied.
+data iterator's exact state, which is a place in the global stream, the same on every process; the
+frozen weights are named in the identity, not copied. So any number of processes may go on from it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from jaxcomp import distributed, storage
 from jaxcomp.config import ConfigError, config_hash
 from jaxcomp.train.optim import TrainState
 
@@ -44,16 +46,17 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: Path, identity: Json, *, keep: int):
-        claim(workdir, identity)
-        self.directory = Path(workdir).absolute() / "checkpoints"
+        claim_together(workdir, identity)
+        self.directory = storage.path(storage.absolute(workdir)) / "checkpoints"
         self._pending: Any = None
+        self._about: Json = {"config_hash": config_hash(identity)}
         with _writing(self.directory):
             # The annotations of Orbax 0.12 do not know its own policies.
             latest: Any = ocp.training.preservation_policies.LatestN(keep)
             self._orbax = ocp.training.Checkpointer(
                 str(self.directory),
                 preservation_policy=latest,
-                custom_metadata={"config_hash": config_hash(identity)},
+                custom_metadata=self._about,
                 cleanup_tmp_directories=True,
             )
 
@@ -72,10 +75,12 @@ class Checkpoints:
         self.wait()
         # A copy, because the next step consumes (donates) the state while Orbax still reads it.
         parts: Json = {"state": named(jax.tree.map(_copy, state))}
-        if data is not None:
-            parts["data"] = data
+        # Not as a checkpointable of its own, of which Orbax would write one a process.
+        place = {} if data is None else {"data": cast(Any, data).get_state()}
         with _writing(self.directory):
-            self._pending = self._orbax.save_checkpointables_async(step, parts, force=True)
+            self._pending = self._orbax.save_checkpointables_async(
+                step, parts, force=True, custom_metadata=self._about | place
+            )
 
     def restore(
         self, state: TrainState, data: Iterator[Any] | None, step: int | None = None
@@ -86,9 +91,10 @@ class Checkpoints:
             k: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for k, x in names.items()
         }
         parts: Json = {"state": shapes}
-        if data is not None:
-            parts["data"] = data
         try:
+            place = self._place(step) if data is not None else None
+            if data is not None and place is None:
+                parts["data"] = data  # as checkpoints were until jaxcomp knew several processes
             loaded = self._orbax.load_checkpointables(step, parts)["state"]
         except (ValueError, KeyError, OSError) as error:
             raise CheckpointError(
@@ -96,8 +102,15 @@ class Checkpoints:
                 f"({type(error).__name__}: {error}); remove that folder to go on from the one "
                 "before it"
             ) from error
+        if place is not None:
+            cast(Any, data).set_state(place)
         leaves = [loaded[name] for name in names]
         return jax.tree.unflatten(jax.tree.structure(state), leaves)
+
+    def _place(self, step: int | None) -> Any:
+        """Where the data stood."""
+        at = self._orbax.checkpointables_metadata(step).custom_metadata
+        return at.get("data") if isinstance(at, dict) else None
 
     def wait(self) -> None:
         """Returns when the last save is whole on disk. Raises CheckpointError if it failed."""
@@ -120,12 +133,31 @@ def named(state: TrainState) -> dict[str, jax.Array]:
     return dict(zip(names, (leaf for _, leaf in flat), strict=True))
 
 
+def claim_together(workdir: Path, identity: Json) -> None:
+    """`claim`, by process 0; the others look whether they see the same folder.
+
+    Raises ConfigError as `claim` does, and where a process does not see what process 0 wrote.
+    """
+    distributed.by_lead(lambda: claim(workdir, identity))
+    if distributed.is_lead():
+        return
+    path, end = storage.path(workdir) / IDENTITY, time.monotonic() + 20
+    while not path.exists():  # some shared disks show a new file late
+        if time.monotonic() > end:
+            raise ConfigError(
+                f"{path} is not there, though process 0 has written it: --workdir must be a folder "
+                "that all hosts share, such as a network disk or gs://"
+            )
+        time.sleep(0.2)
+    claim(workdir, identity)
+
+
 def claim(workdir: Path, identity: Json) -> None:
     """Makes `workdir` that of `identity`, or checks that it already is.
 
     Raises ConfigError listing what differs if it belongs to another run.
     """
-    path = Path(workdir) / IDENTITY
+    path = storage.path(workdir) / IDENTITY
     if not path.exists():
         write_json(path, identity)
         return
@@ -142,26 +174,15 @@ def claim(workdir: Path, identity: Json) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON so that `path` is either absent, as it was, or whole. Raises CheckpointError."""
-    path, text = Path(path), json.dumps(value, indent=1, sort_keys=True) + "\n"
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with _writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("w") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-    except CheckpointError:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise
+    text = json.dumps(value, indent=1, sort_keys=True) + "\n"
+    with _writing(path):
+        storage.write_bytes(path, text.encode())
 
 
 def read_json(path: Path) -> Any:
     """Raises CheckpointError where the file is not whole JSON."""
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(storage.path(path).read_text())
     except json.JSONDecodeError as error:
         raise CheckpointError(f"{path}: not JSON ({error}); remove it and run again") from error
 
@@ -183,7 +204,7 @@ def _differences(found: Any, wanted: Any, at: str = "") -> Iterator[str]:
 def _writing(path: Path) -> Iterator[None]:
     try:
         yield
-    except CheckpointError:
+    except (CheckpointError, storage.StorageError):
         raise
     except Exception as error:  # Orbax wraps a full disk in several types of its own
         raise CheckpointError(

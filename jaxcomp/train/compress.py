@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,62 +14,78 @@ import numpy as np
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
-from jaxcomp.compress.autoencoder import AutoEncoder, build, check_memory, trainable_filter
-from jaxcomp.config import Config, ConfigError, TrainConfig, config_hash, to_dict
+from jaxcomp import distributed, storage
+from jaxcomp.compress.autoencoder import (
+    AutoEncoder,
+    build,
+    check_memory,
+    dtypes,
+    trainable_filter,
+)
+from jaxcomp.config import Config, ConfigError, LoraConfig, TrainConfig, config_hash, to_dict
 from jaxcomp.data.pipeline import CONTINUE, REBUILD, batch_examples, eval_examples, train_batches
 from jaxcomp.data.tokenizer import Tokenizer
 from jaxcomp.llm import hf
 from jaxcomp.llm.hub import is_id
-from jaxcomp.llm.model import count_params
-from jaxcomp.sharding import put_batch, use_mesh, whole_batch
+from jaxcomp.llm.model import Transformer, count_params
+from jaxcomp.sharding import on_host, put_batch, use_mesh, whole_batch
 from jaxcomp.train import bases
 from jaxcomp.train.checkpoint import (
     SETTINGS,
     SUMMARY,
     CheckpointError,
     Checkpoints,
-    claim,
+    claim_together,
     read_json,
     write_json,
 )
-from jaxcomp.train.loop import Run, Say, fit, mesh_for
+from jaxcomp.train.loop import Fitted, Run, Say, fit, mesh_for
 from jaxcomp.train.loss import MemoryObjective
+from jaxcomp.train.metrics import TIMINGS, Clock, told_time
 from jaxcomp.train.optim import eval_step, init_state, split_model, split_optim
-from jaxcomp.train.pretrain import held_out, pretrain
+from jaxcomp.train.pretrain import as_written, finished_card, held_out, pretrain, publish
+from jaxcomp.train.profiling import Window
 
 
 def train(
-    cfg: Config, workdir: Path, *, root: Path | None = None, say: Say | None = None
+    cfg: Config,
+    workdir: Path,
+    *,
+    root: Path | None = None,
+    say: Say | None = None,
+    profile: Window | None = None,
 ) -> dict[str, Any]:
     """Trains `cfg.compressor` at `cfg.memory.ratio` against the decoder; returns the summary.
 
     Resumes what a killed process left in `workdir`; a finished one is only read. `root` is where
-    bases/ and decoders/ made locally stand (default `workdir`).
+    bases/ and decoders/ made locally stand (default `workdir`); `profile` are steps to trace.
 
     The summary (also summary.json) holds what a rerun reproduces: steps, tokens, train_loss, and
     on the validation set, teacher-forced: val_loss_rebuild and val_loss_continue (nats a token),
     val_accuracy_rebuild and val_accuracy_continue; val_loss is the one of rebuilding. Time goes to
-    timings.json.
+    timings.json, and to standard error.
 
     Raises:
         ConfigError: a field that cannot work, missing weights, or a workdir of another config.
-        DataError, CheckpointError, TrainingError: see `loop.fit`.
+        DataError, CheckpointError, TrainingError, Terminated: see `loop.fit`.
     """
-    workdir = Path(workdir)
+    clock = Clock()
+    workdir = storage.path(workdir)
     _check(cfg)
     comp_folder, dec_folder = _weights(cfg, root or workdir)
     identity = run_identity(cfg, comp_folder, dec_folder)
-    finished = (workdir / SUMMARY).is_file()
+    finished = distributed.by_lead(lambda: (workdir / SUMMARY).is_file())
     # Before the workdir is claimed: the weights that take the place of broken ones are others.
     toks = None if finished else _usable(comp_folder, dec_folder)
-    claim(workdir, identity)
-    write_json(workdir / SETTINGS, _settings(cfg, workdir, root or workdir))
+    claim_together(workdir, identity)
+    settings = _settings(cfg, workdir, root or workdir)
+    distributed.by_lead(lambda: write_json(workdir / SETTINGS, settings))
     if toks is None:
-        return read_json(workdir / SUMMARY)
+        return distributed.by_lead(lambda: read_json(workdir / SUMMARY))
     mesh = mesh_for(cfg)
     run = _run(cfg, cfg.compressor, identity, comp_folder, dec_folder, toks)
-    fitted = fit(run, workdir, mesh, say=say)
-    with use_mesh(mesh):
+    fitted = fit(run, workdir, mesh, say=say, profile=profile, clock=clock)
+    with use_mesh(mesh), clock.part("evaluation"):
         model = fitted.model()
         values = validate(cfg, model, toks)
     summary = {
@@ -82,6 +98,17 @@ def train(
         **fitted.numbers,
         **values,
     }
+    return distributed.by_lead(lambda: _write_summary(workdir, summary, fitted, clock, run.what))
+
+
+def _write_summary(
+    workdir: Path, summary: dict[str, Any], fitted: Fitted, clock: Clock, what: str
+) -> dict[str, Any]:
+    """Of a run that was only restored, the timings are those of its training."""
+    if fitted.rates is not None:
+        timings = clock.timings(fitted.rates)
+        write_json(workdir / TIMINGS, timings)
+        print(told_time(what, timings), file=sys.stderr, flush=True)
     write_json(workdir / SUMMARY, summary)
     return read_json(workdir / SUMMARY)
 
@@ -89,12 +116,12 @@ def train(
 def _settings(cfg: Config, workdir: Path, root: Path) -> dict[str, Any]:
     """What opens a run again from anywhere: its config and where its bases are."""
     folders = {
-        name: given if is_id(given) else str(Path(given).expanduser().absolute())
+        name: given if is_id(given) else storage.absolute(given)
         for name, given in cfg.folders.items()
     }
     return {
         "config": to_dict(dataclasses.replace(cfg, folders=folders)),
-        "root": os.path.relpath(root, workdir),
+        "root": storage.relative(root, workdir),
     }
 
 
@@ -122,7 +149,7 @@ def load_run(cfg: Config, workdir: Path, *, root: Path | None = None) -> AutoEnc
     Call it under the mesh the model is to lie on.
     Raises CheckpointError where the run has not been finished, ConfigError as `train` does.
     """
-    workdir = Path(workdir)
+    workdir = storage.path(workdir)
     _check(cfg)
     comp_folder, dec_folder = _weights(cfg, root or workdir)
     model = pair(cfg, comp_folder, dec_folder)
@@ -158,30 +185,27 @@ def adapt_decoder(cfg: Config, root: Path, *, command: str = "", say: Say | None
     folder = bases.made_decoder(root, cfg)
     identity = bases.decoder_identity(cfg)
     digest = config_hash(identity)
-    card_file = folder / bases.CARD
-    if card_file.is_file() and read_json(card_file).get("config_hash") == digest:
+    if finished_card(folder, digest) is not None:
         return folder
     dec, seeds = cfg.decoder, bases.decoder_seeds(cfg)
-    lms = Path(root) / "lms"
+    lms = storage.path(root) / "lms"
     dec_lm, ref_lm = lms / f"decoder-s{dec.seed}", lms / f"reference-s{dec.seed}"
     for place, model, seed in ((dec_lm, dec.model, seeds[0]), (ref_lm, dec.reference, seeds[1])):
         pretrain(cfg, model, place, settings=dec.pretrain, seed=seed, command=command, say=say)
+    dec_lm, ref_lm = bases.readable(dec_lm), bases.readable(ref_lm)
     both = bases.adapt_config(cfg)
     _check(both)
     toks = bases.tokenizer_of(ref_lm), bases.tokenizer_of(dec_lm)
     run = _run(both, folder.name, identity, ref_lm, dec_lm, toks)
     mesh = mesh_for(cfg)
-    fitted = fit(run, Path(f"{folder}.work"), mesh, say=say)
+    fitted = fit(run, storage.path(f"{folder}.work"), mesh, say=say)
     with use_mesh(mesh):
         model = fitted.model()
-        part = Path(f"{folder}.part-{os.getpid()}")
-        shutil.rmtree(part, ignore_errors=True)
+        part = Path(distributed.by_lead(lambda: str(bases.making(folder))))
         hf.save(model.decoder, part, dtype="bfloat16")
-        for name in ("tokenizer.json", "tokenizer_config.json"):
-            shutil.copy(dec_lm / name, part / name)
-        markers_4D = np.asarray(jax.device_get(model.markers_4D[...]), np.float32)
-        save_file({"markers_4D": markers_4D}, part / bases.MARKERS)
-        model.decoder = hf.load(part)  # what is measured is what was written
+        markers_4D = on_host(model.markers_4D[...]).astype(np.float32)
+        distributed.by_lead(lambda: _beside(part, dec_lm, markers_4D))
+        model.decoder = as_written(model.decoder, part)
         losses = held_out(cfg, model.decoder, toks[1])
         values = {}
         for ratio in sorted(set(both.train.ratios)):
@@ -201,9 +225,15 @@ def adapt_decoder(cfg: Config, root: Path, *, command: str = "", say: Say | None
         **losses,  # of the decoder alone, as a language model
         **values,  # with the reference compressor, at each ratio
     }
-    write_json(part / bases.CARD, card)
-    bases.publish(part, folder)
+    publish(part, folder, card)
     return folder
+
+
+def _beside(part: Path, source: Path, markers_4D: np.ndarray) -> None:
+    """What stands in a decoder's folder beside the weights."""
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(source / name, part / name)
+    save_file({"markers_4D": markers_4D}, part / bases.MARKERS)
 
 
 def pair(cfg: Config, comp_folder: Path, dec_folder: Path) -> AutoEncoder:
@@ -213,8 +243,9 @@ def pair(cfg: Config, comp_folder: Path, dec_folder: Path) -> AutoEncoder:
     Raises ConfigError where the decoder's markers do not fit it.
     """
     # The LoRA leaves have their own stream, so that rank 0 and rank 8 share memory tokens.
-    llm = hf.load(comp_folder, lora=cfg.memory.lora, rngs=nnx.Rngs(params=cfg.seed + 7919))
-    decoder = hf.load(dec_folder)
+    llm, decoder = towers(
+        cfg, comp_folder, dec_folder, nnx.Rngs(params=cfg.seed + 7919), lora=cfg.memory.lora
+    )
     shipped = Path(dec_folder) / bases.MARKERS
     markers_4D = jnp.asarray(load_file(shipped)["markers_4D"]) if shipped.is_file() else None
     return build(
@@ -226,6 +257,15 @@ def pair(cfg: Config, comp_folder: Path, dec_folder: Path) -> AutoEncoder:
         seed=cfg.seed,
         markers_4D=markers_4D,
     )
+
+
+def towers(
+    cfg: Config, comp_folder: Path, dec_folder: Path, rngs: nnx.Rngs, lora: LoraConfig | None
+) -> tuple[Transformer, Transformer]:
+    """Compressor and decoder of two Hugging Face folders, in the config's dtypes."""
+    of = dtypes(cfg.train, cfg.memory)
+    llm = hf.load(comp_folder, lora=lora, dtype=of.compressor, compute_dtype=of.compute, rngs=rngs)
+    return llm, hf.load(dec_folder, dtype=of.decoder, compute_dtype=of.compute)
 
 
 def validate(
@@ -241,7 +281,7 @@ def validate(
     examples = eval_examples(cfg, "val", *toks)
     for batch, _ in batch_examples(examples, size, cfg, (REBUILD, CONTINUE)):
         sums_K = eval_step(layout, objective, params, put_batch(batch, mesh))
-        total += np.asarray(jax.device_get(sums_K), np.float64)
+        total += on_host(sums_K).astype(np.float64)
     out: dict[str, float | None] = {}
     for mode, at in (("rebuild", 1), ("continue", 4)):
         nll, hits, count = total[at : at + 3]

@@ -12,6 +12,7 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh
 
+from jaxcomp import distributed, stopping, storage
 from jaxcomp.allocator import keep_freed_memory
 from jaxcomp.config import Config, ConfigError, OptimConfig
 from jaxcomp.sharding import make_mesh, put_batch, use_mesh, whole_batch
@@ -30,6 +31,7 @@ from jaxcomp.train.optim import (
     tokens_seen,
     train_step,
 )
+from jaxcomp.train.profiling import Tracer, Window
 
 Say = Callable[[str, float], None]  # (what is happening, share that is done)
 
@@ -72,6 +74,7 @@ class Fitted(NamedTuple):
     trained: Params
     frozen: Params
     numbers: dict[str, float | None]  # steps, tokens, train_loss (exponential mean over steps)
+    rates: dict[str, float] | None = None  # tokens and steps a second; None: it was only restored
 
     def model(self) -> Any:
         return self.layout.merge(self.trained, self.frozen)
@@ -83,18 +86,28 @@ def mesh_for(cfg: Config) -> Mesh:
     return make_mesh(cfg.mesh) if active.empty else active
 
 
-def fit(run: Run, workdir: Path, mesh: Mesh, *, say: Say | None = None) -> Fitted:
+def fit(
+    run: Run,
+    workdir: Path,
+    mesh: Mesh,
+    *,
+    say: Say | None = None,
+    profile: Window | None = None,
+    clock: Clock | None = None,
+) -> Fitted:
     """Trains to `run.optim.steps` updates, from the last checkpoint of `workdir` if there is one.
 
-    Writes checkpoints (the last one after the last step), metrics.jsonl, TensorBoard events and
-    timings.json. A finished run is only restored. `say` takes the place of the progress line.
+    Writes checkpoints (the last one after the last step), metrics.jsonl, TensorBoard events,
+    timings.json and, of the steps of `profile`, a trace. A finished run is only restored. `say`
+    takes the place of the progress line. On several processes, each calls it.
 
     Raises:
         ConfigError: the workdir belongs to another run.
         CheckpointError: the disk is full, or a checkpoint cannot be read.
         Diverged: the loss is not finite. TrainingError: the data ended.
+        Terminated: SIGTERM; the step was finished and is saved.
     """
-    clock = Clock()
+    clock = clock or Clock()
     steps = run.optim.steps
     keep_freed_memory()
 
@@ -123,31 +136,45 @@ def fit(run: Run, workdir: Path, mesh: Mesh, *, say: Say | None = None) -> Fitte
             return Fitted(layout, state.params, frozen, _numbers(state))
 
         # ---- loop -------------------------------------------------------------------------------
+        tracer = Tracer(profile, workdir, start)
         watch = _Watch(run, workdir, start, clock, checkpoints, say)
         compiled: set[Objective] = set()
         try:
-            for step in range(start, steps):
-                batch = watch.draw(batches, mesh)
-                objective = run.objective(step)
-                spec = StepSpec(layout, objective, adam)
-                part = "step" if objective in compiled else "compile"
-                compiled.add(objective)
-                with clock.part(part), jax.transfer_guard("disallow"):
-                    state, metrics = train_step(spec, state, frozen, batch, schedule, dropout_key)
-                # The step before: this one is running meanwhile.
-                watch.look()
-                watch.pending = (step + 1, metrics)
-                if (step + 1) % run.checkpoint_every == 0 or step + 1 == steps:
-                    watch.look()  # a state that is not finite is never saved
-                    with clock.part("checkpoint"):
-                        checkpoints.save(step + 1, state, batches)
-            with clock.part("checkpoint"):
-                checkpoints.wait()
+            with stopping.steps() as brake:
+                for step in range(start, steps):
+                    if tracer.begins(step):
+                        watch.look()  # what was dispatched before is no part of it
+                        tracer.begin()
+                    batch = watch.draw(batches, mesh)
+                    objective = run.objective(step)
+                    spec = StepSpec(layout, objective, adam)
+                    part = "step" if objective in compiled else "compile"
+                    compiled.add(objective)
+                    with clock.part(part), jax.transfer_guard("disallow"), tracer.step(step):
+                        state, metrics = train_step(
+                            spec, state, frozen, batch, schedule, dropout_key
+                        )
+                    # The step before: this one is running meanwhile.
+                    watch.look()
+                    watch.pending = (step + 1, metrics)
+                    if tracer.ends(step + 1):
+                        watch.look()
+                        tracer.end()
+                    stop = brake.reached(step + 1)
+                    if (step + 1) % run.checkpoint_every == 0 or step + 1 == steps or stop:
+                        watch.save(step + 1, state, batches)
+                    if stop:
+                        break
+                with clock.part("checkpoint"):
+                    checkpoints.wait()
+                if brake.ended():
+                    raise stopping.Terminated(together=True)
             watch.finish()
         finally:
+            tracer.end()
             watch.close()
             checkpoints.close()
-        return Fitted(layout, state.params, frozen, _numbers(state))
+        return Fitted(layout, state.params, frozen, _numbers(state), watch.rates())
 
 
 def _numbers(state: Any) -> dict[str, float | None]:
@@ -182,10 +209,10 @@ class _Watch:
         checkpoints: Checkpoints,
         say: Say | None,
     ):
-        self.run, self.workdir, self.clock, self.say = run, Path(workdir), clock, say
+        self.run, self.workdir, self.clock, self.say = run, storage.path(workdir), clock, say
         self.checkpoints = checkpoints
         self.pending: tuple[int, dict[str, jax.Array]] | None = None
-        self.logger = Logger(workdir, start)
+        self.logger = Logger(workdir, start) if distributed.is_lead() else None
         self.progress = Progress(run.what, run.optim.steps, start)
 
     def draw(self, batches: Iterator[Any], mesh: Mesh) -> Any:
@@ -193,7 +220,7 @@ class _Watch:
         before = self.clock.seconds.get("data", 0.0)
         with self.clock.part("data"):
             try:
-                batch = put_batch(next(batches), mesh)
+                batch = put_batch(next(batches), mesh, self.run.optim.batch)
             except StopIteration as error:
                 raise TrainingError(
                     f"{self.run.what}: the data ended before step {self.run.optim.steps}; "
@@ -217,7 +244,7 @@ class _Watch:
             raise Diverged(self._not_finite(step, float(loss), float(norm)))
         self.progress.count(int(tokens))
         last = step == self.run.optim.steps
-        if step % self.run.log_every == 0 or last:
+        if self.logger is not None and (step % self.run.log_every == 0 or last):
             values = {k: float(v) for k, v in jax.device_get(metrics).items()}
             self.logger.write(step, values, self.progress.rates(step))
             self._tell(step, values, last)
@@ -242,12 +269,22 @@ class _Watch:
             "new --workdir"
         )
 
+    def save(self, step: int, state: Any, batches: Iterator[Any]) -> None:
+        """Starts a checkpoint after `step` steps. A state that is not finite is never saved."""
+        self.look()
+        with self.clock.part("checkpoint"):
+            self.checkpoints.save(step, state, batches)
+            if self.logger is not None:
+                self.logger.sync()
+
+    def rates(self) -> dict[str, float]:
+        return self.progress.rates(self.run.optim.steps)
+
     def finish(self) -> None:
         """Writes timings.json: seconds of each part of this process's share of the run."""
-        rates = self.progress.rates(self.run.optim.steps)
-        seconds = {k: round(v, 3) for k, v in self.clock.seconds.items()}
-        total = {"total": round(self.clock.total(), 3)}
-        write_json(self.workdir / TIMINGS, {"seconds": seconds | total, **rates})
+        if distributed.is_lead():
+            write_json(self.workdir / TIMINGS, self.clock.timings(self.rates()))
 
     def close(self) -> None:
-        self.logger.close()
+        if self.logger is not None:
+            self.logger.close()

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from jaxcomp.compress.autoencoder import AutoEncoder
 from jaxcomp.llm.model import Transformer
-from jaxcomp.sharding import SPECS
+from jaxcomp.sharding import SPECS, constrain
 
 
 class Terms(NamedTuple):
@@ -56,6 +56,8 @@ def token_nll(
         (nll_BL float32, hit_BL float32 0 or 1; a tie counts as a hit).
     """
     L = hidden_BLD.shape[1]
+    # Once, not once a chunk; its gradient is added up here before it goes back to its shards.
+    head_VD = constrain(head_VD.astype(hidden_BLD.dtype), "table_VD")
     if chunk <= 0 or chunk >= L:
         return _nll(head_VD, hidden_BLD, label_BL)
     pad = -L % chunk
@@ -77,7 +79,7 @@ def _nll(
         logits_BLV = jnp.einsum(
             "BLD,VD->BLV",
             hidden_BLD,
-            head_VD.astype(hidden_BLD.dtype),
+            head_VD,
             preferred_element_type=jnp.float32,
             out_sharding=SPECS["logits_BLV"],
         )

@@ -129,10 +129,15 @@ def transform(adam: Adam) -> optax.GradientTransformation:
     return optax.chain(*parts)
 
 
-def init_state(params: Params, adam: Adam) -> TrainState:
+def fresh_state(params: Params, adam: Adam) -> TrainState:
     """Step 0. The moments take the parameters' shardings."""
     opt = transform(adam).init(params)
-    return on_mesh(TrainState(jnp.int32(0), params, opt, jnp.float32(0.0), jnp.zeros(2, jnp.int32)))
+    return TrainState(jnp.int32(0), params, opt, jnp.float32(0.0), jnp.zeros(2, jnp.int32))
+
+
+def init_state(params: Params, adam: Adam) -> TrainState:
+    """`fresh_state`, all of it on the active mesh."""
+    return on_mesh(fresh_state(params, adam))
 
 
 def on_mesh(tree: Any) -> Any:
@@ -172,17 +177,8 @@ def train_step(
     Only `state.params` are differentiated; `frozen` are plain inputs.
     """
     grads, sums_K = _gradients(spec, state, frozen, batch, dropout_key)
-    live = (state.step < schedule.marker_steps).astype(jnp.float32)
-    grads = _gate_markers(grads, live)
-    norm = optax.tree.norm(grads)
-    shrink = jnp.minimum(1.0, spec.adam.clip / jnp.maximum(norm, 1e-16))
-    grads = jax.tree.map(lambda g: g * shrink, grads)
-    updates, opt = transform(spec.adam).update(grads, state.opt, state.params)
-    lr = rate(schedule, state.step)
-    # Zero gradients alone would leave Adam's momentum moving the markers.
-    updates = _gate_markers(updates, live)
-    rates = {name: lr * schedule.embed_lr if _is_input(name) else lr for name in updates}
-    params = jax.tree.map(lambda p, u, r: (p - r * u).astype(p.dtype), state.params, updates, rates)
+    with jax.named_scope("optimizer"):
+        params, opt, norm, lr = _update(spec.adam, state, grads, schedule)
     metrics = spec.objective.metrics(sums_K)
     ema = EMA * state.loss_ema + (1 - EMA) * metrics["loss"]
     step = state.step + 1
@@ -191,6 +187,24 @@ def train_step(
     tokens_2 = jnp.stack([state.tokens_2[0] + rest // _BILLION, rest % _BILLION])
     metrics |= {"loss_ema": smoothed_loss(ema, step), "grad_norm": norm, "lr": lr, "tokens": tokens}
     return TrainState(step, params, opt, ema, tokens_2), metrics
+
+
+def _update(
+    adam: Adam, state: TrainState, grads: Params, schedule: Schedule
+) -> tuple[Params, Any, jax.Array, jax.Array]:
+    """New parameters and moments; the gradient's norm before clipping, and the rate."""
+    live = (state.step < schedule.marker_steps).astype(jnp.float32)
+    grads = _gate_markers(grads, live)
+    norm = optax.tree.norm(grads)
+    shrink = jnp.minimum(1.0, adam.clip / jnp.maximum(norm, 1e-16))
+    grads = jax.tree.map(lambda g: g * shrink, grads)
+    updates, opt = transform(adam).update(grads, state.opt, state.params)
+    lr = rate(schedule, state.step)
+    # Zero gradients alone would leave Adam's momentum moving the markers.
+    updates = _gate_markers(updates, live)
+    rates = {name: lr * schedule.embed_lr if _is_input(name) else lr for name in updates}
+    params = jax.tree.map(lambda p, u, r: (p - r * u).astype(p.dtype), state.params, updates, rates)
+    return params, opt, norm, lr
 
 
 @partial(jax.jit, static_argnames=("layout", "objective"))

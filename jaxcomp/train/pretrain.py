@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,12 +12,13 @@ import jax
 import numpy as np
 from flax import nnx
 
+from jaxcomp import distributed, storage
 from jaxcomp.config import Config, ModelConfig, PretrainConfig, config_hash
 from jaxcomp.data.pipeline import LmBatch, eval_examples, lm_batches, tokenizer_folder
 from jaxcomp.data.tokenizer import Tokenizer, load_tokenizer
 from jaxcomp.llm import hf
 from jaxcomp.llm.model import Transformer, count_params
-from jaxcomp.sharding import put_batch, use_mesh, whole_batch
+from jaxcomp.sharding import on_host, put_batch, use_mesh, whole_batch
 from jaxcomp.train import bases
 from jaxcomp.train.checkpoint import read_json, write_json
 from jaxcomp.train.loop import Run, Say, fit, mesh_for
@@ -55,16 +55,17 @@ def pretrain(
     settings = cfg.pretrain if settings is None else settings
     identity = bases.lm_identity(cfg, model, settings, seed)
     digest = config_hash(identity)
-    card_file = Path(folder) / bases.CARD
-    if card_file.is_file() and read_json(card_file).get("config_hash") == digest:
-        return read_json(card_file)
+    folder = storage.path(folder)
+    card = finished_card(folder, digest)
+    if card is not None:
+        return card
     source = tokenizer_folder(cfg)
     tok = load_tokenizer(source)
     model = dataclasses.replace(model, vocab_size=model.vocab_size or tok.vocab_size)
-    bases.check_vocabulary(model, tok, Path(folder).name)
+    bases.check_vocabulary(model, tok, folder.name)
     ordered = dataclasses.replace(settings, seed=settings.seed + seed)
     run = Run(
-        what=Path(folder).name,
+        what=folder.name,
         identity=identity,
         model=lambda: Transformer(model, rngs=nnx.Rngs(params=seed)),
         trainable=nnx.Param,
@@ -76,20 +77,17 @@ def pretrain(
         checkpoint_every=settings.checkpoint_every,
         keep=settings.keep_checkpoints,
     )
-    work = Path(f"{folder}.work")
     mesh = mesh_for(cfg)
-    fitted = fit(run, work, mesh, say=say)
+    fitted = fit(run, storage.path(f"{folder}.work"), mesh, say=say)
     with use_mesh(mesh):
-        part = Path(f"{folder}.part-{os.getpid()}")
-        shutil.rmtree(part, ignore_errors=True)
-        hf.save(fitted.model(), part, dtype="bfloat16")
-        for name in _TOKENIZER_FILES:
-            shutil.copy(Path(source) / name, part / name)
-        # Measured on what was written, so that a reader of the folder gets these very numbers.
-        losses = held_out(pretraining_text(cfg), hf.load(part), tok)
+        trained = fitted.model()
+        part = Path(distributed.by_lead(lambda: str(bases.making(folder))))
+        hf.save(trained, part, dtype="bfloat16")
+        distributed.by_lead(lambda: _copy_tokenizer(Path(source), part))
+        losses = held_out(pretraining_text(cfg), as_written(trained, part), tok)
     card = {
         "kind": "lm",
-        "name": Path(folder).name,
+        "name": folder.name,
         "command": command,
         "config_hash": digest,
         "identity": identity,
@@ -99,9 +97,50 @@ def pretrain(
         **fitted.numbers,
         **losses,
     }
-    write_json(part / bases.CARD, card)
-    bases.publish(part, Path(folder))
-    return read_json(card_file)
+    return publish(part, folder, card)
+
+
+def finished_card(folder: Path, digest: str) -> dict[str, Any] | None:
+    """The card of a base or decoder that is there already, made by the same settings."""
+
+    def look() -> dict[str, Any] | None:
+        file = folder / bases.CARD
+        found = read_json(file) if file.is_file() else {}
+        return found if found.get("config_hash") == digest else None
+
+    return distributed.by_lead(look)
+
+
+def publish(part: Path, folder: Path, card: dict[str, Any]) -> dict[str, Any]:
+    """Makes `part` with its card the finished `folder`; returns the card as a reader finds it."""
+
+    def write() -> dict[str, Any]:
+        write_json(part / bases.CARD, card)
+        bases.publish(part, folder)
+        return read_json(folder / bases.CARD)
+
+    return distributed.by_lead(write)
+
+
+def as_written(model: Transformer, part: Path) -> Transformer:
+    """`model` as a reader of `part`, where it was saved in bfloat16, gets it: so that the numbers
+    of a card are those of what was written."""
+    if distributed.count() == 1:
+        return hf.load(part)
+    # Only process 0 may have the folder; what it would read is known without it.
+    graphdef, state = nnx.split(model)
+    return nnx.merge(graphdef, _rounded(state))
+
+
+@jax.jit
+def _rounded(state: Any) -> Any:
+    # The two casts alone XLA may leave out, since they "only" lose precision.
+    return jax.tree.map(lambda x: jax.lax.reduce_precision(x, 8, 7), state)
+
+
+def _copy_tokenizer(source: Path, part: Path) -> None:
+    for name in _TOKENIZER_FILES:
+        shutil.copy(source / name, part / name)
 
 
 def pretrain_base(
@@ -160,5 +199,5 @@ def _sums(cfg: Config, model: Transformer, rows: Sequence[list[int]]) -> np.ndar
         sums_K = eval_step(
             layout, LmObjective(), params, put_batch(LmBatch(tok_BL, seg_BL, pos_BL), mesh)
         )
-        total += np.asarray(jax.device_get(sums_K), np.float64)
+        total += on_host(sums_K).astype(np.float64)
     return total

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from safetensors.numpy import save_file
 
+from jaxcomp import storage
 from jaxcomp.compress.autoencoder import AutoEncoder, trainable_filter
 from jaxcomp.config import Config, to_dict
 from jaxcomp.llm import hf
@@ -48,7 +49,7 @@ def export(run: Path, out: Path) -> bool:
 
     Raises ExportError where `out` holds something else, and what `jaxcomp.load` raises for `run`.
     """
-    run, out = Path(run), Path(out)
+    run, out = storage.path(run), Path(out)
     cfg, root = open_run(run)
     if cfg.train.train_decoder:
         raise ExportError(f"{run} trained its decoder too (train.train_decoder): no such export")

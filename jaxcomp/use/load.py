@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from jax.sharding import Mesh
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from jaxcomp import settings
+from jaxcomp import settings, storage
 from jaxcomp.allocator import keep_freed_memory
 from jaxcomp.compress.autoencoder import AutoEncoder, build, trainable_filter
 from jaxcomp.config import Config, ConfigError, config_hash
@@ -26,7 +27,7 @@ from jaxcomp.llm.layout import module_tower
 from jaxcomp.sharding import use_mesh
 from jaxcomp.train import bases
 from jaxcomp.train.checkpoint import SETTINGS, SUMMARY, read_json
-from jaxcomp.train.compress import load_run, tokenizers
+from jaxcomp.train.compress import load_run, tokenizers, towers
 from jaxcomp.train.loop import mesh_for
 from jaxcomp.train.optim import split_model
 from jaxcomp.use import peft
@@ -59,10 +60,15 @@ def load(
         fit, and the mend.
     """
     keep_freed_memory()
-    place = Path(place).expanduser()
+    place = storage.path(os.path.expanduser(place))
     mesh = mesh or mesh_for(Config())
     with use_mesh(mesh):
         if (place / ABOUT).is_file():
+            if storage.is_remote(place):
+                raise ExportError(
+                    f"{place} is an exported folder, which is read from a disk: copy it with "
+                    f"`gcloud storage cp -r {place} DIR`"
+                )
             return _exported(place, ratio, batch, compressor, decoder, mesh)
         if (place / SETTINGS).is_file():
             if compressor or decoder:
@@ -80,14 +86,15 @@ def load(
 
 def open_run(place: Path) -> tuple[Config, Path]:
     """The config of a run, and the folder where bases made for it stand. Raises ExportError."""
-    if not (Path(place) / SETTINGS).is_file():
+    place = storage.path(place)
+    if not (place / SETTINGS).is_file():
         raise ExportError(
             f"{place} holds no {SETTINGS}; expected the workdir of a run (an older one gets it "
             "from the same `jaxcomp train` command, which trains nothing again)"
         )
-    found = read_json(Path(place) / SETTINGS)
-    cfg = settings.from_dict(found["config"], where=str(Path(place) / SETTINGS))
-    return cfg, Path(place) / found["root"]
+    found = read_json(place / SETTINGS)
+    cfg = settings.from_dict(found["config"], where=str(place / SETTINGS))
+    return cfg, storage.join(place, found["root"])
 
 
 def readable_by(decoder: dict[str, Any], markers_4D: Any, positions: str) -> str:
@@ -120,8 +127,8 @@ def _exported(
     lora = cfg.memory.lora if cfg.memory.lora.rank else None
     own = place / FULL
     comp_folder = own if lora is None else _weights(place, about["base"], compressor, "compressor")
-    llm = hf.load(comp_folder, lora=lora, rngs=nnx.Rngs(params=0))
-    model = build(llm, hf.load(dec_folder), cfg.memory, cfg.train, segment=cfg.data.segment, seed=0)
+    llm, reader = towers(cfg, comp_folder, dec_folder, nnx.Rngs(params=0), lora=lora)
+    model = build(llm, reader, cfg.memory, cfg.train, segment=cfg.data.segment, seed=0)
     # Of the decoder's embeddings when it was trained; another machine's sum may differ in a bit.
     model.compressor.connector.unit = float(about["connector_unit"])
     leaves = _pair_leaves(place / PAIR)

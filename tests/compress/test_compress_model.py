@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from jaxcomp.compress import AutoEncoder, build, kind_of, trainable_filter
-from jaxcomp.compress.compressor import Compressor
+from jaxcomp.compress.compressor import Compressor, scale_of
 from jaxcomp.config import ConfigError, LoraConfig, MemoryConfig, ModelConfig, TrainConfig
 from jaxcomp.llm.lora import LoraParam
 from jaxcomp.llm.model import Transformer
@@ -128,7 +128,7 @@ def connector(scale, learns=False):
         MemoryConfig(),
         segment=T,
         slots=T,
-        embeddings_VD=scale * noise_VD,
+        scale=scale_of(scale * noise_VD),
         decoder_learns=learns,
         rngs=nnx.Rngs(params=0),
     )

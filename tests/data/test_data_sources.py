@@ -37,8 +37,9 @@ def test_jsonl(tmp_path, name):
     wanted = [*rows(3), {"id": 7, "source": "t", "title": "Work", "text": "line\u2028one é 中"}]
     docs = load_documents(text_config(write_jsonl(tmp_path / name, wanted)))
     assert len(docs) == 4
-    assert docs[1].text == wanted[1]["text"]
-    assert docs[3] == ("7", "t", "Work", "line\u2028one é 中")
+    _, second, _, last = docs
+    assert second.text == wanted[1]["text"]
+    assert last == ("7", "t", "Work", "line\u2028one é 中")
     assert [d.id for d in docs.part(1, 3)] == ["s-1", "s-2"]
 
 
@@ -75,7 +76,7 @@ def test_txt_loses_nothing(tmp_path):
     assert "".join(d.text for d in docs) == text
     assert max(len(d.text) for d in docs) <= TXT_CHARS
     assert [d.id for d in docs][:2] == ["book-0", "book-1"]
-    assert docs[0].text.endswith("\n\n")
+    assert next(iter(docs)).text.endswith("\n\n")
 
 
 def test_tfds_without_tensorflow(tmp_path):

@@ -1,0 +1,76 @@
+"""Floating-point operations of one step, counted from the shapes (a multiply-add is two).
+
+Per token and parameter of a matrix: 2 forward, 2 more to carry the gradient through it, 2 more for
+the gradient of the parameter itself. So a frozen tower through which gradients flow costs 4P, a
+trained one 6P, one that is only run 2P. Causal attention is counted at half its square, three
+times forward in training. Every slot counts, padding too: that is what a chip computes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from jaxcomp.config import Config, ModelConfig
+from jaxcomp.sweep.grid import model as compressor_shape
+
+
+class Work(NamedTuple):
+    """Of one tower in one step. `model`: without recomputation, the numerator of MFU; `executed`:
+    with it. tokens: slots of the whole batch."""
+
+    tokens: int
+    model: float
+    executed: float
+
+
+def matrix_parameters(cfg: ModelConfig) -> int:
+    """Parameters of all layers' projections."""
+    D, F, H = cfg.hidden_size, cfg.intermediate_size, cfg.head_dim
+    N, K = cfg.num_attention_heads, cfg.num_key_value_heads
+    return cfg.num_hidden_layers * (2 * D * N * H + 2 * D * K * H + 3 * D * F)
+
+
+def lora_parameters(cfg: ModelConfig, rank: int) -> int:
+    D, F, H = cfg.hidden_size, cfg.intermediate_size, cfg.head_dim
+    N, K = cfg.num_attention_heads, cfg.num_key_value_heads
+    sides = 2 * (D + N * H) + 2 * (D + K * H) + 3 * (D + F)
+    return cfg.num_hidden_layers * rank * sides
+
+
+def attention(cfg: ModelConfig, length: int) -> float:
+    """Forward, of one row of `length` slots: scores and values, causal."""
+    return 2.0 * cfg.num_hidden_layers * cfg.num_attention_heads * cfg.head_dim * length**2
+
+
+def lengths(cfg: Config, ratio: int) -> tuple[int, int]:
+    """Slots of a compressor's row (a segment) and of a decoder's (an example's prefix, target)."""
+    data = cfg.data
+    vectors = data.segment // ratio
+    return data.segment + vectors, data.segments * vectors + 3 + data.target - 1
+
+
+def train_step(cfg: Config) -> dict[str, Work]:
+    """Work of one update by tower; the connector (below 1%) counts with the compressor."""
+    batch, ratio = cfg.train.optim.batch, cfg.memory.ratio
+    rank, again = cfg.memory.lora.rank, cfg.train.remat != "none"
+    comp, dec = compressor_shape(cfg), cfg.decoder.model
+    own, read = lengths(cfg, ratio)
+    rows = batch * cfg.data.segments
+    out = {}
+    through = 4 if rank else 6
+    forward = 2.0 * rows * own * matrix_parameters(comp) + rows * attention(comp, own)
+    model = rows * own * float(through * matrix_parameters(comp)) + 3 * rows * attention(comp, own)
+    model += 6.0 * rows * own * lora_parameters(comp, rank) if rank else 0.0
+    vectors = rows * (cfg.data.segment // ratio)
+    hidden = cfg.memory.connector_hidden or 2 * dec.hidden_size
+    model += 6.0 * vectors * hidden * (comp.hidden_size + dec.hidden_size)
+    out["compressor"] = Work(rows * own, model, model + again * forward)
+    rows = batch * (2 if cfg.train.objective == "sum" else 1)
+    forward = 2.0 * rows * read * matrix_parameters(dec) + rows * attention(dec, read)
+    logits = 2.0 * rows * cfg.data.target * dec.vocab_size * dec.hidden_size
+    through = 6 if cfg.train.train_decoder else 4
+    model = rows * read * float(through * matrix_parameters(dec)) + 3 * rows * attention(dec, read)
+    model += logits * through / 2
+    chunks = 0 < cfg.train.loss_chunk < cfg.data.target
+    out["decoder"] = Work(rows * read, model, model + again * forward + chunks * logits)
+    return out
