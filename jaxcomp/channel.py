@@ -229,6 +229,7 @@ class Channel:
     def open(self) -> None:
         """Begins to listen; after `on_lost` and `on_stop` are set."""
         for sender, line in self.lines.items():
+            line.sock.settimeout(None)
             _keep_alive(line.sock, self._silence)
             threading.Thread(target=self._listen, args=(sender, line), daemon=True).start()
 
@@ -277,7 +278,6 @@ class Channel:
     # -- in the threads ----
 
     def _listen(self, sender: int, line: Line) -> None:
-        line.sock.settimeout(None)
         while (message := line.receive()) is not None:
             if "at" in message:
                 self._collect(sender, message["at"], message["value"])

@@ -46,9 +46,9 @@ class Lora(nnx.Module):
 def _mask(key: jax.Array, share: float, like: Any) -> jax.Array:
     """True with probability `share`, of the shape and sharding of `like`.
 
-    Each device draws its own part with XLA's generator, so what is drawn depends on the mesh. With
-    threefry's masks an 8B step took 4 times as long to compile for a TPU; and left to XLA, each
-    chip would draw the whole batch's mask.
+    Each device draws its own part with XLA's generator, so what is drawn depends on the mesh.
+    Threefry's masks more than doubled the compiler's work on an 8B step for a TPU; and left to
+    XLA, each chip would draw the whole batch's mask.
     """
     spec = like.sharding.spec
     cut = (entry for entry in spec if entry is not None)
