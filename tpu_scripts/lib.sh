@@ -86,9 +86,13 @@ interrupted() {
   trap '' INT TERM
   local children
   children=$(jobs -p)
-  # shellcheck disable=SC2086  # one word a process
-  [[ -z $children ]] || kill $children 2>/dev/null || true
-  wait 2>/dev/null
+  if [[ -n $children ]]; then
+    # shellcheck disable=SC2086  # one word a process
+    kill $children 2>/dev/null || true
+    # By name: without, wait may be for the reader of our own output, which waits for us to end.
+    # shellcheck disable=SC2086
+    wait $children 2>/dev/null || true
+  fi
   say "$SCRIPT${VERB:+ $VERB}: $ON_SIGNAL"
   exit "$1"
 }

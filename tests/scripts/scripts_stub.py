@@ -32,6 +32,11 @@ QUICK = {
 ENGINE = Path(__file__).with_name("scripts_engine.py")
 
 
+def _hear_ctrl_c() -> None:
+    """A suite run in the background inherits deafness to SIGINT, and bash would keep it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @dataclass
 class Cloud:
     """The folder of one test: stubs, log of calls, workers' homes, world.json."""
@@ -85,6 +90,7 @@ class Cloud:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            preexec_fn=_hear_ctrl_c,
         )
         self.started.append(process)
         return process
@@ -170,7 +176,10 @@ class Cloud:
         for process in self.started:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
-                process.communicate()
+                process.wait()
+            for pipe in (process.stdout, process.stderr):
+                if pipe is not None:
+                    pipe.close()
         for lock in self.root.glob("workers/*/*/.jaxcomp-job/group"):
             kill(lock)
 
