@@ -32,9 +32,12 @@ QUICK = {
 ENGINE = Path(__file__).with_name("scripts_engine.py")
 
 
-def _hear_ctrl_c() -> None:
-    """A suite run in the background inherits deafness to SIGINT, and bash would keep it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+# A suite run in the background inherits deafness to SIGINT, and bash would keep it. Not preexec_fn:
+# that forks, against which JAX warns once it has threads.
+HEARING = (
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+    "os.execvp('bash', ['bash', *sys.argv[1:]])"
+)
 
 
 @dataclass
@@ -82,7 +85,7 @@ class Cloud:
 
     def popen(self, script: str, *args: str, **more: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            ["bash", str(SCRIPTS / script), *args],
+            [sys.executable, "-ISc", HEARING, str(SCRIPTS / script), *args],
             env=self.env(**more),
             cwd=self.root,
             stdin=subprocess.DEVNULL,
@@ -90,7 +93,6 @@ class Cloud:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            preexec_fn=_hear_ctrl_c,
         )
         self.started.append(process)
         return process
