@@ -188,7 +188,11 @@ def test_training_tokenises_only_what_it_draws_and_keeps_no_blocks(tmp_path, mon
 
 def test_blocks_that_are_wanted_soon_are_made_ahead_and_once():
     made = []
-    make: Any = lambda n: made.append(n) or n  # noqa: E731
+
+    def make(n: int) -> Any:
+        made.append(n)
+        return n
+
     found = blocks.Blocks(blocks.LmBlock, "k", 9, make, np.array([0, 9]))
     found.ahead([3, 4])
     assert (found[3], found[4], found[3]) == (3, 4, 3)

@@ -1,5 +1,7 @@
 """Fused kernels against the reference: outputs and gradients, with padding, holes and packing."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -90,9 +92,9 @@ def test_blocks_divide_the_padded_length(length):
     assert block == padded or padded > kernels.LONGEST_BLOCK
 
 
-def mask_of(packed=True, causal=True, offset: object = 0):
+def mask_of(packed=True, causal=True, offset: Any = 0):
     seg = jnp.ones((1, 1), jnp.int32)
-    return Mask(causal, seg, seg, offset, packed)  # type: ignore[arg-type]
+    return Mask(causal, seg, seg, offset, packed)
 
 
 @pytest.mark.parametrize(
