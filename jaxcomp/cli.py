@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import logging
 import shlex
 import signal
 import sys
@@ -29,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     one_arena()
     parser = _parser()
-    before = signal.signal(signal.SIGTERM, on_sigterm)
+    before, notes = signal.signal(signal.SIGTERM, on_sigterm), _notes()
     try:
         flags, rest = parser.parse_known_args(argv)
         if not hasattr(flags, "command"):
@@ -53,6 +54,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed(e)
     finally:
         signal.signal(signal.SIGTERM, before)
+        logging.getLogger(jaxcomp.__name__).removeHandler(notes)
+
+
+def _notes() -> logging.Handler:
+    """Brings what jaxcomp logs (how far a long preparation is, among others) to standard error."""
+    notes = logging.StreamHandler()
+    notes.addFilter(lambda one: distributed.is_lead() or one.levelno > logging.INFO)
+    logger = logging.getLogger(jaxcomp.__name__)
+    logger.setLevel(logging.INFO)
+    logger.addHandler(notes)
+    return notes
 
 
 def _failed(error: Exception) -> int:

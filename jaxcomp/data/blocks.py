@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import itertools
 import logging
 import os
 import random
@@ -34,6 +35,7 @@ from jaxcomp.data.world import Passage, World
 
 PASSAGES = 1024  # world passages of a block
 DOCUMENTS = 128  # text documents of a block
+FEWER_DOCUMENTS = 32  # of a block of a large set: the first batch waits for one of every lane
 PREPARE_AT_MOST = 1 << 18  # examples made before training; beyond it, blocks are made on the way
 _HELD = 4  # blocks kept in memory
 _CODE = (
@@ -106,7 +108,7 @@ class Blocks(Generic[AnyBlock]):
 
     Those of a large set (`pools` says which of them lie together) are not kept on disk, where they
     would take several times the room of their text: they are made while the run goes, and a few
-    are made `ahead` by a thread.
+    are made `ahead` by a thread. `lanes` draw from them side by side.
     """
 
     def __init__(
@@ -116,12 +118,14 @@ class Blocks(Generic[AnyBlock]):
         count: int,
         make: Callable[[int], AnyBlock],
         pools: np.ndarray | None = None,
+        lanes: int = 1,
     ):
         self.kind, self.key, self.count, self._make = kind, key, count, make
-        self.pools = pools
+        self.pools, self.lanes = pools, lanes
         self._folder: Path = cache_dir() / "blocks" / key
         self._memory: OrderedDict[int, AnyBlock] = OrderedDict()
         self._keep = _HELD
+        self._wanted: dict[int, list[int]] = {}
         self._coming: dict[int, Future[AnyBlock]] = {}
         self._thread = ThreadPoolExecutor(1) if pools is not None else None
 
@@ -148,14 +152,14 @@ class Blocks(Generic[AnyBlock]):
             self._memory.popitem(last=False)
         return block
 
-    def ahead(self, numbers: Iterable[int]) -> None:
-        """Begins to make these blocks, in that order, if they are of a large set."""
+    def ahead(self, lane: int, numbers: Iterable[int]) -> None:
+        """Begins to make these blocks, which the lane wants next, if they are of a large set."""
         if self._thread is None:
             return
-        wanted = [n for n in dict.fromkeys(numbers) if n not in self._memory]
-        for n in self._coming.keys() - set(wanted):
+        self._wanted[lane] = [n for n in dict.fromkeys(numbers) if n not in self._memory]
+        for n in self._coming.keys() - set(itertools.chain(*self._wanted.values())):
             self._coming.pop(n).cancel()  # the iterator was set elsewhere
-        for n in wanted:
+        for n in self._wanted[lane]:
             if n not in self._coming:
                 self._coming[n] = self._thread.submit(self._make, n)
 
@@ -205,11 +209,16 @@ def example_blocks(
         return pad_pieces(*pieces(number), cfg, dtype)
 
     key = _key("examples", cfg, docs, shape)
-    return Blocks(Block, key, _count_of(cfg, docs), make, _pools(docs))
+    pools, lanes = _pools(docs, cfg.train.optim.batch)
+    return Blocks(Block, key, _count_of(cfg, docs), make, pools, lanes)
 
 
 def lm_blocks(
-    cfg: Config, tok: Tokenizer, docs: Documents | LargeDocuments | None, longest_copy: int
+    cfg: Config,
+    tok: Tokenizer,
+    docs: Documents | LargeDocuments | None,
+    longest_copy: int,
+    batch: int,
 ) -> Blocks[LmBlock]:
     """Blocks of documents for language modelling. A world document's head is a passage of at most
     `longest_copy` words and its tail the continuation; a text document has no tail."""
@@ -229,7 +238,8 @@ def lm_blocks(
         return LmBlock(*_ragged(heads, dtype), *_ragged(tails, dtype))
 
     key = _key("lm", cfg, docs, [tok.name, words if docs is None else 0])
-    return Blocks(LmBlock, key, _count_of(cfg, docs), make, _pools(docs))
+    pools, lanes = _pools(docs, batch)
+    return Blocks(LmBlock, key, _count_of(cfg, docs), make, pools, lanes)
 
 
 def train_documents(cfg: Config) -> Documents | LargeDocuments | None:
@@ -281,17 +291,25 @@ def _passages(cfg: Config, number: int, prior: float, words: int) -> list[Passag
 
 
 def _documents(docs: Documents | LargeDocuments, number: int) -> Documents | list[Document]:
-    return docs.part(number * DOCUMENTS, (number + 1) * DOCUMENTS)
+    count = _documents_of_a_block(docs)
+    return docs.part(number * count, (number + 1) * count)
 
 
-def _pools(docs: Documents | LargeDocuments | None) -> np.ndarray | None:
-    return docs.pools(DOCUMENTS) if isinstance(docs, LargeDocuments) else None
+def _documents_of_a_block(docs: Documents | LargeDocuments) -> int:
+    return FEWER_DOCUMENTS if isinstance(docs, LargeDocuments) else DOCUMENTS
+
+
+def _pools(docs: Documents | LargeDocuments | None, batch: int) -> tuple[np.ndarray | None, int]:
+    if not isinstance(docs, LargeDocuments):
+        return None, 1
+    lanes = docs.lanes(FEWER_DOCUMENTS, batch)
+    return docs.pools(FEWER_DOCUMENTS, lanes), lanes
 
 
 def _count_of(cfg: Config, docs: Documents | LargeDocuments | None) -> int:
     if docs is None:
         return -(-cfg.data.train_passages // PASSAGES)
-    return -(-len(docs) // DOCUMENTS)
+    return -(-len(docs) // _documents_of_a_block(docs))
 
 
 def _key(kind: str, cfg: Config, docs: Documents | LargeDocuments | None, extra: list) -> str:

@@ -18,8 +18,9 @@ from jaxcomp.data.sources import DataError, Document
 
 UNIT = 1024  # rows of a unit at most
 _UNITS = 400  # that there should be at least
-POOL = 1 << 27  # bytes of text whose blocks are mixed with each other
-_HELD = 2 * POOL  # bytes of text kept in memory; one row group always is
+LANES = 32  # that draw from the data side by side, at most (`stream.WindowIterator`)
+POOL = 1 << 27  # bytes of text whose blocks are mixed with each other, shared among the lanes
+WIDE = 1 << 30  # bytes of the row groups that the lanes may be in, together
 
 
 class Group(NamedTuple):
@@ -53,17 +54,19 @@ class Reader(Protocol):
 
 
 class Held:
-    """The row groups read last, up to _HELD bytes of text."""
+    """The row groups read last: as many as all lanes may be in, and those that they want next."""
 
-    def __init__(self, reader: Reader):
+    def __init__(self, reader: Reader, groups: Sequence[Group]):
         self.reader = reader
+        widest = max(g.size for g in groups)
+        self.room = POOL + 2 * max(widest, min(WIDE, LANES * widest))  # bytes of text
         self._groups: OrderedDict[Group, Sequence[Any]] = OrderedDict()
         self._one = threading.Lock()  # blocks are read ahead in a thread
 
     def __getitem__(self, group: Group) -> Sequence[Any]:
         with self._one:
             if group not in self._groups:
-                while self._groups and sum(g.size for g in self._groups) + group.size > _HELD:
+                while self._groups and sum(g.size for g in self._groups) + group.size > self.room:
                     self._groups.popitem(last=False)
                 self._groups[group] = self.reader.texts(group)
             self._groups.move_to_end(group)
@@ -118,17 +121,29 @@ class LargeDocuments:
         order = np.argsort(rank[self.units[:, 0]], kind="stable")
         return self._view(self.units[order])
 
-    def pools(self, block: int) -> np.ndarray:
+    def lanes(self, block: int, batch: int) -> int:
+        """How many lanes may share batches of `batch` rows drawn from blocks of `block` documents.
+
+        A function of the data and the batch alone, so the same on any number of hosts.
+        """
+        widest, lanes = max(g.size for g in self.groups), LANES
+        while lanes > 1 and (
+            batch % lanes or lanes * widest > WIDE or len(self) < 4 * lanes * block
+        ):
+            lanes //= 2
+        return lanes
+
+    def pools(self, block: int, lanes: int = 1) -> np.ndarray:
         """First number of each pool of blocks of `block` documents, and the number of all blocks.
 
-        A pool's blocks come from row groups of about POOL bytes, so that they can be read in any
-        order.
+        A pool's blocks come from row groups of about POOL / `lanes` bytes, so that they can be read
+        in any order.
         """
         starts, size, last = [0], 0, -1
         for u, g in enumerate(self.units[:, 0]):
             if g == last:
                 continue
-            if size and size + self.groups[g].size > POOL:
+            if size and size + self.groups[g].size > POOL // lanes:
                 starts.append(-(-int(self.ends[u - 1]) // block))
                 size = 0
             size, last = size + self.groups[g].size, g

@@ -42,7 +42,7 @@ def load(files: Sequence[Path], field: str, fingerprint: str) -> Documents | Lar
     if not sum(g.rows for g in groups):
         raise DataError(f"{files[0]}: no text in {len(files)} parquet file(s)")
     if sum(g.size for g in groups) > LARGE:
-        return LargeDocuments(groups, Held(_Columns(field)), fingerprint)
+        return LargeDocuments(groups, Held(_Columns(field), groups), fingerprint)
     return _in_memory(files, field, fingerprint)
 
 

@@ -1,26 +1,20 @@
 """Batches: seeded, the same on any number of hosts, resumable at exactly the next one.
 
-An iterator's whole state is a place in an endless stream of rows: a window (a shuffled block of
-examples, or a packed block of documents) and a row in it. Every host plans the same global batch
-and takes its share of the rows, so a run may continue on another number of hosts.
+Examples and their targets are drawn here, from the blocks that `stream.py` puts in order.
 """
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
-import grain
-import jax
 import numpy as np
 
 from jaxcomp.config import Config, PretrainConfig, TrainConfig, config_hash
 from jaxcomp.data.blocks import (
     PREPARE_AT_MOST,
     Block,
-    Blocks,
     documents_of,
     example_blocks,
     lm_blocks,
@@ -41,9 +35,9 @@ from jaxcomp.data.large import LargeDocuments
 from jaxcomp.data.packing import pack_documents
 from jaxcomp.data.pieces import Counts
 from jaxcomp.data.sources import DataError, Documents
+from jaxcomp.data.stream import Order, WindowIterator
 from jaxcomp.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer, world_tokenizer
 from jaxcomp.data.world import World
-from jaxcomp.sharding import rows_here
 
 __all__ = [
     "CONTINUE",
@@ -61,7 +55,6 @@ __all__ = [
     "train_batches",
 ]
 
-_AHEAD = 4  # blocks of a large set that are made before they are wanted
 _TOKENIZER_CHARS = 8_000_000  # a tokenizer is trained on about this much text
 
 
@@ -92,83 +85,7 @@ class DataStats(NamedTuple):
         )
 
 
-# Iteration
-
-
-class _Window(Protocol):
-    rows: int
-
-    def take(self, lo: int, hi: int) -> tuple[np.ndarray, ...]: ...
-
-
-class WindowIterator(grain.DatasetIterator):
-    """Batches of `batch` rows from windows 0, 1, 2, ... in order: of each global batch those rows
-    that lie on this process's devices in the active mesh (`rows_here`); all, where none is."""
-
-    def __init__(self, window, kind: type, batch: int):
-        super().__init__()
-        mesh = jax.sharding.get_mesh()
-        several = not mesh.empty and mesh.is_multi_process
-        self._rows = rows_here(batch, mesh) if several else [(0, batch)]
-        self._window = functools.lru_cache(maxsize=2)(window)
-        self._kind, self._batch = kind, batch
-        self._at = (0, 0)
-
-    def __next__(self):
-        number, row = self._at
-        parts: list[tuple[np.ndarray, ...]] = []
-        seen = 0
-        while seen < self._batch:
-            window = self._window(number)
-            n = min(self._batch - seen, window.rows - row)
-            for lo, hi in self._rows:
-                a, b = max(lo, seen), min(hi, seen + n)
-                if a < b:
-                    parts.append(window.take(row + a - seen, row + b - seen))
-            seen, row = seen + n, row + n
-            if row == window.rows:
-                number, row = number + 1, 0
-        self._at = (number, row)
-        if len(parts) == 1:
-            return self._kind(*parts[0])
-        return self._kind(*(np.concatenate(p) for p in zip(*parts, strict=True)))
-
-    def get_state(self) -> dict[str, Any]:
-        return {"window": self._at[0], "row": self._at[1]}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        self._at = (int(state["window"]), int(state["row"]))
-
-
-class _Order:
-    """Which block window number w is, and its random generator: one epoch visits every block.
-
-    World blocks are independent draws and come in order, so that a short run makes only what it
-    uses; text blocks are permuted in every epoch, those of a large set pool by pool, so that each
-    row group is read once an epoch.
-    """
-
-    def __init__(self, blocks: Blocks, seed: tuple[int, ...], permute: bool):
-        self.blocks, self.seed, self.permute = blocks, seed, permute
-        self._epoch = functools.lru_cache(maxsize=2)(self._permutation)
-
-    def _permutation(self, epoch: int) -> np.ndarray:
-        rng, pools = np.random.default_rng([*self.seed, epoch]), self.blocks.pools
-        if pools is None:
-            return rng.permutation(len(self.blocks))
-        found = [rng.permutation(np.arange(a, b)) for a, b in itertools.pairwise(pools)]
-        return np.concatenate([found[i] for i in rng.permutation(len(found))])
-
-    def ahead(self, w: int) -> None:
-        """Windows after w will be wanted soon."""
-        self.blocks.ahead(self.number(k) for k in range(w + 1, w + 1 + _AHEAD))
-
-    def number(self, w: int) -> int:
-        epoch, k = divmod(w, len(self.blocks))
-        return int(self._epoch(epoch)[k]) if self.permute else k
-
-    def rng(self, w: int) -> np.random.Generator:
-        return np.random.default_rng([*self.seed, 7, w])
+# Windows
 
 
 class _ExampleWindow:
@@ -219,17 +136,15 @@ def train_batches(cfg: Config, comp_tok: Tokenizer, dec_tok: Tokenizer) -> Windo
       DataError: unusable data, or more than half of the examples do not fit.
     """
     blocks = example_blocks(cfg, comp_tok, dec_tok, train_documents(cfg))
-    order = _Order(blocks, (cfg.data.seed, cfg.seed), permute=cfg.data.source != "world")
+    order = Order(blocks, (cfg.data.seed, cfg.seed), permute=cfg.data.source != "world")
     counts = _first_counts(cfg, order)
     wanted = cfg.train.optim.steps * cfg.train.optim.batch
     _prepare(order, wanted, counts.examples)
 
-    def window(w: int) -> _ExampleWindow:
-        block = blocks[order.number(w)]
-        order.ahead(w)
-        return _ExampleWindow(block, order.rng(w), cfg.train)
+    def window(lane: int, w: int) -> _ExampleWindow:
+        return _ExampleWindow(order.block(lane, w), order.rng(lane, w), cfg.train)
 
-    return WindowIterator(window, Batch, cfg.train.optim.batch)
+    return WindowIterator(window, Batch, cfg.train.optim.batch, order.lanes)
 
 
 def lm_batches(cfg: Config, pretrain: PretrainConfig, tok: Tokenizer) -> WindowIterator:
@@ -243,30 +158,29 @@ def lm_batches(cfg: Config, pretrain: PretrainConfig, tok: Tokenizer) -> WindowI
       DataError: unusable data.
     """
     longest_copy = (pretrain.seq_len - 2) // 2
-    blocks = lm_blocks(cfg, tok, train_documents(cfg), longest_copy)
-    order = _Order(blocks, (cfg.data.seed, pretrain.seed), permute=cfg.data.source != "world")
+    rows = pretrain.optim.batch
+    blocks = lm_blocks(cfg, tok, train_documents(cfg), longest_copy, rows)
+    order = Order(blocks, (cfg.data.seed, pretrain.seed), permute=cfg.data.source != "world")
 
-    def window(w: int) -> _LmWindow:
-        block, rng = blocks[order.number(w)], order.rng(w)
-        order.ahead(w)
+    def window(lane: int, w: int) -> _LmWindow:
+        block, rng = order.block(lane, w), order.rng(lane, w)
         return _LmWindow(
             pack_documents(block, rng, pretrain.seq_len, pretrain.copy_fraction, tok.eos_id)
         )
 
-    first = window(0)
+    first = window(0, 0)
     if not first.rows:
         raise DataError(f"{where(cfg)}: no token to pretrain on")
-    _prepare(order, pretrain.optim.steps * pretrain.optim.batch, first.rows)
-    return WindowIterator(window, LmBatch, pretrain.optim.batch)
+    _prepare(order, pretrain.optim.steps * rows, first.rows)
+    return WindowIterator(window, LmBatch, rows, order.lanes)
 
 
 def data_stats(cfg: Config, comp_tok: Tokenizer, dec_tok: Tokenizer) -> DataStats:
     """What training will see: counted over the first block that holds examples."""
     blocks = example_blocks(cfg, comp_tok, dec_tok, train_documents(cfg))
-    order = _Order(blocks, (cfg.data.seed, cfg.seed), permute=cfg.data.source != "world")
+    order = Order(blocks, (cfg.data.seed, cfg.seed), permute=cfg.data.source != "world")
     c = _first_counts(cfg, order)
-    numbers = (order.number(w) for w in range(len(blocks)))
-    block = next(b for b in map(blocks.__getitem__, numbers) if len(b.ctx_NGT))
+    block = next(b for b in map(blocks.__getitem__, order.epoch()) if len(b.ctx_NGT))
     vectors = int((-(-block.ctx_len_NG // cfg.memory.ratio)).sum())
     return DataStats(
         documents=c.documents,
@@ -282,11 +196,11 @@ def data_stats(cfg: Config, comp_tok: Tokenizer, dec_tok: Tokenizer) -> DataStat
     )
 
 
-def _first_counts(cfg: Config, order: _Order) -> Counts:
+def _first_counts(cfg: Config, order: Order) -> Counts:
     """Counts up to the first block with examples; raises where training would make no sense."""
     total = Counts()
-    for w in range(len(order.blocks)):
-        total += Counts(*map(int, order.blocks[order.number(w)].counts))
+    for number in order.epoch():
+        total += Counts(*map(int, order.blocks[number].counts))
         if total.examples:
             break
     if total.too_long > total.examples:
@@ -306,9 +220,9 @@ def _first_counts(cfg: Config, order: _Order) -> Counts:
     return total
 
 
-def _prepare(order: _Order, rows: int, rows_of_a_block: int) -> None:
+def _prepare(order: Order, rows: int, rows_of_a_block: int) -> None:
     windows = -(-min(rows, PREPARE_AT_MOST) // max(1, rows_of_a_block)) + 1
-    order.blocks.prepare(order.number(w) for w in range(min(windows, len(order.blocks))))
+    order.blocks.prepare(itertools.islice(order.epoch(), windows))
 
 
 # Tokenizers

@@ -308,7 +308,7 @@ def _many_records(texts: _TfdsTexts, name: str, fingerprint: str) -> LargeDocume
         Group(name, i, min(_RECORDS, count - first), 1, first)
         for i, first in enumerate(range(0, count, _RECORDS))
     ]
-    return LargeDocuments(groups, Held(_Records(texts)), fingerprint)
+    return LargeDocuments(groups, Held(_Records(texts), groups), fingerprint)
 
 
 def no_field(file, place: str, field: str, found) -> DataError:

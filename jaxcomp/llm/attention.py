@@ -12,6 +12,8 @@ from jaxcomp.config import ModelConfig
 from jaxcomp.llm import kernels
 from jaxcomp.sharding import platform
 
+# What was chosen in this process: of each of KERNELS the queries and keys (L, S) it was traced for.
+traced: dict[str, set[tuple[int, int]]] = {}
 # Finite, so that a row without any allowed key gives an average instead of NaN.
 BLOCKED = -1e30
 
@@ -48,6 +50,7 @@ def attention(q_BLNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask: Mas
     if N % K:
         raise ValueError(f"{N} query heads cannot share {K} key/value heads: not a multiple")
     kind = implementation(platform(), q_BLNH.shape, k_BSKH.shape, q_BLNH.dtype, mask)
+    traced.setdefault(kind, set()).add((q_BLNH.shape[1], k_BSKH.shape[1]))
     return KERNELS[kind](q_BLNH, k_BSKH, v_BSKH, mask)
 
 
@@ -64,6 +67,12 @@ def implementation(
     if where == "gpu" and itself and mask.causal and not mask.packed and half:
         return "cudnn"
     return "reference"
+
+
+def told() -> str:
+    """ "splash (272 x 272, 345 x 345)": what has been traced so far, queries x keys."""
+    of = {kind: ", ".join(f"{L} x {S}" for L, S in sorted(traced[kind])) for kind in sorted(traced)}
+    return "; ".join(f"{kind} ({shapes})" for kind, shapes in of.items())
 
 
 def reference(q_BLNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask: Mask) -> jax.Array:

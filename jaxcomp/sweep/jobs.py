@@ -156,7 +156,7 @@ def _passage(cfg: Config) -> int:
 
 def make(task: Task, root: Path, command: str, say: Say | None) -> Path:
     """Pretrain a base, or pretrain and adapt the decoder, under `root`; resumes."""
-    from jaxcomp.train.compress import adapt_decoder
+    from jaxcomp.train.adapt import adapt_decoder
     from jaxcomp.train.pretrain import pretrain_base
 
     cfg = task.config

@@ -1,9 +1,8 @@
-"""Training a compressor against the frozen decoder, and adapting that decoder beforehand."""
+"""Training a compressor against the frozen decoder."""
 
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from jaxcomp import distributed, storage
 from jaxcomp.compress.autoencoder import (
@@ -43,7 +42,6 @@ from jaxcomp.train.loop import Fitted, Run, Say, fit, mesh_for
 from jaxcomp.train.loss import MemoryObjective
 from jaxcomp.train.metrics import TIMINGS, Clock, told_time
 from jaxcomp.train.optim import eval_step, init_state, split_model, split_optim
-from jaxcomp.train.pretrain import as_written, finished_card, held_out, pretrain, publish
 from jaxcomp.train.profiling import Window
 
 
@@ -71,7 +69,7 @@ def train(
     """
     clock = Clock()
     workdir = storage.path(workdir)
-    _check(cfg)
+    check_ratios(cfg)
     comp_folder, dec_folder = _weights(cfg, root or workdir)
     identity = run_identity(cfg, comp_folder, dec_folder)
     finished = distributed.by_lead(lambda: (workdir / SUMMARY).is_file())
@@ -83,7 +81,7 @@ def train(
     if toks is None:
         return distributed.by_lead(lambda: read_json(workdir / SUMMARY))
     mesh = mesh_for(cfg)
-    run = _run(cfg, cfg.compressor, identity, comp_folder, dec_folder, toks)
+    run = run_of(cfg, cfg.compressor, identity, comp_folder, dec_folder, toks)
     fitted = fit(run, workdir, mesh, say=say, profile=profile, clock=clock)
     with use_mesh(mesh), clock.part("evaluation"):
         model = fitted.model()
@@ -137,10 +135,10 @@ def planned(cfg: Config, root: Path) -> tuple[Run, tuple[Tokenizer, Tokenizer]]:
 
     Raises ConfigError as `train` does.
     """
-    _check(cfg)
+    check_ratios(cfg)
     folders = _weights(cfg, root)
     toks = _usable(*folders)
-    return _run(cfg, cfg.compressor, run_identity(cfg, *folders), *folders, toks), toks
+    return run_of(cfg, cfg.compressor, run_identity(cfg, *folders), *folders, toks), toks
 
 
 def load_run(cfg: Config, workdir: Path, *, root: Path | None = None) -> AutoEncoder:
@@ -150,7 +148,7 @@ def load_run(cfg: Config, workdir: Path, *, root: Path | None = None) -> AutoEnc
     Raises CheckpointError where the run has not been finished, ConfigError as `train` does.
     """
     workdir = storage.path(workdir)
-    _check(cfg)
+    check_ratios(cfg)
     comp_folder, dec_folder = _weights(cfg, root or workdir)
     model = pair(cfg, comp_folder, dec_folder)
     if not (workdir / SUMMARY).is_file():
@@ -172,68 +170,6 @@ def tokenizers(cfg: Config, root: Path) -> tuple[Tokenizer, Tokenizer]:
     """The compressor's and the decoder's tokenizer of a run."""
     comp_folder, dec_folder = _weights(cfg, root)
     return bases.tokenizer_of(comp_folder), bases.tokenizer_of(dec_folder)
-
-
-def adapt_decoder(cfg: Config, root: Path, *, command: str = "", say: Say | None = None) -> Path:
-    """`root`/decoders/<name>: the decoder, taught to be steered, made there unless it already is.
-
-    Pretrains the decoder and the reference compressor as language models, then trains both
-    together at `decoder.adapt` (each step at one of its ratios, drawn by a seeded schedule), and
-    writes the decoder in bfloat16 with its markers and a card. The reference compressor stays in
-    `<folder>.work` and is of no further use.
-    """
-    folder = bases.made_decoder(root, cfg)
-    identity = bases.decoder_identity(cfg)
-    digest = config_hash(identity)
-    if finished_card(folder, digest) is not None:
-        return folder
-    dec, seeds = cfg.decoder, bases.decoder_seeds(cfg)
-    lms = storage.path(root) / "lms"
-    dec_lm, ref_lm = lms / f"decoder-s{dec.seed}", lms / f"reference-s{dec.seed}"
-    for place, model, seed in ((dec_lm, dec.model, seeds[0]), (ref_lm, dec.reference, seeds[1])):
-        pretrain(cfg, model, place, settings=dec.pretrain, seed=seed, command=command, say=say)
-    dec_lm, ref_lm = bases.readable(dec_lm), bases.readable(ref_lm)
-    both = bases.adapt_config(cfg)
-    _check(both)
-    toks = bases.tokenizer_of(ref_lm), bases.tokenizer_of(dec_lm)
-    run = _run(both, folder.name, identity, ref_lm, dec_lm, toks)
-    mesh = mesh_for(cfg)
-    fitted = fit(run, storage.path(f"{folder}.work"), mesh, say=say)
-    with use_mesh(mesh):
-        model = fitted.model()
-        part = Path(distributed.by_lead(lambda: str(bases.making(folder))))
-        hf.save(model.decoder, part, dtype="bfloat16")
-        markers_4D = on_host(model.markers_4D[...]).astype(np.float32)
-        distributed.by_lead(lambda: _beside(part, dec_lm, markers_4D))
-        model.decoder = as_written(model.decoder, part)
-        losses = held_out(cfg, model.decoder, toks[1])
-        values = {}
-        for ratio in sorted(set(both.train.ratios)):
-            at = dataclasses.replace(both, memory=dataclasses.replace(both.memory, ratio=ratio))
-            found = validate(at, model, toks)
-            values |= {f"{k}_r{ratio}": v for k, v in found.items() if k != "val_loss"}
-    card = {
-        "kind": "decoder",
-        "name": folder.name,
-        "command": command,
-        "config_hash": digest,
-        "identity": identity,
-        "seed": dec.seed,
-        "parameters": count_params(model.decoder.cfg),
-        "dtype": "bfloat16",
-        **fitted.numbers,
-        **losses,  # of the decoder alone, as a language model
-        **values,  # with the reference compressor, at each ratio
-    }
-    publish(part, folder, card)
-    return folder
-
-
-def _beside(part: Path, source: Path, markers_4D: np.ndarray) -> None:
-    """What stands in a decoder's folder beside the weights."""
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(source / name, part / name)
-    save_file({"markers_4D": markers_4D}, part / bases.MARKERS)
 
 
 def pair(cfg: Config, comp_folder: Path, dec_folder: Path) -> AutoEncoder:
@@ -317,7 +253,7 @@ def run_identity(cfg: Config, comp_folder: Path, dec_folder: Path) -> dict[str, 
     }
 
 
-def _run(
+def run_of(
     cfg: Config,
     what: str,
     identity: dict[str, Any],
@@ -325,6 +261,7 @@ def _run(
     dec_folder: Path,
     toks: tuple[Tokenizer, Tokenizer],
 ) -> Run:
+    """Training of the pair of these folders, not begun; `identity` is all that determines it."""
     train, memory = cfg.train, cfg.memory
 
     def objective(step: int) -> MemoryObjective:
@@ -356,7 +293,8 @@ def _run(
     )
 
 
-def _check(cfg: Config) -> None:
+def check_ratios(cfg: Config) -> None:
+    """Raises ConfigError where a memory vector would stand for a part of a token."""
     check_memory(cfg.memory)
     T = cfg.data.segment
     for ratio in (cfg.memory.ratio, *cfg.train.ratios, *cfg.train.curriculum):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from jax.sharding import Mesh
 from jaxcomp import distributed, stopping, storage
 from jaxcomp.allocator import keep_freed_memory
 from jaxcomp.config import Config, ConfigError, OptimConfig
+from jaxcomp.llm import attention
 from jaxcomp.sharding import make_mesh, put_batch, use_mesh, whole_batch
 from jaxcomp.train.checkpoint import Checkpoints, write_json
 from jaxcomp.train.loss import Objective
@@ -149,11 +151,14 @@ def fit(
                     objective = run.objective(step)
                     spec = StepSpec(layout, objective, adam)
                     part = "step" if objective in compiled else "compile"
+                    first = not compiled
                     compiled.add(objective)
                     with clock.part(part), jax.transfer_guard("disallow"), tracer.step(step):
                         state, metrics = train_step(
                             spec, state, frozen, batch, schedule, dropout_key
                         )
+                    if first:
+                        watch.say_kernels()
                     # The step before: this one is running meanwhile.
                     watch.look()
                     watch.pending = (step + 1, metrics)
@@ -255,6 +260,11 @@ class _Watch:
         else:
             text = f"{self.run.what}: step {step}, loss {values['loss_ema']:.3f}"
             self.say(text, step / self.run.optim.steps)
+
+    def say_kernels(self) -> None:
+        """Which attention the step was compiled with."""
+        if self.say is None and distributed.is_lead():
+            print(f"{self.run.what}: attention by {attention.told()}", file=sys.stderr, flush=True)
 
     def _not_finite(self, step: int, loss: float, norm: float) -> str:
         latest = self.checkpoints.latest

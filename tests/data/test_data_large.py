@@ -20,6 +20,7 @@ from jaxcomp.data.large import LargeDocuments
 from jaxcomp.data.pipeline import data_tokenizer, eval_examples, lm_batches, train_batches
 from jaxcomp.data.sources import DataError, load_documents
 from jaxcomp.data.splits import split_documents
+from jaxcomp.data.stream import Order, WindowIterator, furthest
 from jaxcomp.data.world import World
 
 WORDS = [w for w in World().words() if w.isalpha()]
@@ -29,8 +30,10 @@ WORDS = [w for w in World().words() if w.isalpha()]
 def _small(monkeypatch):
     monkeypatch.setattr(blocks, "DOCUMENTS", 8)
     monkeypatch.setattr(parquet, "LARGE", 1000)
+    monkeypatch.setattr(blocks, "FEWER_DOCUMENTS", 4)
     monkeypatch.setattr(large, "POOL", 60_000)
-    monkeypatch.setattr(large, "_HELD", 120_000)
+    monkeypatch.setattr(large, "LANES", 4)
+    blocks._splits_of.cache_clear()  # what is large differs between tests of the same files
 
 
 def write(folder, files=3, groups=5, rows=40, **columns):
@@ -151,15 +154,25 @@ def test_every_row_group_is_read_once_an_epoch_and_every_example_comes_once(web,
     cfg = text_config(web)
     tok = data_tokenizer(cfg)
     docs: Any = pipeline.train_documents(cfg)
-    order = pipeline._Order(
+    order = Order(
         blocks.example_blocks(cfg, tok, tok, docs), (cfg.data.seed, cfg.seed), permute=True
     )
+    assert len(order.lanes) == 4
+    assert max(order.lanes) <= min(order.lanes) + 1
     read.clear()
     docs.held._groups.clear()
-    seen = [order.blocks[order.number(w)] for w in range(len(order.blocks))]
-    assert max(read.values()) <= 2  # a block may lie across the border of two pools
+    seen = [order.blocks[number] for number in order.epoch()]
+    assert max(read.values()) <= 2  # a block may lie across the border of two pools or lanes
     assert sum(read.values()) <= 1.3 * len(docs.groups)
-    epochs = [[order.number(w) for w in range(s, s + len(seen))] for s in (0, len(seen))]
+    epochs = [
+        [
+            order.number(lane, w)
+            for lane, n in enumerate(order.lanes)
+            for w in range(s * n, s * n + n)
+        ]
+        for s in (0, 1)
+    ]
+    assert epochs[0] == list(order.epoch())
     assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(len(seen)))
     assert epochs[0] != epochs[1]
     assert sum(int(b.counts[0]) for b in seen) == len(docs)
@@ -168,7 +181,7 @@ def test_every_row_group_is_read_once_an_epoch_and_every_example_comes_once(web,
 def test_memory_holds_a_bounded_part_of_the_text(web):
     docs = load(web)
     for _ in docs:
-        assert sum(g.size for g in docs.held._groups) <= large._HELD
+        assert sum(g.size for g in docs.held._groups) <= docs.held.room < 300_000
 
 
 def test_training_tokenises_only_what_it_draws_and_keeps_no_blocks(tmp_path, monkeypatch):
@@ -180,8 +193,8 @@ def test_training_tokenises_only_what_it_draws_and_keeps_no_blocks(tmp_path, mon
     monkeypatch.setattr(blocks, "text_pieces", lambda *a: made.append(1) or real(*a))
     batches = train_batches(cfg, tok, tok)
     assert len(made) == 1
-    draw(batches, 3)
-    assert len(made) <= 3 + pipeline._AHEAD
+    draw(batches, 1)
+    assert len(made) <= 2 * large.LANES + 1
     assert not list((tmp_path / "cache" / "blocks").rglob("*.npz"))
     assert len(eval_examples(cfg, "test", tok, tok)) == 10
 
@@ -194,11 +207,12 @@ def test_blocks_that_are_wanted_soon_are_made_ahead_and_once():
         return n
 
     found = blocks.Blocks(blocks.LmBlock, "k", 9, make, np.array([0, 9]))
-    found.ahead([3, 4])
+    found.ahead(0, [3, 4])
+    found.ahead(1, [6])
     assert (found[3], found[4], found[3]) == (3, 4, 3)
-    found.ahead([4, 5])
-    assert found[5] == 5
-    assert made == [3, 4, 5]
+    found.ahead(0, [4, 5])
+    assert (found[5], found[6]) == (5, 6)
+    assert made == [3, 4, 6, 5]
 
 
 # Hosts and resuming: for every source that a state can be in.
@@ -236,19 +250,20 @@ def on_hosts(make, hosts, count, state=None):
         if state is not None:
             iterator.set_state(state)
         shares.append(draw(iterator, count))
-        states.append(iterator.get_state())
+        states.append(iterator._at)
     together = [
         type(parts[0])(*(np.concatenate(x) for x in zip(*parts, strict=True)))
         for parts in zip(*shares, strict=True)
     ]
-    assert all(s == states[0] for s in states)
-    return together, json.loads(json.dumps(states[0]))
+    # What `everywhere` gathers in a real run (tests/distributed).
+    iterator._at = furthest(np.array(states)).tolist()
+    return together, json.loads(json.dumps(iterator.get_state()))
 
 
 def test_any_number_of_hosts_draws_the_same_global_batches(make):
     whole = draw(make(), 16)
     assert len(whole[0][0]) == BATCH
-    for hosts in (1, 2, 4):
+    for hosts in (1, 2, 4, 8):
         assert_same(on_hosts(make, hosts, 16)[0], whole)
 
 
@@ -257,6 +272,60 @@ def test_a_state_saved_by_two_hosts_goes_on_with_four(make):
     first, state = on_hosts(make, 2, 7)
     assert_same(first, whole[:7])
     assert_same(on_hosts(make, 4, 9, state)[0], whole[7:])
+
+
+def test_a_host_reads_and_tokenises_its_share(web, monkeypatch):
+    cfg = text_config(web)
+    tok = data_tokenizer(cfg)
+    docs: Any = pipeline.train_documents(cfg)
+    read = []
+    real = blocks.text_pieces
+    monkeypatch.setattr(
+        blocks, "text_pieces", lambda d, *a: read.extend(x.id for x in d) or real(d, *a)
+    )
+    shares = []
+    for host in range(2):
+        iterator = train_batches(cfg, tok, tok)
+        iterator._rows = [(host * BATCH // 2, (host + 1) * BATCH // 2)]
+        read.clear()
+        for _ in range(500):
+            next(iterator)
+            if iterator._at[2 * host][0] >= iterator._lanes[2 * host]:
+                break
+        shares.append(set(read))
+    assert len(shares[0] | shares[1]) > 0.9 * len(docs)
+    assert len(shares[0] & shares[1]) == 0
+
+
+@pytest.mark.parametrize(
+    ("batch", "wide", "documents", "lanes"),
+    [(256, 1 << 30, 5000, 32), (24, 1 << 30, 5000, 8), (7, 1 << 30, 5000, 1),
+     (256, 1 << 30, 2000, 8), (256, 1 << 20, 5000, 4), (256, 1000, 5000, 1)],
+)  # fmt: skip
+def test_lanes_divide_the_batch_and_fit_into_memory(batch, wide, documents, lanes, monkeypatch):
+    monkeypatch.setattr(large, "LANES", 32)
+    monkeypatch.setattr(large, "WIDE", wide)
+    groups = [large.Group("f", i, 100, 1 << 18, 100 * i) for i in range(documents // 100)]
+    reader: Any = None
+    docs = LargeDocuments(groups, large.Held(reader, groups), "x")
+    assert docs.lanes(32, batch) == lanes
+    assert docs.held.room >= lanes * (1 << 18)
+
+
+def test_a_state_of_other_lanes_and_a_lane_without_examples_are_said(web):
+    cfg = text_config(web)
+    tok = data_tokenizer(cfg)
+    with pytest.raises(DataError, match="stood in 1 lanes, this run has 4"):
+        train_batches(cfg, tok, tok).set_state({"window": 3, "row": 1})
+
+    class Empty:
+        rows = 0
+
+        def take(self, lo, hi):
+            raise AssertionError
+
+    with pytest.raises(DataError, match="4 blocks of documents in a row give no example"):
+        next(WindowIterator(lambda lane, w: Empty(), pipeline.Batch, 2, (3, 3)))
 
 
 # Bad files

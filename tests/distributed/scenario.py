@@ -19,7 +19,8 @@ from train import train_models as tiny
 
 from jaxcomp import distributed
 from jaxcomp.config import MeshConfig
-from jaxcomp.data.pipeline import Batch, WindowIterator
+from jaxcomp.data.pipeline import Batch
+from jaxcomp.data.stream import WindowIterator
 from jaxcomp.llm import hf, shards
 from jaxcomp.sharding import make_mesh, on_host, put_batch, use_mesh
 from jaxcomp.train.loop import fit
@@ -27,6 +28,7 @@ from jaxcomp.train.loop import fit
 DEVICES = 4
 # (replica, fsdp, tp) by the number of processes; with four, tp reaches over two of them.
 SHAPES = {1: (1, 4, 1), 2: (1, 4, 1), 4: (1, 2, 2)}
+LANES = (1 << 31,) * 4
 
 
 def mesh():
@@ -35,12 +37,14 @@ def mesh():
 
 
 class Window:
-    """Twelve rows, so that batches of eight reach over its end; counts what is taken of it."""
+    """Three rows of a lane, so that its share of a batch, two, reaches over its end; counts what is
+    taken of it."""
 
-    rows, taken = 12, 0
+    rows, taken = 3, 0
 
-    def __init__(self, number):
-        self.batch = tiny.batch(rows=self.rows, seed=number)
+    def __init__(self, lane, number):
+        every = tiny.batch(rows=len(LANES) * self.rows, seed=number)
+        self.batch = [x[lane * self.rows : (lane + 1) * self.rows] for x in every]
 
     def take(self, lo, hi):
         Window.taken += hi - lo
@@ -48,7 +52,7 @@ class Window:
 
 
 def batches():
-    return WindowIterator(Window, Batch, tiny.OPTIM.batch)
+    return WindowIterator(Window, Batch, tiny.OPTIM.batch, LANES)
 
 
 class Stopped(Exception):
@@ -67,7 +71,7 @@ def half():
             self.drawn += 1
             return super().__next__()
 
-    return Dying(Window, Batch, tiny.OPTIM.batch)
+    return Dying(Window, Batch, tiny.OPTIM.batch, LANES)
 
 
 def digest(params):

@@ -26,8 +26,9 @@ from jaxcomp.config import (
 from jaxcomp.data.tokenizer import load_tokenizer
 from jaxcomp.llm import hf
 from jaxcomp.train import bases, loop
+from jaxcomp.train.adapt import adapt_decoder
 from jaxcomp.train.checkpoint import CheckpointError
-from jaxcomp.train.compress import adapt_decoder, load_run, ratio_at, tokenizers, train, validate
+from jaxcomp.train.compress import load_run, ratio_at, tokenizers, train, validate
 from jaxcomp.train.pretrain import held_out, pretrain_base
 
 SHAPE = ModelConfig(hidden_size=16, num_hidden_layers=1, head_dim=8, intermediate_size=16)

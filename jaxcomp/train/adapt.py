@@ -1,0 +1,82 @@
+"""Adapting a decoder: teaching it, with a reference compressor, to be steered by vectors."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from jaxcomp import distributed, storage
+from jaxcomp.config import Config, config_hash
+from jaxcomp.llm import hf
+from jaxcomp.llm.model import count_params
+from jaxcomp.sharding import on_host, use_mesh
+from jaxcomp.train import bases
+from jaxcomp.train.compress import check_ratios, run_of, validate
+from jaxcomp.train.loop import Say, fit, mesh_for
+from jaxcomp.train.pretrain import as_written, finished_card, held_out, pretrain, publish
+
+
+def adapt_decoder(cfg: Config, root: Path, *, command: str = "", say: Say | None = None) -> Path:
+    """`root`/decoders/<name>: the decoder, taught to be steered, made there unless it already is.
+
+    Pretrains the decoder and the reference compressor as language models, then trains both
+    together at `decoder.adapt` (each step at one of its ratios, drawn by a seeded schedule), and
+    writes the decoder in bfloat16 with its markers and a card. The reference compressor stays in
+    `<folder>.work` and is of no further use.
+    """
+    folder = bases.made_decoder(root, cfg)
+    identity = bases.decoder_identity(cfg)
+    digest = config_hash(identity)
+    if finished_card(folder, digest) is not None:
+        return folder
+    dec, seeds = cfg.decoder, bases.decoder_seeds(cfg)
+    lms = storage.path(root) / "lms"
+    dec_lm, ref_lm = lms / f"decoder-s{dec.seed}", lms / f"reference-s{dec.seed}"
+    for place, model, seed in ((dec_lm, dec.model, seeds[0]), (ref_lm, dec.reference, seeds[1])):
+        pretrain(cfg, model, place, settings=dec.pretrain, seed=seed, command=command, say=say)
+    dec_lm, ref_lm = bases.readable(dec_lm), bases.readable(ref_lm)
+    both = bases.adapt_config(cfg)
+    check_ratios(both)
+    toks = bases.tokenizer_of(ref_lm), bases.tokenizer_of(dec_lm)
+    run = run_of(both, folder.name, identity, ref_lm, dec_lm, toks)
+    mesh = mesh_for(cfg)
+    fitted = fit(run, storage.path(f"{folder}.work"), mesh, say=say)
+    with use_mesh(mesh):
+        model = fitted.model()
+        part = Path(distributed.by_lead(lambda: str(bases.making(folder))))
+        hf.save(model.decoder, part, dtype="bfloat16")
+        markers_4D = on_host(model.markers_4D[...]).astype(np.float32)
+        distributed.by_lead(lambda: _beside(part, dec_lm, markers_4D))
+        model.decoder = as_written(model.decoder, part)
+        losses = held_out(cfg, model.decoder, toks[1])
+        values = {}
+        for ratio in sorted(set(both.train.ratios)):
+            at = dataclasses.replace(both, memory=dataclasses.replace(both.memory, ratio=ratio))
+            found = validate(at, model, toks)
+            values |= {f"{k}_r{ratio}": v for k, v in found.items() if k != "val_loss"}
+    card = {
+        "kind": "decoder",
+        "name": folder.name,
+        "command": command,
+        "config_hash": digest,
+        "identity": identity,
+        "seed": dec.seed,
+        "parameters": count_params(model.decoder.cfg),
+        "dtype": "bfloat16",
+        **fitted.numbers,
+        **losses,  # of the decoder alone, as a language model
+        **values,  # with the reference compressor, at each ratio
+    }
+    publish(part, folder, card)
+    return folder
+
+
+def _beside(part: Path, source: Path, markers_4D: np.ndarray) -> None:
+    """What stands in a decoder's folder beside the weights."""
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(source / name, part / name)
+    save_file({"markers_4D": markers_4D}, part / bases.MARKERS)
