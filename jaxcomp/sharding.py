@@ -61,7 +61,8 @@ SPECS: Mapping[str, P] = MappingProxyType(
 def make_mesh(cfg: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """Explicit mesh with axes `AXES` over `devices` (default: all of them).
 
-    Raises ConfigError where replica x fsdp x tp does not use every device exactly once.
+    Raises ConfigError where replica x fsdp x tp does not use every device exactly once, or cannot
+    be laid on the chips of a TPU slice.
     """
     devices = jax.devices() if devices is None else devices
     for name in ("replica", "tp"):
@@ -75,7 +76,14 @@ def make_mesh(cfg: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
             f"{len(devices)} device(s): the product must be {len(devices)}; "
             "set mesh.fsdp=-1 to take what replica and tp leave"
         )
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Explicit,) * 3, devices=devices)
+    try:
+        return jax.make_mesh(shape, AXES, axis_types=(AxisType.Explicit,) * 3, devices=devices)
+    except NotImplementedError as error:
+        raise ConfigError(
+            f"mesh (replica, fsdp, tp) = {shape} cannot be laid on this slice: each of the three "
+            f"must be a product of whole axes of its torus ({error}); `jaxcomp plan` names meshes "
+            "that can"
+        ) from error
 
 
 def use_mesh(mesh: Mesh) -> AbstractContextManager[Any]:

@@ -65,7 +65,7 @@ def ranked(cfg: Config, where: Slice) -> list[Estimate]:
 
     Raises ConfigError where no mesh divides the model and the batch.
     """
-    every = [estimate(cfg, where, layout) for layout in _layouts(cfg, where.chips)]
+    every = [estimate(cfg, where, layout) for layout in _layouts(cfg, where)]
     if not every:
         raise ConfigError(
             f"{cfg.compressor} on {where.name}: no mesh of {where.chips} chips divides the batch "
@@ -93,14 +93,17 @@ def candidates(cfg: Config, where: Slice) -> list[Layout]:
     return [first.layout, *(e.layout for e in leaner[:1])]
 
 
-def _layouts(cfg: Config, chips: int) -> Iterator[Layout]:
+def _layouts(cfg: Config, where: Slice) -> Iterator[Layout]:
     models = (compressor_shape(cfg), cfg.decoder.model)
     batch = cfg.train.optim.batch
+    chips = where.chips
     for tp in (1, 2, 4, 8):
         if chips % tp or any(_uneven(m, tp) for m in models):
             continue
         for fsdp in _divisors(chips // tp):
             ways = chips // tp
+            if not where.carries((ways // fsdp, fsdp, tp)):
+                continue
             if any(m.hidden_size % fsdp for m in models) or batch % ways:
                 continue
             for accumulate in _divisors(batch // ways):

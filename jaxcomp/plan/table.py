@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from jaxcomp.plan import flops
+from jaxcomp.plan.hlo import received
 from jaxcomp.plan.main import Row
 from jaxcomp.plan.roofline import Cost, cost
 
@@ -18,6 +19,7 @@ HEAD = (
     "remat",
     "HBM used / free, GiB a chip",
     "PFLOP a step, compressor + decoder",
+    "moved between chips, GiB a chip",
     "compute / HBM / links (waited for), s",
     "bound by",
     "step, s",
@@ -32,6 +34,7 @@ LEGEND = """\
 - HBM: what the compiler reserves for the train step (arguments, temporaries, results that take no
   argument's place, code).
 - PFLOP: every slot counts, padding too, with recomputation; a multiply-add is two operations.
+- moved: what a chip receives in a step, read from the compiled program.
 - compute, HBM, links: seconds that the step would take if nothing else limited it, by operations at
   the chip's bf16 peak, bytes estimated from shapes at the memory's speed, and bytes that the
   compiled program moves between chips at the links' speed (in brackets: those that it moves while
@@ -81,14 +84,16 @@ def _cells(row: Row, found: Cost | None) -> list[str]:
         return [*first, "does not fit", *["-"] * (len(HEAD) - len(first) - 1)]
     work, roof = flops.train_step(layout.applied(row.config)), row.roofline
     step = row.programs.get("train")
-    memory = seconds = "not compiled"
+    memory = moved = seconds = "not compiled"
     if step is not None:
         memory = f"{step.used / GIB:.1f} / {(where.chip.hbm - step.used) / GIB:.1f}"
+        moved = f"{sum(c.times * received(c) for c in step.collectives) / GIB:.2f}"
         seconds = f"{sum(p.seconds for p in row.programs.values()):.0f}"
     return [
         *first,
         memory,
         " + ".join(f"{w.executed / 1e15:.2f}" for w in work.values()),
+        moved,
         f"{roof.compute:.3f} / {roof.hbm:.3f} / {roof.links:.3f} ({roof.waited:.3f})",
         roof.bound,
         f"{found.step:.3f}",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from jaxcomp.config import ConfigError
@@ -87,6 +89,22 @@ class Slice(NamedTuple):
                 spanned.append(n)
                 left = -(-left // n)
         return spanned
+
+    def carries(self, mesh: Sequence[int]) -> bool:
+        """Whether `jax.make_mesh` lays the mesh on the chips. On a torus each of its axes has to be
+        a product of whole axes of the slice, which JAX takes last first, the most that fit."""
+        if not self.chip.compiled:
+            return True
+        free = list(range(len(self.dims)))
+        for size in reversed(mesh):
+            if size == 1:
+                continue
+            several = (c for n in range(len(free), 0, -1) for c in itertools.combinations(free, n))
+            taken = next((c for c in several if math.prod(self.dims[i] for i in c) == size), None)
+            if taken is None:
+                return False
+            free = [i for i in free if i not in taken]
+        return True
 
     def gather_factor(self, group: int) -> int:
         """How often a gather over `group` chips moves its bytes: over three axes XLA sums parts

@@ -47,3 +47,14 @@ def write_prose(folder):
             text += " 😀 中文 字" * (i % 3)
             f.write(json.dumps({"id": f"s-{i}", "source": "s", "text": text}) + "\n")
     return str(file)
+
+
+def draw(iterator, count):
+    return [next(iterator) for _ in range(count)]
+
+
+def assert_same(one, two):
+    assert len(one) == len(two)
+    for a, b in zip(one, two, strict=True):
+        for x, y in zip(a, b, strict=True):
+            np.testing.assert_array_equal(x, y)

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from data_configs import BATCH, text_config, world_config
+from data_configs import BATCH, assert_same, draw, text_config, world_config
 
 from jaxcomp.config import DataConfig
 from jaxcomp.data import blocks, large, parquet, pipeline, sources
@@ -68,17 +68,6 @@ def load(path, **fields):
 
 def numbers(docs):
     return [int(d.text.rsplit(" ", 1)[1]) for d in docs]
-
-
-def draw(iterator, count):
-    return [next(iterator) for _ in range(count)]
-
-
-def assert_same(one, two):
-    assert len(one) == len(two)
-    for a, b in zip(one, two, strict=True):
-        for x, y in zip(a, b, strict=True):
-            np.testing.assert_array_equal(x, y)
 
 
 def test_footers_are_all_that_loading_and_splitting_read(web, monkeypatch):

@@ -3,7 +3,7 @@ import json
 
 import numpy as np
 import pytest
-from data_configs import BATCH, text_config, world_config, write_prose
+from data_configs import BATCH, assert_same, draw, text_config, world_config, write_prose
 
 from jaxcomp.config import (
     WorldConfig,
@@ -33,17 +33,6 @@ def _small_blocks(monkeypatch):
 @pytest.fixture(scope="module")
 def prose(tmp_path_factory):
     return write_prose(tmp_path_factory.mktemp("prose"))
-
-
-def draw(iterator, count):
-    return [next(iterator) for _ in range(count)]
-
-
-def assert_same(one, two):
-    assert len(one) == len(two)
-    for a, b in zip(one, two, strict=True):
-        for x, y in zip(a, b, strict=True):
-            np.testing.assert_array_equal(x, y)
 
 
 def rows_of(batches):
