@@ -147,7 +147,16 @@ def gains(cfg, name, examples):
     return np.array(saved)
 
 
-@pytest.mark.parametrize("arg", CONFIGS)
+def test_the_default_grid_is_part_of_the_full_one(full):
+    """So that what holds of the full one's bases holds of the default's."""
+    default = load("")
+    assert set(sizes(default)) <= set(sizes(full))
+    assert bases.resolve_decoder(default) == bases.resolve_decoder(full)
+    for name in sizes(default):
+        assert bases.resolve_base(default, *name) == bases.resolve_base(full, *name)
+
+
+@pytest.mark.parametrize("arg", CONFIGS[1:])
 def test_an_untrained_compressor_is_no_better_than_no_memory(arg, held_out, mesh):
     """A base has never seen memory tokens or this decoder, so its memory must not help at all.
 

@@ -1,8 +1,8 @@
-"""`python tests/plan/shrunk.py OUTDIR [MESH ...]` compiles the training step of a shrunk setup of
-the paper for TPU v5e, 4 chips, and writes what the compiler made of it: OUTDIR/<mesh>.hlo.
+"""`python tests/plan/shrunk.py OUTDIR [STEP ...]` compiles the training step of a shrunk setup of
+the paper for TPU v5e, 4 chips, and writes what the compiler made of it: OUTDIR/<step>.hlo.
 
-Needs libtpu, no TPU. A mesh is written 1x4x1. LoRA dropout is off: it moves nothing, and compiling
-its generators takes as long as the rest.
+Needs libtpu, no TPU. A step is a mesh, written 1x4x1, or 1x4x1-offload with that remat. LoRA
+dropout is off: it moves nothing, and compiling its generators takes as long as the rest.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from jaxcomp.config import Config, ModelConfig
 
 MESHES = ((1, 4, 1), (1, 2, 2), (2, 2, 1))
+OFFLOAD = "1x4x1-offload"
 ACCUMULATE = 2  # micro-batches of a step
 ROWS = 24  # examples of a step
 SEGMENT, RATIO, TARGET, CHUNK = 256, 16, 320, 64
@@ -60,23 +61,31 @@ def config() -> Config:
     )
 
 
-def main(out: Path, meshes: list[tuple[int, ...]]) -> None:
+def name_of(mesh: tuple[int, ...]) -> str:
+    return "x".join(map(str, mesh))
+
+
+STEPS = (*map(name_of, MESHES), OFFLOAD)
+
+
+def main(out: Path, steps: list[str]) -> None:
     from jax.experimental import topologies
 
     from jaxcomp.config import MeshConfig
     from jaxcomp.plan import programs
     from jaxcomp.sharding import make_mesh
 
-    cfg = config()
     devices = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices
-    for shape in meshes:
-        mesh = make_mesh(MeshConfig(*shape), devices)
+    for step in steps:
+        shape, _, remat = step.partition("-")
+        cfg = config()
+        if remat:
+            cfg = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, remat=remat))
+        mesh = make_mesh(MeshConfig(*map(int, shape.split("x"))), devices)
         traced = programs.train_program(cfg, mesh, programs.abstract_pair(cfg, mesh))
         compiled = traced.lower(lowering_platforms=("tpu",)).compile(compiler_options=QUICK)
-        path = out / f"{'x'.join(map(str, shape))}.hlo"
-        path.write_text(compiled.as_text())
+        (out / f"{step}.hlo").write_text(compiled.as_text())
 
 
 if __name__ == "__main__":
-    asked = [tuple(int(n) for n in mesh.split("x")) for mesh in sys.argv[2:]]
-    main(Path(sys.argv[1]), asked or list(MESHES))
+    main(Path(sys.argv[1]), sys.argv[2:] or list(STEPS))

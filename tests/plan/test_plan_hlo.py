@@ -298,8 +298,8 @@ SMALL = 2**14  # bytes: token ids and a bias may be gathered
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory) -> dict[tuple[int, int, int], str]:
-    """HLO of the shrunk step by mesh, from one subprocess."""
+def compiled(tmp_path_factory) -> dict[tuple[int, int, int] | str, str]:
+    """HLO of the shrunk step by mesh (and of OFFLOAD), from one subprocess."""
     if importlib.util.find_spec("libtpu") is None:
         pytest.skip("libtpu is not installed (extra `tpu`); .ci/run runs this where it is")
     out = tmp_path_factory.mktemp("hlo")
@@ -314,10 +314,11 @@ def compiled(tmp_path_factory) -> dict[tuple[int, int, int], str]:
         [sys.executable, str(HERE / "shrunk.py"), str(out)], env=env, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return {mesh: (out / f"{'x'.join(map(str, mesh))}.hlo").read_text() for mesh in shrunk.MESHES}
+    found = {step: (out / f"{step}.hlo").read_text() for step in shrunk.STEPS}
+    return found | {mesh: found[shrunk.name_of(mesh)] for mesh in shrunk.MESHES}
 
 
-meshes = pytest.mark.parametrize("mesh", shrunk.MESHES, ids=lambda m: "x".join(map(str, m)))
+meshes = pytest.mark.parametrize("mesh", shrunk.MESHES, ids=shrunk.name_of)
 
 
 def sizes(shape: str) -> tuple[int, ...]:
@@ -452,6 +453,18 @@ def test_attention_is_the_fused_kernel(compiled, mesh):
     for length in LENGTHS.values():
         for n in (length, -(-length // 128) * 128):
             assert not re.search(rf"\[(\d+,)*{n},{n}\]", text)
+
+
+def test_offloaded_layer_inputs_lie_in_the_memory_of_the_host(compiled):
+    """S(5) is XLA's name of it. One row of a layer's inputs is kept for each layer."""
+    rows = shrunk.ROWS // shrunk.ACCUMULATE // 4
+    kept = {
+        rf"bf16\[{m.num_hidden_layers},{rows},{LENGTHS[tower]},{m.hidden_size}\]"
+        for tower, m in TOWERS.items()
+    }
+    text = compiled[shrunk.OFFLOAD]
+    assert all(re.search(shape + r"\{[^}]*S\(5\)\}", text) for shape in kept)
+    assert "S(5)" not in compiled[shrunk.MESHES[0]]
 
 
 def test_the_shapes_that_are_looked_for_are_told_apart():

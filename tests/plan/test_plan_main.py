@@ -121,7 +121,7 @@ def test_a_gpu_is_planned_on_paper_and_says_so(load):
 def test_price_and_hours_follow_from_the_roofline(load):
     rows = plan(load(ONE), ["v5p:4x4x4"], compile=FakeCompiler(1e12), out=quiet)
     cells = [c.strip() for c in table(rows, 0.5, 2.0).splitlines()[2].split("|")]
-    step, hours, price = float(cells[11]), float(cells[14]), float(cells[15])
+    step, hours, price = float(cells[12]), float(cells[15]), float(cells[16])
     assert hours == pytest.approx(34_688 * step * 64 / 3600, rel=0.01)
     assert price == pytest.approx(2 * hours, rel=0.01)
 
