@@ -1,8 +1,10 @@
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 from sweep import sweep_stub
@@ -137,6 +139,28 @@ def test_bugs_keep_their_traceback():
     assert cli.expected(ValueError("a bug")) is None
     assert cli.expected(ConfigError("x")) == "x"
     assert "disk is full" in (cli.expected(OSError(28, "No space left on device")) or "")
+
+
+def test_what_is_logged_reaches_the_terminal_once_a_command(monkeypatch, capsys):
+    def run(flags):
+        logging.getLogger("jaxcomp.data.blocks").info("block 3 of 9")
+        return 0
+
+    for _ in range(2):
+        monkeypatch.setattr(cli, "_parser", lambda: _Parsed(run))
+        assert cli.main(["x"]) == 0
+        assert capsys.readouterr().err == "block 3 of 9\n"
+
+
+class _Parsed:
+    """A parser of one command, `run`."""
+
+    def __init__(self, run):
+        self.run = run
+
+    def parse_known_args(self, argv):
+        command = types.SimpleNamespace(run=self.run, processes="any", name="x")
+        return types.SimpleNamespace(command=command), []
 
 
 def test_overrides_of_both_forms():

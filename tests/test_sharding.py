@@ -33,6 +33,15 @@ def test_mesh_that_does_not_fit_is_refused(bad):
         make_mesh(MeshConfig(*bad))
 
 
+def test_a_mesh_that_the_slice_cannot_carry_is_refused(monkeypatch):
+    def cannot(*args, **kw):
+        raise NotImplementedError("Failed to find assignment for logical_axis_index 2")
+
+    monkeypatch.setattr(jax, "make_mesh", cannot)
+    with pytest.raises(ConfigError, match=r"\(1, 4, 2\) cannot be laid on this slice.*index 2"):
+        make_mesh(MeshConfig(1, 4, 2))
+
+
 def test_table_uses_known_axes_once_each():
     for name, spec in SPECS.items():
         used = [a for entry in spec for a in ((entry,) if isinstance(entry, str) else entry or ())]

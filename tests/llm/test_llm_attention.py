@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxcomp.llm import attention as module
 from jaxcomp.llm.attention import Mask, attention
 
 jitted = jax.jit(
@@ -62,3 +63,11 @@ def test_heads_that_do_not_fit_are_an_error():
     q, kv, seg = jnp.ones((1, 2, 3, 4)), jnp.ones((1, 2, 2, 4)), jnp.ones((1, 2), int)
     with pytest.raises(ValueError, match="3 query heads cannot share 2"):
         attention(q, kv, kv, Mask(True, seg, seg))
+
+
+def test_what_was_traced_is_told(monkeypatch):
+    monkeypatch.setattr(module, "traced", {})
+    for L, S in ((3, 5), (2, 2), (3, 5)):
+        q, k = jnp.ones((1, L, 2, 4)), jnp.ones((1, S, 1, 4))
+        attention(q, k, k, Mask(False, jnp.ones((1, L), int), jnp.ones((1, S), int)))
+    assert module.told() == "reference (2 x 2, 3 x 5)"
