@@ -267,10 +267,13 @@ def test_a_host_reads_and_tokenises_its_share(web, monkeypatch):
     cfg = text_config(web)
     tok = data_tokenizer(cfg)
     docs: Any = pipeline.train_documents(cfg)
-    read = []
-    real = blocks.text_pieces
+    read, threads = [], []
+    real, executor = blocks.text_pieces, blocks.ThreadPoolExecutor
     monkeypatch.setattr(
         blocks, "text_pieces", lambda d, *a: read.extend(x.id for x in d) or real(d, *a)
+    )
+    monkeypatch.setattr(
+        blocks, "ThreadPoolExecutor", lambda n: threads.append(executor(n)) or threads[-1]
     )
     shares = []
     for host in range(2):
@@ -281,6 +284,7 @@ def test_a_host_reads_and_tokenises_its_share(web, monkeypatch):
             next(iterator)
             if iterator._at[2 * host][0] >= iterator._lanes[2 * host]:
                 break
+        threads.pop().shutdown()  # waits for what this host still reads ahead
         shares.append(set(read))
     assert len(shares[0] | shares[1]) > 0.9 * len(docs)
     assert len(shares[0] & shares[1]) == 0
