@@ -22,7 +22,7 @@ from jaxcomp.data.pipeline import Batch, Example, batch_examples, eval_examples
 from jaxcomp.data.segments import cut
 from jaxcomp.data.tokenizer import Tokenizer
 from jaxcomp.data.world import World
-from jaxcomp.fidelity import determinacy, edits, geometry, reconstruction, slots
+from jaxcomp.fidelity import calibration, determinacy, edits, geometry, reconstruction, slots
 from jaxcomp.fidelity.determinacy import Sureness
 from jaxcomp.fidelity.reconstruction import Row
 from jaxcomp.sharding import on_host, put_batch, whole_batch
@@ -56,6 +56,7 @@ def evaluate(
             examples = eval_examples(cfg, name, comp_tok, dec_tok)
             found = _every(pair, examples)
             one = _common(pair, examples, found) | _world(world, examples, found)
+            one |= calibration.measure(_guesses(examples, found, dec_tok))
             metrics |= {f"{name}/{key}": value for key, value in one.items()}
             records += _records(name, examples, found, world)
         return Evaluation(metrics, records)
@@ -106,6 +107,8 @@ class Rebuilt(NamedTuple):
     floor: Row
     sure: Sureness
     vec_MD: np.ndarray
+    top1_L: np.ndarray  # teacher-forced, of every target token
+    correct_L: np.ndarray
 
 
 class _Pair:
@@ -159,6 +162,8 @@ class _Pair:
                         steps,
                     ),
                     vec_BMD[b, seg_BM[b] > 0],
+                    forced.top1_BL[b, : row.targets],
+                    forced.correct_BL[b, : row.targets],
                 )
             )
         return out
@@ -234,6 +239,22 @@ def _world(world: World, examples: Sequence[Example], found: Sequence[Rebuilt]) 
     floor = slots.rates([slots.counts(slots.fates(world, p, f.floor.rebuilt)) for p, f in pairs])
     for key in FLOOR_SLOTS:
         out[f"floor/{key}"] = floor[key]
+    return out
+
+
+def _guesses(
+    examples: Sequence[Example], found: Sequence[Rebuilt], tok: Tokenizer
+) -> list[calibration.Guess]:
+    """What the decoder expected at each slot whose value is one token."""
+    out = []
+    for example, f in zip(examples, found, strict=True):
+        held = example.passage.slots if example.passage is not None else ()
+        spans = [(slot.start, slot.end) for slot in held]
+        for slot, at in zip(held, calibration.value_tokens(example.text, spans, tok), strict=True):
+            if at is not None and at < len(f.top1_L):
+                out.append(
+                    calibration.Guess(float(f.top1_L[at]), bool(f.correct_L[at]), slot.is_favourite)
+                )
     return out
 
 

@@ -33,6 +33,12 @@ def participation_ratio(singular_S: np.ndarray) -> float:
     return float(squares_S.sum() ** 2 / (squares_S**2).sum())
 
 
+def stable_rank(singular_S: np.ndarray) -> float:
+    """sum sigma^2 / max sigma^2; 0 for an all-zero matrix (Rudelson & Vershynin 2007)."""
+    top = float(singular_S.max(initial=0.0))
+    return float(((singular_S / top) ** 2).sum()) if top > 0.0 else 0.0
+
+
 def spectrum(singular_S: np.ndarray, count: int = SPECTRUM) -> list[float]:
     """The `count` largest singular values divided by the sum of all; fewer where fewer exist."""
     total = float(singular_S.sum())
@@ -45,13 +51,29 @@ class Shape(NamedTuple):
 
     rank: float
     participation: float
+    stable: float
     bound: int
 
 
 def shape(vec_MD: np.ndarray) -> Shape:
-    """Effective rank and participation ratio of one passage's memory, and their bound min(M, D)."""
+    """The three ranks of one matrix of vectors, and their bound min(M, D)."""
     singular_S = np.linalg.svd(np.asarray(vec_MD, np.float64), compute_uv=False)
-    return Shape(effective_rank(singular_S), participation_ratio(singular_S), min(vec_MD.shape))
+    ranks = effective_rank(singular_S), participation_ratio(singular_S), stable_rank(singular_S)
+    return Shape(*ranks, min(vec_MD.shape))
+
+
+def centred(vec_MD: np.ndarray) -> np.ndarray:
+    """The vectors less their mean, float64."""
+    vec_MD = np.asarray(vec_MD, np.float64)
+    return vec_MD - vec_MD.mean(0)
+
+
+def at_positions(memories: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """For each memory position that at least two passages have: its vector in each of them, less
+    their mean. What a position says of the passage, without what it says of every passage."""
+    most = max((len(vec_MD) for vec_MD in memories), default=0)
+    held = ([vec_MD[m] for vec_MD in memories if len(vec_MD) > m] for m in range(most))
+    return [centred(np.stack(vec_WD)) for vec_WD in held if len(vec_WD) > 1]
 
 
 def measure(memories: Sequence[np.ndarray]) -> dict[str, float | int | None]:
@@ -59,7 +81,9 @@ def measure(memories: Sequence[np.ndarray]) -> dict[str, float | int | None]:
 
     Per-passage values are means over passages with at least one vector; pooled values are of all
     vectors of all passages stacked, once as they are and once with their mean taken away (a common
-    offset is one direction and can hide the others). None where there is no vector at all.
+    offset is one direction and can hide the others); per-position values are of the vectors that
+    the passages have at one place, less their mean, mean over places that two passages or more
+    have. None where there is no vector at all.
 
     Raises:
       ValueError: a matrix is not two-dimensional or holds a number that is not finite.
@@ -77,14 +101,21 @@ def measure(memories: Sequence[np.ndarray]) -> dict[str, float | int | None]:
         return out
     out["rank"] = float(np.mean([s.rank for s in shapes]))
     out["participation"] = float(np.mean([s.participation for s in shapes]))
+    out["stable_rank"] = float(np.mean([s.stable for s in shapes]))
+    inside = [shape(centred(vec_MD)).rank for vec_MD in memories if vec_MD.size]
+    out["centred_rank"] = float(np.mean(inside))
     out["rank_bound"] = float(np.mean([s.bound for s in shapes]))
     pooled_WD = np.concatenate([np.asarray(v, np.float64) for v in memories if v.size])
     singular_S = np.linalg.svd(pooled_WD, compute_uv=False)
     out["pooled_rank"] = effective_rank(singular_S)
     out["pooled_participation"] = participation_ratio(singular_S)
+    out["pooled_stable_rank"] = stable_rank(singular_S)
     out["pooled_bound"] = min(pooled_WD.shape)
-    centred_S = np.linalg.svd(pooled_WD - pooled_WD.mean(0), compute_uv=False)
-    out["pooled_centred_rank"] = effective_rank(centred_S)
+    out["pooled_centred_rank"] = shape(centred(pooled_WD)).rank
+    places = [shape(vec_WD) for vec_WD in at_positions(memories)]
+    if places:
+        out["position_rank"] = float(np.mean([s.rank for s in places]))
+        out["position_bound"] = float(np.mean([s.bound for s in places]))
     for i, value in enumerate(spectrum(singular_S), start=1):
         out[f"spectrum_{i}"] = value
     return out
@@ -93,10 +124,15 @@ def measure(memories: Sequence[np.ndarray]) -> dict[str, float | int | None]:
 KEYS = (
     "rank",
     "participation",
+    "stable_rank",
+    "centred_rank",
     "rank_bound",
     "pooled_rank",
     "pooled_participation",
+    "pooled_stable_rank",
     "pooled_bound",
     "pooled_centred_rank",
+    "position_rank",
+    "position_bound",
     *(f"spectrum_{i}" for i in range(1, SPECTRUM + 1)),
 )

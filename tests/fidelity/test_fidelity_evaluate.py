@@ -182,6 +182,20 @@ def test_identities(world_result):
     assert m["counterfactual/passage_bits"] > m["ordinary/passage_bits"] > 40
 
 
+def test_calibration_is_of_every_slot_whose_value_is_one_word(world, world_result):
+    for name in ("ordinary", "counterfactual"):
+        examples = eval_examples(world.cfg, name, world.tok, world.tok)
+        words = [
+            (slot.is_favourite, e.text[slot.start : slot.end])
+            for e in examples
+            for slot in e.passage.slots
+        ]
+        single = [favourite for favourite, value in words if " " not in value]
+        assert 0 < len(single) < len(words)
+        assert world_result.metrics[f"{name}/calibration/slots/n"] == len(single)
+        assert world_result.metrics[f"{name}/calibration/nonfavourite/n"] == single.count(False)
+
+
 def test_batches_do_not_matter(world, world_result):
     """One passage at a time gives what eight at a time (one row of them empty) give."""
     single = world.evaluate(batch=1, samples=0)

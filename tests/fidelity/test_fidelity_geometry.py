@@ -13,6 +13,7 @@ def test_identity_uses_every_direction(n):
     shape = geometry.shape(np.eye(n, 2 * n))
     assert shape.rank == pytest.approx(n)
     assert shape.participation == pytest.approx(n)
+    assert shape.stable == pytest.approx(n)
     assert shape.bound == n
 
 
@@ -27,6 +28,7 @@ def test_known_singular_values():
     shape = geometry.shape(np.diag([3.0, 1.0]))
     assert shape.rank == pytest.approx(np.exp(-0.75 * np.log(0.75) - 0.25 * np.log(0.25)))
     assert shape.participation == pytest.approx(100 / 82)
+    assert shape.stable == pytest.approx(10 / 9)
     assert geometry.spectrum(svd(np.diag([1.0, 3.0]))) == pytest.approx([0.75, 0.25])
 
 
@@ -37,11 +39,12 @@ def test_scale_and_rotation_do_not_matter_and_the_bound_holds():
     a, b = geometry.shape(vec_MD), geometry.shape(1e-60 * vec_MD @ turn_DD)
     assert a.rank == pytest.approx(b.rank)
     assert a.participation == pytest.approx(b.participation)
-    assert 1.0 < a.participation < a.rank < a.bound == 6
+    assert a.stable == pytest.approx(b.stable)
+    assert 1.0 < a.stable < a.participation < a.rank < a.bound == 6
 
 
 def test_zero_memory_has_rank_zero():
-    assert geometry.shape(np.zeros((3, 4))) == (0.0, 0.0, 3)
+    assert geometry.shape(np.zeros((3, 4))) == (0.0, 0.0, 0.0, 3)
 
 
 def test_pooled_rank_sees_what_passages_share():
@@ -63,6 +66,35 @@ def test_a_common_offset_hides_directions_until_it_is_taken_away():
     out = geometry.measure(memories)
     assert out["pooled_rank"] == pytest.approx(1.0, abs=0.1)
     assert out["pooled_centred_rank"] == pytest.approx(8.0, abs=0.5)
+
+
+def test_a_position_is_ranked_over_passages_without_what_all_of_them_share():
+    """Position 0 takes one of two opposite values around a common vector: one direction. Position 1
+    is the common vector in every passage: none. Position 2 is in one passage only: left out."""
+    common, way = np.full(6, 7.0), np.eye(6)[2]
+    memories = [np.stack([common + (-1) ** i * way, common]) for i in range(4)]
+    memories.append(np.stack([common, common, 9 * way]))
+    out = geometry.measure(memories)
+    assert out["position_rank"] == pytest.approx((1.0 + 0.0) / 2)
+    assert out["position_bound"] == 5.0
+    turned = [m[:, ::-1] for m in reversed(memories)]
+    assert geometry.measure(turned)["position_rank"] == pytest.approx(out["position_rank"])
+
+
+def test_random_vectors_fill_the_room_at_every_position():
+    rng = np.random.default_rng(2)
+    out = geometry.measure([100 + rng.normal(size=(3, 8)) for _ in range(4000)])
+    assert out["position_rank"] == pytest.approx(8.0, abs=0.02)
+    assert out["pooled_centred_rank"] == pytest.approx(8.0, abs=0.02)
+    assert out["pooled_stable_rank"] == pytest.approx(1.0, abs=0.01)  # the offset
+
+
+def test_a_passage_s_own_mean_is_one_direction():
+    memories = [np.eye(4)[:3] + 1e5 for _ in range(3)]
+    out = geometry.measure(memories)
+    assert out["rank"] == pytest.approx(1.0, abs=0.01)
+    assert out["centred_rank"] == pytest.approx(2.0)  # three corners of a triangle lie in a plane
+    assert out["stable_rank"] == pytest.approx(1.0, abs=0.01)
 
 
 def test_short_passages_have_their_own_bound_and_empty_ones_are_left_out():
