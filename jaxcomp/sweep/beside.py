@@ -110,6 +110,7 @@ def cell(t: stats.Trend) -> str:
     """A trend in one cell; p-values only where there are replicates enough for a test."""
     if not t.replicates:
         return "–"
-    if t.replicates < stats.MIN_REPLICATES:
-        return f"{t.rho:+.2f}"
-    return f"{t.rho:+.2f} (fall {t.p_fall:.2g}, rise {t.p_rise:.2g})"
+    if t.bounds is None or t.replicates < stats.MIN_REPLICATES:
+        return f"{t.rho:+.2f} (n = {t.replicates})"
+    low, high = t.bounds
+    return f"{t.rho:+.2f} [{low:+.2f}, {high:+.2f}] (fall {t.p_fall:.2g}, rise {t.p_rise:.2g})"

@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from jaxcomp import recipes
 from jaxcomp.config import Config, ConfigError, ModelConfig, config_hash, to_dict
 from jaxcomp.data.files import digest, is_file, matching
 from jaxcomp.llm.hub import is_id
@@ -31,13 +32,19 @@ class Setup(NamedTuple):
     family: str
     size: str
     ratio: int
+    recipe: str = ""  # one of `sweep.recipes`, or "" where that is empty
+
+    @property
+    def line(self) -> str:
+        """The compressors that are compared with each other by size: a family, by one recipe."""
+        return f"{self.family} {self.recipe}" if self.recipe else self.family
 
 
 @dataclass(frozen=True)
 class Job:
     """One training run and its evaluation."""
 
-    id: str  # family-size-r16-b0-s0[-lr2x]; stable, and a file name
+    id: str  # family-size-r16-b0-s0[-lr2x][-recipe]; stable, and a file name
     setup: Setup
     base_seed: int
     seed: int
@@ -76,19 +83,20 @@ def expand(cfg: Config) -> list[Job]:
 def setups(cfg: Config) -> list[Setup]:
     """The grid's cells. A size named in `sweep.sizes` is taken from every family that has it."""
     return [
-        Setup(family, size, ratio)
+        Setup(family, size, ratio, recipe)
         for family in sorted(cfg.sweep.families or cfg.families)
         for size in sorted(cfg.families[family], key=lambda s: (body(cfg.families[family][s]), s))
         if not cfg.sweep.sizes or size in cfg.sweep.sizes
         for ratio in sorted(cfg.sweep.ratios)
+        for recipe in cfg.sweep.recipes or ("",)
     ]
 
 
 def sizes(cfg: Config) -> dict[str, set[str]]:
-    """Family -> its sizes in the grid."""
+    """`Setup.line` (a family, where there are no recipes) -> its sizes in the grid."""
     out: dict[str, set[str]] = {}
     for setup in setups(cfg):
-        out.setdefault(setup.family, set()).add(setup.size)
+        out.setdefault(setup.line, set()).add(setup.size)
     return out
 
 
@@ -105,6 +113,7 @@ def _multiples(cfg: Config, ratio: int) -> list[float]:
 
 def _job(cfg: Config, setup: Setup, base_seed: int, seed: int, multiple: float) -> Job:
     optim = dataclasses.replace(cfg.train.optim, lr=cfg.train.optim.lr * multiple)
+    cfg = with_recipe(cfg, setup)
     one = dataclasses.replace(
         cfg,
         compressor=f"{setup.family}/{setup.size}",
@@ -114,8 +123,14 @@ def _job(cfg: Config, setup: Setup, base_seed: int, seed: int, multiple: float) 
         train=dataclasses.replace(cfg.train, optim=optim),
     )
     tail = "" if multiple == 1.0 else f"-lr{multiple:g}x"
+    tail += f"-{setup.recipe}" if setup.recipe else ""
     name = f"{setup.family}-{setup.size}-r{setup.ratio}-b{base_seed}-s{seed}{tail}"
     return Job(name, setup, base_seed, seed, multiple, one, identity_hash(one))
+
+
+def with_recipe(cfg: Config, setup: Setup) -> Config:
+    """`cfg` with the memory of the setup's recipe, if it has one."""
+    return recipes.with_memory(cfg, setup.recipe) if setup.recipe else cfg
 
 
 def model(cfg: Config) -> ModelConfig:

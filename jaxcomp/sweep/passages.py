@@ -5,13 +5,18 @@ They say how much a number would move with other passages, and nothing about oth
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxcomp.config import ConfigError
+
 DRAWS = 1000
+WHICH = ("id", "source", "kind", "start")  # what tells passages, and edits, of one set apart
 OUTCOMES = ("kept", "overwritten", "swapped", "other", "lost")
 
 
@@ -24,13 +29,52 @@ def intervals(
     """
     out = {}
     for name in names:
-        prefix, _, rest = name.partition("/")
-        pairs = [_pair(r, rest) for r in records if r["set"] == prefix]
-        found = [p for p in pairs if p is not None]
+        found = counted(records, name)
         if found and metrics.get(name) is not None:
             bounds = ratio_interval(*(np.asarray(c, float) for c in zip(*found, strict=True)))
             if bounds is not None:
                 out[name] = bounds
+    return out
+
+
+def counted(records: Sequence[dict[str, Any]], name: str) -> list[tuple[float, float]]:
+    """What each passage gives to a metric that is a sum over a sum: (numerator, denominator)."""
+    prefix, _, rest = name.partition("/")
+    pairs = [_pair(r, rest) for r in records if r["set"] == prefix]
+    return [p for p in pairs if p is not None]
+
+
+class Sums(NamedTuple):
+    """What W passages give to a metric that is a sum over a sum: numerators and denominators."""
+
+    ids: tuple[str, ...]  # which passages, or edits, in order
+    sums_2W: np.ndarray
+
+
+def of_run(path: Path, names: Sequence[str]) -> list[Sums] | None:
+    """Of each metric in `names`; None without a file. A passage that has nothing to say gives 0, 0.
+
+    Raises ConfigError for a line that is not JSON.
+    """
+    if not path.is_file():
+        return None
+    records = []
+    # Not splitlines: texts may hold other ends of lines than the one between records.
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        try:
+            records += [json.loads(line)] if line else []
+        except ValueError as e:
+            raise ConfigError(
+                f"{path}, line {number}: not JSON ({e}); delete the file, and intervals do "
+                "without passages"
+            ) from e
+    out = []
+    for name in names:
+        prefix, _, rest = name.partition("/")
+        mine = [r for r in records if r["set"] == prefix]
+        ids = tuple(str([r.get(key) for key in WHICH]) for r in mine)
+        pairs = [_pair(r, rest) or (0.0, 0.0) for r in mine]
+        out.append(Sums(ids, np.array(pairs, float).reshape(-1, 2).T))
     return out
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import io
 import math
-import statistics
 from collections import defaultdict
 
 from jaxcomp.sweep import stats
 from jaxcomp.sweep.headlines import Headline
-from jaxcomp.sweep.results import Results, points
+from jaxcomp.sweep.results import Results, floor_of, points
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -18,8 +17,9 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 def plot(results: Results, head: Headline) -> bytes | None:
     """PNG of one metric; None where nothing was measured.
 
-    Colours are ratios, markers and line styles are families. Bars are 95% bootstrap intervals: over
-    replicates where a point has at least three, else over the passages of its one model.
+    Colours are ratios, markers and line styles are families. Bars are 95% intervals: over
+    replicates (`stats.mean`) where a point has at least three, else over the passages of its one
+    model.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -27,7 +27,7 @@ def plot(results: Results, head: Headline) -> bytes | None:
     figure = Figure(figsize=(4.6, 3.3), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     ax = figure.add_subplot()
-    families = sorted({r.job.setup.family for r in results.rows})
+    families = sorted({r.job.setup.line for r in results.rows})
     drawn = False
     for i, ratio in enumerate(sorted({r.job.setup.ratio for r in results.rows})):
         for j, family in enumerate(families):
@@ -80,29 +80,23 @@ def summary(
     results: Results, metric: str, ratio: int, family: str, tuned: bool = False
 ) -> list[tuple[float, float, float | None, float | None]]:
     """(parameters, mean, low, high) of each size, smallest first; bounds None where unknown."""
-    values: dict[float, list[float]] = defaultdict(list)
+    held: dict[float, list[stats.Point]] = defaultdict(list)
     for p in points(results.rows, metric, ratio, tuned):
         if p.family == family and p.value is not None and math.isfinite(p.value):
-            values[p.params].append(p.value)
+            held[p.params].append(p)
     out = []
-    for params, found in sorted(values.items()):
-        bounds = stats.bootstrap(found) if len(found) >= stats.MIN_REPLICATES else None
-        if bounds is None and len(found) == 1 and not tuned:
+    for params, found in sorted(held.items()):
+        mean = stats.mean(found)
+        assert mean is not None  # every point held has a value
+        bounds = mean.bounds
+        if len(found) == 1 and not tuned:
             row = next(
                 r
                 for r in results.rows
-                if (r.job.setup.family, r.job.setup.ratio, r.metrics["params"])
+                if (r.job.setup.line, r.job.setup.ratio, r.metrics["params"])
                 == (family, ratio, params)
                 and r.metrics.get(metric) is not None
             )
             bounds = row.intervals.get(metric)
-        out.append((params, statistics.fmean(found), *(bounds or (None, None))))
+        out.append((params, mean.value, *(bounds or (None, None))))
     return out
-
-
-def floor_of(results: Results, metric: str) -> float | None:
-    """The same metric of the decoder without memory, where it was measured."""
-    name, _, rest = metric.partition("/")
-    found = [r.metrics.get(f"{name}/floor/{rest}") for r in results.rows]
-    values = [v for v in found if v is not None and math.isfinite(v)]
-    return statistics.fmean(values) if values else None

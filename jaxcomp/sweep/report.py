@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import statistics
 from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
 from jaxcomp.config import Config
-from jaxcomp.sweep import beside, grid, plots, stats
+from jaxcomp.sweep import beside, evidence, explains, grid, plots, stats
 from jaxcomp.sweep.forms import Block, Head, Items, Para, Picture, Table, markdown, page
 from jaxcomp.sweep.headlines import endpoints, headlines
 from jaxcomp.sweep.ledger import Ledger, write_bytes, write_text
@@ -16,13 +15,16 @@ from jaxcomp.sweep.results import (
     Result,
     Results,
     collect,
+    floor_of,
     lr_grid_csv,
     points,
     results_csv,
     text,
     timings_csv,
     verdict,
+    with_passages,
 )
+from jaxcomp.sweep.verdict import Verdict
 
 
 class Written(NamedTuple):
@@ -39,9 +41,10 @@ def report(cfg: Config, workdir: Path, other: tuple[Config, Path] | None = None)
     """Write `workdir/report/`; works on an unfinished sweep and says what is missing.
 
     `other` is the config and workdir of the same sizes against another decoder (beside.py).
-    Raises DiskFullError; ConfigError where the two cannot be compared.
+    Raises DiskFullError; ConfigError where the two cannot be compared, or records of passages are
+    damaged.
     """
-    results = collect(cfg, Ledger(workdir))
+    results = with_passages(collect(cfg, Ledger(workdir)), workdir)
     found = collect(other[0], Ledger(other[1])) if other else None
     compared = _beside(results, found)
     folder = workdir / "report"
@@ -49,7 +52,9 @@ def report(cfg: Config, workdir: Path, other: tuple[Config, Path] | None = None)
     if cfg.sweep.lr_grid:
         write_text(folder / "lr_grid.csv", lr_grid_csv(results))
     said = verdict(results)
-    blocks = _blocks(results, said, compared)
+    sizes = evidence.gather(results)
+    write_text(folder / "pairs.csv", evidence.pairs_csv(sizes))
+    blocks = _blocks(results, said, compared, sizes)
     for block in blocks:
         if isinstance(block, Picture):
             write_bytes(folder / block.name, block.png)
@@ -88,7 +93,9 @@ def _beside(results: Results, other: Results | None) -> list[Block]:
     return [Para(beside.sentence(found, other.cfg.name)), Table(header, beside.rows(found))]
 
 
-def _blocks(results: Results, said: stats.Verdict, compared: list[Block]) -> list[Block]:
+def _blocks(
+    results: Results, said: Verdict, compared: list[Block], sizes: list[evidence.Evidence]
+) -> list[Block]:
     cfg = results.cfg
     out: list[Block] = [Head("Verdict"), Para(f"Same recipe for all sizes: {said.sentence}")]
     if any(r.tuned for r in results.rows):
@@ -105,12 +112,14 @@ def _blocks(results: Results, said: stats.Verdict, compared: list[Block]) -> lis
         return [*out, Para("No job has finished yet.")]
     out += [Head("Results"), _table(results), Para(_bounds(results))]
     out += [Head("Trends with size"), _trends(results), Para(_trend_note(said))]
+    out += evidence.blocks(sizes, cfg.sweep.primary_ratio)
+    out += explains.blocks(explains.explained(results))
     out.append(Head("Plots"))
     out.append(
         Para(
-            "Bars are 95% bootstrap intervals: over replicates where a point has at least three, "
-            "else over the passages of its one model (which says nothing of other models). Dotted: "
-            "the decoder without memory."
+            "Bars are 95% intervals: over replicates where a point has at least three, else over "
+            "the passages of its one model (which says nothing of other models). Dotted: the "
+            "decoder without memory."
         )
     )
     for head in headlines(cfg):
@@ -158,41 +167,51 @@ def _table(results: Results) -> Table:
     header += ["tuned lr", f"{loss.label} (tuned)", f"{kept.label} (tuned)"] if tuned else []
     cells: dict[tuple, list[Result]] = defaultdict(list)
     for r in results.rows:
-        cells[r.job.setup.family, r.metrics["params"], r.job.setup.size, r.job.setup.ratio].append(
-            r
-        )
+        setup = r.job.setup
+        cells[setup.line, r.metrics["params"], setup.size, setup.ratio].append(r)
     rows = []
     for (family, params, size, ratio), found in sorted(cells.items()):
         row = [family, size, f"{params:,}", f"{ratio}x", str(len(found))]
         row.append(text(found[0].job.config.train.optim.lr))
-        row += [_mean([r.metrics.get(h.metric) for r in found]) for h in heads]
+        row += [_mean(found, h.metric, ratio) for h in heads]
         rank = next(h.metric for h in heads if h.metric.endswith("/rank"))
-        row.append(_mean([r.metrics.get(f"{rank}_bound") for r in found]))
+        row.append(_mean(found, f"{rank}_bound", ratio))
         if tuned:
             best = [r.tuned for r in found if r.tuned]
             rates = sorted({job.config.train.optim.lr for job, _ in best})
             row.append(" ".join(map(text, rates)))
-            row += [_mean([m.get(k) for _, m in best]) for k in (loss.metric, kept.metric)]
+            row += [_mean(found, k, ratio, tuned=True) for k in (loss.metric, kept.metric)]
         rows.append(row)
     return Table(header, rows)
 
 
-def _mean(values: list[float | None]) -> str:
-    found = [v for v in values if v is not None]
-    return f"{statistics.fmean(found):.4g}" if found else "–"
+def _mean(found: list[Result], metric: str, ratio: int, tuned: bool = False) -> str:
+    mean = stats.mean(points(found, metric, ratio, tuned))
+    return "–" if mean is None else evidence.shown(mean)
 
 
 def _bounds(results: Results) -> str:
     """What the numbers must be read beside, so that predictable text does not flatter."""
     parts = []
     for h in headlines(results.cfg):
-        floor = plots.floor_of(results, h.metric)
+        floor = floor_of(results, h.metric)
         if floor is not None:
             parts.append(f"{h.label} {floor:.4g}")
     said = f"Without memory (the floor): {', '.join(parts)}. " if parts else ""
     bits = next((r.metrics.get("ordinary/passage_bits") for r in results.rows), None)
     said += f"A passage holds {bits:.1f} bits on average, exactly. " if bits is not None else ""
-    return said + "n: trained models averaged in a row."
+    heads = [h.metric for h in endpoints(results.cfg)]
+    count = max((r.sums[m].shape[1] for r in results.rows for m in heads if m in r.sums), default=0)
+    among = (
+        f"and for the two endpoints the passages ({count}, one draw for all runs)"
+        if count
+        else "but not passages (records of the same ones are not there for every run)"
+    )
+    return said + (
+        "n: trained models averaged in a row. Mean ± half of its 95% interval, where there are "
+        "three base seeds or runs: from draws of base seeds, or of runs where there are under "
+        f"three base seeds, of training seeds inside them, {among}."
+    )
 
 
 def _trends(results: Results) -> Table:
@@ -207,7 +226,7 @@ def _trends(results: Results) -> Table:
     return Table(["metric", *(f"{r}x" for r in ratios)], rows)
 
 
-def _trend_note(said: stats.Verdict) -> str:
+def _trend_note(said: Verdict) -> str:
     words = "; ".join(f"{v.ratio}x: {v.word} ({v.detail})" for v in said.ratios)
     return (
         "Spearman's rank correlation with the number of parameters inside a replicate (a base "

@@ -9,13 +9,19 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Sequence
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from jaxcomp.config import Config
-from jaxcomp.sweep import grid, stats
+from jaxcomp.sweep import grid, passages, stats
 from jaxcomp.sweep.headlines import endpoints, headlines
 from jaxcomp.sweep.ledger import DONE, FAILED, Ledger
+from jaxcomp.sweep.verdict import Verdict, judge
 
 ID_COLUMNS = (
     "family", "size", "ratio", "base_seed", "seed", "config_hash", "lr", "params", "params_body",
@@ -31,6 +37,7 @@ class Result(NamedTuple):
     metrics: dict[str, Any]
     intervals: dict[str, tuple[float, float]]  # over passages, of one trained model
     tuned: tuple[grid.Job, dict[str, Any]] | None
+    sums: Mapping[str, np.ndarray] = MappingProxyType({})  # metric -> 2 x W, of its passages
 
 
 class Results(NamedTuple):
@@ -69,6 +76,39 @@ def collect(cfg: Config, ledger: Ledger) -> Results:
     return Results(cfg, rows, every, timings, failed, missing)
 
 
+def with_passages(results: Results, workdir: Path) -> Results:
+    """The two endpoints' passages beside each row, from `jobs/ID/passages.jsonl` under `workdir`.
+
+    All rows or none, since a draw of passages is one draw for all runs: none where records are
+    missing (rows taken over by --reuse have none), do not add up to the row's number, or are of
+    other passages than those of the first row. Raises ConfigError for a damaged file.
+    """
+    metrics = [h.metric for h in endpoints(results.cfg)]
+    rows: list[Result] = []
+    first: list[passages.Sums] | None = None
+    for row in results.rows:
+        found = passages.of_run(workdir / "jobs" / row.job.id / "passages.jsonl", metrics)
+        if found is None or not _adds_up(row, metrics, found):
+            return results
+        first = first or found
+        if [s.ids for s in found] != [s.ids for s in first]:
+            return results
+        sums = {m: s.sums_2W for m, s in zip(metrics, found, strict=True)}
+        rows.append(row._replace(sums=sums))
+    return results._replace(rows=rows)
+
+
+def _adds_up(row: Result, metrics: Sequence[str], found: Sequence[passages.Sums]) -> bool:
+    for metric, (_, (top_W, bottom_W)) in zip(metrics, found, strict=True):
+        value = row.metrics.get(metric)
+        # A metric that is not measurable has records and no value; it has no interval either.
+        if value is not None and not (
+            bottom_W.sum() > 0 and math.isclose(value, top_W.sum() / bottom_W.sum(), rel_tol=1e-6)
+        ):
+            return False
+    return True
+
+
 def _best_multiples(
     jobs: Sequence[grid.Job], every: Sequence[tuple[grid.Job, dict[str, Any]]]
 ) -> dict[grid.Setup, float]:
@@ -96,26 +136,29 @@ def _best_multiples(
     return best
 
 
-def points(rows: Iterable[Result], metric: str, ratio: int, tuned: bool = False):
-    """`stats.Point`s of one metric at one ratio."""
+def points(
+    rows: Iterable[Result], metric: str, ratio: int, tuned: bool = False
+) -> list[stats.Point]:
+    """Of one metric at one ratio; passages only of runs at the recipe's rate."""
     out = []
     for r in rows:
         metrics = r.metrics if not tuned else (r.tuned[1] if r.tuned else {})
         if r.job.setup.ratio == ratio:
             out.append(
                 stats.Point(
-                    r.job.setup.family,
+                    r.job.setup.line,
                     r.job.setup.size,
                     r.metrics["params"],
                     r.job.base_seed,
                     r.job.seed,
                     metrics.get(metric),
+                    None if tuned else r.sums.get(metric),
                 )
             )
     return out
 
 
-def verdict(results: Results, tuned: bool = False) -> stats.Verdict:
+def verdict(results: Results, tuned: bool = False) -> Verdict:
     """The computed answer, with the recipe's rate or with the rate tuned per size.
 
     Over the grid as it was asked for: what is unfinished is undecided.
@@ -123,13 +166,23 @@ def verdict(results: Results, tuned: bool = False) -> stats.Verdict:
     cfg = results.cfg
     loss, kept = endpoints(cfg)
     ratios = [r for r in sorted(cfg.sweep.ratios) if not tuned or r in cfg.sweep.lr_ratios]
-    return stats.judge(
+    return judge(
         {r: points(results.rows, loss.metric, r, tuned) for r in ratios},
         {r: points(results.rows, kept.metric, r, tuned) for r in ratios},
         cfg.sweep.primary_ratio,
+        smallest_effect=cfg.sweep.smallest_effect,
+        floor=floor_of(results, kept.metric) or 0.0,
         sizes=grid.sizes(cfg),
         endpoint=kept.label,
     )
+
+
+def floor_of(results: Results, metric: str) -> float | None:
+    """The same metric of the decoder without memory, where it was measured."""
+    name, _, rest = metric.partition("/")
+    found = [r.metrics.get(f"{name}/floor/{rest}") for r in results.rows]
+    values = [v for v in found if v is not None and math.isfinite(v)]
+    return statistics.fmean(values) if values else None
 
 
 # --- files -----------------------------------------------------------------------------------
@@ -147,7 +200,7 @@ def results_csv(results: Results) -> str:
     metrics = sorted({k for r in results.rows for k in r.metrics} - set(ID_COLUMNS))
     heads = [h.metric for h in headlines(results.cfg)]
     lines: list[list[Any]] = [
-        [*ID_COLUMNS, *metrics, *TUNED_COLUMNS, *(f"tuned/{h}" for h in heads)]
+        [*_id_columns(results.cfg), *metrics, *TUNED_COLUMNS, *(f"tuned/{h}" for h in heads)]
     ]
     for r in sorted(results.rows, key=lambda r: _order(r.job)):
         job, best = r.tuned or (None, {})
@@ -167,7 +220,7 @@ def results_csv(results: Results) -> str:
 def lr_grid_csv(results: Results) -> str:
     """Every finished job, those of the rate grid included, with the headline numbers."""
     heads = [h.metric for h in headlines(results.cfg)]
-    lines: list[list[Any]] = [[*ID_COLUMNS, "lr_multiple", *heads]]
+    lines: list[list[Any]] = [[*_id_columns(results.cfg), "lr_multiple", *heads]]
     for job, m in sorted(results.grid_rows, key=lambda r: _order(r[0])):
         lines.append([*_ids(job, m), job.lr_multiple, *(m.get(h) for h in heads)])
     return _csv(lines)
@@ -180,14 +233,24 @@ def timings_csv(results: Results) -> str:
     return _csv(lines)
 
 
+def _id_columns(cfg: Config) -> tuple[str, ...]:
+    """Those of every row; `recipe` after the ratio where the grid has recipes."""
+    if not cfg.sweep.recipes:
+        return ID_COLUMNS
+    at = ID_COLUMNS.index("ratio") + 1
+    return (*ID_COLUMNS[:at], "recipe", *ID_COLUMNS[at:])
+
+
 def _ids(job: grid.Job, m: dict[str, Any]) -> list[Any]:
-    where = [*job.setup, job.base_seed, job.seed, job.hash, job.config.train.optim.lr]
+    setup = job.setup if job.setup.recipe else job.setup[:3]
+    where = [*setup, job.base_seed, job.seed, job.hash, job.config.train.optim.lr]
     return [*where, m.get("params"), m.get("params_body"), m.get("val_loss")]
 
 
 def _order(job: grid.Job) -> tuple:
     size = grid.body(grid.model(job.config)), job.setup.size
-    return job.setup.family, *size, job.setup.ratio, job.base_seed, job.seed, job.lr_multiple
+    own = job.setup.recipe, job.base_seed, job.seed, job.lr_multiple
+    return job.setup.family, *size, job.setup.ratio, *own
 
 
 def _csv(lines: list[list[Any]]) -> str:

@@ -1,13 +1,25 @@
-"""Intervals and the one question of a sweep: does fidelity fall with size while loss falls?
+"""Intervals and trends of a sweep: the hierarchical bootstrap, and Spearman's rho with size.
 
 The unit of a claim about size is a *replicate*: one base seed x training seed, in which every size
 of a family was trained once. Passages are not replicates of a claim about size, because all
 passages of a run share one set of weights.
 
-The trend of a metric is Spearman's rank correlation with the number of compressor parameters,
-taken inside each replicate and family and averaged. Its null distribution permutes the sizes inside
-each. Where there are three or more base seeds, training seeds that share a base model are permuted
-together, since their errors are not independent.
+**Interval.** Saravanan et al. (2020): base seeds are drawn with replacement, then training seeds
+inside each drawn base. Passages, where their records are there, are drawn once for all runs, since
+all runs rebuild the same ones. One base seed, and one passage, fewer is drawn than there are (Rao
+and Wu 1988), which gives the variance of a mean without bias. The interval is the value ±
+Student's t x the standard deviation over the draws: percentiles of three base seeds never leave
+their range, which holds the mean three times in four. It is wide at three base seeds, as it should
+be; with several training seeds a base it holds more than 95%, since their noise is counted in both
+steps (Davison and Hinkley 1997, 3.8).
+
+**Trend.** Spearman's rank correlation of a metric with the number of compressor parameters, inside
+each replicate and family, averaged. Its null distribution permutes the sizes inside each. For equal
+sets of sizes this is Page's test (1963), whose L is a sum of these rho up to a constant. Where
+there are three or more base seeds, training seeds that share a base model are permuted together,
+since their errors are not independent.
+
+Letters here: R replicates, C columns (setups), D draws, W passages.
 """
 
 from __future__ import annotations
@@ -15,21 +27,26 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import rankdata
+from scipy.stats import t as student
 
 ALPHA = 0.05
-MIN_REPLICATES = 3
+MIN_REPLICATES = 3  # base seeds, or runs: fewer cannot tell a size from the luck of its one base
 DRAWS = 20_000  # of the permutation test where the exact distribution is too large
 EXACT = 200_000
-UNDECIDED = "undecided: these models only"
+BOOTSTRAP = 2000
 
 
 class Point(NamedTuple):
-    """One trained setup: where it stands on the size axis and what was measured (None: missing)."""
+    """One trained setup: where it stands on the size axis and what was measured (None: missing).
+
+    `sums_2W`: numerators and denominators of the passages, where the value is a sum over a sum and
+    the records are there.
+    """
 
     family: str
     size: str
@@ -37,6 +54,20 @@ class Point(NamedTuple):
     base_seed: int
     seed: int
     value: float | None
+    sums_2W: np.ndarray | None = None
+
+
+class Estimate(NamedTuple):
+    """A mean over replicates and its interval; None where there are under 3 to show one."""
+
+    value: float
+    half: float | None  # half of the interval's width
+    n: int  # runs, or replicates
+    levels: tuple[str, ...]  # drawn: base seeds | runs, training seeds, passages
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        return None if self.half is None else (self.value - self.half, self.value + self.half)
 
 
 class Trend(NamedTuple):
@@ -46,40 +77,13 @@ class Trend(NamedTuple):
     p_fall: float
     p_rise: float
     replicates: int
+    half: float | None = None  # of the 95% interval of rho
 
-
-class RatioVerdict(NamedTuple):
-    """What is claimed at one ratio. `p` is of the conjunction "loss falls and fidelity falls"."""
-
-    ratio: int
-    word: str  # observed | not observed | undecided: these models only
-    p: float  # Holm-adjusted for the secondary ratios
-    loss: Trend
-    kept: Trend
-    detail: str
-
-
-class Verdict(NamedTuple):
-    sentence: str
-    primary_ratio: int
-    ratios: tuple[RatioVerdict, ...]
-
-
-def bootstrap(
-    values: Iterable[float], *, seed: int = 0, draws: int = 2000, level: float = 0.95
-) -> tuple[float, float] | None:
-    """Percentile bootstrap interval of the mean; None below two values.
-
-    With three replicates it covers about three times in four, not nineteen in twenty: read it as
-    the range of the replicates, and the permutation test as the evidence.
-    """
-    x = np.asarray([v for v in values if math.isfinite(v)], float)
-    if len(x) < 2:
-        return None
-    picks = np.random.default_rng(seed).integers(len(x), size=(draws, len(x)))
-    tail = 100 * (1 - level) / 2
-    low, high = np.percentile(x[picks].mean(axis=1), [tail, 100 - tail])
-    return float(low), float(high)
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        if self.half is None:
+            return None
+        return max(-1.0, self.rho - self.half), min(1.0, self.rho + self.half)
 
 
 Sizes = Mapping[str, Collection[str]]  # family -> its sizes in the grid
@@ -113,6 +117,158 @@ def replicates(points: Sequence[Point], sizes: Sizes | None = None) -> list[list
     ]
 
 
+class Sample(NamedTuple):
+    """One metric at one ratio, of whole replicates."""
+
+    setups: tuple[tuple[str, str], ...]  # C x (family, size), smallest first inside a family
+    base_R: np.ndarray  # base seed of each replicate
+    value_RC: np.ndarray
+    sums_2RCW: np.ndarray | None  # of the passages; None unless every run has them
+
+    def columns(self, family: str) -> list[int]:
+        return [i for i, setup in enumerate(self.setups) if setup[0] == family]
+
+    @property
+    def families(self) -> list[str]:
+        return sorted({family for family, _ in self.setups})
+
+    @property
+    def units(self) -> int:
+        """What is independent: base seeds where there are three, else runs."""
+        bases = len(np.unique(self.base_R))
+        return bases if bases >= MIN_REPLICATES else len(self.base_R)
+
+
+def sample(points: Sequence[Point], sizes: Sizes | None = None) -> Sample:
+    """Whole replicates only, as `replicates` says; R is 0 where there is none."""
+    rows: dict[tuple[int, int], list[Point]] = defaultdict(list)
+    for block in replicates(points, sizes):
+        for p in block:
+            rows[p.base_seed, p.seed].append(p)
+    table = [row for _, row in sorted(rows.items())]
+    if not table:
+        return Sample((), np.zeros(0, int), np.zeros((0, 0)), None)
+    sums = None
+    if all(p.sums_2W is not None for row in table for p in row):
+        sums = np.moveaxis(np.array([[p.sums_2W for p in row] for row in table]), 2, 0)
+    return Sample(
+        tuple((p.family, p.size) for p in table[0]),
+        np.array([row[0].base_seed for row in table]),
+        np.array([[p.value for p in row] for row in table], float),
+        sums,
+    )
+
+
+def drawn(found: Sample, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """`weight_DR` of the replicates (sums 1) and `value_DRC` in each draw of the bootstrap.
+
+    `value_DRC` has one row for all draws where no passages enter.
+    """
+    rng = np.random.default_rng(seed)
+    weight_DR = _weights(found.base_R, rng)
+    if found.sums_2RCW is None:
+        return weight_DR, found.value_RC[None]
+    count = found.sums_2RCW.shape[-1]
+    times_DW = rng.multinomial(max(count - 1, 1), np.full(count, 1 / count), size=BOOTSTRAP)
+    top_DRC, bottom_DRC = np.einsum("dw,krcw->kdrc", times_DW, found.sums_2RCW, optimize=True)
+    some = bottom_DRC > 0
+    value_DRC = np.where(some, top_DRC / np.where(some, bottom_DRC, 1.0), found.value_RC)
+    return weight_DR, value_DRC
+
+
+def _weights(base_R: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    bases, number_R = np.unique(base_R, return_inverse=True)
+    if len(bases) < MIN_REPLICATES:
+        number_R = np.arange(len(base_R))
+    units = int(number_R.max()) + 1
+    chosen = max(units - 1, 1)
+    times = rng.multinomial(chosen, np.full(units, 1 / units), size=BOOTSTRAP)
+    weight_DR = np.zeros((BOOTSTRAP, len(base_R)))
+    for unit in range(units):
+        inside = np.flatnonzero(number_R == unit)
+        seeds = rng.multinomial(times[:, unit] * len(inside), np.full(len(inside), 1 / len(inside)))
+        weight_DR[:, inside] = seeds / len(inside) / chosen
+    return weight_DR
+
+
+def half_width(
+    found: Sample, all_D: np.ndarray, replicates_D: np.ndarray, level: float = 0.95
+) -> float | None:
+    """Half of the two-sided interval from a statistic's draws; None under 3 units.
+
+    `replicates_D` are its draws with all passages as they are. Degrees of freedom: units - 1, and
+    those of the passages where these vary more (Satterthwaite 1946).
+    """
+    if found.units < MIN_REPLICATES:
+        return None
+    spread = float(np.std(all_D))
+    if spread <= 1e-12 * float(np.max(np.abs(all_D))):
+        return 0.0  # all the same, but for rounding
+    free = found.units - 1.0
+    if found.sums_2RCW is not None:
+        of_replicates = min(float(np.var(replicates_D)) / spread**2, 1.0)
+        count = found.sums_2RCW.shape[-1]
+        free = 1 / (of_replicates**2 / free + (1 - of_replicates) ** 2 / max(count - 1, 1))
+    return float(student.ppf(0.5 + level / 2, free)) * spread
+
+
+def estimate(
+    found: Sample, contrast_C: Sequence[float] | np.ndarray, seed: int = 0, level: float = 0.95
+) -> Estimate:
+    """A weighted sum of columns, mean over replicates: one column, or a difference of two."""
+    contrast_C = np.asarray(contrast_C, float)
+    weight_DR, value_DRC = drawn(found, seed)
+    own_R = found.value_RC @ contrast_C
+    all_D = np.sum(weight_DR * (value_DRC @ contrast_C), axis=1)
+    half = half_width(found, all_D, weight_DR @ own_R, level)
+    return Estimate(
+        float(own_weights(found.base_R) @ own_R), half, len(found.base_R), levels(found)
+    )
+
+
+def own_weights(base_R: np.ndarray) -> np.ndarray:
+    """Every unit (see `Sample.units`) counts the same, as in the draws."""
+    bases, number_R, count = np.unique(base_R, return_inverse=True, return_counts=True)
+    if len(bases) < MIN_REPLICATES:
+        return np.full(len(base_R), 1 / len(base_R))
+    return 1 / (len(bases) * count[number_R.reshape(-1)])
+
+
+def unit_means(found: Sample) -> np.ndarray:
+    """`value_UC` of what is independent: base seeds, over their training seeds, or runs."""
+    bases, number_R = np.unique(found.base_R, return_inverse=True)
+    if len(bases) < MIN_REPLICATES:
+        return found.value_RC
+    return np.array([found.value_RC[number_R == u].mean(axis=0) for u in range(len(bases))])
+
+
+def levels(found: Sample) -> tuple[str, ...]:
+    """Which levels of the hierarchy enter an interval."""
+    bases, count = np.unique(found.base_R, return_counts=True)
+    if len(bases) >= MIN_REPLICATES:
+        out = ["base seeds"] + (["training seeds"] if count.max() > 1 else [])
+    else:
+        out = ["runs"]
+    return (*out, *(["passages"] if found.sums_2RCW is not None else []))
+
+
+def mean(points: Sequence[Point]) -> Estimate | None:
+    """Of one setup, over all of its runs; None where nothing was measured."""
+    held = [p for p in points if p.value is not None and math.isfinite(p.value)]
+    if not held:
+        return None
+    sums = None
+    if all(p.sums_2W is not None for p in held):
+        sums = np.moveaxis(np.array([[p.sums_2W] for p in held]), 2, 0)
+    one = Sample(
+        ((held[0].family, held[0].size),),
+        np.array([p.base_seed for p in held]),
+        np.array([[p.value] for p in held], float),
+        sums,
+    )
+    return estimate(one, [1.0])
+
+
 def trend(points: Sequence[Point], sizes: Sizes | None = None, *, seed: int = 0) -> Trend:
     """Does the value rise or fall with size? NaN correlation where no complete replicate exists."""
     blocks = replicates(points, sizes)
@@ -132,7 +288,28 @@ def trend(points: Sequence[Point], sizes: Sizes | None = None, *, seed: int = 0)
     extra = 0 if exact else 1
     p_fall = (np.sum(null <= observed + tiny) + extra) / (len(null) + extra)
     p_rise = (np.sum(null >= observed - tiny) + extra) / (len(null) + extra)
-    return Trend(float(observed / len(blocks)), float(p_fall), float(p_rise), count)
+    rho = float(observed / len(blocks))
+    half = _rho_half(sample(points, sizes), seed)
+    return Trend(rho, float(p_fall), float(p_rise), count, half)
+
+
+def _rho_half(found: Sample, seed: int) -> float | None:
+    weight_DR, value_DRC = drawn(found, seed)
+
+    def rho(value_XRC: np.ndarray) -> np.ndarray:
+        return np.mean([_rhos(value_XRC[..., found.columns(f)]) for f in found.families], axis=0)
+
+    all_D = np.sum(weight_DR * rho(value_DRC), axis=1)
+    return half_width(found, all_D, weight_DR @ rho(found.value_RC))
+
+
+def _rhos(value_DRC: np.ndarray) -> np.ndarray:
+    """Spearman's rho of the columns with their order, which is that of size; 0 for a flat row."""
+    y = rankdata(value_DRC, axis=-1)
+    y = y - y.mean(axis=-1, keepdims=True)
+    x = np.arange(y.shape[-1]) - (y.shape[-1] - 1) / 2
+    scale = np.sqrt((x @ x) * np.sum(y * y, axis=-1))
+    return np.where(scale > 0, y @ x / np.where(scale > 0, scale, 1.0), 0.0)
 
 
 def _permuted_rho(block: list[Point], seed: int) -> np.ndarray:
@@ -162,79 +339,8 @@ def _convolve(totals: list[np.ndarray], seed: int) -> tuple[np.ndarray, bool]:
     return sum((rng.choice(t, size=DRAWS) for t in totals), np.zeros(DRAWS)), False
 
 
-def judge(
-    loss: Mapping[int, Sequence[Point]],
-    kept: Mapping[int, Sequence[Point]],
-    primary_ratio: int,
-    *,
-    sizes: Sizes | None = None,
-    endpoint: str = "counterfactual slots kept",
-    alpha: float = ALPHA,
-) -> Verdict:
-    """In which ratios does loss fall with size while fidelity (`kept`, named `endpoint`) falls?
-
-    Both must fall, each at level `alpha` (an intersection-union test: the larger p decides). The
-    primary ratio is fixed in the config before running and tested alone; the others are secondary,
-    adjusted by Holm's method. `sizes`: as for `replicates`.
-    """
-    trends = {r: (trend(loss[r], sizes), trend(kept[r], sizes)) for r in sorted(loss)}
-    raw = {r: max(a.p_fall, b.p_fall) for r, (a, b) in trends.items()}
-    adjusted = _holm({r: p for r, p in raw.items() if r != primary_ratio})
-    if primary_ratio in raw:
-        adjusted[primary_ratio] = raw[primary_ratio]
-    out = tuple(_verdict_at(r, *trends[r], adjusted[r], alpha, endpoint) for r in trends)
-    return Verdict(_sentence(out, primary_ratio, endpoint), primary_ratio, out)
-
-
-def _holm(ps: dict[int, float]) -> dict[int, float]:
-    worst, out = 0.0, {}
-    for i, (key, p) in enumerate(sorted(ps.items(), key=lambda kv: (kv[1], kv[0]))):
-        worst = max(worst, min(1.0, p * (len(ps) - i)))
-        out[key] = worst
-    return out
-
-
 def way(t: Trend, alpha: float = ALPHA) -> str:
     """A trend in words; p-values are one-sided."""
     if t.p_fall < alpha:
         return "falls"
     return "rises" if t.p_rise < alpha else "has no clear trend"
-
-
-def _verdict_at(
-    ratio: int, loss: Trend, kept: Trend, p: float, alpha: float, endpoint: str
-) -> RatioVerdict:
-    detail = (
-        f"loss {way(loss, alpha)} with size (rho {loss.rho:+.2f}, p {loss.p_fall:.3g}), "
-        f"{endpoint} {way(kept, alpha)} (rho {kept.rho:+.2f}, p {kept.p_fall:.3g})"
-    )
-    if min(loss.replicates, kept.replicates) < MIN_REPLICATES:
-        # Fewer replicates cannot tell a size from the luck of its one base model.
-        detail = f"rho of loss {loss.rho:+.2f}, of {endpoint} {kept.rho:+.2f}"
-        if not loss.replicates:
-            detail = "no replicate in which every size, of two or more, was measured"
-        elif not kept.replicates:
-            detail = f"{endpoint}: not measured in every size of any replicate"
-        return RatioVerdict(ratio, UNDECIDED, p, loss, kept, detail)
-    return RatioVerdict(ratio, "observed" if p < alpha else "not observed", p, loss, kept, detail)
-
-
-def _sentence(ratios: tuple[RatioVerdict, ...], primary_ratio: int, endpoint: str) -> str:
-    """The verdict in words; every word of it follows from the numbers."""
-    by_ratio = {v.ratio: v for v in ratios}
-    if primary_ratio not in by_ratio:
-        head = f"Primary endpoint (ratio {primary_ratio}) is not in this grid: {UNDECIDED}."
-    else:
-        v = by_ratio[primary_ratio]
-        n = min(v.loss.replicates, v.kept.replicates)
-        plural = "replicate" if n == 1 else "replicates"
-        head = (
-            f"Bigger but less faithful ({endpoint} at {primary_ratio}x, the primary endpoint): "
-            f"{v.word} [{v.detail}; {n} {plural}]."
-        )
-    groups: dict[str, list[str]] = defaultdict(list)
-    for v in ratios:
-        if v.ratio != primary_ratio:
-            groups[v.word].append(f"{v.ratio}x")
-    rest = "; ".join(f"{word} at {', '.join(which)}" for word, which in sorted(groups.items()))
-    return head + (f" Secondary ratios (Holm-adjusted): {rest}." if rest else "")

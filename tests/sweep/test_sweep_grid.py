@@ -1,13 +1,18 @@
+import csv
 import dataclasses
+import io
+from typing import Any
 
 import pytest
-from sweep_stub import config
+from sweep_stub import config, run
 
-from jaxcomp.config import Config, ConfigError
-from jaxcomp.sweep import grid
+from jaxcomp.config import Config, ConfigError, to_dict
+from jaxcomp.sweep import grid, results
+from jaxcomp.sweep.ledger import Ledger
+from jaxcomp.validate import validate
 
 
-def change(cfg, key, value):
+def change(cfg: Config, key: str, value: Any) -> Config:
     names = key.split(".")
     nodes = [cfg]
     for name in names[:-1]:
@@ -86,6 +91,41 @@ def test_another_size_changes_only_its_own_hash():
     assert {i for i in before if before[i] != after[i]} == {i for i in before if "-m-" in i}
 
 
+def test_recipes_are_one_more_axis():
+    cfg = config(recipes=("pcc", "pisco"), lr_grid=(2.0,), seeds=(0, 1))
+    jobs = {job.id: job for job in grid.expand(cfg)}
+    assert len(jobs) == 2 * len(grid.expand(config(lr_grid=(2.0,), seeds=(0, 1))))
+    one = jobs["toy-s-r16-b1-s0-lr2x-pisco"]
+    assert one.setup == grid.Setup("toy", "s", 16, "pisco")
+    assert one.base == "toy-s-b1"
+    memory = one.config.memory
+    assert (memory.recipe, memory.kind, memory.connector) == ("pisco", "interleave", "relu")
+    assert len({job.hash for job in jobs.values()}) == len(jobs)
+    assert grid.sizes(cfg) == {"toy pcc": {"s", "m"}, "toy pisco": {"s", "m"}}
+
+
+def test_a_recipe_of_a_grid_has_the_hash_of_that_recipe_alone():
+    """So a sweep of recipes takes over the rows of a sweep of `pcc`."""
+    alone, among = hashes(config()), hashes(config(recipes=("pcc", "arc")))
+    assert {f"{i}-pcc": h for i, h in alone.items()}.items() <= among.items()
+
+
+def test_rows_of_a_sweep_of_recipes_name_theirs(tmp_path):
+    cfg = config(recipes=("pcc", "arc"), base_seeds=(0,), ratios=(4,))
+    run(cfg, tmp_path)
+    found = results.collect(cfg, Ledger(tmp_path))
+    rows = list(csv.DictReader(io.StringIO(results.results_csv(found))))
+    told = [(r["size"], r["ratio"], r["recipe"], r["base_seed"]) for r in rows]
+    assert told == [(s, "4", r, "0") for s in "sm" for r in ("arc", "pcc")]
+    assert [r["config_hash"] for r in rows] == [
+        hashes(cfg)[f"toy-{s}-r4-b0-s0-{r}"] for s in "sm" for r in ("arc", "pcc")
+    ]
+    plain = config(base_seeds=(0,), ratios=(4,))
+    run(plain, tmp_path / "plain")
+    head = results.results_csv(results.collect(plain, Ledger(tmp_path / "plain"))).split("\n")[0]
+    assert "recipe" not in head.split(",")
+
+
 def test_data_counts_by_content_not_by_place(tmp_path):
     def at(path):
         path.parent.mkdir(exist_ok=True)
@@ -106,3 +146,19 @@ def test_an_empty_grid_is_an_error():
 def test_differences_name_the_dotted_field():
     assert grid.differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}}) == [("a.c", 2, 3)]
     assert grid.differences({"a": 1}, {"a": 1, "b": 2}) == [("b", "-", 2)]
+
+
+def test_the_smallest_effect_is_bound_to_the_workdir_and_to_no_job():
+    """Fixed before running: another one is another question, though of the same runs."""
+    cfg = config()
+    other = change(cfg, "sweep.smallest_effect", 0.1)
+    assert hashes(other) == hashes(cfg)
+    assert "smallest_effect" not in to_dict(cfg)["sweep"]  # published sweeps keep their identity
+    fields = [
+        field
+        for field, *_ in grid.differences(grid.sweep_identity(cfg), grid.sweep_identity(other))
+    ]
+    assert fields == ["sweep.smallest_effect"]
+    for value in (0.0, 1.0, -0.1, float("nan")):
+        with pytest.raises(ConfigError, match=r"sweep\.smallest_effect"):
+            validate(change(cfg, "sweep.smallest_effect", value))

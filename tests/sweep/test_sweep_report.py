@@ -1,6 +1,7 @@
 import csv
 import dataclasses
 import io
+import json
 import re
 
 import numpy as np
@@ -48,7 +49,7 @@ def test_report_of_a_planted_paradox(tmp_path):
     cfg = config(base_seeds=(0, 1, 2, 3, 4, 5))
     fill(cfg, tmp_path)
     written = report(cfg, tmp_path)
-    assert "counterfactual slots kept at 16x, the primary endpoint): observed" in written.sentence
+    assert "counterfactual slots kept at 16x, the primary endpoint): present" in written.sentence
     assert (written.done, written.failed, written.missing) == (24, (), ())
     assert "6 replicates" in written.sentence
     html = (tmp_path / "report/report.html").read_text()
@@ -59,13 +60,13 @@ def test_report_of_a_planted_paradox(tmp_path):
     assert "60.0 bits" in html
 
 
-@pytest.mark.parametrize(("trend", "word"), [(0.1, "rises"), (0.0, "not observed")])
+@pytest.mark.parametrize(("trend", "word"), [(0.1, "rises"), (0.0, "has no clear trend")])
 def test_the_verdict_follows_the_numbers(tmp_path, trend, word):
     cfg = config(base_seeds=(0, 1, 2, 3, 4, 5))
     fill(cfg, tmp_path, trend)
     sentence = results.verdict(results.collect(cfg, Ledger(tmp_path))).sentence
     assert word in sentence
-    assert "primary endpoint): not observed" in sentence
+    assert "primary endpoint): absent" in sentence
 
 
 def test_an_unfinished_sweep_says_what_is_missing_and_what_failed(tmp_path):
@@ -73,7 +74,7 @@ def test_an_unfinished_sweep_says_what_is_missing_and_what_failed(tmp_path):
     fill(cfg, tmp_path, skip=["toy-s-r4-b0-s0"], failed=["toy-m-r4-b1-s0"])
     written = report(cfg, tmp_path)
     assert written.missing == ("toy-s-r4-b0-s0",)
-    assert "undecided: these models only" in written.sentence
+    assert "primary endpoint): undecided at this power" in written.sentence
     page = (tmp_path / "report/report.html").read_text()
     assert "missing from this report: 1 job:" in page
     assert "toy-m-r4-b1-s0: ValueError: &lt;planted&gt; | failure" in page
@@ -216,10 +217,94 @@ def test_bars_are_over_replicates_or_else_over_passages(tmp_path):
     found = plots.summary(
         results.collect(many, Ledger(tmp_path / "many")), "ordinary/loss", 4, "toy"
     )
+    assert len(found) == 2
     for _, mean, low, high in found:
         assert low is not None
         assert high is not None
         assert low < mean < high
+
+
+def test_every_mean_of_the_page_has_an_interval_or_says_n(tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, "plot", lambda results, head: None)
+    many = config(base_seeds=(0, 1, 2))
+    fill(many, tmp_path / "many")
+    report(many, tmp_path / "many")
+    one = config(base_seeds=(0,))
+    fill(one, tmp_path / "one")
+    report(one, tmp_path / "one")
+    for folder, mark in (("many", "±"), ("one", "(n = 1)")):
+        page = (tmp_path / folder / "report/report.md").read_text()
+        table = page.split("## Results")[1].split("\n\n")[1].splitlines()
+        shown = [c.strip() for row in table[2:] for c in row.strip("| ").split("|")[6:]]
+        assert len(shown) == 4 * (len(WORLD) + 1)
+        assert all(mark in c or c == "–" for c in shown)
+        assert sum(mark in c for c in shown) == 4 * len(WORLD)  # no bound was measured
+        assert "## Size against size, at 16x" in page
+        assert "## Where the best size is" in page
+    assert "no pair can be told apart at 0.05" in (tmp_path / "many/report/report.md").read_text()
+    found = rows((tmp_path / "many/report/pairs.csv").read_text())
+    assert [(r["metric"], r["ratio"], r["small"], r["large"], r["p_least"]) for r in found] == [
+        (m, r, "s", "m", "0.25")
+        for m in ("ordinary/loss", "counterfactual/nonfavourite/all/kept")
+        for r in ("4", "16")
+    ]
+    assert all(float(r["low"]) < float(r["change"]) < float(r["high"]) for r in found)
+
+
+def passage_lines(value, slots, kept, shift=0):
+    """Twenty ordinary passages of that mean loss, and as many of `slots` slots, `kept` in all."""
+    made = [
+        {"set": "ordinary", "id": f"o{i + shift}", "loss": value, "targets": 9} for i in range(20)
+    ]
+    for i in range(20):
+        mine = kept // 20 + (i < kept % 20)
+        counts = {"nonfavourite/all/kept": mine, "nonfavourite/all/lost": slots - mine}
+        made.append(
+            {"set": "counterfactual", "id": f"c{i + shift}", "counts": counts, "text": "\x85"}
+        )
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in made)
+
+
+def test_passages_enter_where_every_run_has_the_same_ones(tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, "plot", lambda results, head: None)
+    cfg = config(base_seeds=(0, 1, 2), ratios=(16,))
+    ledger = Ledger(tmp_path)
+    for k, job in enumerate(grid.expand(cfg)):
+        kept, loss = 40 + 3 * k, 1.0 + 0.1 * k
+        size = grid.model(job.config).hidden_size
+        metrics = {
+            "params": size,
+            "ordinary/loss": loss,
+            "counterfactual/nonfavourite/all/kept": kept / 100,
+        }
+        ledger.write(job, DONE, metrics=metrics, intervals={}, timings={})
+        folder = tmp_path / "jobs" / job.id
+        folder.mkdir(parents=True)
+        (folder / "passages.jsonl").write_text(passage_lines(loss, 5, kept), encoding="utf-8")
+
+    def read():
+        return results.with_passages(results.collect(cfg, ledger), tmp_path).rows
+
+    for row in read():
+        for metric, (top, bottom) in row.sums.items():
+            assert top.sum() / bottom.sum() == pytest.approx(row.metrics[metric])
+        assert len(row.sums) == 2
+    report(cfg, tmp_path)
+    page = (tmp_path / "report/report.md").read_text()
+    assert "the passages (20, one draw for all runs)" in page
+    assert "p over passages" in page
+    assert rows((tmp_path / "report/pairs.csv").read_text())[0]["p_passages"] != ""
+    path = tmp_path / "jobs" / "toy-m-r16-b2-s0" / "passages.jsonl"
+    for other in (passage_lines(1.5, 5, 55, shift=1), passage_lines(1.5, 5, 54), None):
+        path.write_text(other or "", encoding="utf-8")
+        assert not any(row.sums for row in read())  # other passages, another number, none
+    path.unlink()
+    assert not any(row.sums for row in read())
+    report(cfg, tmp_path)
+    assert "but not passages" in (tmp_path / "report/report.md").read_text()
+    path.write_text('{"set": "ord')
+    with pytest.raises(ConfigError, match=r"passages\.jsonl, line 1: not JSON"):
+        read()
 
 
 def test_intervals_over_passages_hold_the_metric():
