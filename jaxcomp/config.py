@@ -97,10 +97,14 @@ class DataConfig:
 class MemoryConfig:
     """What the memory is and where it stands."""
 
-    recipe: str = "pcc"
-    kind: str = "append"  # append: learned memory tokens after the segment (the only kind so far)
+    recipe: str = "pcc"  # a name for kind and connector (jaxcomp/recipes.py); custom: any of them
+    # append: learned memory tokens after the segment; interleave: one after every `ratio` tokens;
+    # pool: means of blocks of states
+    kind: str = "append"
     ratio: int = 4  # context tokens per memory vector; divides data.segment
     positions: str = "spread"  # spread: memory vector m has its block's position id; consecutive
+    # mlp: RMSNorm-Linear-GELU-Linear; relu: Linear-ReLU-Linear; none: states times a constant
+    connector: str = field(default="mlp", metadata=LATER)
     connector_hidden: int = 0  # 0: twice the decoder's width
     marker_steps: int = 300  # markers are trained this long, then frozen (PCC's warm-up)
     lora: LoraConfig = field(default_factory=LoraConfig)
@@ -128,8 +132,10 @@ class TrainConfig:
     """One training run of a compressor (or, with `train_decoder`, of the pair)."""
 
     optim: OptimConfig = field(default_factory=OptimConfig)
-    objective: str = "coin"  # coin: each example is rebuilt or continued; sum: both
-    p_reconstruct: float = 0.5  # coin: probability; sum: weight of reconstruction
+    # coin: each example is rebuilt or continued; sum: both; distil: rebuilt, and continued as the
+    # decoder does that reads the whole text (KL)
+    objective: str = "coin"
+    p_reconstruct: float = 0.5  # coin: probability; sum, distil: weight of reconstruction
     p_blank: float = 0.0  # share of examples whose memory is withheld: a decoder in training stays
     # a language model, and "no memory" is nothing it has never seen
     word_dropout: float = 0.0  # share of the target's words hidden from the decoder where it has a
@@ -187,16 +193,22 @@ class EvalConfig:
 
 @dataclass(frozen=True)
 class SweepConfig:
-    """The grid. A setup is family x size x ratio; a job is a setup x base seed x seed x lr."""
+    """The grid. A setup is family x size x ratio (x recipe); a job is a setup x base seed x seed x
+    lr."""
 
     families: tuple[str, ...] = ()  # (): every family of `families`
     sizes: tuple[str, ...] = ()  # (): every size of a family
     ratios: tuple[int, ...] = (4, 16, 64)
+    # (): the one of `memory`; else each of these (jaxcomp/recipes.py), for one and the same decoder
+    recipes: tuple[str, ...] = field(default=(), metadata=LATER)
     base_seeds: tuple[int, ...] = (0,)
     seeds: tuple[int, ...] = (0,)
     lr_grid: tuple[float, ...] = ()  # multiples of train.optim.lr tried per size
     lr_ratios: tuple[int, ...] = (16,)  # ratios at which the grid is run
     primary_ratio: int = 16  # pre-registered endpoint: counterfactual slots kept at this ratio
+    # pre-registered: a smaller fall of the endpoint (a share) would not matter; the verdict's
+    # "absent" is earned by excluding one as large
+    smallest_effect: float = field(default=0.05, metadata=LATER)
     workers: int = 0  # local processes; 0: one a core on CPU, else 1
 
 

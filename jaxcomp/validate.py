@@ -8,16 +8,18 @@ import os
 import re
 from typing import Any
 
+from jaxcomp import recipes
 from jaxcomp.config import Config, ConfigError, DataConfig, ModelConfig, OptimConfig, TrainConfig
 from jaxcomp.data.files import is_file, matching, size_of
 from jaxcomp.llm.hub import is_id
 
 CHOICES = {
     "data.source": ("world", "text", "tfds"),
-    "memory.recipe": ("pcc",),
-    "memory.kind": ("append",),
+    "memory.recipe": (*recipes.RECIPES, recipes.CUSTOM),
+    "memory.kind": recipes.KINDS,
+    "memory.connector": recipes.CONNECTORS,
     "memory.positions": ("spread", "consecutive"),
-    "train.objective": ("coin", "sum"),
+    "train.objective": ("coin", "sum", "distil"),
     "decoder.adapt.objective": ("coin", "sum"),
     "train.dtype": ("float32", "bfloat16"),
     "decoder.adapt.dtype": ("float32", "bfloat16"),
@@ -86,6 +88,8 @@ def validate(cfg: Config) -> None:
     """Raises ConfigError that names the field, what was found, what works and the mend."""
     for key, allowed in CHOICES.items():
         _choice(key, get(cfg, key), allowed)
+    recipes.check(cfg.memory)
+    recipes.check_towers(cfg.memory, cfg.train)
     for key, least in AT_LEAST.items():
         if get(cfg, key) < least:
             raise ConfigError(f"{key} = {get(cfg, key)}: expected at least {least}")
@@ -293,8 +297,28 @@ def _sweep(cfg: Config) -> None:
             "which must not be counted as several; use one base seed, and sweep.seeds for several "
             "training seeds"
         )
+    if not 0 < sweep.smallest_effect < 1:
+        raise ConfigError(
+            f"sweep.smallest_effect = {sweep.smallest_effect}: expected a share above 0 and under "
+            "1, such as 0.05 of the counterfactual slots"
+        )
+    _recipes(cfg)
     for multiple in sweep.lr_grid:
         if not (math.isfinite(multiple) and multiple > 0):
             raise ConfigError(f"sweep.lr_grid: {multiple} is not a positive multiple of the rate")
     if len(set(sweep.lr_grid)) != len(sweep.lr_grid):
         raise ConfigError(f"sweep.lr_grid = {sweep.lr_grid}: has the same multiple twice")
+
+
+def _recipes(cfg: Config) -> None:
+    chosen = cfg.sweep.recipes
+    for name in chosen:
+        _choice("sweep.recipes", name, tuple(recipes.RECIPES))
+    if len(set(chosen)) != len(chosen):
+        raise ConfigError(f"sweep.recipes = {chosen}: has the same recipe twice")
+    if chosen and "decoder" not in cfg.folders:
+        raise ConfigError(
+            "sweep.recipes needs folders.decoder: a decoder made here is taught by a reference "
+            "compressor of one recipe, and would be another for each; name one for all with "
+            "--folders.decoder=DIR"
+        )

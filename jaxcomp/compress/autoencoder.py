@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxcomp import recipes
 from jaxcomp.compress.compressor import Compressor, Memory, Scale, kind_of, moments, scale_of
 from jaxcomp.config import ConfigError, MemoryConfig, TrainConfig
 from jaxcomp.llm.lora import LoraParam
@@ -28,7 +29,6 @@ from jaxcomp.llm.model import Transformer
 from jaxcomp.sharding import SPECS, constrain
 
 BEGIN, END, REBUILD, CONTINUE = range(4)  # rows of markers_4D; mode 0 is REBUILD, 1 CONTINUE
-RECIPES = ("pcc",)
 
 
 class Prefix(NamedTuple):
@@ -63,6 +63,7 @@ class AutoEncoder(nnx.Module):
     ):
         self.compressor = compressor
         self.decoder = decoder
+        self.positions = compressor.positions
         D = decoder.cfg.hidden_size
         if markers_4D is None:
             mean_D, std_D = moments(decoder.emb[...])
@@ -107,7 +108,7 @@ class AutoEncoder(nnx.Module):
         other with the decoder's position ids."""
         B, G, M, D = vec_BGMD.shape
         seg_BM = jnp.reshape(seg_BGM, (B, G * M), out_sharding=SPECS["batch"])
-        if self.compressor.positions == "consecutive":
+        if self.positions == "consecutive":
             pos_BM = jnp.maximum(jnp.cumsum(seg_BM, axis=1), 1)  # valid ones count from 1
             end_B = 1 + jnp.sum(seg_BM, axis=1)
         else:
@@ -168,6 +169,29 @@ class AutoEncoder(nnx.Module):
         tok_RL = jnp.reshape(tok_BOL, (B * O, L), out_sharding=SPECS["batch"])
         len_R1 = jnp.reshape(tok_len_BO, (B * O, 1), out_sharding=SPECS["batch"])
         mode_R = jnp.reshape(mode_BO, (B * O,), out_sharding=SPECS["batch"])
+        return self.after(
+            memory,
+            tok_RL,
+            len_R1,
+            mode_R,
+            remat=remat,
+            word_dropout=word_dropout,
+            dropout_key=dropout_key,
+        )
+
+    def after(
+        self,
+        memory: Memory,
+        tok_RL: jax.Array,
+        len_R1: jax.Array,
+        mode_R: jax.Array,
+        *,
+        remat: str = "none",
+        word_dropout: float = 0.0,
+        dropout_key: jax.Array | None = None,
+    ) -> Targets:
+        """As `targets`, of one target a row with its memory; len_R1 counts the end token."""
+        L = tok_RL.shape[1]
         prefix = self.prefix(memory, mode_R)
         with jax.named_scope("decoder"):
             # The last token is only ever a label.
@@ -189,12 +213,10 @@ class AutoEncoder(nnx.Module):
 
 
 def check_memory(memory: MemoryConfig) -> None:
-    """Raises ConfigError for a recipe, kind or layout that does not exist."""
-    if memory.recipe not in RECIPES:
-        raise ConfigError(
-            f"memory.recipe = {memory.recipe!r} is unknown; expected one of: {', '.join(RECIPES)}"
-        )
+    """Raises ConfigError for a recipe, kind or layout that does not exist, and for a kind or a
+    connector that is not the recipe's."""
     kind_of(memory)
+    recipes.check(memory)
     if memory.positions not in ("spread", "consecutive"):
         raise ConfigError(
             f"memory.positions = {memory.positions!r}; expected spread or consecutive"

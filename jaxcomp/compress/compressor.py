@@ -1,8 +1,7 @@
 """The compressor: a transformer that writes a segment into M memory vectors.
 
 The memory kind is a strategy: a class in `KINDS`, chosen by `memory.kind`, that is built as
-`Compressor` is and answers `(ctx_BT, len_B, ratio=...)` with a `Memory`. Only `append` exists;
-pooled blocks would be another class here, and key-value memories one whose `Memory` carries more.
+`Compressor` (`append`) is and answers `(ctx_BT, len_B, ratio=...)` with a `Memory`.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxcomp.compress.connector import Connector
+from jaxcomp.compress.connector import connect
 from jaxcomp.config import ConfigError, MemoryConfig
 from jaxcomp.llm.model import Transformer
 from jaxcomp.sharding import SPECS, constrain
@@ -37,6 +36,17 @@ class Scale(NamedTuple):
     std: float
 
 
+class Segments(NamedTuple):
+    """Rows to compress: tokens, padded on the right, and where the M memory vectors belong."""
+
+    ctx_BT: jax.Array
+    slot_BT: jax.Array  # int32: 0 .. T - 1
+    seg_BT: jax.Array  # int32, 1 = a token, 0 = padding
+    seg_BM: jax.Array
+    pos_BM: jax.Array
+    ratio: int
+
+
 class Compressor(nnx.Module):
     """Kind `append`: learned memory tokens after the T slots of a segment, last states read out.
 
@@ -45,7 +55,7 @@ class Compressor(nnx.Module):
 
     Args:
         llm: the tower, width E.
-        memory: layout, connector width.
+        memory: layout, connector and its width.
         segment: T.
         slots: memory tokens held, T / (the smallest ratio it will be asked for).
         scale: of the decoder's token embeddings; the memory starts there.
@@ -68,15 +78,11 @@ class Compressor(nnx.Module):
         self.segment = segment
         self.slots = slots
         self.positions = memory.positions
-        mean_E, std_E = moments(llm.emb[...])
-        # All alike where their places tell them apart: what one learns of its block, all learn.
-        drawn = 1 if memory.positions == "spread" else slots
-        noise_ME = jax.random.normal(rngs.params(), (drawn, mean_E.shape[0]))
-        mem_ME = jnp.broadcast_to(mean_E + noise_ME * std_E, (slots, mean_E.shape[0]))
-        self.mem_ME = nnx.Param(constrain(mem_ME, "mem_MD"), spec="mem_MD")
+        self._hold(rngs)
         mean_D, std = scale
-        self.connector = Connector(
-            mean_E.shape[0],
+        self.connector = connect(
+            memory.connector,
+            llm.cfg.hidden_size,
             memory.connector_hidden or 2 * mean_D.shape[0],
             mean_D,
             std,
@@ -84,6 +90,15 @@ class Compressor(nnx.Module):
             unit=max(1.0, std) if decoder_learns else std,
             rngs=rngs,
         )
+
+    def _hold(self, rngs: nnx.Rngs) -> None:
+        """What is held beside tower and connector: the memory tokens."""
+        mean_E, std_E = moments(self.llm.emb[...])
+        # All alike where their places tell them apart: what one learns of its block, all learn.
+        drawn = 1 if self.positions == "spread" else self.slots
+        noise_ME = jax.random.normal(rngs.params(), (drawn, mean_E.shape[0]))
+        mem_ME = jnp.broadcast_to(mean_E + noise_ME * std_E, (self.slots, mean_E.shape[0]))
+        self.mem_ME = nnx.Param(constrain(mem_ME, "mem_MD"), spec="mem_MD")
 
     def __call__(
         self,
@@ -103,25 +118,26 @@ class Compressor(nnx.Module):
         B, T = ctx_BT.shape
         M = self.count(T, ratio)
         with jax.named_scope("compressor"):
-            tok_BME = jnp.broadcast_to(
-                self._tokens(M), (B, M, self.mem_ME.shape[1]), out_sharding=SPECS["act_BLD"]
-            )
-            ctx_BTE = self.llm.embed(ctx_BT)
-            x_BSE = jnp.concatenate([ctx_BTE, tok_BME.astype(ctx_BTE.dtype)], axis=1)
             seg_BM, pos_BM = self.places(M, len_B, ratio)
             slot_BT = _rows(jnp.arange(T, dtype=jnp.int32), B)
             seg_BT = (slot_BT < len_B[:, None]).astype(jnp.int32)
-            hidden_BSE = self.llm(
-                x_BSE,
-                jnp.concatenate([slot_BT, pos_BM], axis=1),
-                jnp.concatenate([seg_BT, seg_BM], axis=1),
-                remat=remat,
-                packed=False,
-                dropout_key=dropout_key,
-            )
+            rows = Segments(ctx_BT, slot_BT, seg_BT, seg_BM, pos_BM, ratio)
             # Invalid vectors are zero, so that nothing downstream can depend on padding.
-            vec_BMD = self.connector(hidden_BSE[:, T:]) * seg_BM[:, :, None]
+            vec_BMD = self.connector(self._states(rows, remat, dropout_key)) * seg_BM[:, :, None]
         return Memory(vec_BMD, seg_BM, pos_BM, jnp.max(pos_BM, axis=1) + 1)
+
+    def _states(self, rows: Segments, remat: str, dropout_key: jax.Array | None) -> jax.Array:
+        """The M states that are read out, before the connector; what is not valid means nothing."""
+        tok_BME, ctx_BTE = self._tokens_of(rows), self.llm.embed(rows.ctx_BT)
+        hidden_BSE = self.llm(
+            jnp.concatenate([ctx_BTE, tok_BME], axis=1),
+            jnp.concatenate([rows.slot_BT, rows.pos_BM], axis=1),
+            jnp.concatenate([rows.seg_BT, rows.seg_BM], axis=1),
+            remat=remat,
+            packed=False,
+            dropout_key=dropout_key,
+        )
+        return hidden_BSE[:, rows.ctx_BT.shape[1] :]
 
     def count(self, T: int, ratio: int) -> int:
         """M for segments of T tokens at `ratio`."""
@@ -133,6 +149,14 @@ class Compressor(nnx.Module):
                 f"built with {self.slots}; build it with the smallest ratio among train.ratios"
             )
         return T // ratio
+
+    def _tokens_of(self, rows: Segments) -> jax.Array:
+        """Memory tokens of every row, tok_BME in the tower's dtype."""
+        tok_ME = self._tokens(rows.seg_BM.shape[1])
+        tok_BME = jnp.broadcast_to(
+            tok_ME, (rows.seg_BM.shape[0], *tok_ME.shape), out_sharding=SPECS["act_BLD"]
+        )
+        return tok_BME.astype(self.llm.dtype)
 
     def _tokens(self, M: int) -> jax.Array:
         # With blocks, a row keeps its place in the segment at every ratio (the coarser ratios use
@@ -153,7 +177,91 @@ class Compressor(nnx.Module):
         return seg_BM, jnp.maximum(last_BM, 0)
 
 
-KINDS: dict[str, type[Compressor]] = {"append": Compressor}
+class Interleave(Compressor):
+    """Kind `interleave` (recipe `pisco`): a learned memory token after every `ratio` tokens.
+
+    S = T + M slots: ratio tokens, memory token 1, ratio tokens, memory token 2, ... Attention is
+    causal, so memory token m sees the tokens of its block and of those before, and the earlier
+    memory tokens; later tokens see it. In a block of t < ratio valid tokens it stands after the
+    padding, which it never sees. Position ids in the compressor: `spread`: a token's are its
+    index, a memory token has that of its block's last token; `consecutive`: valid slots are
+    numbered as they come. The last states of the memory tokens are read out.
+    """
+
+    def places(self, M: int, len_B: jax.Array, ratio: int) -> tuple[jax.Array, jax.Array]:
+        seg_BM, pos_BM = super().places(M, len_B, ratio)
+        if self.positions == "consecutive":
+            slot_M = jnp.arange(M, dtype=jnp.int32)
+            pos_BM = jnp.minimum((slot_M + 1) * ratio, len_B[:, None]) + slot_M
+        return seg_BM, pos_BM
+
+    def _states(self, rows: Segments, remat: str, dropout_key: jax.Array | None) -> jax.Array:
+        ratio, (B, M) = rows.ratio, rows.seg_BM.shape
+        pos_BT = rows.slot_BT
+        if self.positions == "consecutive":
+            pos_BT = pos_BT + pos_BT // ratio
+
+        def woven(x_BT: jax.Array, end_BM: jax.Array) -> jax.Array:
+            """Each block of `ratio` slots, then its memory token's."""
+            more = x_BT.shape[2:]
+            x_BMR, end_BM1 = _reshape(x_BT, B, M, ratio, *more), _reshape(end_BM, B, M, 1, *more)
+            return _reshape(jnp.concatenate([x_BMR, end_BM1], axis=2), B, M * (ratio + 1), *more)
+
+        hidden_BSE = self.llm(
+            woven(self.llm.embed(rows.ctx_BT), self._tokens_of(rows)),
+            woven(pos_BT, rows.pos_BM),
+            woven(rows.seg_BT, rows.seg_BM),
+            remat=remat,
+            packed=False,
+            dropout_key=dropout_key,
+        )
+        return _reshape(hidden_BSE, B, M, ratio + 1, hidden_BSE.shape[2])[:, :, ratio]
+
+
+class Pool(Compressor):
+    """Kind `pool` (`arc`, `lclm`, `mean_pool`): means of the last states of blocks of `ratio`
+    tokens; a last, shorter block is the mean of what it has. No memory tokens.
+
+    The tower stays causal: a vector knows its block and what came before. Places are those of
+    `append`: `spread`: the last token of the block.
+    """
+
+    def _hold(self, rngs: nnx.Rngs) -> None:
+        pass
+
+    def count(self, T: int, ratio: int) -> int:
+        if T % ratio:
+            raise ConfigError(f"memory.ratio {ratio} does not divide the segment length {T}")
+        return T // ratio
+
+    def _states(self, rows: Segments, remat: str, dropout_key: jax.Array | None) -> jax.Array:
+        hidden_BTE = self.llm(
+            self.llm.embed(rows.ctx_BT),
+            rows.slot_BT,
+            rows.seg_BT,
+            remat=remat,
+            packed=False,
+            dropout_key=dropout_key,
+        )
+        return block_means(hidden_BTE, rows.seg_BT, rows.ratio)
+
+
+def block_means(x_BTE: jax.Array, seg_BT: jax.Array, ratio: int) -> jax.Array:
+    """mean_BME, float32: of the valid (seg > 0) slots of each block of `ratio`; 0 without any."""
+    B, T, E = x_BTE.shape
+    M = T // ratio
+    valid_BMR = _reshape((seg_BT > 0).astype(jnp.float32), B, M, ratio)
+    x_BMRE = _reshape(x_BTE.astype(jnp.float32), B, M, ratio, E)
+    # A select, not a product: what stands in padding may be anything finite or not.
+    total_BME = jnp.sum(jnp.where(valid_BMR[..., None] > 0, x_BMRE, 0.0), axis=2)
+    return total_BME / jnp.maximum(jnp.sum(valid_BMR, axis=2), 1.0)[..., None]
+
+
+KINDS: dict[str, type[Compressor]] = {
+    "append": Compressor,
+    "interleave": Interleave,
+    "pool": Pool,
+}
 
 
 def kind_of(memory: MemoryConfig) -> type[Compressor]:
@@ -180,3 +288,7 @@ def scale_of(emb_VD: jax.Array) -> Scale:
 
 def _rows(x_M: jax.Array, rows: int) -> jax.Array:
     return jnp.broadcast_to(x_M, (rows, *x_M.shape), out_sharding=SPECS["batch"])
+
+
+def _reshape(x: jax.Array, *shape: int) -> jax.Array:
+    return jnp.reshape(x, shape, out_sharding=SPECS["batch"])

@@ -1,4 +1,4 @@
-"""From the compressor's width to the decoder's: RMSNorm-Linear-GELU-Linear in float32."""
+"""From the compressor's width to the decoder's, in float32; chosen by `memory.connector`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxcomp.config import ConfigError
 from jaxcomp.sharding import SPECS, constrain
 
 # E[gelu(z)^2] for z ~ N(0, 1) (the exact, erf form): keeps the output at the wanted scale.
@@ -15,8 +16,8 @@ _GELU_SECOND_MOMENT = 0.4252
 
 
 class Connector(nnx.Module):
-    """RMSNorm-Linear-GELU-Linear (recipe `pcc`), E -> D, all float32 whatever the towers are (a TPU
-    multiplies float32 in bfloat16 passes, by JAX's default precision).
+    """RMSNorm-Linear-GELU-Linear (`mlp`, recipe `pcc`), E -> D, all float32 whatever the towers are
+    (a TPU multiplies float32 in bfloat16 passes, by JAX's default precision).
 
     A fresh connector answers unit-variance noise with vectors around `mean_D` whose standard
     deviation is `std`, so that the decoder first sees something of the size of its own tokens.
@@ -32,6 +33,8 @@ class Connector(nnx.Module):
         rngs: its `params` stream draws the two maps.
     """
 
+    SECOND_MOMENT = _GELU_SECOND_MOMENT  # of what stands between the two maps, for N(0, 1)
+
     def __init__(
         self,
         width_in: int,
@@ -45,23 +48,93 @@ class Connector(nnx.Module):
         up = jax.random.normal(rngs.params(), (width_in, hidden)) / math.sqrt(width_in)
         down = jax.random.normal(rngs.params(), (hidden, mean_D.shape[0]))
         self.unit = unit
-        down = down * (std / unit / math.sqrt(hidden * _GELU_SECOND_MOMENT))
-        self.norm_E = _param(jnp.ones(width_in), "norm_D")
+        down = down * (std / unit / math.sqrt(hidden * self.SECOND_MOMENT))
+        self._norm(width_in)
         self.up_EF = _param(up, "up_DF")
         self.bias_F = _param(jnp.zeros(hidden), "norm_D")
         self.down_FD = _param(down, "down_FD")
         self.bias_D = _param(mean_D.astype(jnp.float32) / unit, "norm_D")
 
+    def _norm(self, width_in: int) -> None:
+        self.norm_E = _param(jnp.ones(width_in), "norm_D")
+
+    def _scaled(self, x_BME: jax.Array) -> jax.Array:
+        x_BME = x_BME * jax.lax.rsqrt(jnp.mean(x_BME * x_BME, axis=-1, keepdims=True) + 1e-6)
+        return x_BME * self.norm_E[...]
+
+    def _bent(self, x_BMF: jax.Array) -> jax.Array:
+        return jax.nn.gelu(x_BMF, approximate=False)
+
     def __call__(self, hidden_BME: jax.Array) -> jax.Array:
         """hidden_BME -> mem_BMD (float32)."""
         with jax.named_scope("connector"):
-            x = hidden_BME.astype(jnp.float32)
-            x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-6)
-            x = x * self.norm_E[...]
+            x = self._scaled(hidden_BME.astype(jnp.float32))
             x = jnp.einsum("BME,EF->BMF", x, self.up_EF[...], out_sharding=SPECS["act_BLF"])
-            x = jax.nn.gelu(x + self.bias_F[...], approximate=False)
+            x = self._bent(x + self.bias_F[...])
             out = jnp.einsum("BMF,FD->BMD", x, self.down_FD[...], out_sharding=SPECS["act_BLD"])
             return (out + self.bias_D[...]) * self.unit
+
+
+class ReluConnector(Connector):
+    """Linear-ReLU-Linear (`relu`, recipe `pisco`): as `Connector`, without a norm before it."""
+
+    SECOND_MOMENT = 0.5  # E[relu(z)^2]
+
+    def _norm(self, width_in: int) -> None:
+        pass
+
+    def _scaled(self, x_BME: jax.Array) -> jax.Array:
+        return x_BME
+
+    def _bent(self, x_BMF: jax.Array) -> jax.Array:
+        return jax.nn.relu(x_BMF)
+
+
+class NoConnector(nnx.Module):
+    """The compressor's own states, times the constant `unit` (`none`, recipe `icae`): E = D.
+
+    Nothing is learned. After its final norm a state has entries of about 1, whatever the scale of
+    the decoder's embeddings; in their unit it starts at the size of a token. ICAE feeds the states
+    as they are (unit 1) to the model that wrote them.
+    """
+
+    def __init__(self, unit: float):
+        self.unit = unit
+
+    def __call__(self, hidden_BME: jax.Array) -> jax.Array:
+        """hidden_BME -> mem_BMD (float32), D = E."""
+        return hidden_BME.astype(jnp.float32) * self.unit
+
+
+CONNECTORS = {"mlp": Connector, "relu": ReluConnector}
+
+
+def connect(
+    name: str,
+    width_in: int,
+    hidden: int,
+    mean_D: jax.Array,
+    std: float,
+    *,
+    unit: float,
+    rngs: nnx.Rngs,
+) -> Connector | NoConnector:
+    """The connector `memory.connector` names; arguments as of `Connector`.
+
+    Raises ConfigError for an unknown name, and for `none` between towers of two widths.
+    """
+    if name in CONNECTORS:
+        return CONNECTORS[name](width_in, hidden, mean_D, std, unit=unit, rngs=rngs)
+    if name != "none":
+        known = ", ".join((*CONNECTORS, "none"))
+        raise ConfigError(f"memory.connector = {name!r} is unknown; expected one of: {known}")
+    D = mean_D.shape[0]
+    if width_in != D:
+        raise ConfigError(
+            f"memory.connector = 'none' needs a compressor as wide as the decoder: hidden_size is "
+            f"{width_in} and {D}; choose a compressor of {D}, or a connector (mlp, relu)"
+        )
+    return NoConnector(unit)
 
 
 def _param(x: jax.Array, spec: str) -> nnx.Param:

@@ -144,7 +144,8 @@ def frozen(p: Patient) -> Finding:
 def learns(p: Patient) -> Finding:
     """Parts that are meant to learn, and do not."""
     cfg, (before, after) = p.cfg, p.step
-    wanted = {"memory tokens", "connector"}
+    wanted = {"memory tokens"} if cfg.memory.kind != "pool" else set()
+    wanted |= {"connector"} if cfg.memory.connector != "none" else set()
     wanted |= {"decoder"} if cfg.train.train_decoder else set()
     wanted |= {"markers"} if p.run.marker_steps > 0 else set()
     tower = ("embeddings", "attention", "MLP")

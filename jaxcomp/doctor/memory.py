@@ -129,11 +129,10 @@ def scale(p: Patient) -> Finding:
     """N(0, 1) memory tokens, tens of times the scale of token embeddings."""
     model, sizes = p.model, []
     tables = (model.compressor.llm.emb[...], model.decoder.emb[...])
-    learned = (
-        ("memory tokens", model.compressor.mem_ME[...]),
-        ("memory vectors", p.memory.vec_BMD[p.memory.seg_BM > 0]),
-    )
-    for (what, x), table in zip(learned, tables, strict=True):
+    learned = [("memory vectors", p.memory.vec_BMD[p.memory.seg_BM > 0], tables[1])]
+    if p.cfg.memory.kind != "pool":  # which has no tokens of its own
+        learned.insert(0, ("memory tokens", model.compressor.mem_ME[...], tables[0]))
+    for what, x, table in learned:
         times = _rms(x) / _rms(table)
         if not 1 / FACTOR <= times <= FACTOR:
             return Finding(

@@ -92,10 +92,12 @@ def setups_of(cfg: Config) -> list[Config]:
     """The configs of the runs to plan: the grid's setups, those of `cfg.compressor` if it names
     one. Raises ConfigError where there are none."""
     out = []
-    for family, size, ratio in grid.setups(cfg):
-        if cfg.compressor in ("", f"{family}/{size}"):
-            memory = dataclasses.replace(cfg.memory, ratio=ratio)
-            out.append(dataclasses.replace(cfg, compressor=f"{family}/{size}", memory=memory))
+    for setup in grid.setups(cfg):
+        name = f"{setup.family}/{setup.size}"
+        if cfg.compressor in ("", name):
+            one = grid.with_recipe(cfg, setup)
+            memory = dataclasses.replace(one.memory, ratio=setup.ratio)
+            out.append(dataclasses.replace(one, compressor=name, memory=memory))
     if not out:
         raise ConfigError(
             f"nothing to plan: {cfg.compressor or 'families'} is in no setup of the config's grid"

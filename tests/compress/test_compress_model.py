@@ -282,7 +282,11 @@ def test_unknown_choices_are_refused_with_the_known_ones(mesh):
         kind_of(MemoryConfig(kind="pooled"))
     towers = make().compressor.llm, make().decoder
     for memory, message in (
-        (MemoryConfig(recipe="icae"), r"memory.recipe = 'icae'.*pcc"),
+        (MemoryConfig(recipe="autocompressor"), r"memory.recipe = 'autocompressor'.*pcc"),
+        (MemoryConfig(recipe="icae"), r"memory.connector = 'mlp': recipe 'icae' means 'none'"),
+        (MemoryConfig(kind="pool"), r"memory.kind = 'pool': recipe 'pcc'.*arc or lclm or mean"),
+        (MemoryConfig(recipe="custom", connector="x"), r"memory.connector = 'x'.*mlp, relu, none"),
+        (MemoryConfig(recipe="icae", connector="none"), r"hidden_size is 16 and 24"),
         (MemoryConfig(positions="random"), r"positions = 'random'.*spread"),
     ):
         with pytest.raises(ConfigError, match=message):

@@ -1,0 +1,98 @@
+"""Recipes of published compressors, as the fields they set (docs/recipes.md says whose and why).
+
+A config merges what `recipe` gives; nothing is set behind its back. `memory.recipe` is then a
+label that is checked: kind and connector must be those that the name stands for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from jaxcomp.config import Config, ConfigError, MemoryConfig, TrainConfig
+
+KINDS = ("append", "interleave", "pool")
+CONNECTORS = ("mlp", "relu", "none")
+CUSTOM = "custom"  # memory.recipe of a mix that nobody has published
+
+
+class Recipe(NamedTuple):
+    """What a name stands for."""
+
+    kind: str
+    connector: str
+    objective: str  # coin: an example is rebuilt or continued; sum: both
+    p_reconstruct: float  # coin: probability; sum: weight
+    train_decoder: bool = False
+
+
+RECIPES: Mapping[str, Recipe] = MappingProxyType(
+    {
+        "pcc": Recipe("append", "mlp", "coin", 0.5),
+        "icae": Recipe("append", "none", "sum", 0.5),
+        "pisco": Recipe("interleave", "relu", "coin", 0.5),
+        "arc": Recipe("pool", "mlp", "coin", 0.2),
+        "lclm": Recipe("pool", "mlp", "coin", 0.2, train_decoder=True),
+        "mean_pool": Recipe("pool", "mlp", "coin", 0.5),
+    }
+)
+
+
+def recipe(name: str) -> dict[str, dict[str, Any]]:
+    """{"memory": fields, "train": fields}, for a config to merge. Raises ConfigError."""
+    r = _get(name)
+    memory = {"recipe": name, "kind": r.kind, "connector": r.connector}
+    train = ("objective", "p_reconstruct", "train_decoder")
+    return {"memory": memory, "train": {key: getattr(r, key) for key in train}}
+
+
+def with_memory(cfg: Config, name: str) -> Config:
+    """`cfg` with the recipe's memory and with the towers it trains; the objective stays that of
+    `cfg`, so that recipes are compared as memories. Raises ConfigError."""
+    fields = recipe(name)
+    learns = fields["train"]["train_decoder"]
+    return dataclasses.replace(
+        cfg,
+        memory=dataclasses.replace(cfg.memory, **fields["memory"]),
+        train=dataclasses.replace(cfg.train, train_decoder=learns),
+    )
+
+
+def check_towers(memory: MemoryConfig, train: TrainConfig) -> None:
+    """Raises ConfigError where the recipe trains the decoder and the config does not."""
+    wanted = memory.recipe != CUSTOM and _get(memory.recipe).train_decoder
+    if wanted and not train.train_decoder:
+        raise ConfigError(
+            f"train.train_decoder = False: recipe {memory.recipe!r} trains the decoder too; set "
+            f"train.train_decoder=true, or memory.recipe={_named(memory, frozen=True)}"
+        )
+
+
+def check(memory: MemoryConfig) -> None:
+    """Raises ConfigError where `memory.recipe` is unknown, or kind or connector is not its own."""
+    if memory.recipe == CUSTOM:
+        return
+    r = _get(memory.recipe)
+    for field in ("kind", "connector"):
+        found, wanted = getattr(memory, field), getattr(r, field)
+        if found != wanted:
+            raise ConfigError(
+                f"memory.{field} = {found!r}: recipe {memory.recipe!r} means {wanted!r}; set "
+                f"memory.{field}={wanted}, or memory.recipe={_named(memory)}"
+            )
+
+
+def _named(memory: MemoryConfig, frozen: bool = False) -> str:
+    """The recipes that this memory could be called, or those of them with a frozen decoder."""
+    found = (memory.kind, memory.connector)
+    names = [n for n, r in RECIPES.items() if r[:2] == found and not (frozen and r.train_decoder)]
+    return " or ".join(names or [CUSTOM])
+
+
+def _get(name: str) -> Recipe:
+    if name not in RECIPES:
+        known = ", ".join((*RECIPES, CUSTOM))
+        raise ConfigError(f"memory.recipe = {name!r} is unknown; expected one of: {known}")
+    return RECIPES[name]

@@ -1,0 +1,170 @@
+"""The tiniest pairs of every kind, and their forward pass by hand: numpy, one token at a time."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jaxcomp.compress import AutoEncoder, build
+from jaxcomp.config import MemoryConfig, ModelConfig, TrainConfig
+from jaxcomp.data.pipeline import Batch
+from jaxcomp.llm.model import Transformer, layer_leaves, top_leaves
+from jaxcomp.recipes import recipe
+from jaxcomp.sharding import constrain, put_batch
+
+T, V = 8, 32
+# Every axis divides by 8 or, where tp cuts it, by 4.
+COMP = ModelConfig("qwen3", V, 16, 1, 8, 4, 4, 32)
+WIDER = ModelConfig("llama", V, 24, 1, 4, 4, 4, 32)
+AS_WIDE = ModelConfig("llama", V, 16, 1, 4, 4, 4, 32)
+
+
+def tower(shape: ModelConfig, seed: int) -> Transformer:
+    """Weights drawn by numpy: compiling the model's own initialiser would take longer."""
+    rng = np.random.default_rng(seed)
+
+    def draw(leaf, lead=()):
+        size = (*lead, *leaf.shape)
+        x = rng.normal(size=size) * leaf.std if leaf.std else rng.uniform(0.5, 1.5, size)
+        return constrain(jnp.asarray(x, jnp.float32), leaf.spec)
+
+    params = {name: draw(leaf) for name, leaf in top_leaves(shape).items()}
+    for name, leaf in layer_leaves(shape).items():
+        params[f"layers.{name}"] = draw(leaf, (shape.num_hidden_layers,))
+    return Transformer(shape, rngs=nnx.Rngs(0), params=params)
+
+
+def memory_of(name: str, *, ratio: int = 1, positions: str = "spread") -> MemoryConfig:
+    return MemoryConfig(ratio=ratio, positions=positions, **recipe(name)["memory"])
+
+
+def pair(memory: MemoryConfig, train: TrainConfig | None = None, seed: int = 0) -> AutoEncoder:
+    """Can be asked for any ratio of at least `memory.ratio`."""
+    decoder = tower(AS_WIDE if memory.connector == "none" else WIDER, 2)
+    return build(tower(COMP, 1), decoder, memory, train or TrainConfig(), segment=T, seed=seed)
+
+
+def tokens(*shape, seed=0):
+    return np.random.default_rng(seed).integers(3, V, shape).astype(np.int32)
+
+
+def put(tree):
+    return put_batch(tree, jax.sharding.get_mesh())
+
+
+def batch(rows=8, seed=0) -> Batch:
+    """Texts of several lengths, each to be rebuilt."""
+    ctx = tokens(rows, 1, T, seed=seed)
+    length = np.random.default_rng(seed).integers(1, T + 1, (rows, 1)).astype(np.int32)
+    tok = np.zeros((rows, 1, T + 1), np.int32)
+    tok[:, :, :T] = ctx
+    np.put_along_axis(tok, length[:, :, None], 2, axis=2)  # the end token
+    return Batch(ctx, length, tok, length + 1, np.zeros((rows, 1), np.int32))
+
+
+# --- by hand -----------------------------------------------------------------------------------
+
+
+def layer_weights(llm: Transformer, y: int) -> dict[str, np.ndarray]:
+    block = llm.layers
+    names = ("q", "k", "v", "o", "gate", "up", "down")
+    out = {n: np.array(getattr(block, n).w[...][y], np.float64) for n in names}
+    norms = ("attn_norm", "mlp_norm", *(("q_norm", "k_norm") if llm.cfg.qk_norm else ()))
+    return out | {n: np.array(getattr(block, n)[...][y], np.float64) for n in norms}
+
+
+def rms(x, weight, eps=1e-5):
+    return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps) * weight
+
+
+def turned(x_NH, position, theta):
+    half = x_NH.shape[-1] // 2
+    out = x_NH.copy()
+    for i in range(half):
+        angle = position * theta ** (-2 * i / (2 * half))
+        a, b = x_NH[:, i], x_NH[:, i + half]
+        out[:, i] = a * math.cos(angle) - b * math.sin(angle)
+        out[:, i + half] = b * math.cos(angle) + a * math.sin(angle)
+    return out
+
+
+def states_by_hand(llm: Transformer, x_SE, pos_S) -> np.ndarray:
+    """Final states of a row without padding: each place reads itself and those before it."""
+    cfg = llm.cfg
+    share = cfg.num_attention_heads // cfg.num_key_value_heads
+    x_SE = [np.array(x, np.float64) for x in x_SE]
+    for y in range(cfg.num_hidden_layers):
+        w, keys, values, out = layer_weights(llm, y), [], [], []
+        for x_E, position in zip(x_SE, pos_S, strict=True):
+            h = rms(x_E, w["attn_norm"])
+            q, k, v = (np.einsum("e,enh->nh", h, w[n]) for n in "qkv")
+            if cfg.qk_norm:
+                q, k = rms(q, w["q_norm"]), rms(k, w["k_norm"])
+            keys.append(turned(k, position, cfg.rope_theta))
+            values.append(v)
+            q, heads = turned(q, position, cfg.rope_theta), []
+            for n in range(cfg.num_attention_heads):
+                score = np.array([key[n // share] @ q[n] for key in keys]) / math.sqrt(cfg.head_dim)
+                p = np.exp(score - score.max())
+                p /= p.sum()
+                seen = zip(p, values, strict=True)
+                heads.append(sum(weight * value[n // share] for weight, value in seen))
+            x_E = x_E + np.einsum("nh,nhe->e", np.stack(heads), w["o"])
+            h = rms(x_E, w["mlp_norm"])
+            gate = h @ w["gate"]
+            out.append(x_E + (gate / (1 + np.exp(-gate)) * (h @ w["up"])) @ w["down"])
+        x_SE = out
+    return np.stack([rms(x, np.array(llm.norm[...], np.float64)) for x in x_SE])
+
+
+def connected_by_hand(name: str, connector, x_E) -> np.ndarray:
+    if name == "none":
+        return x_E * connector.unit
+    up, bias_F, down, bias_D = (
+        np.array(getattr(connector, n)[...], np.float64)
+        for n in ("up_EF", "bias_F", "down_FD", "bias_D")
+    )
+    if name == "mlp":
+        x_E = rms(x_E, np.array(connector.norm_E[...], np.float64), 1e-6)
+        z = x_E @ up + bias_F
+        z = np.array([0.5 * v * (1 + math.erf(v / math.sqrt(2))) for v in z])
+    else:
+        z = np.maximum(x_E @ up + bias_F, 0)
+    return (z @ down + bias_D) * connector.unit
+
+
+def memory_by_hand(model: AutoEncoder, memory: MemoryConfig, ids: list[int], ratio: int):
+    """(vector, place in the compressor) of each memory vector of one segment of tokens."""
+    comp, t = model.compressor, len(ids)
+    emb_VE = np.array(comp.llm.emb[...], np.float64)
+    blocks = [ids[i : i + ratio] for i in range(0, t, ratio)]
+    ends = [min((m + 1) * ratio, t) - 1 for m in range(len(blocks))]
+    together = memory.positions == "consecutive"
+    x, pos, read = [], [], []  # what the tower reads; `read` are the places of memory tokens
+    if memory.kind != "pool":
+        held = np.array(comp.mem_ME[...], np.float64)
+        stride = len(held) // (T // ratio)
+        learned = held if together else held[stride - 1 :: stride]
+    for m, block in enumerate(blocks):
+        for i, token in enumerate(block):
+            pos.append(len(x) if together else m * ratio + i)
+            x.append(emb_VE[token])
+        if memory.kind == "interleave":
+            read.append(len(x))
+            pos.append(len(x) if together else ends[m])
+            x.append(learned[m])
+    if memory.kind == "append":
+        for m in range(len(blocks)):
+            read.append(len(x))
+            pos.append(len(x) if together else ends[m])
+            x.append(learned[m])
+    if not ids:
+        return [], []
+    state_SE = states_by_hand(comp.llm, x, pos)
+    if memory.kind == "pool":
+        picked = [state_SE[m * ratio : m * ratio + len(b)].mean(0) for m, b in enumerate(blocks)]
+    else:
+        picked = [state_SE[s] for s in read]
+    return [connected_by_hand(memory.connector, comp.connector, p) for p in picked], ends

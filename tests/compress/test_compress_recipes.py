@@ -1,0 +1,80 @@
+"""Names and what they stand for: said, checked, and the same for a sweep."""
+
+import dataclasses
+
+import pytest
+
+from jaxcomp import recipes
+from jaxcomp.compress.compressor import KINDS
+from jaxcomp.compress.connector import CONNECTORS
+from jaxcomp.config import Config, ConfigError, MemoryConfig, SweepConfig, to_dict
+from jaxcomp.settings import from_dict, override
+from jaxcomp.validate import validate
+
+
+def test_every_recipe_is_a_config_that_holds():
+    for name in recipes.RECIPES:
+        cfg = from_dict(recipes.recipe(name))
+        validate(cfg)
+        assert cfg.memory.recipe == name
+        assert recipes.with_memory(Config(), name).memory == cfg.memory
+
+
+def test_the_names_of_the_table_are_those_that_are_built():
+    assert set(recipes.KINDS) == set(KINDS)
+    assert set(recipes.CONNECTORS) == {*CONNECTORS, "none"}
+    assert {r.kind for r in recipes.RECIPES.values()} == set(KINDS)
+    assert {r.connector for r in recipes.RECIPES.values()} == set(recipes.CONNECTORS)
+
+
+def test_the_defaults_are_pcc_and_add_nothing_to_a_hash():
+    assert recipes.with_memory(Config(), "pcc") == Config()
+    tree = to_dict(Config())
+    assert "connector" not in tree["memory"]
+    assert "recipes" not in tree["sweep"]
+
+
+def test_a_label_that_does_not_fit_names_the_field_and_both_ways_out():
+    cfg = override(Config(), "memory.kind", "interleave")
+    with pytest.raises(
+        ConfigError,
+        match=r"memory.kind = 'interleave': recipe 'pcc' means 'append'; set memory.kind=append, "
+        "or memory.recipe=custom",
+    ):
+        validate(cfg)
+    cfg = override(cfg, "memory.connector", "relu")
+    with pytest.raises(ConfigError, match=r"or memory.recipe=pisco"):
+        validate(cfg)
+    validate(override(cfg, "memory.recipe", "pisco"))
+    validate(override(override(cfg, "memory.recipe", "custom"), "memory.connector", "mlp"))
+    with pytest.raises(ConfigError, match=r"memory.recipe = 'picso'.*did you mean pisco"):
+        validate(override(cfg, "memory.recipe", "picso"))
+
+
+def test_a_recipe_that_trains_its_decoder_is_not_the_name_of_one_that_does_not():
+    cfg = dataclasses.replace(Config(), memory=MemoryConfig(recipe="lclm", kind="pool"))
+    with pytest.raises(ConfigError, match=r"train.train_decoder = False.*recipe=arc or mean_pool"):
+        validate(cfg)
+    validate(override(cfg, "train.train_decoder", "true"))
+
+
+def test_a_comparison_keeps_the_objective_and_takes_memory_and_towers():
+    cfg = override(Config(), "train.p_reconstruct", "0.9")
+    found = recipes.with_memory(cfg, "lclm")
+    assert found.train == dataclasses.replace(cfg.train, train_decoder=True)
+    assert found.memory == MemoryConfig(recipe="lclm", kind="pool")
+    assert not recipes.with_memory(found, "arc").train.train_decoder
+
+
+def test_a_sweep_of_recipes_needs_one_decoder_for_all():
+    def sweep(*names, folders=None):
+        return Config(sweep=SweepConfig(recipes=names), folders=folders or {})
+
+    with pytest.raises(ConfigError, match=r"needs folders.decoder.*--folders.decoder=DIR"):
+        validate(sweep("pcc", "arc"))
+    given = {"decoder": "owner/name"}
+    validate(sweep("pcc", "arc", folders=given))
+    with pytest.raises(ConfigError, match="same recipe twice"):
+        validate(sweep("arc", "arc", folders=given))
+    with pytest.raises(ConfigError, match=r"sweep.recipes = 'custom': expected one of pcc"):
+        validate(sweep("custom", folders=given))
