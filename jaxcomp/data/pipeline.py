@@ -99,7 +99,7 @@ class _ExampleWindow:
 
     def take(self, lo: int, hi: int) -> tuple[np.ndarray, ...]:
         b, n = self.block, self.order[lo:hi]
-        if self.train.objective == "sum":
+        if self.train.objective != "coin":
             tok = np.stack([b.rebuild_NL[n], b.follow_NL[n]], 1)
             length = np.stack([b.rebuild_len_N[n], b.follow_len_N[n]], 1)
             mode = np.broadcast_to(np.array([REBUILD, CONTINUE]), length.shape)
@@ -128,9 +128,9 @@ def train_batches(cfg: Config, comp_tok: Tokenizer, dec_tok: Tokenizer) -> Windo
     """Endless batches of `cfg.train.optim.batch` examples (those of this process's devices).
 
     Objective "coin": one target an example (O = 1), rebuilt with probability `p_reconstruct`, else
-    continued; an example without a continuation is always rebuilt. "sum": both (O = 2), the second
-    of length 0 where there is no continuation. Tokenises what the run will draw before returning,
-    but of a large set only the first block.
+    continued; an example without a continuation is always rebuilt. "sum", "distil": both (O = 2),
+    the second of length 0 where there is no continuation. Tokenises what the run will draw before
+    returning, but of a large set only the first block.
 
     Raises:
       DataError: unusable data, or more than half of the examples do not fit.

@@ -83,7 +83,7 @@ class Patient:
         self.graphdef, self.state = nnx.split(self.model)
         # Not the curriculum's first ratio, nor hidden words: what the run is after.
         first: Any = run.objective(0)
-        self.objective = dataclasses.replace(first, ratio=cfg.memory.ratio)
+        self.objective = dataclasses.replace(first.by_labels(), ratio=cfg.memory.ratio)
         self.batch: Batch = next(train_batches(_brief(cfg), *toks))
         self.probe = _probe(self.batch, self.rows)
         self.spoiler = np.random.default_rng(0)

@@ -65,12 +65,17 @@ def train_step(cfg: Config) -> dict[str, Work]:
     hidden = cfg.memory.connector_hidden or 2 * dec.hidden_size
     model += 6.0 * vectors * hidden * (comp.hidden_size + dec.hidden_size)
     out["compressor"] = Work(rows * own, model, model + again * forward)
-    rows = batch * (2 if cfg.train.objective == "sum" else 1)
+    rows = batch * (1 if cfg.train.objective == "coin" else 2)
     forward = 2.0 * rows * read * matrix_parameters(dec) + rows * attention(dec, read)
     logits = 2.0 * rows * cfg.data.target * dec.vocab_size * dec.hidden_size
     through = 6 if cfg.train.train_decoder else 4
     model = rows * read * float(through * matrix_parameters(dec)) + 3 * rows * attention(dec, read)
     model += logits * through / 2
+    taught = 0.0
+    if cfg.train.objective == "distil":  # the teacher reads the text and what follows, forward only
+        both = 2 * cfg.data.target - 1
+        taught = batch * (2.0 * both * matrix_parameters(dec) + attention(dec, both)) + logits / 2
+    model += taught
     chunks = 0 < cfg.train.loss_chunk < cfg.data.target
     out["decoder"] = Work(rows * read, model, model + again * forward + chunks * logits)
     return out

@@ -23,7 +23,7 @@ from jaxcomp.llm import generate
 from jaxcomp.llm.model import Transformer
 from jaxcomp.sharding import SPECS, check_model, use_mesh
 from jaxcomp.sweep.grid import model as compressor_shape
-from jaxcomp.train.loss import MemoryObjective
+from jaxcomp.train.distil import objective_of
 from jaxcomp.train.optim import (
     Layout,
     Params,
@@ -82,14 +82,7 @@ def abstract_pair(cfg: Config, mesh: Mesh) -> Abstract:
 def train_program(cfg: Config, mesh: Mesh, pair: Abstract) -> Any:
     """The update step, traced: `.lower(...)` it."""
     train = cfg.train
-    objective = MemoryObjective(
-        cfg.memory.ratio,
-        train.objective,
-        train.p_reconstruct,
-        train.remat,
-        train.loss_chunk,
-        train.word_dropout,
-    )
+    objective = objective_of(train, cfg.memory.ratio)
     adam, _ = split_optim(train.optim)
     whole = NamedSharding(mesh, P())
     scalar = jax.ShapeDtypeStruct((), jnp.float32, sharding=whole)
@@ -172,7 +165,7 @@ def decoder_programs(cfg: Config, mesh: Mesh, pair: Abstract, memory: Any) -> di
 
 def _batch(cfg: Config, mesh: Mesh) -> Batch:
     B, data = cfg.train.optim.batch, cfg.data
-    O = 2 if cfg.train.objective == "sum" else 1
+    O = 1 if cfg.train.objective == "coin" else 2
     shapes = (
         (B, data.segments, data.segment),
         (B, data.segments),

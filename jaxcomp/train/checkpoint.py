@@ -66,6 +66,11 @@ class Checkpoints:
         found = self._orbax.latest
         return None if found is None else found.step
 
+    @property
+    def steps(self) -> list[int]:
+        """Steps of every whole checkpoint, in order."""
+        return sorted(found.step for found in self._orbax.checkpoints)
+
     def save(self, step: int, state: TrainState, data: Iterator[Any] | None) -> None:
         """Starts a save of `state` after `step` updates and of the iterator as it stands now.
 

@@ -30,6 +30,7 @@ from jaxcomp.llm.model import Transformer, count_params
 from jaxcomp.sharding import on_host, put_batch, use_mesh, whole_batch
 from jaxcomp.train import bases
 from jaxcomp.train.checkpoint import (
+    IDENTITY,
     SETTINGS,
     SUMMARY,
     CheckpointError,
@@ -38,6 +39,7 @@ from jaxcomp.train.checkpoint import (
     read_json,
     write_json,
 )
+from jaxcomp.train.distil import objective_of
 from jaxcomp.train.loop import Fitted, Run, Say, fit, mesh_for
 from jaxcomp.train.loss import MemoryObjective
 from jaxcomp.train.metrics import TIMINGS, Clock, told_time
@@ -141,8 +143,11 @@ def planned(cfg: Config, root: Path) -> tuple[Run, tuple[Tokenizer, Tokenizer]]:
     return run_of(cfg, cfg.compressor, run_identity(cfg, *folders), *folders, toks), toks
 
 
-def load_run(cfg: Config, workdir: Path, *, root: Path | None = None) -> AutoEncoder:
-    """The pair of a finished run: base weights, the trained split from the last checkpoint.
+def load_run(
+    cfg: Config, workdir: Path, *, root: Path | None = None, step: int | None = None
+) -> AutoEncoder:
+    """The pair of a finished run: base weights, the trained split from the last checkpoint, or
+    from the one after `step` updates (`saved_steps` says which there are).
 
     Call it under the mesh the model is to lie on.
     Raises CheckpointError where the run has not been finished, ConfigError as `train` does.
@@ -160,10 +165,23 @@ def load_run(cfg: Config, workdir: Path, *, root: Path | None = None) -> AutoEnc
     layout, trained, frozen = split_model(model, trainable_filter(cfg.train, cfg.memory))
     state = init_state(trained, split_optim(cfg.train.optim)[0])
     try:
-        state = checkpoints.restore(state, None, cfg.train.optim.steps)
+        state = checkpoints.restore(state, None, step or cfg.train.optim.steps)
     finally:
         checkpoints.close()
     return layout.merge(state.params, frozen)
+
+
+def saved_steps(workdir: Path) -> list[int]:
+    """After how many updates a run has whole checkpoints, in order."""
+    folder = storage.path(workdir) / "checkpoints"
+    identity = read_json(storage.path(workdir) / IDENTITY)
+    if not folder.is_dir():
+        return []
+    checkpoints = Checkpoints(workdir, identity, keep=1 << 30)
+    try:
+        return checkpoints.steps
+    finally:
+        checkpoints.close()
 
 
 def tokenizers(cfg: Config, root: Path) -> tuple[Tokenizer, Tokenizer]:
@@ -265,15 +283,7 @@ def run_of(
     train, memory = cfg.train, cfg.memory
 
     def objective(step: int) -> MemoryObjective:
-        ratio = ratio_at(train, memory.ratio, cfg.seed, step)
-        return MemoryObjective(
-            ratio,
-            train.objective,
-            train.p_reconstruct,
-            train.remat,
-            train.loss_chunk,
-            train.word_dropout,
-        )
+        return objective_of(train, ratio_at(train, memory.ratio, cfg.seed, step))
 
     return Run(
         what=what,

@@ -6,6 +6,7 @@ of micro-batches, and of devices, simply add up to the gradient of sum / sum.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -55,34 +56,45 @@ def token_nll(
     Returns:
         (nll_BL float32, hit_BL float32 0 or 1; a tie counts as a hit).
     """
-    L = hidden_BLD.shape[1]
     # Once, not once a chunk; its gradient is added up here before it goes back to its shards.
     head_VD = constrain(head_VD.astype(hidden_BLD.dtype), "table_VD")
+    nll_BL, hit_BL = chunked(partial(_nll, head_VD), (hidden_BLD, label_BL), chunk)
+    return nll_BL, hit_BL
+
+
+def chunked(
+    of: Callable[..., tuple[jax.Array, ...]], xs: Sequence[jax.Array], chunk: int
+) -> tuple[jax.Array, ...]:
+    """`of(*xs)`, whose results are B x L, over `chunk` positions of axis 1 at a time, recomputed in
+    the backward pass; 0: all at once."""
+    L = xs[0].shape[1]
     if chunk <= 0 or chunk >= L:
-        return _nll(head_VD, hidden_BLD, label_BL)
-    pad = -L % chunk
-    hidden_BLD = jnp.pad(hidden_BLD, ((0, 0), (0, pad), (0, 0)))
-    label_BL = jnp.pad(label_BL, ((0, 0), (0, pad)))
+        return of(*xs)
+    padded = (jnp.pad(x, ((0, 0), (0, -L % chunk), *[(0, 0)] * (x.ndim - 2))) for x in xs)
 
-    def body(carry: None, xs: tuple[jax.Array, jax.Array]):
-        return carry, _nll(head_VD, *xs)
+    def body(carry: None, parts: tuple[jax.Array, ...]):
+        return carry, of(*parts)
 
-    xs = (_chunks(hidden_BLD, chunk), _chunks(label_BL, chunk))
-    _, (nll_CBL, hit_CBL) = jax.lax.scan(jax.checkpoint(body), None, xs)
-    return _join(nll_CBL)[:, :L], _join(hit_CBL)[:, :L]
+    _, found = jax.lax.scan(jax.checkpoint(body), None, tuple(_chunks(x, chunk) for x in padded))
+    return tuple(_join(x_CBL)[:, :L] for x_CBL in found)
+
+
+def logits(head_VD: jax.Array, hidden_BLD: jax.Array) -> jax.Array:
+    """Float32 logits (B x L x V); `head_VD` in the dtype of the states."""
+    return jnp.einsum(
+        "BLD,VD->BLV",
+        hidden_BLD,
+        head_VD,
+        preferred_element_type=jnp.float32,
+        out_sharding=SPECS["logits_BLV"],
+    )
 
 
 def _nll(
     head_VD: jax.Array, hidden_BLD: jax.Array, label_BL: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     with jax.named_scope("cross_entropy"):
-        logits_BLV = jnp.einsum(
-            "BLD,VD->BLV",
-            hidden_BLD,
-            head_VD,
-            preferred_element_type=jnp.float32,
-            out_sharding=SPECS["logits_BLV"],
-        )
+        logits_BLV = logits(head_VD, hidden_BLD)
         top_BL = jax.lax.stop_gradient(jnp.max(logits_BLV, axis=-1))
         # A select over the vocabulary, not a gather: it also works where V is sharded.
         is_label = jnp.arange(logits_BLV.shape[-1]) == label_BL[:, :, None]
@@ -213,3 +225,7 @@ class MemoryObjective:
 
     def tokens(self, batch: Any) -> jax.Array:
         return jnp.sum(batch.ctx_len_BG) + jnp.sum(batch.tok_len_BO)
+
+    def by_labels(self) -> MemoryObjective:
+        """The objective whose loss is made of the labels' nats alone, with the same weights."""
+        return self

@@ -42,6 +42,7 @@ def load(
     batch: int = 32,
     compressor: str = "",
     decoder: str = "",
+    step: int | None = None,
     mesh: Mesh | None = None,
 ) -> Pair:
     """The trained pair of a finished run (the workdir of `jaxcomp train`, or a job's folder of a
@@ -53,6 +54,7 @@ def load(
         batch: most rows computed at once.
         compressor, decoder: where the base models of an exported folder are (a folder or a hub
             id), if no longer where its jaxcomp.json says.
+        step: of a run, the checkpoint after that many updates; None: the last.
         mesh: default: the active one, else all devices over fsdp.
 
     Raises:
@@ -76,7 +78,7 @@ def load(
                     f"{place} is a run, which knows its own bases; compressor and decoder are for "
                     "exported folders"
                 )
-            return _run(place, ratio, batch, mesh)
+            return _run(place, ratio, batch, mesh, step)
     hint = "; it is a sweep: name one of its jobs, jobs/JOB" if (place / "jobs").is_dir() else ""
     raise ExportError(
         f"{place} holds neither {ABOUT} (of an exported compressor) nor {SETTINGS} (of a run of "
@@ -110,9 +112,9 @@ def readable_by(decoder: dict[str, Any], markers_4D: Any, positions: str) -> str
     )
 
 
-def _run(place: Path, ratio: int, batch: int, mesh: Mesh) -> Pair:
+def _run(place: Path, ratio: int, batch: int, mesh: Mesh, step: int | None) -> Pair:
     cfg, root = open_run(place)
-    model = load_run(cfg, place, root=root)
+    model = load_run(cfg, place, root=root, step=step)
     summary = read_json(place / SUMMARY)
     dec = bases.weights_identity(bases.resolve_decoder(cfg, root))
     return _pair(cfg, model, tokenizers(cfg, root), dec, summary["config_hash"], ratio, batch, mesh)
