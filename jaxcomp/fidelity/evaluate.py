@@ -8,7 +8,7 @@ Names of the numbers are `<set>/<metric>`; docs/metrics.md defines every one.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -94,10 +94,15 @@ def validation_loss(cfg: Config, model: AutoEncoder, examples: Sequence[Example]
 
 
 def rebuild(
-    cfg: Config, model: AutoEncoder, examples: Sequence[Example], dec_tok: Tokenizer
+    cfg: Config,
+    model: AutoEncoder,
+    examples: Sequence[Example],
+    dec_tok: Tokenizer,
+    change: Callable[[Memory], Memory] = lambda memory: memory,
 ) -> list[Rebuilt]:
-    """What `evaluate` knows of each example before it counts. Needs a mesh."""
-    return _every(_Pair(cfg, model, dec_tok), examples)
+    """What `evaluate` knows of each example before it counts; of its memory after `change`. Needs a
+    mesh."""
+    return _every(_Pair(cfg, model, dec_tok, change), examples)
 
 
 class Rebuilt(NamedTuple):
@@ -114,15 +119,21 @@ class Rebuilt(NamedTuple):
 class _Pair:
     """The model split once, and the batch functions bound to it."""
 
-    def __init__(self, cfg: Config, model: AutoEncoder, dec_tok: Tokenizer):
-        self.cfg, self.tok = cfg, dec_tok
+    def __init__(
+        self,
+        cfg: Config,
+        model: AutoEncoder,
+        dec_tok: Tokenizer,
+        change: Callable[[Memory], Memory] = lambda memory: memory,
+    ):
+        self.cfg, self.tok, self.change = cfg, dec_tok, change
         self.graphdef, self.state = nnx.split(model)
         self.mesh = jax.sharding.get_mesh()
         self.vector_bytes = model.decoder.cfg.hidden_size * model.decoder.dtype.itemsize
 
     def read(self, batch: Batch) -> Memory:
         args = (batch.ctx_BGT, batch.ctx_len_BG, self.cfg.memory.ratio)
-        return reconstruction.read(self.graphdef, self.state, *args)
+        return self.change(reconstruction.read(self.graphdef, self.state, *args))
 
     def forced(self, batch: Batch, memory: Memory) -> reconstruction.Forced:
         args = (batch.mode_BO[:, 0], batch.tok_BOL[:, 0], batch.tok_len_BO[:, 0])
