@@ -1,6 +1,8 @@
-"""What a decoder believes: the passage's memory, or the world? Questions about real text."""
+"""What a decoder answers from a memory: the passage's, the world's, or neither. Real text."""
 
-from jaxcomp.probe.conflicts import run, table
-from jaxcomp.probe.items import Item, ProbeError, read
+from jaxcomp.probe.asking import Probed
+from jaxcomp.probe.filters import Rules
+from jaxcomp.probe.items import Item, ProbeError
+from jaxcomp.probe.readers import read
 
-__all__ = ["Item", "ProbeError", "read", "run", "table"]
+__all__ = ["Item", "ProbeError", "Probed", "Rules", "read"]

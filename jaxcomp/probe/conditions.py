@@ -1,12 +1,14 @@
-"""One question asked three ways: from nothing, from the whole text, from the text's memory.
+"""One question asked four ways: from nothing, from the whole text, from the text's memory, and
+from the text that is rebuilt from that memory.
 
     nothing   \\nQuestion: ...\\nAnswer:                       closed book
     text      <the text>\\nQuestion: ...\\nAnswer:             as a language model reads it
     memory    <begin> memory <end> <continuing>\\nQuestion: ...\\nAnswer:        as `Pair.ask`
+    rebuilt   <the rebuilt text>\\nQuestion: ...\\nAnswer:    what `Pair.reconstruct` gives, as text
 
-Each is tokenised as one string, and no begin token stands before the first two: no tokenizer here
+Each is tokenised as one string, and no begin token stands before a plain text: no tokenizer here
 adds one (docs/real-models.md). The options are scored as what " " and the answer add to the
-question's tokens, so they are the same tokens in all three.
+question's tokens, so they are the same tokens in all four.
 """
 
 from __future__ import annotations
@@ -20,10 +22,10 @@ from jaxcomp.compress.autoencoder import Prefix
 from jaxcomp.data.segments import SegmentError, cut_encoded
 from jaxcomp.data.tokenizer import Tokenizer, TokenizerError
 from jaxcomp.probe.items import Item, ProbeError
-from jaxcomp.probe.scoring import normalise
+from jaxcomp.probe.squad import normalise
 from jaxcomp.use.pair import QUESTION, Pair, Score
 
-CONDITIONS = ("nothing", "text", "memory")
+CONDITIONS = ("nothing", "text", "memory", "rebuilt")
 _MARKERS = 3  # positions beside a memory's own: begin, end and the marker
 _TOKENS = 2**14  # most text tokens of a batch: what attention and a cache hold grows with them
 
@@ -35,15 +37,27 @@ class Asked(NamedTuple):
     tail: str
     tail_ids: list[int]
     text_ids: list[int]  # the context and the tail
-    options: tuple[list[int], list[int]]  # the passage's answer and the world's
+    context_tokens: int
+    options: list[list[int]]  # empty where the item has no rivals to its answer
     segments: int
 
 
 class Reading(NamedTuple):
-    """What the decoder says in one condition: its options' likelihoods, its own answer."""
+    """What the decoder says in one condition: its options' likelihoods, its own answer. `cut`:
+    the text was read only as far as it fits the decoder's positions."""
 
-    options: tuple[Score, Score]  # of the passage's answer and of the world's
+    options: tuple[Score, ...]
     answer: str
+    cut: bool = False
+
+
+class _Prompts(NamedTuple):
+    """The rows `which` of a batch in one condition."""
+
+    condition: str
+    which: list[int]
+    prefix: Prefix
+    cut: list[bool]
 
 
 def prepare(pair: Pair, items: Sequence[Item], *, max_new: int) -> tuple[list[Asked], Counter[str]]:
@@ -63,16 +77,17 @@ def prepare(pair: Pair, items: Sequence[Item], *, max_new: int) -> tuple[list[As
 
 
 def batches(asked: Sequence[Asked], most: int) -> Iterator[list[Asked]]:
-    """All of them, at most `most` at a time and fewer where texts are long; a batch's memories
-    have equally many segments, so that few shapes are compiled. Long ones come first: what does
-    not fit the machine's memory shows at once."""
-    order = sorted(asked, key=lambda a: (-a.segments, -len(a.text_ids), a.item.id))
+    """All of them, at most `most` at a time and fewer where texts are long. Those of equally many
+    segments and of about the same length stand together, so that few shapes are compiled, and
+    so do questions about one text. Long ones come first: what does not fit the machine's memory
+    shows at once."""
+    order = sorted(asked, key=lambda a: (-a.segments, -a.context_tokens, a.item.context, a.item.id))
     start = 0
     while start < len(order):
-        first = order[start]
-        rows = max(1, min(most, _TOKENS // len(first.text_ids)))
-        rows = 1 << (rows.bit_length() - 1) if rows < most else most
-        part = [a for a in order[start : start + rows] if a.segments == first.segments]
+        part = order[start : start + most]
+        rows = max(1, _TOKENS // max(len(a.text_ids) for a in part))
+        if rows < len(part):
+            part = part[: 1 << (rows.bit_length() - 1)]
         yield part
         start += len(part)
 
@@ -81,16 +96,18 @@ def measure(pair: Pair, part: Sequence[Asked], *, max_new: int) -> list[dict[str
     """Of each item of a batch what the decoder says, by condition. Raises ProbeError where a
     likelihood is not a number: nothing could be read from it."""
     out: list[dict[str, Reading]] = [{} for _ in part]
-    for condition, which, prefix in _prefixes(pair, part):
-        scores = pair.likelihoods(prefix, [part[i].options for i in which])
+    for condition, which, prefix, cut in _prompts(pair, part, max_new):
+        scores = _scores(pair, prefix, [part[i].options for i in which])
         answers = pair.answers(prefix, max_new=max_new)
-        for i, (passage, world), answer in zip(which, scores, answers, strict=False):
-            if not math.isfinite(passage.nats + world.nats):
+        # Answers beyond the rows asked about fill the batch.
+        for i, options, answer, was_cut in zip(which, scores, answers, cut, strict=False):
+            if not all(math.isfinite(score.nats) for score in options):
+                found = " and ".join(str(score.nats) for score in options)
                 raise ProbeError(
                     f"item {part[i].item.id}: -ln p of its answers from {condition} is "
-                    f"{passage.nats} and {world.nats}; are the weights whole?"
+                    f"{found}; are the weights whole?"
                 )
-            out[i][condition] = Reading((passage, world), answer)
+            out[i][condition] = Reading(options, answer, was_cut)
     return out
 
 
@@ -103,38 +120,91 @@ def room(pair: Pair, tokens_G: Sequence[int]) -> int:
     return pair.model.decoder.cfg.max_position_embeddings - taken - _MARKERS
 
 
-def _prefixes(pair: Pair, part: Sequence[Asked]) -> Iterator[tuple[str, list[int], Prefix]]:
-    every = list(range(len(part)))
-    yield "nothing", every, pair.plain([a.tail_ids for a in part])
-    yield "text", every, pair.plain([a.text_ids for a in part])
-    memory = pair.compress([a.item.context for a in part])
-    for which, prefix in pair.asked(memory, [a.tail for a in part]):
-        yield "memory", which, prefix
+def _prompts(pair: Pair, part: Sequence[Asked], max_new: int) -> Iterator[_Prompts]:
+    every, whole = list(range(len(part))), [False] * len(part)
+    yield _Prompts("nothing", every, pair.plain([a.tail_ids for a in part]), whole)
+    yield _Prompts("text", every, pair.plain([a.text_ids for a in part]), whole)
+    contexts = list(dict.fromkeys(a.item.context for a in part))
+    memory = pair.compress(contexts)
+    each = [contexts.index(a.item.context) for a in part]
+    for which, prefix in pair.asked(memory[each], [a.tail for a in part]):
+        yield _Prompts("memory", which, prefix, whole)
+    texts = pair.reconstruct(memory)
+    rebuilt = [_fitting(pair, texts[i], a, max_new) for i, a in zip(each, part, strict=True)]
+    cut = [was_cut for _, was_cut in rebuilt]
+    yield _Prompts("rebuilt", every, pair.plain([ids for ids, _ in rebuilt]), cut)
+
+
+def _scores(
+    pair: Pair, prefix: Prefix, options: Sequence[list[list[int]]]
+) -> list[tuple[Score, ...]]:
+    """Likelihoods of each row's options, of which rows may have unequally many."""
+    most = max(map(len, options))
+    if not most:
+        return [()] * len(options)
+    filled = [row + [[]] * (most - len(row)) for row in options]
+    found = pair.likelihoods(prefix, filled)
+    return [tuple(scores[: len(row)]) for scores, row in zip(found, options, strict=True)]
+
+
+def _fitting(pair: Pair, text: str, asked: Asked, max_new: int) -> tuple[list[int], bool]:
+    """The tokens of a rebuilt text and the question, and whether some of the text is left out:
+    its end, as it may be longer than its source, which fits; all of it, if the decoder wrote what
+    its tokenizer cannot say."""
+    tok, cut = pair.dec_tok, False
+    most = pair.model.decoder.cfg.max_position_embeddings - _longest(asked.options, max_new)
+    try:
+        ids = tok.encode(text + asked.tail)
+        while len(ids) > most and text:
+            spans = tok.encode_with_offsets(text)[1]
+            first = max(0, len(spans) - (len(ids) - most))  # of the tokens that go
+            text, cut = text[: min(spans[first][0], len(text) - 1)], True
+            ids = tok.encode(text + asked.tail)
+    except TokenizerError:
+        return asked.tail_ids, True
+    return ids, cut
 
 
 def _asked(pair: Pair, item: Item, max_new: int) -> Asked | str:
     """The item in tokens, or why it is left out."""
-    answers = item.context_answer, item.prior_answer
-    plain = [normalise(answer) for answer in answers]
-    if plain[0] == plain[1]:
-        return "answers that normalise to the same"
-    if not all(plain):
-        return "an answer that normalises to nothing"
+    why = _ambiguous(item)
+    if why:
+        return why
     tok = pair.dec_tok
     tail = QUESTION.format(question=item.question)
     context = tok.respell([item.context])[0]
-    tok.encode_exactly([context])
+    context_tokens = len(tok.encode_exactly([context])[0])
     tail_ids, text_ids = tok.encode_batch([tail, context + tail])
-    options = [_added(tok, tail, tail_ids, f" {answer}") for answer in answers]
+    rivals = item.options if len(item.options) > 1 else ()
+    options = [_added(tok, tail, tail_ids, f" {answer}") for answer in rivals]
     if not all(options):
         return "an answer that becomes no token"
     pieces = cut_encoded(context, *pair.comp_tok.encode_with_offsets(context), pair.segment)
-    longest = max(max_new, *map(len, options))
+    longest = _longest(options, max_new)
     if len(text_ids) + longest > pair.model.decoder.cfg.max_position_embeddings:
         return "a text too long for the decoder"
     if len(tail_ids) + longest > room(pair, [len(piece.ids) for piece in pieces]):
         return "a memory too long for the decoder"
-    return Asked(item, tail, tail_ids, text_ids, (options[0], options[1]), len(pieces))
+    return Asked(item, tail, tail_ids, text_ids, context_tokens, options, len(pieces))
+
+
+def _ambiguous(item: Item) -> str:
+    """Why its answers cannot be told apart, if they cannot."""
+    if not item.answers:
+        return "no answer"
+    if len(item.options) < 2:
+        return ""
+    sides = [set(map(normalise, side)) for side in (item.answers, item.world)]
+    options = [normalise(option) for option in item.options]
+    if not all(options):
+        return "an answer that normalises to nothing"
+    if len(set(options)) < len(options) or sides[0] & (sides[1] | set(options[1:])):
+        return "answers that normalise to the same"
+    return ""
+
+
+def _longest(options: Sequence[Sequence[int]], max_new: int) -> int:
+    return max(max_new, *map(len, options), 0)
 
 
 def _added(tok: Tokenizer, text: str, ids: list[int], more: str) -> list[int]:

@@ -25,15 +25,18 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pair(run):
-    return jaxcomp.load(run, mesh=mesh_of((1, 1, 1)), batch=4)
+    return jaxcomp.load(run, mesh=mesh_of((1, 1, 1)), batch=8)
 
 
 def items():
-    """Made up: passages of the controlled world, one of them short and one of two segments."""
+    """Made up: passages of the controlled world, one of them short (and asked about twice), one of
+    two segments."""
     answers = [("Alice", "Simon"), ("the goat", "Ann"), ("red", "very small indeed"), ("a b", "c")]
+    answers += [("small", "large")]
     passages = [texts()[0], "The goat looked small.", f"{texts()[1]} {texts()[2]}", texts()[3]]
+    passages += passages[1:2]
     return [
-        Item(f"i{n}", "who ?" * (n + 1), passage, *answer)
+        Item(f"i{n}", "who ?" * (n + 1), passage, answer[:1], answer[1:], ("blue",) * (n == 1))
         for n, (passage, answer) in enumerate(zip(passages, answers, strict=True))
     ]
 
@@ -47,14 +50,16 @@ def asked(pair):
 
 @pytest.fixture(scope="module")
 def measured(pair, asked):
-    """Of each item, from batches of many: a memory's neighbours have as many segments."""
-    out = {}
-    for part in batches(asked, 4):
-        assert len({a.segments for a in part}) == 1
+    """Of each item, from one batch; what is asked about twice is compressed once."""
+    (part,) = batches(asked, 8)
+    assert [a.segments for a in part] == [2, 1, 1, 1, 1]
+    compressed, real = [], pair.compress
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pair, "compress", lambda texts: compressed.append(texts) or real(texts))
         found = measure(pair, part, max_new=NEW)
-        out |= {a.item.id: readings for a, readings in zip(part, found, strict=True)}
-    assert sorted(out) == ["i0", "i1", "i2", "i3"]
-    return out
+    (each,) = compressed
+    assert sorted(each) == sorted({a.item.context for a in part})
+    return {a.item.id: readings for a, readings in zip(part, found, strict=True)}
 
 
 def by_hand(pair, prefix_tokens, label_tokens, before=None):
@@ -77,23 +82,26 @@ def by_hand(pair, prefix_tokens, label_tokens, before=None):
 
 @pytest.mark.parametrize("condition", CONDITIONS)
 def test_a_likelihood_is_that_of_one_full_forward_pass(pair, measured, condition):
-    for item in (items()[1], items()[2]):  # a short passage, and one of two segments
-        before = None
-        tail = QUESTION.format(question=item.question)
-        prompt = item.context + tail if condition == "text" else tail
-        with use_mesh(pair.mesh):
-            if condition == "memory":
-                memory = pair.compress(item.context)
-                placed = pair._place([memory], int(memory.segments_B[0]))
-                mode_B = put_batch(np.full(1, CONTINUE, np.int32), pair.mesh)
-                before = pair.model.prefix(placed, mode_B)
-            ids = pair.dec_tok.encode(prompt)
-            for answer, score in zip(item[3:], measured[item.id][condition].options, strict=True):
-                joined = pair.dec_tok.encode(f"{prompt} {answer}")
-                assert joined[: len(ids)] == ids
-                expected = by_hand(pair, ids, joined[len(ids) :], before)
-                assert score.tokens == len(joined) - len(ids)
-                assert score.nats == pytest.approx(expected, rel=2e-5)
+    before = None
+    item = items()[2 if condition == "memory" else 1]  # two segments; a short passage
+    tail = QUESTION.format(question=item.question)
+    prompt = item.context + tail if condition == "text" else tail
+    if condition == "rebuilt":
+        prompt = pair.reconstruct(pair.compress(item.context))[0] + tail
+    with use_mesh(pair.mesh):
+        if condition == "memory":
+            memory = pair.compress(item.context)
+            placed = pair._place([memory], int(memory.segments_B[0]))
+            mode_B = put_batch(np.full(1, CONTINUE, np.int32), pair.mesh)
+            before = pair.model.prefix(placed, mode_B)
+        ids = pair.dec_tok.encode(prompt)
+        scores = measured[item.id][condition].options
+        joined = pair.dec_tok.encode(f"{prompt} {item.options[-1]}")
+        assert joined[: len(ids)] == ids
+        assert len(scores) == len(item.options)
+        assert scores[-1].tokens == len(joined) - len(ids)
+        expected = by_hand(pair, ids, joined[len(ids) :], before)
+        assert scores[-1].nats == pytest.approx(expected, rel=2e-5)
 
 
 def test_the_conditions_differ(measured):
@@ -104,7 +112,7 @@ def test_the_conditions_differ(measured):
 
 def test_a_batch_of_one_equals_a_batch_of_many(pair, asked, measured):
     short = asked[1]
-    assert any(len(a.text_ids) > len(short.text_ids) + 32 for a in asked if a.segments == 1)
+    assert any(len(a.text_ids) > len(short.text_ids) + 32 for a in asked)
     (alone,) = measure(pair, [short], max_new=NEW)
     for condition in CONDITIONS:
         together = measured[short.item.id][condition]
@@ -129,7 +137,7 @@ def test_padding_changes_no_likelihood(pair):
 
 
 def test_an_answer_from_memory_is_what_ask_answers(pair, measured):
-    for item in items():
+    for item in items()[1:3]:
         memory = pair.compress(item.context)
         said = pair.ask(memory, item.question, max_new=NEW)
         assert [measured[item.id]["memory"].answer] == said
@@ -142,7 +150,7 @@ def test_a_sharded_pair_gives_the_same(run, asked, measured):
     ((_, remembered),) = wide.asked(memory, [a.tail for a in part])
     read = wide.plain([a.text_ids for a in part])
     for condition, prefix in (("text", read), ("memory", remembered)):
-        found = wide.likelihoods(prefix, [a.options for a in part])
+        found = conditions._scores(wide, prefix, [a.options for a in part])
         for one, options in zip(part, found, strict=True):
             for a, b in zip(options, measured[one.item.id][condition].options, strict=True):
                 assert a.nats == pytest.approx(b.nats, rel=1e-4)
@@ -160,17 +168,21 @@ def test_what_cannot_be_asked_is_left_out_and_counted(pair):
     long = " ".join(texts())  # five texts, beyond 256 positions even alone
     bad = [
         one._replace(context=long),
-        one._replace(context_answer="The Goat!", prior_answer="goat"),
-        one._replace(prior_answer="the"),
-        one._replace(prior_answer="?!"),
+        one._replace(answers=("The Goat!",), world=("goat",)),
+        one._replace(answers=("Alice", "goat"), world=("the fox", "Goat.")),
+        one._replace(world=(), others=("fox", "the fox")),
+        one._replace(world=("the",)),
+        one._replace(world=("?!",)),
+        one._replace(answers=(), world=()),
         one._replace(question="café ?"),  # the world's tokenizer has no é
     ]
     found, left_out = prepare(pair, [*bad, one], max_new=NEW)
     assert [a.item for a in found] == [one]
     assert left_out == {
         "a text too long for the decoder": 1,
-        "answers that normalise to the same": 1,
+        "answers that normalise to the same": 3,
         "an answer that normalises to nothing": 2,
+        "no answer": 1,
         "a text that a tokenizer cannot say": 1,
     }
     # A memory takes whole segments of positions, so it can be too long where its text is not.
@@ -200,16 +212,40 @@ def test_no_batch_is_too_large_and_none_is_lost(asked, monkeypatch):
         parts = list(batches(many, most))
         assert sorted(a.item.id for p in parts for a in p) == sorted(a.item.id for a in many)
         assert max(map(len, parts)) <= most
-        assert all(len({a.segments for a in p}) == 1 for p in parts)
+        segments = [a.segments for p in parts for a in p]
+        assert segments == sorted(segments, reverse=True)
     longest = max(len(a.text_ids) for a in many)
     monkeypatch.setattr(conditions, "_TOKENS", 3 * longest)
     assert len(next(iter(batches(many, 32)))) == 2
 
 
+def test_an_item_without_rivals_has_no_likelihoods(pair, asked):
+    alone = asked[0].item._replace(world=())
+    (one,), _ = prepare(pair, [alone], max_new=NEW)
+    assert one == asked[0]._replace(item=alone, options=[])
+    assert conditions._scores(pair, pair.plain([one.tail_ids]), [one.options]) == [()]
+
+
+def test_a_rebuilt_text_is_cut_to_the_decoders_room(pair, asked):
+    one = asked[0]
+    most = pair.model.decoder.cfg.max_position_embeddings - max(NEW, *map(len, one.options))
+    text = " ".join(texts())
+    assert len(pair.dec_tok.encode(text + one.tail)) > most
+    ids, cut = conditions._fitting(pair, text, one, NEW)
+    assert cut
+    assert most - 8 <= len(ids) <= most
+    said = pair.dec_tok.decode(ids)
+    assert said.endswith(one.tail)
+    assert text.startswith(said.removesuffix(one.tail))
+    assert conditions._fitting(pair, one.item.context, one, NEW) == (one.text_ids, False)
+    # What a tokenizer cannot say is not read.
+    assert conditions._fitting(pair, "caf\u00e9", one, NEW) == (one.tail_ids, True)
+
+
 def test_a_likelihood_that_is_no_number_is_refused(pair, asked, monkeypatch):
     monkeypatch.setattr(
         type(pair), "likelihoods",
-        lambda self, prefix, options: [[jaxcomp.use.Score(float("nan"), 1)] * 2 for _ in options],
+        lambda self, prefix, options: [[jaxcomp.use.Score(float("nan"), 1)] * 3 for _ in options],
     )  # fmt: skip
     with pytest.raises(ProbeError, match="item i0: -ln p of its answers from nothing is nan"):
         measure(pair, asked[:1], max_new=1)

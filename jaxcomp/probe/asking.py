@@ -1,0 +1,234 @@
+"""A probe from its items to its result: asked in batches, kept on the way, filtered, counted."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxcomp.config import config_hash
+from jaxcomp.probe.conditions import Asked, Reading, batches, measure, prepare
+from jaxcomp.probe.filters import Holds, Record, Rules, Step, after, before
+from jaxcomp.probe.items import Item, ProbeError, fingerprint
+from jaxcomp.probe.journal import Journal
+from jaxcomp.probe.squad import holds
+from jaxcomp.train.metrics import duration
+from jaxcomp.use.pair import QUESTION, Pair
+
+MAX_NEW = 24
+Say = Callable[[str], None]
+
+
+class Probe(NamedTuple):
+    """What one probe makes of what the decoder said.
+
+    `version` is that of its definitions: results of another one are not taken over. `scored` is
+    what a record keeps of an item's readings; `rates` what is counted over records.
+    """
+
+    name: str
+    version: int
+    scored: Callable[[Asked, dict[str, Reading]], Record]
+    rates: Callable[[Sequence[Record]], dict[str, Any]]
+    answerable: Holds
+    known: Holds
+
+
+class Probed(NamedTuple):
+    """`result` is what the file holds (see docs/metrics.md); `made` is False where it was there."""
+
+    result: dict[str, Any]
+    made: bool
+
+
+def run(
+    probe: Probe,
+    pair: Pair,
+    items: Sequence[Item],
+    out: Path | None = None,
+    *,
+    rules: Rules | None = None,
+    max_new: int = MAX_NEW,
+    say: Say | None = None,
+) -> Probed:
+    """Asks every item that `rules` may count in every condition, and counts.
+
+    With `out` the result is written there, whole or not at all; stopped, the same call goes on
+    after the last batch; finished, it reads the file. Under other rules it counts again, and asks
+    only what was not asked before.
+
+    Raises ProbeError where `out` holds something else, or no item can be asked or is counted.
+    """
+    say, rules = say or (lambda text: None), rules or Rules()
+    about = _about(probe, pair, items, max_new)
+    journal = Journal(out, about)
+    found = journal.finished()
+    if found is not None and found["filter"]["rules"] == dataclasses.asdict(rules):
+        return Probed(found, False)
+    asked, left_out = prepare(pair, items, max_new=max_new)
+    if left_out:
+        say(f"left out: {_reasons(left_out)}")
+    if not asked:
+        raise ProbeError(f"none of the {len(items)} items can be asked: {_reasons(left_out)}")
+    described = {a.item.id: _described(a) for a in asked}
+    chosen, steps = before(rules, list(described.values()))
+    steps = [Step("read", len(items)), Step("can be asked", len(asked)), *steps]
+    _some_left(chosen, steps)
+    records = {r["id"]: r for r in [*(found["records"] if found else []), *journal.records()]}
+    wanted = {record["id"] for record in chosen}
+    if done := len(wanted & records.keys()):
+        say(f"{done:,} of {len(wanted):,} items were done already")
+    todo = [a for a in asked if a.item.id in wanted - records.keys()]
+    records |= _measured(probe, pair, todo, journal, described, max_new, say)
+    counted, more = after(rules, [records[r["id"]] for r in chosen], probe.answerable, probe.known)
+    steps += more
+    _some_left(counted, steps)
+    result = {
+        "about": about,
+        "filter": {"rules": dataclasses.asdict(rules), "steps": [s._asdict() for s in steps]},
+        "items": _counts(pair, counted, left_out),
+        **probe.rates(counted),
+        "records": [records[a.item.id] for a in asked if a.item.id in records],
+    }
+    journal.finish(result)
+    return Probed(result, True)
+
+
+def head(result: dict[str, Any]) -> list[str]:
+    """The first lines of a result as text: which items were counted."""
+    items, steps = result["items"], result["filter"]["steps"]
+    lines = ["items: " + ", ".join(f"{s['left']:,} {_step(s['rule'])}" for s in steps)]
+    lines += [f"  left out: {n:,} with {why}" for why, n in sorted(items["left_out"].items())]
+    lines += [
+        f"  of the {items['counted']:,} counted, {n:,} {what}"
+        for n, what in (
+            (items["not_stated"], "have no answer that stands in the passage word for word"),
+            (
+                items["beyond_training"],
+                f"have a memory of more than the {items['trained_segments']} segment(s) this pair "
+                "was trained with",
+            ),
+            (items["rebuilt_cut"], "have a rebuilt text that was cut to fit the decoder"),
+        )
+        if n
+    ]
+    return [*lines, ""]
+
+
+def shown(found: dict[str, Any]) -> str:
+    """A share or a mean in percent with its interval."""
+    middle = found.get("rate", found.get("mean"))
+    if middle is None:
+        return "not measurable"
+    if found["low"] is None:
+        return f"{100 * middle:.1f}%"
+    return f"{100 * middle:.1f}% [{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
+
+
+def _measured(
+    probe: Probe,
+    pair: Pair,
+    todo: Sequence[Asked],
+    journal: Journal,
+    described: dict[str, Record],
+    max_new: int,
+    say: Say,
+) -> dict[str, Record]:
+    progress, records = _Progress(say, todo), {}
+    for part in batches(todo, pair.batch):
+        found = measure(pair, part, max_new=max_new)
+        made = [
+            described[a.item.id]
+            | {"rebuilt_cut": any(reading.cut for reading in readings.values())}
+            | probe.scored(a, readings)
+            for a, readings in zip(part, found, strict=True)
+        ]
+        journal.add(made)
+        records |= {record["id"]: record for record in made}
+        progress(part)
+    return records
+
+
+def _described(asked: Asked) -> Record:
+    """What is known of an item before it is asked."""
+    return {
+        "id": asked.item.id,
+        "segments": asked.segments,
+        "context_tokens": asked.context_tokens,
+        "stated": holds(asked.item.context, asked.item.answers),
+        "tokens": [len(ids) for ids in asked.options],
+    }
+
+
+def _counts(
+    pair: Pair, counted: Sequence[Record], left_out: dict[str, int]
+) -> dict[str, int | dict[str, int]]:
+    trained = pair.traits.segments
+    return {
+        "counted": len(counted),
+        "left_out": dict(left_out),
+        "not_stated": sum(not r["stated"] for r in counted),
+        "rebuilt_cut": sum(r["rebuilt_cut"] for r in counted),
+        "trained_segments": trained,
+        "beyond_training": sum(r["segments"] > trained for r in counted),
+    }
+
+
+def _about(probe: Probe, pair: Pair, items: Sequence[Item], max_new: int) -> dict[str, Any]:
+    """What decides the records."""
+    about = {
+        "probe": probe.name,
+        "version": probe.version,
+        "items": fingerprint(items),
+        "compressor": pair.traits.compressor,
+        "decoder": pair.traits.decoder,
+        "ratio": pair.traits.ratio,
+        "template": QUESTION,
+        "max_new": max_new,
+    }
+    return about | {"hash": config_hash(about)}
+
+
+def _reasons(left_out: dict[str, int]) -> str:
+    return "; ".join(f"{n} with {why}" for why, n in sorted(left_out.items()))
+
+
+def _some_left(records: Sequence[Record], steps: Sequence[Step]) -> None:
+    if not records:
+        found = ", ".join(f"{step.left} {_step(step.rule)}" for step in steps)
+        raise ProbeError(
+            f"no item is left to count: {found}; expected at least one, relax --filter"
+        )
+
+
+def _step(rule: str) -> str:
+    return rule if rule in ("read", "can be asked") else f"after {rule}"
+
+
+class _Progress:
+    """Says what, how far, how fast and how much longer, every few seconds and at the end."""
+
+    def __init__(self, say: Say, todo: Sequence[Asked]):
+        self.say, self.every = say, len(todo)
+        # By tokens: the first batches are of the longest texts.
+        self.left = self.tokens = sum(len(a.text_ids) for a in todo)
+        self.done = 0
+        self.began = self.shown = time.perf_counter()
+
+    def __call__(self, part: Sequence[Asked]) -> None:
+        self.done += len(part)
+        self.left -= sum(len(a.text_ids) for a in part)
+        now = time.perf_counter()
+        spent, last = now - self.began, self.done == self.every
+        if now - self.shown <= 5 and not last:
+            return
+        self.shown = now
+        rate = f"{self.done / spent:.2f} items/s"
+        if last:
+            cost = f"{spent / self.done:.3g} s an item, compiling included"
+            self.say(f"{self.done:,} items probed in {duration(spent)}, {rate}: {cost}")
+            return
+        left = spent * self.left / (self.tokens - self.left)
+        self.say(f"{self.done:,} of {self.every:,} items probed, {rate}, {duration(left)} left")

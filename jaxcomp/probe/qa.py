@@ -1,0 +1,65 @@
+"""Questions about a passage that have gold answers: exact match and F1 by SQuAD's rules."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+from jaxcomp.probe import asking, squad
+from jaxcomp.probe.asking import Probe, head, shown
+from jaxcomp.probe.conditions import CONDITIONS, Asked, Reading
+from jaxcomp.probe.filters import Record
+from jaxcomp.probe.scoring import average, share
+
+SHARES = ("exact", "holds")
+
+
+def rates(records: Sequence[Record]) -> dict[str, Any]:
+    """`conditions`: by condition the share `exact` and `holds`, and the mean `f1`."""
+    conditions = {}
+    for condition in CONDITIONS:
+        found = [record["conditions"][condition] for record in records]
+        conditions[condition] = {
+            **{name: share(sum(one[name] for one in found), len(found)) for name in SHARES},
+            "f1": average([one["f1"] for one in found]),
+        }
+    return {"conditions": conditions}
+
+
+def table(result: dict[str, Any]) -> str:
+    """A result as text."""
+    columns = {"exact": "exact match", "f1": "mean F1", "holds": "holds an answer"}
+    lines = head(result)
+    lines.append(f"{'answer from':12}" + "".join(f"{title:>26}" for title in columns.values()))
+    for condition in CONDITIONS:
+        found = result["conditions"][condition]
+        lines.append(f"{condition:12}" + "".join(f"{shown(found[c]):>26}" for c in columns))
+    lines += ["", "95% intervals: Wilson's; of F1 bootstrap. Definitions: docs/metrics.md"]
+    return "\n".join(lines)
+
+
+def _scored(asked: Asked, readings: dict[str, Reading]) -> Record:
+    golds = asked.item.answers
+    conditions = {
+        name: {
+            "answer": readings[name].answer,
+            "exact": squad.exact(readings[name].answer, golds),
+            "holds": squad.holds(readings[name].answer, golds),
+            "f1": squad.f1(readings[name].answer, golds),
+        }
+        for name in CONDITIONS
+    }
+    return {"conditions": conditions}
+
+
+def _answerable(record: Record) -> bool:
+    return record["conditions"]["text"]["holds"]
+
+
+def _known(record: Record) -> bool:
+    return record["conditions"]["nothing"]["holds"]
+
+
+PROBE = Probe("qa", 1, _scored, rates, _answerable, _known)
+run = functools.partial(asking.run, PROBE)

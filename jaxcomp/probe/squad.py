@@ -1,0 +1,43 @@
+"""SQuAD 1.1's scores, by the rules of its official script, evaluate-v1.1.py (Rajpurkar et al. 2016,
+arXiv 1606.05250): a greedy answer against gold answers, the best of which counts."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def normalise(text: str) -> str:
+    """Lower case, without ASCII punctuation and the articles a, an, the; single spaces."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
+
+
+def exact(answer: str, golds: Sequence[str]) -> bool:
+    """Does the answer normalise to what a gold answer does?"""
+    return normalise(answer) in map(normalise, golds)
+
+
+def f1(answer: str, golds: Sequence[str]) -> float:
+    """The largest F1 of the answer's words and a gold answer's, normalised, counted with repeats:
+    0 to 1; 0 where they share no word, nothing against nothing included; 0 without golds."""
+    words = normalise(answer).split()
+    return max((_f1(words, normalise(gold).split()) for gold in golds), default=0.0)
+
+
+def holds(text: str, golds: Sequence[str]) -> bool:
+    """Does a gold answer stand in the text, as whole words after normalising? Not SQuAD's rule."""
+    said = f" {normalise(text)} "
+    return any(f" {normalise(gold)} " in said for gold in golds)
+
+
+def _f1(said: list[str], gold: list[str]) -> float:
+    same = sum((Counter(said) & Counter(gold)).values())
+    if not same:
+        return 0.0
+    precision, recall = same / len(said), same / len(gold)
+    return 2 * precision * recall / (precision + recall)

@@ -1,0 +1,44 @@
+"""Gold answers: exact match and F1 as SQuAD's script sums them."""
+
+import pytest
+from probe_items import measure, pair_of, planted, prepare
+
+from jaxcomp.probe import asking
+from jaxcomp.probe.conditions import CONDITIONS, Asked, Reading
+from jaxcomp.probe.items import Item
+from jaxcomp.probe.qa import PROBE, rates, run, table
+from jaxcomp.probe.scoring import share
+
+
+def scored(item, answers):
+    asked = Asked(item, "", [], [], 1, [], 1)
+    readings = {c: Reading((), a) for c, a in zip(CONDITIONS, answers, strict=True)}
+    return PROBE.scored(asked, readings)
+
+
+def test_scores_are_the_best_gold_answers_summed_over_questions():
+    first = Item("1", "?", "", ("Oda Brenn", "Brenn"))
+    second = Item("2", "?", "", ("the red goat",))
+    records = [
+        scored(first, ["nobody", "the brenn", "Oda Tilo Brenn", ""]),
+        scored(second, ["red", "It is the red goat.", "A red goat!", "red red"]),
+    ]
+    found = rates(records)["conditions"]
+    assert [found[c]["exact"] for c in CONDITIONS] == [share(n, 2) for n in (0, 1, 1, 0)]
+    assert [found[c]["holds"] for c in CONDITIONS] == [share(n, 2) for n in (0, 2, 2, 0)]
+    # By hand: F1 2PR / (P + R), the better of two golds.
+    expected = [(0 + 2 / 3) / 2, (1 + 2 / 3) / 2, (4 / 5 + 1) / 2, (0 + 1 / 2) / 2]
+    assert [found[c]["f1"]["mean"] for c in CONDITIONS] == pytest.approx(expected)
+
+
+def test_a_run_and_its_table(monkeypatch, tmp_path):
+    monkeypatch.setattr(asking, "prepare", prepare)
+    monkeypatch.setattr(asking, "measure", measure)
+    items = [item._replace(world=()) for item in planted(4)]
+    result = run(pair_of(), items, tmp_path / "r.json").result
+    assert result["about"]["probe"] == "qa"
+    assert result["conditions"]["memory"]["exact"] == share(2, 4)
+    assert result["conditions"]["text"]["f1"]["mean"] == 1.0
+    row = next(line for line in table(result).split("\n") if line.startswith("memory"))
+    assert row.split("%")[0].split() == ["memory", "50.0"]
+    assert not run(pair_of(), items, tmp_path / "r.json").made
