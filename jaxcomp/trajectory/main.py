@@ -1,0 +1,124 @@
+"""Evaluation along the saved checkpoints of a run.
+
+Each checkpoint is measured as the finished run is (`fidelity.evaluate`), and its row is on the disk
+before the next one begins, so that a stopped command goes on where it stopped. How many checkpoints
+a run keeps is `train.keep_checkpoints`, how often it saves one `train.checkpoint_every`; neither
+changes its result.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxcomp import storage
+from jaxcomp.config import Config, config_hash, to_dict
+from jaxcomp.fidelity.evaluate import evaluate
+from jaxcomp.sharding import use_mesh
+from jaxcomp.sweep.headlines import endpoints
+from jaxcomp.sweep.passages import counted, finite
+from jaxcomp.train.checkpoint import IDENTITY, CheckpointError, read_json
+from jaxcomp.train.compress import load_run, saved_steps, tokenizers
+from jaxcomp.train.loop import mesh_for
+from jaxcomp.train.metrics import duration
+from jaxcomp.use.load import open_run
+
+ROWS = "trajectory.jsonl"
+VERSION = 1  # of what a row holds
+Say = Callable[[str], None]
+More = Callable[[Path, int], dict[str, Any]]  # (run, step) -> further numbers by name
+
+
+class Row(NamedTuple):
+    """One checkpoint. `metrics`: docs/metrics.md; `passages`: what each passage gives to the
+    primary endpoint, (kept, slots), in the order of the set."""
+
+    step: int
+    metrics: dict[str, Any]
+    passages: list[tuple[float, float]]
+
+
+class Followed(NamedTuple):
+    """A run and its rows by step; `made` of them were measured now."""
+
+    place: Path
+    cfg: Config
+    rows: list[Row]
+    made: int
+
+
+def follow(place: str | Path, *, more: More | None = None, say: Say | None = None) -> Followed:
+    """Measures every saved checkpoint of the finished run in `place` that has no row yet, and keeps
+    the rows in its trajectory.jsonl. `more` adds numbers of its own to every row.
+
+    Raises:
+        ExportError, CheckpointError: `place` is no finished run, holds a single checkpoint, or its
+            rows are of another run; what `evaluate` raises.
+    """
+    say = say or (lambda text: None)
+    place = storage.path(os.path.expanduser(place))
+    cfg, root = open_run(place)
+    steps = saved_steps(place)
+    if len(steps) < 2:
+        raise CheckpointError(
+            f"{place}: {len(steps)} checkpoint(s) saved; a trajectory needs at least 2: train with "
+            "--train.keep_checkpoints=100 and a --train.checkpoint_every that gives as many as you "
+            "want (neither changes the result)"
+        )
+    rows = _Rows(place, cfg, more is not None)
+    todo = [step for step in steps if step not in rows.found]
+    toks = tokenizers(cfg, root)
+    began = time.perf_counter()
+    for done, step in enumerate(todo):
+        with use_mesh(mesh_for(cfg)):
+            model = load_run(cfg, place, root=root, step=step)
+            found = evaluate(cfg, model, *toks)
+        metrics = finite(found.metrics | (more(place, step) if more is not None else {}))
+        rows.add(Row(step, metrics, counted(found.passages, endpoints(cfg)[1].metric)))
+        spent = time.perf_counter() - began
+        left = duration(spent / (done + 1) * (len(todo) - done - 1))
+        say(f"checkpoint {step:,}: {done + 1} of {len(todo)} measured, {left} left")
+    return Followed(place, cfg, [rows.found[step] for step in sorted(rows.found)], len(todo))
+
+
+class _Rows:
+    """The rows of one run on disk, below a line that says what they are of."""
+
+    def __init__(self, place: Path, cfg: Config, more: bool):
+        self.file = place / ROWS
+        about = {
+            "version": VERSION,
+            "run": config_hash(read_json(place / IDENTITY)),
+            "eval": to_dict(cfg.eval),
+            "more": more,
+        }
+        self.lines = self._lines()
+        if self.lines and self.lines[0] != about:
+            differ = sorted(k for k in about if self.lines[0].get(k) != about[k])
+            raise CheckpointError(
+                f"{self.file} is of another {' and '.join(differ)}; remove it to measure again"
+            )
+        self.lines = self.lines or [about]
+        self.found = {
+            line["step"]: Row(line["step"], line["metrics"], [tuple(p) for p in line["passages"]])
+            for line in self.lines[1:]
+        }
+
+    def add(self, row: Row) -> None:
+        """On the disk, whole, when it returns."""
+        self.lines.append(row._asdict())
+        self.found[row.step] = row
+        text = "".join(json.dumps(line, sort_keys=True) + "\n" for line in self.lines)
+        storage.write_bytes(self.file, text.encode())
+
+    def _lines(self) -> list[dict[str, Any]]:
+        if not self.file.is_file():
+            return []
+        try:
+            return [json.loads(line) for line in self.file.read_text("utf-8").splitlines()]
+        except ValueError as error:
+            raise CheckpointError(f"{self.file} is damaged ({error}); remove it") from error

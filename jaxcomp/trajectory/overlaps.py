@@ -1,0 +1,48 @@
+"""The memories that finished runs write of the same passages, compared pair by pair."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from flax import nnx
+
+from jaxcomp.data.heldout import TEXT_SET, WORLD_SETS
+from jaxcomp.data.pipeline import batch_examples, eval_examples
+from jaxcomp.fidelity import reconstruction
+from jaxcomp.fidelity.overlap import Overlap, overlap
+from jaxcomp.sharding import on_host, put_batch, use_mesh, whole_batch
+from jaxcomp.train.compress import load_run, tokenizers
+from jaxcomp.train.loop import mesh_for
+from jaxcomp.trajectory.main import Followed
+from jaxcomp.use.load import open_run
+
+
+def overlaps(runs: Sequence[Followed]) -> dict[tuple[int, int], Overlap | None]:
+    """By the numbers of two runs, i < j; None where their memories are not of the same passages
+    vector by vector (another ratio, other text, another tokenizer)."""
+    every = [memories(run) for run in runs]
+    return {
+        (i, j): overlap(every[i], every[j]) if every[i].shape == every[j].shape else None
+        for j in range(len(runs))
+        for i in range(j)
+    }
+
+
+def memories(run: Followed) -> np.ndarray:
+    """vec_WD, float32: every valid vector of the last held-out set, passage by passage."""
+    cfg, root = open_run(run.place)
+    name = WORLD_SETS[-1] if cfg.data.source == "world" else TEXT_SET
+    mesh = mesh_for(cfg)
+    with use_mesh(mesh):
+        graphdef, state = nnx.split(load_run(cfg, run.place, root=root))
+        examples = eval_examples(cfg, name, *tokenizers(cfg, root))
+        found = []
+        for batch, valid in batch_examples(examples, whole_batch(cfg.eval.batch, mesh), cfg):
+            put = put_batch(batch, mesh)
+            memory = reconstruction.read(
+                graphdef, state, put.ctx_BGT, put.ctx_len_BG, cfg.memory.ratio
+            )
+            vec_BMD, seg_BM = on_host((memory.vec_BMD, memory.seg_BM))
+            found.append(vec_BMD[:valid][seg_BM[:valid] > 0])
+    return np.concatenate(found).astype(np.float32)
