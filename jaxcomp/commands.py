@@ -26,7 +26,7 @@ def pretrain(flags: Flags) -> int:
     # "decoder" stands where a compressor is named, but is no size of a family.
     only_decoder = ("compressor", "decoder") in flags.overrides
     flags.overrides = [o for o in flags.overrides if o != ("compressor", "decoder")]
-    cfg = _config(flags)
+    cfg = config_of(flags)
     _writable(flags)
     workdir = _workdir(flags, cfg)
     work = jobs.PretrainWork(flags.typed)
@@ -66,40 +66,15 @@ def train(flags: Flags) -> int:
     """One compressor."""
     from jaxcomp.train import compress, profiling
 
-    cfg = _config(flags)
-    _needs_compressor(cfg, "train")
+    cfg = config_of(flags)
+    needs_compressor(cfg, "train")
     profile = profiling.window(flags.profile, cfg.train.optim.steps)
-    _together(flags, cfg)
+    together(flags, cfg)
     _writable(flags)
-    workdir, root = _run_folders(flags, cfg)
+    workdir, root = run_folders(flags, cfg)
     summary = compress.train(cfg, workdir, root=root, profile=profile)
     print(json.dumps(summary, indent=1))
     print(f"next: jaxcomp eval with the same flags; the run is in {workdir}")
-    return 0
-
-
-def evaluate(flags: Flags) -> int:
-    """What survived: one finished run on held-out text."""
-    from jaxcomp.sweep import jobs
-    from jaxcomp.sweep.headlines import headlines
-    from jaxcomp.sweep.ledger import write_text
-
-    cfg = _config(flags)
-    _needs_compressor(cfg, "eval")
-    _together(flags, cfg)
-    _writable(flags)
-    workdir, root = _run_folders(flags, cfg)
-    metrics, _ = jobs.measure(cfg, workdir, root)
-    metrics = jobs.finite(metrics)
-    text = json.dumps(metrics, indent=1, sort_keys=True) + "\n"
-    distributed.by_lead(lambda: write_text(workdir / "eval.json", text))
-    for head in headlines(cfg):
-        value = metrics.get(head.metric)
-        shown = "not measurable" if value is None else f"{value:.4f}"
-        print(f"{head.label:>26}  {shown:>14}  {head.metric}")
-    print(
-        f"all {len(metrics)} metrics: {workdir / 'eval.json'}; one line a passage: passages.jsonl"
-    )
     return 0
 
 
@@ -109,7 +84,7 @@ def sweep(flags: Flags) -> int:
     from jaxcomp.sweep.report import current
     from jaxcomp.sweep.report import report as write_report
 
-    cfg = _config(flags)
+    cfg = config_of(flags)
     _writable(flags)
     workdir = _workdir(flags, cfg)
     shard = runner.parse_shard(flags.shard)
@@ -147,7 +122,7 @@ def report(flags: Flags) -> int:
         )
     if not (flags.workdir or flags.config):
         raise ConfigError("report needs --workdir=DIR of a sweep (or --config)")
-    asked = _config(flags) if flags.config else None
+    asked = config_of(flags) if flags.config else None
     _writable(flags)
     workdir = storage.path(flags.workdir) if asked is None else _workdir(flags, asked)
     cfg = _made_by(workdir)
@@ -184,10 +159,12 @@ def bench(flags: Flags) -> int:
     from jaxcomp.bench import main as measurements
 
     only = [name for name in flags.only.split(",") if name] or measurements.KINDS
-    if flags.run and "reconstruct" not in only:
-        raise ConfigError(f"--run={flags.run} goes with --only=reconstruct; nothing else uses it")
+    if flags.run and not {"reconstruct", "probe"} & set(only):
+        raise ConfigError(
+            f"--run={flags.run} goes with --only=reconstruct or probe; nothing else uses it"
+        )
     run = storage.path(flags.run) if flags.run else None
-    measurements.bench(_config(flags), only, out=say, trained=run)
+    measurements.bench(config_of(flags), only, out=say, trained=run)
     return 0
 
 
@@ -203,7 +180,7 @@ def plan(flags: Flags) -> int:
     if flags.efficiency > 1:
         raise ConfigError(f"--efficiency={flags.efficiency}: expected a share, at most 1")
     names = [name for name in flags.topology.split(",") if name]
-    rows = main.plan(_config(flags), names, out=say)
+    rows = main.plan(config_of(flags), names, out=say)
     text = table(rows, flags.efficiency, flags.rate)
     print(f"\n{text}", end="")
     if flags.out:
@@ -215,9 +192,9 @@ def doctor(flags: Flags) -> int:
     """What to see before a long run."""
     from jaxcomp.doctor import main
 
-    cfg = main.chosen(_config(flags))
-    _needs_compressor(cfg, "doctor")
-    workdir, root = _run_folders(flags, cfg)
+    cfg = main.chosen(config_of(flags))
+    needs_compressor(cfg, "doctor")
+    workdir, root = run_folders(flags, cfg)
     failed = main.doctor(cfg, workdir, root=root, out=say)
     print(f"failed: {', '.join(failed)}" if failed else "nothing found")
     return FAILED if failed else 0
@@ -226,13 +203,13 @@ def doctor(flags: Flags) -> int:
 # --- what the flags say ------------------------------------------------------------------------
 
 
-def _config(flags: Flags) -> Config:
+def config_of(flags: Flags) -> Config:
     if not flags.config:
         raise ConfigError("--config is missing; try --config=configs/tiny.py")
     return settings.load(flags.config, flags.overrides)
 
 
-def _together(flags: Flags, cfg: Config) -> None:
+def together(flags: Flags, cfg: Config) -> None:
     """Joins the other processes of this run, if there are any; only process 0 prints then."""
     distributed.start(flags.argv, config=config_hash(to_dict(cfg)))
     if not distributed.is_lead():
@@ -249,7 +226,7 @@ def _writable(flags: Flags) -> None:
         storage.probe(flags.workdir)
 
 
-def _run_folders(flags: Flags, cfg: Config) -> tuple[Path, Path]:
+def run_folders(flags: Flags, cfg: Config) -> tuple[Path, Path]:
     """Where a single run is, and where bases made locally are looked for."""
     if flags.workdir:
         return storage.path(flags.workdir), storage.path(flags.workdir)
@@ -258,7 +235,7 @@ def _run_folders(flags: Flags, cfg: Config) -> tuple[Path, Path]:
     return root / f"{name}-r{cfg.memory.ratio}-b{cfg.base_seed}-s{cfg.seed}", root
 
 
-def _needs_compressor(cfg: Config, command: str) -> None:
+def needs_compressor(cfg: Config, command: str) -> None:
     if not cfg.compressor:
         known = [f"{f}/{s}" for f, sizes in cfg.families.items() for s in sizes]
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Every command with the flags it takes; what they do is in commands.py and using.py."""
+"""Every command with the flags it takes; what they do: commands.py, evaluating.py, using.py."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import NamedTuple
 
-from jaxcomp import commands, using
+from jaxcomp import commands, evaluating, using
 from jaxcomp.commands import Flags
 
 FIELDS = """
@@ -91,12 +91,12 @@ def _bench_flags(parser: argparse.ArgumentParser) -> None:
         "--only",
         default="",
         metavar="WHAT[,WHAT]",
-        help="step, data, memory, generate, reconstruct, transformers, load",
+        help="step, data, memory, generate, reconstruct, probe, transformers, load",
     )
     parser.add_argument(
         "--run",
         metavar="DIR",
-        help="with reconstruct: rebuild memories of this finished run, not of an untrained pair",
+        help="with reconstruct and probe: measure this finished run, not an untrained pair",
     )
 
 
@@ -164,22 +164,19 @@ def _ask_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _probe_flags(parser: argparse.ArgumentParser) -> None:
-    _place(parser)
+def _eval_flags(parser: argparse.ArgumentParser) -> None:
+    _common(parser)
+    evaluating.add_flags(parser)
+
+
+def _inspect_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--run", required=True, metavar="DIR", help="a finished run")
     parser.add_argument(
-        "--items",
-        required=True,
-        metavar="FILE",
-        help=".jsonl[.gz] with id, question, context, context_answer and prior_answer a row",
+        "--limit", type=int, default=64, metavar="N", help="passages of each held-out set (64)"
     )
+    parser.add_argument("--batch", type=int, default=32, metavar="N", help="rows at once (32)")
     parser.add_argument(
-        "--limit", type=int, metavar="N", help="only the first N items (default: all)"
-    )
-    parser.add_argument(
-        "--out",
-        metavar="FILE",
-        help="a .json for the counts and a record an item (answers and likelihoods, not the "
-        "texts); without it, only the table is printed and a stopped run starts again",
+        "--out", default="", metavar="FILE", help="the page (default: inspect.html in the run)"
     )
 
 
@@ -248,11 +245,19 @@ COMMANDS = (
     ),
     Command(
         "eval",
-        "measure what survived in one trained pair",
-        "Rebuilds held-out text with the run made by `jaxcomp train` with the same flags, and "
-        "writes\neval.json and passages.jsonl beside it.",
-        _common,
-        commands.evaluate,
+        "measure what survived in one trained pair, or probe it with questions",
+        "Rebuilds held-out text with the run in --run=DIR, or with that of `jaxcomp train` with\n"
+        "the same flags, and writes eval.json and passages.jsonl beside it. --all: minimal pairs\n"
+        "too; --checkpoints=all: every saved checkpoint (docs/trajectories.md).\n\n"
+        "With --run=DIR --probe=NAME --data=FILE, asks questions about passages: from nothing,\n"
+        "from the full text, from its memory and from the text rebuilt from that. overwriting: an\n"
+        "answer was replaced, so is it the passage's or the world's that comes? qa: SQuAD's exact\n"
+        "match and F1. drift: does a memory prefer its text to a twin (docs/drift.md)? rate: the\n"
+        "same memories in fewer bits. A stopped probe goes on where it stopped; a finished one\n"
+        "prints its table and computes nothing. If the weights of an exported folder have moved,\n"
+        "--compressor=DIR and --decoder=DIR say where they are. Definitions: docs/metrics.md.",
+        _eval_flags,
+        evaluating.evaluate,
         processes="all",
     ),
     Command(
@@ -292,7 +297,7 @@ COMMANDS = (
         "measure rates and ratios of this machine",
         "One table: the training step against plain PyTorch (if that is installed) and where it "
         "spends\nits time, the wait for data, growth of memory, the rates of decoding (also "
-        "against\ntransformers), of rebuilding many texts at once, and of loading.\n"
+        "against\ntransformers), of rebuilding and of probing many texts at once, and of loading.\n"
         "Nothing is kept. What each number means: docs/bench.md.",
         _bench_flags,
         commands.bench,
@@ -341,14 +346,15 @@ COMMANDS = (
         "one",
     ),
     Command(
-        "probe",
-        "whose answer comes from a memory: the passage's or the world's",
-        "Asks about passages in which an answer was replaced, from nothing, from the full text\n"
-        "and from the memory, and prints how often the answer is the passage's, the world's or\n"
-        "neither, by likelihood and by greedy generation (docs/metrics.md). With --out a stopped\n"
-        "run goes on where it stopped, and a finished one prints its table and computes nothing.",
-        _probe_flags,
-        using.probe,
+        "inspect",
+        "a page that shows where every rebuilt word came from",
+        "Rebuilds held-out passages of a finished run and writes one HTML page: source and\n"
+        "rebuilt text side by side, every word copied, overwritten by the prior, replaced, lost\n"
+        "or invented, with the decoder's entropy under it; of the controlled world also what a\n"
+        "linear probe reads from the memory. Definitions: docs/metrics.md. The same again writes\n"
+        "nothing.",
+        _inspect_flags,
+        using.inspect,
         "",
         "one",
     ),

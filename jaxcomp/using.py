@@ -1,4 +1,4 @@
-"""What the commands that use a trained pair do: compress, reconstruct, ask, probe, export."""
+"""What the commands that use a trained pair do: compress, reconstruct, ask, export."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ def compress(flags: Flags) -> int:
     """Texts into memory files."""
     from jaxcomp.use import documents
 
-    _no_fields(flags)
-    _at_least(flags, part=1, batch=1)
-    texts = documents.read([_here(name) for name in flags.inputs], flags.field)
+    no_fields(flags)
+    at_least(flags, part=1, batch=1)
+    texts = documents.read([here(name) for name in flags.inputs], flags.field)
     done = documents.compress(
-        _pair(flags), texts, Path(_here(flags.out)), part=flags.part, dtype=flags.dtype, say=_tell
+        pair_of(flags), texts, Path(here(flags.out)), part=flags.part, dtype=flags.dtype, say=tell
     )
     if not done.texts:
-        _tell(f"nothing to do: {done.before} texts are in {flags.out} already")
+        tell(f"nothing to do: {done.before} texts are in {flags.out} already")
     else:
         found = f" ({done.before} more were there)" if done.before else ""
-        _tell(f"{done.texts} texts in {len(done.files)} file(s) of {flags.out}{found}")
+        tell(f"{done.texts} texts in {len(done.files)} file(s) of {flags.out}{found}")
     return 0
 
 
 def reconstruct(flags: Flags) -> int:
     """Memory files into texts."""
     memories = list(_memories(flags))
-    pair = _pair(flags)
+    pair = pair_of(flags)
     several = len(memories) > 1 or len(memories[0]) > 1
     for memory in memories:
         for start in range(0, len(memory), flags.batch):
@@ -53,7 +53,7 @@ def ask(flags: Flags) -> int:
     questions = [q for q in given if q.strip()]
     if not questions:
         raise ConfigError("no question; expected --question=TEXT, or one a line on standard input")
-    pair = _pair(flags)
+    pair = pair_of(flags)
     several = len(questions) > 1 or len(memories) > 1 or len(memories[0]) > 1
     for memory in memories:
         for question in questions:
@@ -63,20 +63,14 @@ def ask(flags: Flags) -> int:
     return 0
 
 
-def probe(flags: Flags) -> int:
-    """Whose answer comes from a memory: the passage's or the world's."""
-    from jaxcomp import probe
+def inspect(flags: Flags) -> int:
+    """Where every word of a rebuilt text came from."""
+    from jaxcomp.dissect import inspect as write
 
-    _no_fields(flags)
-    _at_least(flags, batch=1)
-    items = probe.read(Path(_here(flags.items)).expanduser(), flags.limit)
-    out = Path(_here(flags.out)).expanduser() if flags.out else None
-    if out is not None and out.is_dir():
-        raise ConfigError(f"--out={out} is a folder; expected a file such as {out}/probe.json")
-    found = probe.run(_pair(flags), items, out, say=_tell)
-    if not found.made:
-        _tell(f"nothing to do: the result is in {out} already")
-    print(probe.table(found.result), flush=True)
+    no_fields(flags)
+    found = write(flags.run, limit=flags.limit, batch=flags.batch, out=flags.out, say=tell)
+    for name, counts in found.counts.items():
+        print(json.dumps({"set": name, **counts}))
     return 0
 
 
@@ -85,21 +79,21 @@ def export(flags: Flags) -> int:
     from jaxcomp.use import Memory, prompt_embeds
     from jaxcomp.use import export as write
 
-    _no_fields(flags)
+    no_fields(flags)
     if flags.prompt_embeds:
-        memory = Memory.load(_here(flags.prompt_embeds))
-        prompt_embeds(_pair(flags), memory, Path(_here(flags.out)), question=flags.question)
-        _tell(f"{len(memory)} prompts in {flags.out}")
+        memory = Memory.load(here(flags.prompt_embeds))
+        prompt_embeds(pair_of(flags), memory, Path(here(flags.out)), question=flags.question)
+        tell(f"{len(memory)} prompts in {flags.out}")
         return 0
     for name in ("question", "ratio", "compressor", "decoder"):
         if getattr(flags, name):
             raise ConfigError(f"--{name} goes with --prompt_embeds; a run is exported as it is")
-    made = write(storage.path(flags.run), Path(_here(flags.out)))
-    _tell(f"{flags.out} {'is written' if made else 'is there already: nothing to do'}")
+    made = write(storage.path(flags.run), Path(here(flags.out)))
+    tell(f"{flags.out} {'is written' if made else 'is there already: nothing to do'}")
     return 0
 
 
-def _pair(flags: Flags) -> Any:
+def pair_of(flags: Flags) -> Any:
     from jaxcomp.use import load
 
     return load(
@@ -114,11 +108,11 @@ def _pair(flags: Flags) -> Any:
 def _memories(flags: Flags) -> Iterator[Any]:
     from jaxcomp.use import Memory, MemoryFileError
 
-    _no_fields(flags)
-    _at_least(flags, batch=1, max_new=0)
+    no_fields(flags)
+    at_least(flags, batch=1, max_new=0)
     first = None
     for name in flags.memories:
-        place = Path(_here(name))
+        place = Path(here(name))
         files = sorted(place.glob("*.safetensors")) if place.is_dir() else [place]
         if not files:
             raise ConfigError(f"{place}: holds no .safetensors file of `jaxcomp compress`")
@@ -140,7 +134,7 @@ def _lines() -> list[str]:
     return decode(Path("standard input"), sys.stdin.buffer.read()).splitlines()
 
 
-def _here(name: str) -> str:
+def here(name: str) -> str:
     """A file or folder of this machine. Raises ConfigError for one in a bucket."""
     if storage.is_remote(name):
         raise ConfigError(
@@ -150,7 +144,7 @@ def _here(name: str) -> str:
     return name
 
 
-def _no_fields(flags: Flags) -> None:
+def no_fields(flags: Flags) -> None:
     if flags.overrides:
         raise ConfigError(
             f"--{flags.overrides[0][0]} is no flag of {flags.command.name}; see "
@@ -158,7 +152,7 @@ def _no_fields(flags: Flags) -> None:
         )
 
 
-def _at_least(flags: Flags, **least: int) -> None:
+def at_least(flags: Flags, **least: int) -> None:
     for name, low in least.items():
         if getattr(flags, name) < low:
             raise ConfigError(f"--{name}={getattr(flags, name)}; expected at least {low}")
@@ -168,6 +162,6 @@ def _print(record: dict[str, str], several: bool, only: str) -> None:
     print(json.dumps(record, ensure_ascii=False) if several else record[only], flush=True)
 
 
-def _tell(text: str) -> None:
+def tell(text: str) -> None:
     """On stderr: standard output is for results."""
     print(text, file=sys.stderr, flush=True)

@@ -46,9 +46,9 @@ def test_help_answers_without_jax(command):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     # What was made already.
-    using = command in ("compress", "reconstruct", "ask", "probe", "export")
+    using = command in ("compress", "reconstruct", "ask", "export")
     assert ("--config" in done.stdout) != using
-    assert ("--run" in done.stdout) == (using or command == "bench")
+    assert ("--run" in done.stdout) == (using or command in ("bench", "eval"))
     # A bench leaves nothing behind.
     assert ("--workdir" in done.stdout) == (not using and command not in ("bench", "plan"))
     # A report is of what was run; everything else that makes something takes any field.
@@ -58,7 +58,7 @@ def test_help_answers_without_jax(command):
 def test_sweep_then_again_then_report(flags, tmp_path, capsys):
     assert cli.main(["sweep", *flags]) == 0
     first = (tmp_path / "w/report/results.csv").read_bytes()
-    assert "undecided: these models only" in capsys.readouterr().out
+    assert "undecided at this power" in capsys.readouterr().out
     assert cli.main(["sweep", *flags]) == 0
     assert "nothing to do: all 4 jobs are done" in capsys.readouterr().out
     (tmp_path / "w/report/results.csv").unlink()
@@ -100,7 +100,7 @@ def test_other_mistakes(flags, capsys, tmp_path):
     assert cli.main(["report", f"--workdir={tmp_path}"]) == 2
     assert "sweep.json" in error(capsys)
     assert cli.main(["bench", "--only=load", f"--run={tmp_path}"]) == 2
-    assert "goes with --only=reconstruct" in error(capsys)
+    assert "goes with --only=reconstruct or probe" in error(capsys)
     assert cli.main(["sweep", *flags]) == 0
     capsys.readouterr()
     assert cli.main(["report", flags[1], "--trian.optim.lr=1"]) == 2

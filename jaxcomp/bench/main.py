@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxcomp.allocator import keep_freed_memory, one_arena
-from jaxcomp.bench import against_transformers, decode, load, reconstruct, run, step
+from jaxcomp.bench import against_transformers, decode, load, probe, reconstruct, run, step
 from jaxcomp.bench.fixture import (
     BenchError,
     Spread,
@@ -26,7 +26,7 @@ from jaxcomp.bench.fixture import (
 from jaxcomp.config import Config
 from jaxcomp.sweep.worker import environment
 
-KINDS = ("step", "data", "memory", "generate", "reconstruct", "transformers", "load")
+KINDS = ("step", "data", "memory", "generate", "reconstruct", "probe", "transformers", "load")
 BUSY = 0.9  # CPU seconds per wall second below which one thread did not have a core to itself
 NO_TORCH = (
     "PyTorch is not installed (uv run --extra bench jaxcomp bench), so nothing is compared with it"
@@ -50,6 +50,7 @@ class Plan(NamedTuple):
     looks: tuple[int, ...] = (50, 100, 200, 400)  # steps after which memory is read
     batches: tuple[int, ...] = (1, 16, 64)
     texts: int = 32  # rebuilt in one call, or in as many
+    asked: int = 64  # texts asked about, in one batch or one at a time
     prompts: int = 16  # that transformers continues too
     new: int = 32  # tokens after each
     calls: int = 5  # of those two measurements
@@ -67,8 +68,8 @@ def bench(
     out: Callable[[str], Any] = print,
     trained: Path | None = None,
 ) -> list[Row]:
-    """Measures and prints what `only` names; returns all rows. `trained` is a finished run, whose
-    memories "reconstruct" rebuilds (else those of an untrained pair).
+    """Measures and prints what `only` names; returns all rows. `trained` is a finished run, which
+    "reconstruct" and "probe" use (else an untrained pair).
 
     Raises BenchError for an unknown name or something that cannot be measured.
     """
@@ -112,6 +113,10 @@ def bench(
             both, same = _in_process(_reconstruct, cfg, trained, plan)
             title = f"{plan.texts} memories of {trained or 'an untrained pair'}"
             show(f"reconstruct, {title}", reconstruct_rows(both, same, plan.texts))
+        if "probe" in only:
+            both, same = _in_process(_probe, cfg, trained, plan)
+            title = f"{plan.asked} texts, four conditions, two options, {trained or 'untrained'}"
+            show(f"probe, {title}", probe_rows(both, same, plan.asked))
         if "transformers" in only and not step.has_torch():
             out(NO_TORCH)
         elif "transformers" in only:
@@ -154,10 +159,19 @@ def _generate(cfg: Config, batches: tuple[int, ...], repeats: int) -> dict[int, 
 def _reconstruct(cfg: Config, trained: Path | None, plan: Plan) -> tuple[dict[str, Times], int]:
     keep_freed_memory()
     if trained is None:
-        pair, memory = reconstruct.untrained(fixture(cfg), plan.texts)
+        pair, texts = reconstruct.untrained(fixture(cfg), plan.texts)
     else:
-        pair, memory = reconstruct.of_run(trained, plan.texts)
-    return reconstruct.measure(pair, memory, plan.calls)
+        pair, texts = reconstruct.of_run(trained, plan.texts)
+    return reconstruct.measure(pair, pair.compress(texts), plan.calls)
+
+
+def _probe(cfg: Config, trained: Path | None, plan: Plan) -> tuple[dict[str, Times], int]:
+    keep_freed_memory()
+    if trained is None:
+        pair, texts = reconstruct.untrained(fixture(cfg), plan.asked)
+    else:
+        pair, texts = reconstruct.of_run(trained, plan.asked)
+    return probe.measure(pair, probe.asked_about(pair, texts), plan.calls)
 
 
 def _transformers(folder: Path, plan: Plan) -> against_transformers.Decoding:
@@ -220,6 +234,19 @@ def reconstruct_rows(times: dict[str, Times], same: int, texts: int) -> list[Row
         rate_row("one call each", texts, single, "texts/s"),
         spread_row("one call / one each", ratio(batched, single), "x"),
         Row("the same text", same, f"of {texts}"),
+    ]
+
+
+def probe_rows(times: dict[str, Times], same: int, texts: int) -> list[Row]:
+    """Items a second in batches and one at a time, the cost of one, and whether the greedy answers
+    and the likelier options are the same."""
+    batched, single = times["batched"].wall, times["single"].wall
+    return [
+        rate_row("in batches", texts, batched, "items/s"),
+        rate_row("one at a time", texts, single, "items/s"),
+        spread_row("batches / one at a time", ratio(batched, single), "x"),
+        spread_row("an item in batches", spread([1e3 * s / texts for s in batched]), "ms"),
+        Row("the same outcome", same, f"of {texts}"),
     ]
 
 

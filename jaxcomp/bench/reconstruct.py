@@ -34,22 +34,22 @@ def measure(pair: Pair, memory: Memory, repeats: int) -> tuple[dict[str, Times],
     return times, same
 
 
-def of_run(run: Path, texts: int) -> tuple[Pair, Memory]:
-    """A finished run's pair, and the memory of its first validation texts."""
+def of_run(run: Path, texts: int) -> tuple[Pair, list[str]]:
+    """A finished run's pair, and its first validation texts, so many at once."""
     pair = load(run, batch=texts)
     cfg, _ = open_run(run)
-    return pair, _memory(pair, cfg, texts)
+    return pair, _texts(pair, cfg, texts)
 
 
-def untrained(fix: Fixture, texts: int) -> tuple[Pair, Memory]:
+def untrained(fix: Fixture, texts: int) -> tuple[Pair, list[str]]:
     """The same of a pair that has learned nothing, at the shapes of the fixture."""
     cfg = fix.cfg
     comp, dec = (bases.tokenizer_of(Path(cfg.folders[n])) for n in (cfg.compressor, "decoder"))
     traits = Traits(cfg.memory.ratio, cfg.data.segments, cfg.data.target, "bench", "bench")
     pair = Pair(fix.model, (comp, dec), traits, fix.mesh, texts)
-    return pair, _memory(pair, cfg, texts)
+    return pair, _texts(pair, cfg, texts)
 
 
-def _memory(pair: Pair, cfg: Config, texts: int) -> Memory:
+def _texts(pair: Pair, cfg: Config, texts: int) -> list[str]:
     found = [e.text for e in eval_examples(cfg, "val", pair.comp_tok, pair.dec_tok)][:texts]
-    return pair.compress([found[i % len(found)] for i in range(texts)])
+    return [found[i % len(found)] for i in range(texts)]

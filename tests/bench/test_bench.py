@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxcomp.bench import against_transformers, decode, load, reconstruct, run, step
+from jaxcomp.bench import against_transformers, decode, load, probe, reconstruct, run, step
 from jaxcomp.bench.fixture import BenchError, Times, chosen, fixture, ratio, slope, spread
 from jaxcomp.bench.fixture import with_weights as named
 from jaxcomp.bench.main import (
@@ -18,6 +18,7 @@ from jaxcomp.bench.main import (
     line,
     load_rows,
     memory_rows,
+    probe_rows,
     reconstruct_rows,
     step_rows,
     transformers_rows,
@@ -101,6 +102,8 @@ def test_rows():
     both = {"batched": times, "single": slower}
     rates = reconstruct_rows(both, same=31, texts=32)
     assert [r.value for r in rates] == [64, 32, 2, 31]
+    rates = probe_rows(both, same=30, texts=32)
+    assert [r.value for r in rates] == [64, 32, 2, 500 / 32, 30]
     found = against_transformers.Decoding({"ours": times, "transformers": slower}, 0.5, 10)
     assert [r.value for r in transformers_rows(found)] == [20, 10, 2, 50]
 
@@ -152,13 +155,24 @@ def test_run_and_decoding(folder, tmp_path, mesh):
 
 
 def test_many_memories_are_rebuilt_at_once_and_one_by_one(folder):
-    pair, memory = reconstruct.untrained(fixture(named(chosen(TINY), folder)), 4)
+    pair, texts = reconstruct.untrained(fixture(named(chosen(TINY), folder)), 4)
+    memory = pair.compress(texts)
     assert len(memory) == 4
     times, same = reconstruct.measure(pair, memory, repeats=2)
     assert {name: len(t.wall) for name, t in times.items()} == {"batched": 2, "single": 2}
     assert same == 4
     with pytest.raises(BenchError, match="batch is 4, for 8"):
         reconstruct.measure(pair, memory[[0, 1, 2, 3] * 2], repeats=2)
+
+
+def test_questions_are_asked_in_batches_and_one_by_one(folder):
+    pair, texts = reconstruct.untrained(fixture(named(chosen(TINY), folder)), 2)
+    asked = probe.asked_about(pair, texts)
+    times, same = probe.measure(pair, asked, repeats=2)
+    assert {name: len(t.wall) for name, t in times.items()} == {"batched": 2, "single": 2}
+    assert same == 2
+    with pytest.raises(BenchError, match="of 1 texts some cannot be asked about"):
+        probe.asked_about(pair, [" ".join(texts * 400)])
 
 
 def test_decoding_against_transformers(folder):

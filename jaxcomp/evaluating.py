@@ -1,0 +1,165 @@
+"""What `jaxcomp eval` does: held-out text at a run's end or along its checkpoints; or a probe."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jaxcomp import distributed, storage
+from jaxcomp.commands import Flags, config_of, needs_compressor, run_folders, together
+from jaxcomp.config import Config, ConfigError
+from jaxcomp.probing import PROBES, RESULTS, alone, runs_of
+from jaxcomp.using import here, tell
+
+_OF_PROBES = ("data", "limit", "out", "filter", "export", "ratio", "batch")
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """All but --config and --workdir."""
+    add = parser.add_argument
+    add(
+        "--run",
+        metavar="DIR[,DIR]",
+        help="a finished run, which needs no --config; with --probe also an exported folder; with "
+        "--checkpoints and --probe=rate also several",
+    )
+    add(
+        "--all",
+        action="store_true",
+        help="minimal pairs too (--probe=drift on the held-out text), at every checkpoint measured",
+    )
+    add(
+        "--checkpoints",
+        choices=("all",),
+        help="measure every saved checkpoint, and compare several runs at equal loss",
+    )
+    add("--probe", choices=tuple(PROBES), help="ask this instead")
+    add(
+        "--data",
+        metavar="FILE",
+        help="the probe's items, .jsonl[.gz] or .parquet (docs/using.md: known schemas)",
+    )
+    add("--limit", type=int, metavar="N", help="only the first N items (default: all)")
+    add(
+        "--filter",
+        metavar="RULE[,RULE]",
+        help="count only some of the items: max_tokens=N, stated, answerable, known "
+        "(docs/metrics.md)",
+    )
+    add(
+        "--export",
+        metavar="FILE",
+        help="with --probe=drift: write prompts that ask a language model for questions about the "
+        "passages, and measure nothing (docs/drift.md)",
+    )
+    add(
+        "--out",
+        metavar="FILE",
+        help="a .json for the counts and a record an item (answers and likelihoods, not the "
+        "texts); default: DIR/probes/<probe>-<name of the data>.json. With --checkpoints and "
+        "--probe=rate: the folder of the page",
+    )
+    add("--ratio", type=int, metavar="N", help="with --probe: one of those it was trained at")
+    add("--batch", type=int, metavar="N", help="with --probe: items at once (32)")
+
+
+def evaluate(flags: Flags) -> int:
+    """What survived, or what a probe finds."""
+    if flags.probe:
+        distributed.refuse_several("eval --probe")
+        for name in ("all", "checkpoints"):
+            if getattr(flags, name):
+                raise ConfigError(f"--{name} does not go with --probe={flags.probe}")
+        return PROBES[flags.probe](flags)
+    given = [n for n in _OF_PROBES if getattr(flags, n) is not None]
+    if given and (given != ["out"] or not flags.checkpoints):
+        raise ConfigError(f"--{given[0]} goes with --probe={'|'.join(PROBES)}")
+    if flags.checkpoints:
+        distributed.refuse_several("eval --checkpoints")
+        return along(flags)
+    if flags.all:
+        distributed.refuse_several("eval --all")
+    return held_out(flags)
+
+
+def held_out(flags: Flags) -> int:
+    """One finished run on held-out text."""
+    from jaxcomp.sweep import jobs
+    from jaxcomp.sweep.headlines import headlines
+    from jaxcomp.sweep.ledger import write_text
+
+    cfg, workdir, root = _run(flags)
+    together(flags, cfg)
+    storage.probe(workdir)
+    metrics, _ = jobs.measure(cfg, workdir, root)
+    metrics |= _drift(workdir, None) if flags.all else {}
+    metrics = jobs.finite(metrics)
+    text = json.dumps(metrics, indent=1, sort_keys=True) + "\n"
+    distributed.by_lead(lambda: write_text(workdir / "eval.json", text))
+    for head in headlines(cfg):
+        value = metrics.get(head.metric)
+        shown = "not measurable" if value is None else f"{value:.4f}"
+        print(f"{head.label:>26}  {shown:>14}  {head.metric}")
+    print(
+        f"all {len(metrics)} metrics: {workdir / 'eval.json'}; one line a passage: passages.jsonl"
+    )
+    return 0
+
+
+def along(flags: Flags) -> int:
+    """Every saved checkpoint of one run or of several."""
+    from jaxcomp.trajectory import follow, write
+
+    places = runs_of(flags)
+    if not places:
+        raise ConfigError("--checkpoints=all needs --run=DIR[,DIR] of finished runs")
+    alone(flags, ())
+    more: Callable[[Path, int], dict[str, Any]] | None = _drift if flags.all else None
+    runs = [follow(place, more=more, say=tell) for place in places]
+    kinds = {(run.cfg.data.source, run.cfg.data.segment) for run in runs}
+    if len(kinds) > 1:
+        raise ConfigError(
+            f"--run: runs of different text or segments ({sorted(kinds)}); expected runs that were "
+            "measured on the same held-out text"
+        )
+    folder = Path(here(flags.out)).expanduser() if flags.out else runs[0].place / RESULTS
+    page = write(runs, folder)
+    print((folder / "trajectory.md").read_text(), flush=True)
+    if not any(run.made for run in runs):
+        tell("nothing was measured: every checkpoint has its row already")
+    tell(f"written: {page}")
+    return 0
+
+
+def _drift(place: Path, step: int | None) -> dict[str, Any]:
+    """Of all minimal pairs of the held-out text: docs/metrics.md, "Drift on minimal pairs"."""
+    from jaxcomp.probe import drift
+    from jaxcomp.use import load
+
+    result = drift.run(load(place, step=step), drift.passages_of_run(place), say=tell).result
+    found = result["dimensions"]
+    return {
+        f"pairs/{dimension}/{name}": found[dimension][name]["rate"]
+        for dimension in found
+        for name in ("memory", "floor", "told_apart")
+    }
+
+
+# --- which run ---------------------------------------------------------------------------------
+
+
+def _run(flags: Flags) -> tuple[Config, Path, Path]:
+    """Its config, its folder, and where bases made for it stand."""
+    if not flags.run:
+        cfg = config_of(flags)
+        needs_compressor(cfg, "eval")
+        return cfg, *run_folders(flags, cfg)
+    from jaxcomp.use.load import open_run
+
+    alone(flags, ())
+    place = storage.path(flags.run)
+    cfg, root = open_run(place)
+    return cfg, place, root

@@ -1,0 +1,174 @@
+"""What `jaxcomp eval --probe=NAME` does: questions, minimal pairs, formats, of a trained pair.
+
+A probe is one function in PROBES, of the parsed flags, that returns an exit code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jaxcomp import storage
+from jaxcomp.commands import Flags
+from jaxcomp.config import ConfigError
+from jaxcomp.using import at_least, here, tell
+
+RESULTS = "probes"  # the folder, in that of the pair, of what probes found
+_PLACES = ("compressor", "decoder")  # of an exported folder's weights; in the other form a field
+
+
+def overwriting(flags: Flags) -> int:
+    """Whose answer comes from a memory: the passage's or the world's."""
+    from jaxcomp.probe import overwriting as probe
+
+    return _questions(flags, probe)
+
+
+def qa(flags: Flags) -> int:
+    """How many questions are answered right."""
+    from jaxcomp.probe import qa as probe
+
+    return _questions(flags, probe)
+
+
+def drift(flags: Flags) -> int:
+    """Does a memory prefer its own text to a twin that says something else?"""
+    from jaxcomp.probe import drift as probe
+    from jaxcomp.probe import questions
+
+    _no("filter", flags)
+    file = Path(here(flags.data)).expanduser() if flags.data else None
+    if file is not None and questions.are_questions(file):
+        _no("export", flags)
+        return _made_questions(flags, file)
+    if file is not None:
+        passages = probe.read(file, flags.limit)
+    else:
+        if flags.limit is not None:
+            at_least(flags, limit=1)
+        passages = probe.passages_of_run(_run_of(flags))[: flags.limit]
+    if flags.export:
+        target = Path(here(flags.export)).expanduser()
+        tell(f"{questions.export(passages, target)} prompts in {target} (docs/drift.md)")
+        return 0
+    out = out_of(flags, _stem(file) if file else "held-out")
+    _told(probe.table, probe.run(pair_of(flags), passages, out, say=tell), out)
+    return 0
+
+
+def _made_questions(flags: Flags, file: Path) -> int:
+    """A set of questions that a language model wrote about passages."""
+    from jaxcomp.probe import questions
+
+    found = questions.read(file, flags.limit)
+    tell(found.told())
+    out = out_of(flags, _stem(file))
+    made = questions.run(pair_of(flags), found.questions, out, say=tell)
+    _told(questions.table, made, out)
+    return 0
+
+
+def rate(flags: Flags) -> int:
+    """The same memories in fewer bits, of one run or of several."""
+    from jaxcomp.trajectory import rates
+
+    for name in ("data", "limit", "filter", "export", "ratio", "batch"):
+        _no(name, flags)
+    alone(flags, ())
+    places = runs_of(flags)
+    folder = Path(here(flags.out)).expanduser() if flags.out else Path(places[0]) / RESULTS
+    found = [rates.measure(place, tell) for place in places]
+    page = rates.write(found, folder)
+    print((folder / "rate.md").read_text(), flush=True)
+    if not any(one.made for one in found):
+        tell("nothing was measured: every run holds its rate.json already")
+    tell(f"written: {page}")
+    return 0
+
+
+PROBES: dict[str, Callable[[Flags], int]] = {
+    "overwriting": overwriting,
+    "qa": qa,
+    "drift": drift,
+    "rate": rate,
+}
+
+
+def _questions(flags: Flags, probe: Any) -> int:
+    """A probe of items in a file: asks, prints the table."""
+    from jaxcomp.probe import filters, read
+
+    _no("export", flags)
+    rules = filters.parse(flags.filter or "")
+    if not flags.data:
+        raise ConfigError(f"--probe={flags.probe} needs --data=FILE (docs/using.md: its fields)")
+    file = Path(here(flags.data)).expanduser()
+    out = out_of(flags, _stem(file))
+    items = read(file, flags.limit, probe=flags.probe)
+    _told(probe.table, probe.run(pair_of(flags), items, out, rules=rules, say=tell), out)
+    return 0
+
+
+def pair_of(flags: Flags) -> Any:
+    """The pair of --run. Raises what `jaxcomp.load` does, and ConfigError for any other field."""
+    from jaxcomp.use import load
+
+    alone(flags, _PLACES)
+    batch = 32 if flags.batch is None else flags.batch
+    return load(_run_of(flags), ratio=flags.ratio or 0, batch=batch, **dict(flags.overrides))
+
+
+def out_of(flags: Flags, about: str) -> Path:
+    """--out, or RESULTS/<probe>-<about>.json in the folder of the pair; `about` says of what."""
+    if flags.batch is not None:
+        at_least(flags, batch=1)
+    if flags.out:
+        out = Path(here(flags.out)).expanduser()
+        if out.is_dir():
+            raise ConfigError(f"--out={out} is a folder; expected a file such as {out}/probe.json")
+        return out
+    run = _run_of(flags)
+    if storage.is_remote(run):
+        raise ConfigError(f"--run={run} is in a bucket: give --out=FILE of this machine")
+    return Path(run).expanduser() / RESULTS / f"{flags.probe}-{about}.json"
+
+
+def runs_of(flags: Flags) -> list[str]:
+    """The folders that --run names."""
+    return [place for place in (flags.run or "").split(",") if place]
+
+
+def _run_of(flags: Flags) -> str:
+    places = runs_of(flags)
+    if len(places) != 1:
+        raise ConfigError(
+            f"--probe={flags.probe} needs --run=DIR, one finished run or export; found "
+            f"{len(places)}"
+        )
+    return places[0]
+
+
+def _no(name: str, flags: Flags) -> None:
+    if getattr(flags, name) is not None:
+        raise ConfigError(f"--{name} does not go with --probe={flags.probe}")
+
+
+def _stem(file: Path) -> str:
+    return Path(file.name.removesuffix(".gz")).stem
+
+
+def _told(table: Callable[[dict[str, Any]], str], found: Any, out: Path) -> None:
+    print(table(found.result), flush=True)
+    tell(f"written: {out}" if found.made else f"nothing to do: the result is in {out} already")
+
+
+def alone(flags: Flags, places: tuple[str, ...]) -> None:
+    """Raises ConfigError for what --run knows itself."""
+    other = [name for name in ("config", "workdir") if getattr(flags, name)]
+    other += [name for name, _ in flags.overrides if name not in places]
+    if other:
+        raise ConfigError(
+            f"--{other[0]} does not go with --run, which knows its own config; see "
+            "jaxcomp eval --help"
+        )
