@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxcomp.sweep.forms import Block, Head, Items, Para, Picture, Table, markdown, page
-from jaxcomp.sweep.headlines import Headline, headlines
+from jaxcomp.sweep.headlines import Headline
 from jaxcomp.sweep.ledger import write_bytes, write_text
 from jaxcomp.sweep.passages import ratio_interval
 from jaxcomp.sweep.plots import COLOURS
@@ -19,9 +19,11 @@ from jaxcomp.trajectory.main import Followed, Row
 from jaxcomp.trajectory.overlaps import overlaps
 from jaxcomp.trajectory.relations import (
     RUNS,
+    STEPS,
     Level,
     Relation,
     after_peak,
+    heads_of,
     levels,
     measures,
     relations,
@@ -50,7 +52,7 @@ def names(runs: Sequence[Followed]) -> list[str]:
 
 
 def _blocks(runs: Sequence[Followed]) -> list[Block]:
-    heads = {h.metric: h for h in headlines(runs[0].cfg)}
+    heads = {h.metric: h for h in heads_of(runs[0])}
     out: list[Block] = [
         Para(
             f"{sum(len(r.rows) for r in runs)} checkpoints of {len(runs)} run(s), each measured as "
@@ -67,7 +69,8 @@ def _blocks(runs: Sequence[Followed]) -> list[Block]:
         Head("Rank, entropy and fidelity, inside runs"),
         Para(
             "Spearman's rank correlation over the checkpoints of a run; of several runs, of ranks "
-            "inside each, with a 95% bootstrap over whole runs (from three on). Given the step, "
+            "inside each, with a 95% bootstrap over whole runs (from three on); of runs with "
+            f"{STEPS} checkpoints or more. Given the step, "
             "or step and loss: the same after both are fitted on the covariates' ranks. "
             "Checkpoints of one run are no independent draws, so no p-value is given; what "
             "vanishes given the step says only that all change as training goes on."
@@ -197,7 +200,7 @@ def _plots(runs: Sequence[Followed]) -> bytes:
     from matplotlib.figure import Figure
 
     loss, predictors, outcomes = measures(runs[0])
-    heads = {h.metric: h for h in headlines(runs[0].cfg)}
+    heads = {h.metric: h for h in heads_of(runs[0])}
     along = [heads[loss], outcomes[0], *predictors]
     figure = Figure(figsize=(PANEL[0] * len(along), PANEL[1] * 2), dpi=90, layout="constrained")
     FigureCanvasAgg(figure)
@@ -219,6 +222,7 @@ def _plots(runs: Sequence[Followed]) -> bytes:
         ax.grid(alpha=0.3, linewidth=0.5)
         ax.spines[["top", "right"]].set_visible(False)
         ax.tick_params(labelsize=7)
+        ax.locator_params(nbins=5)
     out = io.BytesIO()
     figure.savefig(out, format="png", metadata={"Software": None})
     return out.getvalue()

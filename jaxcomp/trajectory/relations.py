@@ -23,6 +23,12 @@ from jaxcomp.trajectory.main import Followed, Row
 LEVELS = 5
 DRAWS = 2000
 RUNS = 4  # fewer have too few orders for a permutation test to say anything at 5%
+STEPS = 4  # checkpoints of a run; fewer go together by chance
+PAIRS = Headline(
+    "pairs/all/told_apart",
+    "pairs told apart",
+    "minimal pairs of the held-out text of which each text is likelier from its own memory",
+)
 
 
 class Relation(NamedTuple):
@@ -58,14 +64,21 @@ class Peak(NamedTuple):
 def measures(run: Followed) -> tuple[str, list[Headline], list[Headline]]:
     """The loss's metric, the predictors and the outcomes of runs of this kind."""
     loss, kept = endpoints(run.cfg)
-    heads = headlines(run.cfg)
+    heads = heads_of(run)
     predictors = [h for h in heads if h.metric.rpartition("/")[2] in ("rank", "entropy_source")]
-    outcomes = [h for h in heads if h is kept or h.label in ("overwriting", "drift")]
+    outcomes = [h for h in heads if h in (kept, PAIRS) or h.label in ("overwriting", "drift")]
     return loss.metric, predictors, outcomes
 
 
+def heads_of(run: Followed) -> tuple[Headline, ...]:
+    """The headlines of a run of this kind, and PAIRS where its checkpoints were asked them."""
+    asked = bool(run.rows) and PAIRS.metric in run.rows[0].metrics
+    return (*headlines(run.cfg), PAIRS) if asked else headlines(run.cfg)
+
+
 def relations(runs: Sequence[Followed]) -> list[Relation]:
-    """Every predictor with every outcome, given nothing, the step, and step and loss."""
+    """Every predictor with every outcome, given nothing, the step, and step and loss; NaN for runs
+    of fewer than STEPS checkpoints."""
     loss, predictors, outcomes = measures(runs[0])
     steps = np.array([row.step for run in runs for row in run.rows], float)
     losses = _column(runs, loss)
@@ -80,9 +93,14 @@ def relations(runs: Sequence[Followed]) -> list[Relation]:
         for y in outcomes:
             x_N, y_N = _column(runs, x.metric), _column(runs, y.metric)
             for name, z_NK in given.items():
-                found = partial_correlation(x_N, y_N, z_NK, which)
+                long = np.isin(which, [r for r, run in enumerate(runs) if len(run.rows) >= STEPS])
+                found = partial_correlation(
+                    x_N[long], y_N[long], None if z_NK is None else z_NK[long], which[long]
+                )
                 each = [
                     partial_rho(x_N[at], y_N[at], None if z_NK is None else z_NK[at])
+                    if at.sum() >= STEPS
+                    else math.nan
                     for at in (which == r for r in range(len(runs)))
                 ]
                 out.append(Relation(x.metric, y.metric, name, found, each))

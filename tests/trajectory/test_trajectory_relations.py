@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 from jaxcomp import settings
 from jaxcomp.fidelity.overlap import Overlap
 from jaxcomp.trajectory import Followed, Row, page, write
-from jaxcomp.trajectory.relations import after_peak, at_loss, levels, measures, relations
+from jaxcomp.trajectory.relations import PAIRS, after_peak, at_loss, levels, measures, relations
 
 CFG = settings.load("configs/tiny.py")
 LOSS, RANK, ENTROPY = "ordinary/loss", "ordinary/rank", "ordinary/entropy_source"
@@ -44,6 +44,25 @@ def test_the_measures_are_the_paper_s():
     assert loss == LOSS
     assert [h.metric for h in predictors] == [RANK, ENTROPY]
     assert [h.metric for h in outcomes] == [KEPT, OVER, DRIFT]
+
+
+def test_few_checkpoints_go_together_by_chance():
+    short = run([3, 2, 1], [1, 2, 3], [0.1, 0.2, 0.3])
+    assert all(math.isnan(r.found.rho) and math.isnan(r.each[0]) for r in relations([short]))
+    long = run([4, 3, 2, 1], [1, 2, 3, 4], [0.1, 0.2, 0.3, 0.4])
+    both = found([short, long], RANK, KEPT, "")
+    assert (both.found.rho, both.found.n) == (1.0, 4)
+    assert math.isnan(both.each[0])
+    assert both.each[1] == 1.0
+
+
+def test_pairs_that_were_asked_are_an_outcome():
+    one = run([4, 3, 2, 1], [1, 2, 3, 4], [0.1, 0.2, 0.3, 0.4])
+    assert PAIRS not in measures(one)[2]
+    for row in one.rows:
+        row.metrics[PAIRS.metric] = -row.metrics[RANK]
+    assert measures(one)[2][-1] is PAIRS
+    assert found([one], RANK, PAIRS.metric, "").each == [-1.0]
 
 
 def test_raw_is_spearman_and_what_only_training_time_carries_vanishes_given_the_step():

@@ -1,0 +1,135 @@
+"""The forms of `jaxcomp eval` and `inspect`: what each asks for, passes on and refuses."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from jaxcomp import cli, dissect, settings, trajectory
+from jaxcomp.dissect.main import Inspected
+from jaxcomp.probe import drift
+from jaxcomp.probe.asking import Probed
+from jaxcomp.probe.minimal_pairs import Passage
+from jaxcomp.trajectory import rates
+
+PASSAGES = [Passage(str(i), f"The {i} dogs barked.", "x") for i in range(4)]
+
+
+def told(capsys):
+    return capsys.readouterr().err
+
+
+@pytest.fixture
+def runs(monkeypatch, tmp_path):
+    """What `follow` was asked for; its runs hold nothing."""
+    cfg, asked = settings.load("configs/tiny.py"), []
+
+    def follow(place, *, more, say):
+        asked.append((place, more))
+        return trajectory.Followed(tmp_path / place, cfg, [], 0)
+
+    def write(found, folder):
+        (folder / "trajectory.md").write_text("the table")
+        return folder / "trajectory.html"
+
+    monkeypatch.setattr(trajectory, "follow", follow)
+    monkeypatch.setattr(trajectory, "write", write)
+    return asked
+
+
+def test_checkpoints_of_several_runs_go_into_one_page(runs, tmp_path, capsys):
+    out = tmp_path / "page"
+    out.mkdir()
+    assert cli.main(["eval", "--run=a,b", "--checkpoints=all", f"--out={out}"]) == 0
+    assert runs == [("a", None), ("b", None)]
+    both = capsys.readouterr()
+    assert both.out == "the table\n"
+    assert "nothing was measured" in both.err
+    assert cli.main(["eval", "--run=a", "--all", "--checkpoints=all", f"--out={out}"]) == 0
+    assert runs[2][1] is not None  # minimal pairs at every checkpoint
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--checkpoints=all"], "needs --run=DIR"),
+        (["--checkpoints=some", "--run=a"], "invalid choice"),
+        (["--run=a", "--checkpoints=all", "--train.seed=1"], "--train.seed does not go with --run"),
+        (["--run=a", "--checkpoints=all", "--limit=3"], "--limit goes with --probe"),
+        (["--run=a", "--all", "--probe=drift"], "--all does not go with --probe=drift"),
+        (["--run=a", "--probe=rate", "--data=x"], "--data does not go with --probe=rate"),
+        (["--run=a", "--probe=drift", "--filter=known"], "--filter does not go with --probe=drift"),
+        (["--run=a,b", "--probe=drift"], "one finished run or export; found 2"),
+        (["--run=a", "--probe=qa", "--export=x"], "--export does not go with --probe=qa"),
+        (["--run=a", "--probe=drift", "--limit=0"], "--limit=0; expected at least 1"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(argv, said, capsys):
+    assert cli.main(["eval", *argv]) == 2
+    assert said in told(capsys)
+
+
+def test_the_rates_of_several_runs_go_into_one_page(monkeypatch, tmp_path, capsys):
+    measured = []
+
+    def measure(place, say):
+        measured.append(place)
+        return SimpleNamespace(made=False)
+
+    def write(found, folder):
+        (folder / "rate.md").write_text("curves")
+        return folder / "rate.html"
+
+    monkeypatch.setattr(rates, "measure", measure)
+    monkeypatch.setattr(rates, "write", write)
+    assert cli.main(["eval", "--run=a,b", "--probe=rate", f"--out={tmp_path}"]) == 0
+    assert measured == ["a", "b"]
+    both = capsys.readouterr()
+    assert both.out == "curves\n"
+    assert "every run holds its rate.json" in both.err
+
+
+def test_prompts_for_a_language_model_are_written_and_nothing_is_measured(monkeypatch, tmp_path):
+    monkeypatch.setattr(drift, "passages_of_run", lambda place: PASSAGES)
+    target = tmp_path / "prompts.jsonl"
+    argv = ["eval", "--run=a", "--probe=drift", "--limit=3", f"--export={target}"]
+    assert cli.main(argv) == 0
+    rows = [json.loads(line) for line in target.read_text().splitlines()]
+    assert len(rows) == 3
+    assert all(p.text in json.dumps(row) for p, row in zip(PASSAGES, rows, strict=False))
+
+
+def test_drift_without_data_is_of_the_run_s_own_text(monkeypatch, tmp_path, capsys):
+    from jaxcomp import probing
+
+    asked = []
+    monkeypatch.setattr(drift, "passages_of_run", lambda place: PASSAGES)
+    monkeypatch.setattr(probing, "pair_of", lambda flags: "pair")
+    monkeypatch.setattr(drift, "table", lambda result: result["about"])
+
+    def run(pair, passages, out, *, say):
+        asked.append((pair, list(passages), out))
+        return Probed({"about": "counts"}, False)
+
+    monkeypatch.setattr(drift, "run", run)
+    assert cli.main(["eval", f"--run={tmp_path}", "--probe=drift", "--limit=2"]) == 0
+    assert asked == [("pair", PASSAGES[:2], Path(tmp_path) / "probes" / "drift-held-out.json")]
+    both = capsys.readouterr()
+    assert both.out == "counts\n"
+    assert "nothing to do" in both.err
+
+
+def test_inspect_tells_the_counts_of_a_page_it_made(monkeypatch, capsys):
+    asked = []
+
+    def inspect(place, **given):
+        asked.append((place, given["limit"], given["batch"], given["out"]))
+        return Inspected(Path("page.html"), True, {"ordinary": {"copied": 3}})
+
+    monkeypatch.setattr(dissect, "inspect", inspect)
+    assert cli.main(["inspect", "--run=a", "--limit=5"]) == 0
+    assert asked == [("a", 5, 32, "")]
+    assert json.loads(capsys.readouterr().out) == {"set": "ordinary", "copied": 3}
+    assert cli.main(["inspect", "--run=a", "--train.seed=3"]) == 2
+    assert "no flag of inspect" in told(capsys)
