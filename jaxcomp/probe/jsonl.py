@@ -20,6 +20,18 @@ def rows(path: Path, expected: Sequence[str]) -> Iterator[tuple[str, dict[str, A
     `expected`. Raises ProbeError for a file that is not there, not whole, of another kind or
     without a row, and a line that is no object or lacks one of the fields."""
     empty = True
+    for place, row in objects(path):
+        where = f"{path}: {place}"
+        needs(row, expected, where)
+        empty = False
+        yield where, row
+    if empty:
+        raise ProbeError(f"{path}: empty; expected one object a line")
+
+
+def objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """("line 3", the object there) of every line that is not blank; raises as `rows`, but for a
+    missing field and for a file without a row."""
     # Not splitlines(): JSON strings may hold U+2028 and its like unescaped.
     for number, line in enumerate(decode(path, _bytes(path)).split("\n"), 1):
         if not line.strip():
@@ -31,11 +43,7 @@ def rows(path: Path, expected: Sequence[str]) -> Iterator[tuple[str, dict[str, A
             raise ProbeError(f"{where}: not JSON ({error}); expected one object a line") from error
         if not isinstance(row, dict):
             raise ProbeError(f"{where}: a {type(row).__name__}; expected an object")
-        needs(row, expected, where)
-        empty = False
-        yield where, row
-    if empty:
-        raise ProbeError(f"{path}: empty; expected one object a line")
+        yield f"line {number}", row
 
 
 def needs(row: dict[str, Any], expected: Sequence[str], where: str) -> None:
@@ -55,6 +63,11 @@ def text_of(row: dict[str, Any], name: str, where: str) -> str:
         value = str(value)
     if not isinstance(value, str):
         raise ProbeError(f"{where}: field {name!r} is {type(value).__name__}; expected text")
+    return whole(value, name, where)
+
+
+def whole(value: str, name: str, where: str) -> str:
+    """The text itself. Raises ProbeError where it is blank or no valid Unicode."""
     if not value.strip():
         raise ProbeError(f"{where}: field {name!r} is blank; expected text")
     try:

@@ -11,9 +11,6 @@ place in the file is one. Any of them may be .jsonl, .jsonl.gz or .parquet.
 
 from __future__ import annotations
 
-import gzip
-import json
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,11 +18,11 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jaxcomp.data.sources import decode
+from jaxcomp.probe import jsonl
 from jaxcomp.probe.items import Item, ProbeError
 from jaxcomp.probe.squad import holds
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+SUFFIXES = (*jsonl.SUFFIXES, ".parquet")
 OVERWRITING, QA = "overwriting", "qa"
 
 
@@ -67,16 +64,7 @@ class Row(NamedTuple):
         return self.values[name]
 
     def _whole(self, name: str, value: str) -> str:
-        if not value.strip():
-            raise ProbeError(f"{self.where}: field {name!r} is blank; expected text")
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise ProbeError(
-                f"{self.where}: field {name!r} holds a lone surrogate at character {error.start}; "
-                "expected valid Unicode"
-            ) from error
-        return value
+        return jsonl.whole(value, name, self.where)
 
 
 class Schema(NamedTuple):
@@ -150,8 +138,7 @@ def read(path: Path, limit: int | None = None, *, probe: str = OVERWRITING) -> l
     that is unknown or of another probe; a field that is missing, blank or of another type; an id
     that was there before; a limit below 1. Raises DataError for text that is not UTF-8.
     """
-    if limit is not None and limit < 1:
-        raise ProbeError(f"limit is {limit}; expected at least 1 (leave --limit out for all items)")
+    jsonl.check_limit(limit)
     items: list[Item] = []
     places: dict[str, str] = {}
     schema = None
@@ -216,23 +203,7 @@ def _rows(path: Path) -> Iterator[Row]:
 
 
 def _jsonl(path: Path) -> Iterator[Row]:
-    try:
-        raw = path.read_bytes()
-        raw = gzip.decompress(raw) if path.suffix == ".gz" else raw
-    except (OSError, EOFError, zlib.error) as error:
-        raise ProbeError(f"{path}: cannot be read ({error}); is it complete?") from error
-    # Not splitlines(): JSON strings may hold U+2028 and its like unescaped.
-    for number, line in enumerate(decode(path, raw).split("\n"), 1):
-        if not line.strip():
-            continue
-        where = f"{path}: line {number}"
-        try:
-            found = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ProbeError(f"{where}: not JSON ({error}); expected one object a line") from error
-        if not isinstance(found, dict):
-            raise ProbeError(f"{where}: a {type(found).__name__}; expected an object")
-        yield Row(path, f"line {number}", found)
+    return (Row(path, place, found) for place, found in jsonl.objects(path))
 
 
 def _parquet(path: Path) -> Iterator[Row]:
