@@ -90,8 +90,20 @@ def _compressor(p: Patient) -> _Place:
     G, T = p.probe.ctx_BGT.shape[1:]
     g = int(np.flatnonzero(p.probe.ctx_len_BG[0])[-1])
     n, valid_M = int(p.probe.ctx_len_BG[0, g]), p.memory.seg_BM[0].reshape(G, -1)[g] > 0
-    what = ["text"] * n + ["padding"] * (T - n) + ["memory" if v else "empty" for v in valid_M]
-    return _Place(p.heard.compressor, g, what)
+    text = ["text"] * n + ["padding"] * (T - n)
+    memory = ["memory" if v else "empty" for v in valid_M]
+    return _Place(p.heard.compressor, g, _slots(p.cfg.memory.kind, text, memory))
+
+
+def _slots(kind: str, text_T: list[str], memory_M: list[str]) -> list[str]:
+    """What the compressor's slots are for, in its order."""
+    if kind == "pool":
+        return text_T
+    if kind == "interleave":
+        block = len(text_T) // len(memory_M)
+        each = ((*text_T[m * block :][:block], memory) for m, memory in enumerate(memory_M))
+        return [what for part in each for what in part]
+    return [*text_T, *memory_M]
 
 
 def _decoder(p: Patient) -> _Place:
