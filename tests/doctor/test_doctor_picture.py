@@ -4,7 +4,8 @@ import pytest
 
 from jaxcomp.doctor.picture import _slots
 
-TEXT, MEMORY = ["text"] * 5 + ["padding"] * 3, ["memory", "memory", "empty", "empty"]
+TEXT, MEMORY = ["text"] * 5 + ["padding"] * 3, ["memory", "memory", "memory", "empty"]
+BLOCK = ["text", "text", "memory"]
 
 
 @pytest.mark.parametrize(
@@ -14,7 +15,7 @@ TEXT, MEMORY = ["text"] * 5 + ["padding"] * 3, ["memory", "memory", "empty", "em
         ("pool", TEXT),
         (
             "interleave",
-            "text text memory text text memory text padding empty padding padding empty".split(),
+            [*BLOCK, *BLOCK, "text", "padding", "memory", "padding", "padding", "empty"],
         ),
     ],
 )
