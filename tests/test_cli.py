@@ -46,7 +46,7 @@ def test_help_answers_without_jax(command):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     # What was made already.
-    using = command in ("compress", "reconstruct", "ask", "export")
+    using = command in ("compress", "reconstruct", "ask", "inspect", "export")
     assert ("--config" in done.stdout) != using
     assert ("--run" in done.stdout) == (using or command in ("bench", "eval"))
     # A bench leaves nothing behind.

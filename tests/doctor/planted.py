@@ -16,7 +16,7 @@ from jaxcomp.fidelity.evaluate import _Pair
 from jaxcomp.llm.attention import Mask
 from jaxcomp.llm.generate import Generated
 from jaxcomp.sharding import SPECS
-from jaxcomp.train import compress
+from jaxcomp.train import distil
 from jaxcomp.train.loss import MemoryObjective
 
 
@@ -143,7 +143,7 @@ def first_characters(patch):
 
 
 def padded_mean(patch):
-    patch.setattr(compress, "MemoryObjective", PaddedMean)
+    patch.setattr(distil, "MemoryObjective", PaddedMean)
 
 
 def tuned_decoder(patch):
