@@ -16,7 +16,7 @@ from jaxcomp.fidelity.evaluate import _Pair
 from jaxcomp.llm.attention import Mask
 from jaxcomp.llm.generate import Generated
 from jaxcomp.sharding import SPECS
-from jaxcomp.train import distil
+from jaxcomp.train import compress, distil
 from jaxcomp.train.loss import MemoryObjective
 
 
