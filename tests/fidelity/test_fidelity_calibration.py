@@ -1,5 +1,7 @@
 """Calibration: made guesses with known errors, and the tokens of values."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -13,7 +15,7 @@ def test_a_guess_that_is_right_as_often_as_it_says_is_calibrated():
     rng = np.random.default_rng(0)
     sure = rng.uniform(0, 1, 200_000)
     guesses = [Guess(p, r, False) for p, r in zip(sure, rng.random(200_000) < sure, strict=True)]
-    out = measure(guesses)
+    out: Any = measure(guesses)
     assert out["calibration/slots/ece"] < 0.01
     assert out["calibration/slots/accuracy"] == pytest.approx(0.5, abs=0.01)
 

@@ -1,6 +1,7 @@
 """Rate and distortion of a shipped base that nobody trained: what does not depend on training."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,14 +24,14 @@ def given(mesh):
             ("memory.ratio", "16"),
         ],
     )
-    folders = bases.find_base(cfg, "llama", "24", 0), bases.find_decoder(cfg)
+    folders = bases.resolve_base(cfg, "llama", "24", 0), bases.resolve_decoder(cfg)
     return cfg, compress.pair(cfg, *folders), compress.tokenizers(cfg, Path("."))
 
 
 def test_in_full_precision_the_numbers_are_those_of_evaluation_and_bits_are_counted(given):
     cfg, model, toks = given
     found = rates(cfg, model, toks)
-    metrics = evaluate(cfg, model, *toks).metrics
+    metrics: Any = evaluate(cfg, model, *toks).metrics
     assert [(r.name, r.form) for r in found] == [
         (name, form) for name in ("ordinary", "counterfactual") for form in FORMATS
     ]

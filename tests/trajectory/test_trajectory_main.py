@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import pytest
 from conftest import mesh_of
@@ -131,7 +132,7 @@ def test_a_run_overlaps_with_itself_whole_and_with_another_step_less(fresh, monk
     monkeypatch.setattr(overlaps_room, "mesh_for", main.mesh_for)
     real, steps = overlaps_room.load_run, iter([None, None, 2])
     monkeypatch.setattr(overlaps_room, "load_run", lambda *a, **k: real(*a, **k, step=next(steps)))
-    every = overlaps_room.overlaps([found] * 3)
+    every: Any = overlaps_room.overlaps([found] * 3)
     assert every[0, 1].cka == pytest.approx(1.0)
     assert every[0, 1].cosine == pytest.approx(1.0)
     assert every[0, 2].cka < 1.0
