@@ -32,17 +32,7 @@ class DistilObjective(MemoryObjective):
     objective: str = "distil"
 
     def terms(self, model: AutoEncoder, batch: Any, weights: Any, dropout_key: Any) -> Terms:
-        targets = model.targets(
-            batch.ctx_BGT,
-            batch.ctx_len_BG,
-            batch.tok_BOL,
-            batch.tok_len_BO,
-            batch.mode_BO,
-            ratio=self.ratio,
-            remat=self.remat,
-            word_dropout=self.word_dropout,
-            dropout_key=dropout_key,
-        )
+        targets = self.targets(model, batch, dropout_key)
         head_VD = model.decoder.head_VD()
         nll_RL, hit_RL = token_nll(targets.hidden_RLD, head_VD, targets.label_RL, chunk=self.chunk)
         valid_RL = targets.valid_RL.astype(jnp.float32)

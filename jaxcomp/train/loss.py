@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from jaxcomp.compress.autoencoder import AutoEncoder
+from jaxcomp.compress.autoencoder import AutoEncoder, Targets
 from jaxcomp.llm.model import Transformer
 from jaxcomp.sharding import SPECS, constrain
 
@@ -186,8 +186,9 @@ class MemoryObjective:
             weight_BO += mine_BO * share / jnp.maximum(jnp.sum(count_BO * mine_BO), 1.0)
         return weight_BO
 
-    def terms(self, model: AutoEncoder, batch: Any, weights: jax.Array, dropout_key: Any) -> Terms:
-        targets = model.targets(
+    def targets(self, model: AutoEncoder, batch: Any, dropout_key: Any) -> Targets:
+        """The decoder's states at every label of the batch."""
+        return model.targets(
             batch.ctx_BGT,
             batch.ctx_len_BG,
             batch.tok_BOL,
@@ -198,6 +199,9 @@ class MemoryObjective:
             word_dropout=self.word_dropout,
             dropout_key=dropout_key,
         )
+
+    def terms(self, model: AutoEncoder, batch: Any, weights: jax.Array, dropout_key: Any) -> Terms:
+        targets = self.targets(model, batch, dropout_key)
         nll_RL, hit_RL = token_nll(
             targets.hidden_RLD, model.decoder.head_VD(), targets.label_RL, chunk=self.chunk
         )
