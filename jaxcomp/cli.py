@@ -54,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed(e)
     finally:
         signal.signal(signal.SIGTERM, before)
-        logging.getLogger(jaxcomp.__name__).removeHandler(notes)
+        logger = logging.getLogger(jaxcomp.__name__)
+        logger.removeHandler(notes)
+        logger.propagate = True
 
 
 def _notes() -> logging.Handler:
@@ -64,6 +66,7 @@ def _notes() -> logging.Handler:
     logger = logging.getLogger(jaxcomp.__name__)
     logger.setLevel(logging.INFO)
     logger.addHandler(notes)
+    logger.propagate = False  # a library's handler on the root logger would say it again
     return notes
 
 

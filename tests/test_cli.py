@@ -173,3 +173,20 @@ def test_overrides_of_both_forms():
 def test_cards_do_not_name_folders():
     typed = cli._typed(["sweep", "--config=configs/tiny.py", "--workdir=/home/me", "--seed=3"])
     assert typed == "jaxcomp sweep --config=configs/tiny.py --seed=3"
+
+
+def test_a_note_is_said_once_though_a_library_listens_too(monkeypatch, capsys):
+    def tell(flags):
+        logging.getLogger("jaxcomp.data.cache").info("one note")
+        return 0
+
+    report = next(c for c in cli.COMMANDS if c.name == "report")
+    monkeypatch.setattr(cli, "COMMANDS", [report._replace(run=tell)])
+    listener = logging.StreamHandler()
+    logging.getLogger().addHandler(listener)
+    try:
+        assert cli.main(["report"]) == 0
+    finally:
+        logging.getLogger().removeHandler(listener)
+    assert capsys.readouterr().err == "one note\n"
+    assert logging.getLogger("jaxcomp").propagate

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -63,6 +63,15 @@ def forced(
 ) -> Forced:
     """What the decoder expects of each target token after the memory and the true tokens before."""
     model = nnx.merge(graphdef, state)
+    hidden_BLD, valid_BL = after_memory(model, memory, mode_B, tok_BL, len_B)
+    parts = read_off(_expectations, model, hidden_BLD, tok_BL)
+    return Forced(*(jnp.where(valid_BL, p, 0) for p in parts))
+
+
+def after_memory(
+    model: Any, memory: Memory, mode_B: jax.Array, tok_BL: jax.Array, len_B: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The decoder's hidden_BLD from which each token of `tok_BL` is expected, and valid_BL."""
     x_BPD, pos_BP, seg_BP, start_pos_B, given = model.prefix(memory, mode_B)
     P, L = x_BPD.shape[1], tok_BL.shape[1]
     valid_BL = jnp.arange(L)[None, :] < len_B[:, None]
@@ -71,14 +80,19 @@ def forced(
     seg_BS = jnp.concatenate([seg_BP, valid_BL.astype(seg_BP.dtype)], axis=1)
     # The last prefix position (the marker) predicts the first token.
     hidden_BSD = model.decoder(x_BSD, pos_BS, seg_BS, given=given)
-    hidden_BLD = hidden_BSD[:, P - 1 : P - 1 + L]
-    size = max(1, min(L, LOGITS_ELEMENTS // (tok_BL.shape[0] * model.decoder.cfg.vocab_size)))
+    return hidden_BSD[:, P - 1 : P - 1 + L], valid_BL
+
+
+def read_off(
+    of: Callable[..., tuple[jax.Array, ...]], model: Any, hidden_BLD: jax.Array, *tok_BL: jax.Array
+) -> list[jax.Array]:
+    """`of(model, hidden_BLD, *tok_BL)`, a few positions at a time: a batch's logits are large."""
+    B, L = tok_BL[0].shape
+    size = max(1, min(L, LOGITS_ELEMENTS // (B * model.decoder.cfg.vocab_size)))
     chunks = [
-        _expectations(model, hidden_BLD[:, i : i + size], tok_BL[:, i : i + size])
-        for i in range(0, L, size)
+        of(model, *(x[:, i : i + size] for x in (hidden_BLD, *tok_BL))) for i in range(0, L, size)
     ]
-    parts = [jnp.concatenate(p, axis=1) for p in zip(*chunks, strict=True)]
-    return Forced(*(jnp.where(valid_BL, p, 0) for p in parts))
+    return [jnp.concatenate(p, axis=1) for p in zip(*chunks, strict=True)]
 
 
 def _expectations(model: Any, hidden_BLD: jax.Array, tok_BL: jax.Array) -> Forced:

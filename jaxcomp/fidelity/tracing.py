@@ -23,7 +23,6 @@ from jaxcomp.data.pipeline import Batch, Example, batch_examples
 from jaxcomp.data.tokenizer import Tokenizer, TokenizerError
 from jaxcomp.fidelity import attribution, reconstruction
 from jaxcomp.fidelity.attribution import Attribution, Link, Word
-from jaxcomp.fidelity.reconstruction import LOGITS_ELEMENTS
 from jaxcomp.sharding import on_host, put_batch, whole_batch
 
 
@@ -127,23 +126,8 @@ def expected(
     """Reads `tok_BL` after the memory; position by position, what was expected of it and of
     `other_BL`. The rows' lengths are `len_B`; with `reconstruction.no_memory`, the floor's."""
     model = nnx.merge(graphdef, state)
-    x_BPD, pos_BP, seg_BP, start_pos_B, given = model.prefix(memory, mode_B)
-    P, L = x_BPD.shape[1], tok_BL.shape[1]
-    slot_L = jnp.arange(L)
-    valid_BL = slot_L < len_B[:, None]
-    hidden_BSD = model.decoder(
-        jnp.concatenate([x_BPD, model.decoder.embed(tok_BL).astype(x_BPD.dtype)], axis=1),
-        jnp.concatenate([pos_BP, start_pos_B[:, None] + slot_L], axis=1),
-        jnp.concatenate([seg_BP, valid_BL.astype(seg_BP.dtype)], axis=1),
-        given=given,
-    )
-    hidden_BLD = hidden_BSD[:, P - 1 : P - 1 + L]  # the marker predicts the first token
-    size = max(1, min(L, LOGITS_ELEMENTS // (tok_BL.shape[0] * model.decoder.cfg.vocab_size)))
-    chunks = [
-        _read_off(model, *(x[:, i : i + size] for x in (hidden_BLD, tok_BL, other_BL)))
-        for i in range(0, L, size)
-    ]
-    parts = [jnp.concatenate(p, axis=1) for p in zip(*chunks, strict=True)]
+    hidden_BLD, valid_BL = reconstruction.after_memory(model, memory, mode_B, tok_BL, len_B)
+    parts = reconstruction.read_off(_read_off, model, hidden_BLD, tok_BL, other_BL)
     return Expected(*(jnp.where(valid_BL, p, 0) for p in parts))
 
 

@@ -46,7 +46,17 @@ def lengths(cfg: Config, ratio: int) -> tuple[int, int]:
     """Slots of a compressor's row (a segment) and of a decoder's (an example's prefix, target)."""
     data = cfg.data
     vectors = data.segment // ratio
-    return data.segment + vectors, data.segments * vectors + 3 + data.target - 1
+    own = data.segment + (0 if cfg.memory.kind == "pool" else vectors)  # it has no memory tokens
+    return own, data.segments * vectors + 3 + data.target - 1
+
+
+def connector_parameters(cfg: Config) -> int:
+    """Of the connector's two maps; 0 without one."""
+    if cfg.memory.connector == "none":
+        return 0
+    dec = cfg.decoder.model.hidden_size
+    hidden = cfg.memory.connector_hidden or 2 * dec
+    return hidden * (compressor_shape(cfg).hidden_size + dec)
 
 
 def train_step(cfg: Config) -> dict[str, Work]:
@@ -62,8 +72,7 @@ def train_step(cfg: Config) -> dict[str, Work]:
     model = rows * own * float(through * matrix_parameters(comp)) + 3 * rows * attention(comp, own)
     model += 6.0 * rows * own * lora_parameters(comp, rank) if rank else 0.0
     vectors = rows * (cfg.data.segment // ratio)
-    hidden = cfg.memory.connector_hidden or 2 * dec.hidden_size
-    model += 6.0 * vectors * hidden * (comp.hidden_size + dec.hidden_size)
+    model += 6.0 * vectors * connector_parameters(cfg)
     out["compressor"] = Work(rows * own, model, model + again * forward)
     rows = batch * (1 if cfg.train.objective in ("coin", "answer") else 2)
     forward = 2.0 * rows * read * matrix_parameters(dec) + rows * attention(dec, read)

@@ -142,10 +142,13 @@ def _sizes(cfg: Config) -> _Sizes:
     comp, dec = compressor_shape(cfg), cfg.decoder.model
     width = 2 if cfg.train.dtype == "bfloat16" else 4
     rank = cfg.memory.lora.rank
-    hidden = cfg.memory.connector_hidden or 2 * dec.hidden_size
-    trained = 4.0 * hidden * (comp.hidden_size + dec.hidden_size)
+    trained = 4.0 * flops.connector_parameters(cfg)
     trained += 4.0 * (flops.lora_parameters(comp, rank) if rank else count_params(comp))
-    frozen = width * count_params(dec) + (width * count_params(comp) if rank else 0)
+    frozen = float(width * count_params(comp)) if rank else 0.0
+    if cfg.train.train_decoder:
+        trained += 4.0 * count_params(dec)
+    else:
+        frozen += width * count_params(dec)
     return _Sizes(frozen, trained, width)
 
 

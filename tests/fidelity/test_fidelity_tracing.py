@@ -90,7 +90,9 @@ def own_rows(world):
 def test_what_is_expected_is_what_teacher_forcing_finds(world, monkeypatch):
     """Against reconstruction.forced, with the logits in chunks; and of another token, against a
     text that really holds it."""
-    monkeypatch.setattr(tracing, "LOGITS_ELEMENTS", 20 * 5 * world.model.decoder.cfg.vocab_size)
+    monkeypatch.setattr(
+        reconstruction, "LOGITS_ELEMENTS", 20 * 5 * world.model.decoder.cfg.vocab_size
+    )
     cast(Any, tracing.expected).clear_cache()  # compiled for these shapes already, without chunks
     memory, tok_BL, len_B, forced, expected = own_rows(world)
     other_BL = (tok_BL + 7) % world.tok.vocab_size

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import mesh_of
 
-from jaxcomp import settings
+from jaxcomp import recipes, settings
 from jaxcomp.config import LoraConfig, ModelConfig
 from jaxcomp.plan import flops
 from jaxcomp.plan.programs import abstract_pair, train_program
@@ -17,14 +17,14 @@ SMALL = ModelConfig("llama", 96, 32, 3, 4, 2, 8, 48)
 LARGER = ModelConfig("qwen3", 128, 48, 2, 4, 4, 16, 80, tie_word_embeddings=False)
 
 
-def config(rank: int, remat: str, chunk: int):
+def config(rank: int, remat: str, chunk: int, **memory):
     cfg = settings.load("configs/paper.py:family=qwen3,size=0.6B,ratio=4")
     return dataclasses.replace(
         cfg,
         families={"qwen3": {"0.6B": LARGER}},
         decoder=dataclasses.replace(cfg.decoder, model=SMALL),
         data=dataclasses.replace(cfg.data, segment=16, target=20, segments=2),
-        memory=dataclasses.replace(cfg.memory, lora=LoraConfig(rank)),
+        memory=dataclasses.replace(cfg.memory, lora=LoraConfig(rank), **memory),
         train=dataclasses.replace(
             cfg.train,
             dtype="float32",
@@ -72,6 +72,24 @@ def test_a_step_does_the_products_that_are_counted(rank, remat, chunk):
     counted = sum(w.executed for w in work.values()) + square_attention(cfg)
     # Recomputing LoRA's own products and the markers' choice are left out of the count.
     assert found == pytest.approx(counted, rel=0.03)
+
+
+@pytest.mark.parametrize("name", ["icae", "pisco", "arc"])
+def test_each_kind_of_memory_is_counted_as_it_is(name):
+    cfg, mesh = (
+        config(0, "none", 0, connector_hidden=512, **recipes.recipe(name)["memory"]),
+        mesh_of((1, 1, 1)),
+    )
+    if name == "icae":  # without a connector the towers have one width
+        shape = dataclasses.replace(SMALL, hidden_size=LARGER.hidden_size)
+        cfg = dataclasses.replace(cfg, decoder=dataclasses.replace(cfg.decoder, model=shape))
+    found = products(train_program(cfg, mesh, abstract_pair(cfg, mesh)).jaxpr.jaxpr)
+    own, read = flops.lengths(cfg, cfg.memory.ratio)
+    rows = cfg.train.optim.batch
+    square = 3 * rows * cfg.data.segments * flops.attention(LARGER, own)
+    square += 3 * rows * flops.attention(cfg.decoder.model, read)
+    counted = sum(w.executed for w in flops.train_step(cfg).values())
+    assert found == pytest.approx(counted + square, rel=0.03)
 
 
 def test_recomputation_is_no_work_of_the_model():
