@@ -58,7 +58,7 @@ def test_help_answers_without_jax(command):
 def test_sweep_then_again_then_report(flags, tmp_path, capsys):
     assert cli.main(["sweep", *flags]) == 0
     first = (tmp_path / "w/report/results.csv").read_bytes()
-    assert "undecided at this power" in capsys.readouterr().out
+    assert "undecided: these bases only" in capsys.readouterr().out
     assert cli.main(["sweep", *flags]) == 0
     assert "nothing to do: all 4 jobs are done" in capsys.readouterr().out
     (tmp_path / "w/report/results.csv").unlink()

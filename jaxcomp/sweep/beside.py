@@ -29,10 +29,10 @@ class Pair(NamedTuple):
 
     @property
     def claimed(self) -> bool:
-        """Both rise, or both fall, clearly, over enough replicates, with one order of sizes."""
+        """Both rise, or both fall, clearly, over enough base seeds, with one order of sizes."""
         if self.orders[0] != self.orders[1]:
             return False
-        enough = min(self.first.replicates, self.second.replicates) >= stats.MIN_REPLICATES
+        enough = min(self.first.bases, self.second.bases) >= stats.MIN_REPLICATES
         ways = {stats.way(self.first), stats.way(self.second)}
         return enough and (ways == {"falls"} or ways == {"rises"})
 
@@ -152,10 +152,10 @@ def rows(found: list[Pair]) -> list[list[str]]:
 
 
 def cell(t: stats.Trend) -> str:
-    """A trend in one cell; p-values only where there are replicates enough for a test."""
+    """A trend in one cell; p-values only where there are base seeds enough for a test."""
     if not t.replicates:
         return "–"
-    if t.bounds is None or t.replicates < stats.MIN_REPLICATES:
+    if t.bounds is None or t.bases < stats.MIN_REPLICATES:
         return f"{t.rho:+.2f} (n = {t.replicates})"
     low, high = t.bounds
     return f"{t.rho:+.2f} [{low:+.2f}, {high:+.2f}] (fall {t.p_fall:.2g}, rise {t.p_rise:.2g})"

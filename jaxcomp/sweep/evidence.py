@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from typing import NamedTuple
 
 from jaxcomp.sweep import grid, stats
@@ -27,6 +28,7 @@ class Evidence(NamedTuple):
     best: str  # lowest | highest
     pairs: list[Pair]
     peaks: list[Peak]
+    bases: int  # base seeds in whole replicates
 
 
 def gather(results: Results) -> list[Evidence]:
@@ -38,7 +40,7 @@ def gather(results: Results) -> list[Evidence]:
             found = stats.sample(points(results.rows, head.metric, ratio), sizes)
             if found.units:
                 both = pairs(found), peaks(found, best == "highest")
-                out.append(Evidence(head, ratio, best, *both))
+                out.append(Evidence(head, ratio, best, *both, found.bases))
     return out
 
 
@@ -81,6 +83,7 @@ def blocks(found: list[Evidence], primary_ratio: int) -> list[Block]:
             "in which each size is the best; between the two sizes of the interval lie 95% of "
             "the draws. Monotone: p of the test that the means only rise or only fall with size "
             "(distance from the nearer isotonic fit); small means that they do not."
+            + _of_these(found)
         ),
     ]
 
@@ -103,16 +106,41 @@ def _pair_table(found: list[Evidence]) -> Table:
 
 def _pair_note(found: list[Evidence]) -> str:
     every = [p for e in found for p in e.pairs]
-    least = max((p.least for p in every), default=1.0)
     said = (
         "Large less small, mean over replicates. p: two-sided sign flips of the differences inside "
         "a replicate (a base seed where there are three, else a run); Holm: adjusted over all "
-        f"pairs of the family. So few replicates give no p under {least:.2g}"
+        f"pairs of the family. {_reach(found)}{_of_these(found)}"
     )
-    said += ", so no pair can be told apart at 0.05 here. " if least >= stats.ALPHA else ". "
     if any(p.p_passages is not None for p in every):
-        said += "p over passages: of these trained models and no others, unadjusted. "
-    return said + "Other ratios: pairs.csv."
+        said += " p over passages: of these trained models and no others, unadjusted."
+    return said + " Other ratios: pairs.csv."
+
+
+def _of_these(found: list[Evidence]) -> str:
+    few = any(e.bases < stats.MIN_REPLICATES for e in found)
+    return " Under three base seeds all of it is of these bases and of no others." if few else ""
+
+
+def _reach(found: list[Evidence]) -> str:
+    """Says where no pair can be told apart, whatever the numbers: Holm's least p is that of one
+    pair times the number of pairs."""
+    lowest: dict[str, float] = {}
+    least = 1.0
+    for e in found:
+        counts = Counter(p.family for p in e.pairs)
+        for p in e.pairs:
+            least = min(least, p.least)
+            adjusted = min(1.0, p.least * counts[p.family])
+            lowest[p.family] = min(lowest.get(p.family, 1.0), adjusted)
+    beyond = [family for family, p in sorted(lowest.items()) if p >= stats.ALPHA]
+    said = (
+        f"So few replicates give no p under {least:.2g} and none by Holm under "
+        f"{min(lowest.values(), default=1.0):.2g}"
+    )
+    if not beyond:
+        return f"{said}."
+    which = "no pair" if len(beyond) == len(lowest) else f"no pair of {', '.join(beyond)}"
+    return f"{said}, so {which} can be told apart at 0.05 here."
 
 
 def _peak_table(found: list[Evidence]) -> Table:

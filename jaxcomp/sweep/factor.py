@@ -30,7 +30,7 @@ from jaxcomp.config import Config, ConfigError, to_dict
 from jaxcomp.sweep import beside, decoders, grid, stats
 from jaxcomp.sweep.headlines import Headline, headlines
 from jaxcomp.sweep.pairs import holm
-from jaxcomp.sweep.results import Results, floor_of, points
+from jaxcomp.sweep.results import Results, floor_of, own_floors, points
 from jaxcomp.sweep.verdict import change_word
 
 STRENGTHS = ("world.prior_strength", "world.train_prior_strength")
@@ -244,13 +244,19 @@ def _found(factor: Factor, head: Headline, ratio: int) -> Found:
     slopes = tuple(stats.estimate(sample, np.kron(one_L, slope_C)) for one_L in np.eye(L))
     smallest = None
     if claimed(factor, head, ratio):
-        floors = [floor_of(level.results, head.metric) or 0.0 for level in factor.levels]
+        floors = [_floor(level.results, head.metric, ratio) for level in factor.levels]
         smallest = factor.cfg.sweep.smallest_effect
         smallest = smallest if _room(sample, np.array(floors), smallest) else 0.0
     of_slopes, of_means = (
         _changes(factor, sample, column_C, smallest) for column_C in (slope_C, mean_C)
     )
     return Found(head, ratio, means, setups, slopes, of_slopes, of_means, sample.units)
+
+
+def _floor(results: Results, metric: str, ratio: int) -> float:
+    """Without memory; the highest, where runs have decoders of their own."""
+    own = own_floors(results, metric, ratio).values()
+    return max([floor_of(results, metric) or 0.0, *own])
 
 
 def _sample(sizes: stats.Sizes, each: Sequence[Sequence[stats.Point]]) -> stats.Sample:

@@ -37,7 +37,8 @@ _NOTE = (
     "parameters, mean over families. Change: of a dose, from the weakest to the strongest along "
     "the least-squares line over doses; of a text, less the first. ± half of the 95% interval, "
     "from draws of base seeds (and of passages, where every run has their records). p: one-sided, "
-    "the levels changing places inside a base seed; in the tables unadjusted and exploratory. In "
+    "the levels changing places inside a base seed (under three of them inside a run, which says "
+    "nothing of other bases); in the tables unadjusted and exploratory. In "
     "the claim above the p of several texts are adjusted by Holm's method, of slopes and of means "
     "apart, and bounds for their number. All on counterfactual passages, the same at every level."
 )

@@ -207,8 +207,11 @@ def _run_job(task: Task, workdir: Path, say: Say) -> dict[str, Any]:
     }
 
 
-def measure(cfg: Config, folder: Path, root: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Evaluate the finished run in `folder`; writes passages.jsonl there.
+def measure(
+    cfg: Config, folder: Path, root: Path, ratio: int = 0
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Evaluate the finished run in `folder`; writes passages.jsonl there. At another `ratio` that
+    it was trained at it writes passages-r<ratio>.jsonl.
 
     Returns the flat metrics of docs/metrics.md and one record a passage.
     """
@@ -216,11 +219,14 @@ def measure(cfg: Config, folder: Path, root: Path) -> tuple[dict[str, Any], list
     from jaxcomp.sharding import use_mesh
     from jaxcomp.train.compress import load_run, tokenizers
     from jaxcomp.train.loop import mesh_for
+    from jaxcomp.train.ratios import at_ratio, suffix_at
 
     with use_mesh(mesh_for(cfg)):
-        found = evaluate(cfg, load_run(cfg, folder, root=root), *tokenizers(cfg, root))
+        model = load_run(cfg, folder, root=root)
+        found = evaluate(at_ratio(cfg, ratio), model, *tokenizers(cfg, root))
     lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in found.passages]
-    distributed.by_lead(lambda: write_text(folder / "passages.jsonl", "".join(lines)))
+    file = folder / f"passages{suffix_at(cfg, ratio)}.jsonl"
+    distributed.by_lead(lambda: write_text(file, "".join(lines)))
     return found.metrics, found.passages
 
 

@@ -8,7 +8,7 @@ from collections import defaultdict
 
 from jaxcomp.sweep import stats
 from jaxcomp.sweep.headlines import Headline
-from jaxcomp.sweep.results import Results, floor_of, points
+from jaxcomp.sweep.results import Results, floor_of, own_decoder, points
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -19,7 +19,7 @@ def plot(results: Results, head: Headline) -> bytes | None:
 
     Colours are ratios, markers and line styles are families. Bars are 95% intervals: over
     replicates (`stats.mean`) where a point has at least three, else over the passages of its one
-    model.
+    model. Dotted: the frozen decoder without memory.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -42,7 +42,9 @@ def plot(results: Results, head: Headline) -> bytes | None:
         return None
     floor = floor_of(results, head.metric)
     if floor is not None:
-        ax.axhline(floor, color="0.5", linewidth=0.8, linestyle=":", label="no memory")
+        others = any(own_decoder(r) for r in results.rows)
+        label = "no memory, frozen decoder" if others else "no memory"
+        ax.axhline(floor, color="0.5", linewidth=0.8, linestyle=":", label=label)
     ax.set_xscale("log")
     ax.set_xlabel("compressor parameters")
     ax.set_title(head.label, fontsize=10)

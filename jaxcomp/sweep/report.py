@@ -28,6 +28,7 @@ from jaxcomp.sweep.results import (
     collect,
     floor_of,
     lr_grid_csv,
+    own_decoder,
     points,
     results_csv,
     text,
@@ -152,13 +153,13 @@ def _blocks(
     out += [Head("Trends with size"), _trends(results), Para(_trend_note(said))]
     out += splits.blocks(results)
     out += evidence.blocks(sizes, cfg.sweep.primary_ratio)
-    out += explains.blocks(explains.explained(results))
+    out += explains.blocks(results)
     out.append(Head("Plots"))
     out.append(
         Para(
             "Bars are 95% intervals: over replicates where a point has at least three, else over "
             "the passages of its one model (which says nothing of other models). Dotted: the "
-            "decoder without memory."
+            "frozen decoder without memory."
         )
     )
     for head in headlines(cfg):
@@ -184,12 +185,14 @@ def _how(results: Results) -> str:
         else ""
     )
     done = len(results.timings)
+    own = sorted({r.job.setup.line for r in results.rows if own_decoder(r)})
+    decoder = f"one decoder, frozen but for {', '.join(own)}" if own else "one frozen decoder"
     return (
         f"{done} of {done + len(results.failed) + len(results.missing)} jobs done; "
         f"{_count(base_seeds * seeds, 'replicate')} ({_count(base_seeds, 'base seed')} x "
         f"{_count(seeds, 'training seed')}). Every size saw the same {optim.steps} steps of "
         f"{optim.batch} passages at learning rate {optim.lr:g}, segments of {cfg.data.segment} "
-        f"tokens, against one frozen decoder.{tuned}"
+        f"tokens, against {decoder}.{tuned}"
     )
 
 
@@ -202,6 +205,8 @@ def _table(results: Results) -> Table:
     tuned = any(r.tuned for r in results.rows)
     loss, kept = endpoints(results.cfg)
     header = ["family", "size", "parameters", "ratio", "n", "lr"]
+    recipes = len(results.cfg.sweep.recipes) > 1
+    header += ["vectors x bytes of a memory"] if recipes else []
     header += [h.label for h in heads] + ["rank bound"]
     header += ["tuned lr", f"{loss.label} (tuned)", f"{kept.label} (tuned)"] if tuned else []
     cells: dict[tuple, list[Result]] = defaultdict(list)
@@ -212,6 +217,7 @@ def _table(results: Results) -> Table:
     for (family, params, size, ratio), found in sorted(cells.items()):
         row = [family, size, f"{params:,}", f"{ratio}x", str(len(found))]
         row.append(text(found[0].job.config.train.optim.lr))
+        row += [_memory(found, loss.metric)] if recipes else []
         row += [_mean(found, h.metric, ratio) for h in heads]
         rank = next(h.metric for h in heads if h.metric.endswith("/rank"))
         row.append(_mean(found, f"{rank}_bound", ratio))
@@ -229,6 +235,19 @@ def _mean(found: list[Result], metric: str, ratio: int, tuned: bool = False) -> 
     return "–" if mean is None else evidence.shown(mean)
 
 
+def _memory(found: list[Result], metric: str) -> str:
+    """`14.6 x 256`: vectors of a held-out text of the metric's set, mean, and bytes of each."""
+    prefix = metric.partition("/")[0]
+    names = ("passages", "vectors", "bytes", "text_bytes_per_memory_byte")
+    said = set()
+    for r in found:
+        held = [r.metrics.get(f"{prefix}/{name}") or 0 for name in names]
+        if all(held):
+            texts, vectors, size, per_byte = held
+            said.add(f"{vectors / texts:.3g} x {size / per_byte / vectors:.4g}")
+    return ", ".join(sorted(said)) or "–"
+
+
 def _bounds(results: Results) -> str:
     """What the numbers must be read beside, so that predictable text does not flatter."""
     parts = []
@@ -237,6 +256,12 @@ def _bounds(results: Results) -> str:
         if floor is not None:
             parts.append(f"{h.label} {floor:.4g}")
     said = f"Without memory (the floor): {', '.join(parts)}. " if parts else ""
+    own = sorted({r.job.setup.line for r in results.rows if own_decoder(r)})
+    if own:
+        said += (
+            f"Left out, here and in plots: {', '.join(own)}, trained with the decoder: each "
+            "run has a floor of its own (floor columns of results.csv). "
+        )
     bits = next((r.metrics.get("ordinary/passage_bits") for r in results.rows), None)
     said += f"A passage holds {bits:.1f} bits on average, exactly. " if bits is not None else ""
     heads = [h.metric for h in endpoints(results.cfg)]

@@ -173,17 +173,40 @@ def verdict(results: Results, tuned: bool = False) -> Verdict:
         cfg.sweep.primary_ratio,
         smallest_effect=cfg.sweep.smallest_effect,
         floor=floor_of(results, kept.metric) or 0.0,
+        own_floors={r: own_floors(results, kept.metric, r, tuned) for r in ratios},
         sizes={r: grid.sizes(cfg, r) for r in ratios},
         endpoint=kept.label,
     )
 
 
 def floor_of(results: Results, metric: str) -> float | None:
-    """The same metric of the decoder without memory, where it was measured."""
+    """The same metric of the frozen decoder without memory, where it was measured. A run that
+    trains its decoder too has a floor of its own, which is no part of it."""
+    values = [_floor(r.metrics, metric) for r in results.rows if not own_decoder(r)]
+    held = [v for v in values if v is not None]
+    return statistics.fmean(held) if held else None
+
+
+def own_floors(results: Results, metric: str, ratio: int, tuned: bool = False) -> dict[str, float]:
+    """Line -> the highest floor of its runs at a ratio, where they train their decoders too."""
+    out: dict[str, float] = {}
+    for r in results.rows:
+        if own_decoder(r) and r.job.setup.ratio == ratio:
+            value = _floor(r.metrics if not tuned else (r.tuned[1] if r.tuned else {}), metric)
+            if value is not None:
+                out[r.job.setup.line] = max(value, out.get(r.job.setup.line, value))
+    return out
+
+
+def own_decoder(r: Result) -> bool:
+    """Did this run train its decoder too? Nothing else can then be read beside its floor."""
+    return r.job.config.train.train_decoder
+
+
+def _floor(metrics: Mapping[str, Any], metric: str) -> float | None:
     name, _, rest = metric.partition("/")
-    found = [r.metrics.get(f"{name}/floor/{rest}") for r in results.rows]
-    values = [v for v in found if v is not None and math.isfinite(v)]
-    return statistics.fmean(values) if values else None
+    value = metrics.get(f"{name}/floor/{rest}")
+    return value if value is not None and math.isfinite(value) else None
 
 
 # --- files -----------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ _NOTE = (
     "back as the decoder's favourite or kept spread evenly over the other values. Pull: "
     "compressors' less that; above 0 the bases' prior shows in the rebuilt text. Lead: decoder's "
     "less compressors'. A prior wins where the interval of the lead leaves out 0; else, and under "
-    "three replicates, it is undecided. The words are exploratory: one a row, unadjusted. The text "
+    "three base seeds, it is undecided. The words are exploratory: one a row, unadjusted. The text "
     "that the compressors are trained on favours the decoder's favourites too (as far as "
     "world.train_prior_strength says), so whose prior wins is not of priors in weights alone."
 )
@@ -48,7 +48,7 @@ def _row(results: Results, line: str, params: float, size: str, ratio: int) -> l
 
 def winner(lead: stats.Estimate | None) -> str:
     """Of the lead of the decoder's prior over the compressors'."""
-    if lead is None or lead.bounds is None:
+    if lead is None or lead.bounds is None or "base seeds" not in lead.levels:
         return "undecided"
     low, high = lead.bounds
     return "decoder's" if low > 0 else "compressors'" if high < 0 else "undecided"

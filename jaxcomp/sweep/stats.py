@@ -2,7 +2,9 @@
 
 The unit of a claim about size is a *replicate*: one base seed x training seed, in which every size
 of a family was trained once. Passages are not replicates of a claim about size, because all
-passages of a run share one set of weights.
+passages of a run share one set of weights. Training seeds of one base share its luck, so a claim
+takes three base seeds (verdict.few); under three, runs are drawn in their place, for an interval of
+these bases and of no others.
 
 **Interval.** Saravanan et al. (2020): base seeds are drawn with replacement, then training seeds
 inside each drawn base. Passages, where their records are there, are drawn once for all runs, since
@@ -35,7 +37,7 @@ from scipy.stats import rankdata
 from scipy.stats import t as student
 
 ALPHA = 0.05
-MIN_REPLICATES = 3  # base seeds, or runs: fewer cannot tell a size from the luck of its one base
+MIN_REPLICATES = 3  # base seeds (of an interval: or runs): fewer cannot tell size from their luck
 DRAWS = 20_000  # of the permutation test where the exact distribution is too large
 EXACT = 200_000
 BOOTSTRAP = 2000
@@ -77,6 +79,7 @@ class Trend(NamedTuple):
     p_fall: float
     p_rise: float
     replicates: int
+    bases: int  # base seeds among them
     half: float | None = None  # of the 95% interval of rho
 
     @property
@@ -133,10 +136,13 @@ class Sample(NamedTuple):
         return sorted({family for family, _ in self.setups})
 
     @property
+    def bases(self) -> int:
+        return len(np.unique(self.base_R))
+
+    @property
     def units(self) -> int:
-        """What is independent: base seeds where there are three, else runs."""
-        bases = len(np.unique(self.base_R))
-        return bases if bases >= MIN_REPLICATES else len(self.base_R)
+        """What is independent: base seeds where there are three; else, of these bases, runs."""
+        return self.bases if self.bases >= MIN_REPLICATES else len(self.base_R)
 
 
 def sample(points: Sequence[Point], sizes: Sizes | None = None) -> Sample:
@@ -274,8 +280,9 @@ def trend(points: Sequence[Point], sizes: Sizes | None = None, *, seed: int = 0)
     blocks = replicates(points, sizes)
     count = len({(b[0].base_seed, b[0].seed) for b in blocks})
     if not blocks:
-        return Trend(math.nan, 1.0, 1.0, 0)
-    together = len({b[0].base_seed for b in blocks}) >= MIN_REPLICATES
+        return Trend(math.nan, 1.0, 1.0, 0, 0)
+    bases = len({b[0].base_seed for b in blocks})
+    together = bases >= MIN_REPLICATES
     clusters: dict[tuple, list[np.ndarray]] = defaultdict(list)
     for block in blocks:
         key = (block[0].family, block[0].base_seed) + (() if together else (block[0].seed,))
@@ -290,7 +297,7 @@ def trend(points: Sequence[Point], sizes: Sizes | None = None, *, seed: int = 0)
     p_rise = (np.sum(null >= observed - tiny) + extra) / (len(null) + extra)
     rho = float(observed / len(blocks))
     half = _rho_half(sample(points, sizes), seed)
-    return Trend(rho, float(p_fall), float(p_rise), count, half)
+    return Trend(rho, float(p_fall), float(p_rise), count, bases, half)
 
 
 def _rho_half(found: Sample, seed: int) -> float | None:

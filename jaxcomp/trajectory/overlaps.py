@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from flax import nnx
 
+from jaxcomp.config import config_hash
 from jaxcomp.data.heldout import TEXT_SET, WORLD_SETS
 from jaxcomp.data.pipeline import batch_examples, eval_examples
 from jaxcomp.fidelity import reconstruction
@@ -18,19 +20,27 @@ from jaxcomp.trajectory.main import Followed
 from jaxcomp.use.load import open_run
 
 
+class Memories(NamedTuple):
+    """The memories of a run. `of` names what the vectors stand for: the passages, in the
+    compressor's tokens, and the ratio."""
+
+    vec_WD: np.ndarray
+    of: str
+
+
 def overlaps(runs: Sequence[Followed]) -> dict[tuple[int, int], Overlap | None]:
     """By the numbers of two runs, i < j; None where their memories are not of the same passages
     vector by vector (another ratio, other text, another tokenizer)."""
     every = [memories(run) for run in runs]
     return {
-        (i, j): overlap(every[i], every[j]) if every[i].shape == every[j].shape else None
-        for j in range(len(runs))
-        for i in range(j)
+        (i, j): overlap(one.vec_WD, other.vec_WD) if one.of == other.of else None
+        for j, other in enumerate(every)
+        for i, one in enumerate(every[:j])
     }
 
 
-def memories(run: Followed) -> np.ndarray:
-    """vec_WD, float32: every valid vector of the last held-out set, passage by passage."""
+def memories(run: Followed) -> Memories:
+    """Every valid vector of the last held-out set, passage by passage, float32."""
     cfg, root = open_run(run.place)
     name = WORLD_SETS[-1] if cfg.data.source == "world" else TEXT_SET
     mesh = mesh_for(cfg)
@@ -45,4 +55,5 @@ def memories(run: Followed) -> np.ndarray:
             )
             vec_BMD, seg_BM = on_host((memory.vec_BMD, memory.seg_BM))
             found.append(vec_BMD[:valid][seg_BM[:valid] > 0])
-    return np.concatenate(found).astype(np.float32)
+    of = config_hash([cfg.memory.ratio, [[e.text, e.ctx] for e in examples]])
+    return Memories(np.concatenate(found).astype(np.float32), of)

@@ -71,8 +71,9 @@ def _blocks(runs: Sequence[Followed]) -> list[Block]:
         Para(
             "Spearman's rank correlation over the checkpoints of a run; of several runs, of ranks "
             "inside each, with a 95% bootstrap over whole runs (from three on); of runs with "
-            f"{STEPS} checkpoints or more. Given the step, "
-            "or step and loss: the same after both are fitted on the covariates' ranks. "
+            f"{STEPS} checkpoints or more, whose own is no dash (there the covariates explain all "
+            "ranks, and nothing is left to correlate). Given the step, or step and loss: the same "
+            "after both are fitted on the covariates' ranks. "
             "Checkpoints of one run are no independent draws, so no p-value is given; what "
             "vanishes given the step says only that all change as training goes on."
         ),

@@ -19,9 +19,9 @@ from jaxcomp.sweep.plots import COLOURS, MARKERS
 from jaxcomp.train.checkpoint import IDENTITY, CheckpointError, read_json, write_json
 from jaxcomp.train.compress import load_run, tokenizers
 from jaxcomp.train.loop import mesh_for
+from jaxcomp.train.ratios import at_ratio, suffix_at
 from jaxcomp.use.load import open_run
 
-FOUND = "rate.json"
 VERSION = 1
 _ABOUT = (
     "Each vector after the connector is rounded to the format and read by the same decoder; "
@@ -42,18 +42,22 @@ class Measured(NamedTuple):
     made: bool
 
 
-def measure(place: str | Path, say: Callable[[str], None] = lambda text: None) -> Measured:
-    """The rates of the finished run in `place`, kept in its rate.json. Raises what `load_run` and
-    `evaluate` do, and CheckpointError where the file there is of another run or evaluation."""
+def measure(
+    place: str | Path, say: Callable[[str], None] = lambda text: None, ratio: int = 0
+) -> Measured:
+    """The rates of the finished run in `place`, kept in its rate.json; at another `ratio` that it
+    was trained at in rate-r<ratio>.json. Raises what `at_ratio`, `load_run` and `evaluate` do, and
+    CheckpointError where the file there is of another run or evaluation."""
     place = storage.path(os.path.expanduser(place))
-    cfg, root = open_run(place)
+    own, root = open_run(place)
+    cfg = at_ratio(own, ratio)
     name = f"{cfg.compressor} r{cfg.memory.ratio} b{cfg.base_seed} s{cfg.seed}"
     about = {
         "version": VERSION,
         "run": config_hash(read_json(place / IDENTITY)),
         "eval": to_dict(cfg.eval),
     }
-    file = place / FOUND
+    file = place / f"rate{suffix_at(own, ratio)}.json"
     if file.is_file():
         kept = read_json(file)
         if kept.get("about") != about:
@@ -61,13 +65,13 @@ def measure(place: str | Path, say: Callable[[str], None] = lambda text: None) -
         return Measured(name, cfg, [Rate(**row) for row in kept["rates"]], False)
     say(f"{name}: rebuilding the held-out text from its memories in {', '.join(FORMATS)}")
     with use_mesh(mesh_for(cfg)):
-        found = rates(cfg, load_run(cfg, place, root=root), tokenizers(cfg, root))
+        found = rates(cfg, load_run(own, place, root=root), tokenizers(own, root))
     write_json(file, {"about": about, "rates": [r._asdict() for r in found]})
     return Measured(name, cfg, found, True)
 
 
-def write(runs: Sequence[Measured], folder: Path) -> Path:
-    """rate.md and .html of one run or of several into `folder`; the page's place."""
+def write(runs: Sequence[Measured], folder: Path, stem: str = "rate") -> Path:
+    """`stem`.md and .html of one run or of several into `folder`; the page's place."""
     header = ["run", "set", "format", "rate", "distortion", "loss", "tokens rebuilt", "rare kept"]
     rows = [
         [
@@ -77,13 +81,13 @@ def write(runs: Sequence[Measured], folder: Path) -> Path:
         for run in runs
         for r in run.found
     ]  # fmt: skip
-    picture = Picture("rate.png", _plot(runs))
+    picture = Picture(f"{stem}.png", _plot(runs))
     blocks: list[Block] = [Para(_ABOUT), picture, Table(header, rows)]
     title = "Rate and distortion"
     write_bytes(folder / picture.name, picture.png)
-    write_text(folder / "rate.md", markdown(title, blocks))
-    write_text(folder / "rate.html", page(title, blocks))
-    return folder / "rate.html"
+    write_text(folder / f"{stem}.md", markdown(title, blocks))
+    write_text(folder / f"{stem}.html", page(title, blocks))
+    return folder / f"{stem}.html"
 
 
 def _shown(value: float | None) -> str:

@@ -78,7 +78,8 @@ def heads_of(run: Followed) -> tuple[Headline, ...]:
 
 def relations(runs: Sequence[Followed]) -> list[Relation]:
     """Every predictor with every outcome, given nothing, the step, and step and loss; NaN for runs
-    of fewer than STEPS checkpoints."""
+    of fewer than STEPS checkpoints, and where the covariates explain one of the two whole; such
+    runs are no part of `found`."""
     loss, predictors, outcomes = measures(runs[0])
     steps = np.array([row.step for run in runs for row in run.rows], float)
     losses = _column(runs, loss)
@@ -93,16 +94,20 @@ def relations(runs: Sequence[Followed]) -> list[Relation]:
         for y in outcomes:
             x_N, y_N = _column(runs, x.metric), _column(runs, y.metric)
             for name, z_NK in given.items():
-                long = np.isin(which, [r for r, run in enumerate(runs) if len(run.rows) >= STEPS])
-                found = partial_correlation(
-                    x_N[long], y_N[long], None if z_NK is None else z_NK[long], which[long]
-                )
                 each = [
                     partial_rho(x_N[at], y_N[at], None if z_NK is None else z_NK[at])
                     if at.sum() >= STEPS
                     else math.nan
                     for at in (which == r for r in range(len(runs)))
                 ]
+                # Where the step explains all ranks of a run, it says nothing of what is left.
+                telling = np.isin(which, np.flatnonzero(np.isfinite(each)))
+                found = partial_correlation(
+                    x_N[telling],
+                    y_N[telling],
+                    None if z_NK is None else z_NK[telling],
+                    which[telling],
+                )
                 out.append(Relation(x.metric, y.metric, name, found, each))
     return out
 

@@ -24,7 +24,17 @@ from jaxcomp.sweep.forms import Block, Para, Picture, Table
 from jaxcomp.sweep.headlines import Headline, endpoints
 from jaxcomp.sweep.plots import COLOURS, MARKERS
 from jaxcomp.sweep.stats import ALPHA, MIN_REPLICATES, Estimate, Point, Trend
-from jaxcomp.sweep.verdict import ABSENT, PRESENT, UNDECIDED, Asked, Fall, falls, no_room
+from jaxcomp.sweep.verdict import (
+    ABSENT,
+    PRESENT,
+    UNDECIDED,
+    Asked,
+    Fall,
+    counted,
+    falls,
+    few,
+    no_room,
+)
 from jaxcomp.trajectory.main import Followed
 from jaxcomp.trajectory.relations import around, levels
 
@@ -126,8 +136,8 @@ def _word(
     runs: Sequence[Followed], found: Sequence[Point], trend: Trend
 ) -> tuple[Fall | None, str]:
     sample, cfg = stats.sample(found), runs[0].cfg
-    if trend.replicates < MIN_REPLICATES:
-        return None, UNDECIDED
+    if trend.bases < MIN_REPLICATES:
+        return None, few(trend.bases)
     kept = endpoints(cfg)[1]
     name, _, rest = kept.metric.partition("/")
     floors = [run.rows[-1].metrics.get(f"{name}/floor/{rest}") or 0.0 for run in runs]
@@ -168,17 +178,16 @@ def blocks(runs: Sequence[Followed]) -> list[Block]:
 _NOTE = (
     "Sizes at one loss; n runs of each, with a 95% interval over what is named (passages of one "
     "run say nothing of other models). rho: Spearman's with the parameters of the layers, inside a "
-    "base seed and training seed; p: one-sided permutations of the sizes. Only the lowest loss was "
-    "chosen before looking; the others are exploratory. A checkpoint before the last one stands at "
-    "a higher learning rate than the end of its run, and a size that gets to a loss early has seen "
-    "fewer passages: equal loss is not equal training."
+    "base seed and training seed; p, from three base seeds on: one-sided permutations of the "
+    "sizes. Only the lowest loss was chosen before looking; the others are exploratory. A "
+    "checkpoint before the last one stands at a higher learning rate than the end of its run, and "
+    "a size that gets to a loss early has seen fewer passages: equal loss is not equal training."
 )
 
 
 def _claim(at: AtLoss, head: Headline, smallest: float) -> str:
     t = at.trend
-    n = f"{t.replicates} replicate{'' if t.replicates == 1 else 's'}"
-    said = f"rho {t.rho:+.2f}, p {t.p_fall:.2g}" if t.replicates else "no size has all replicates"
+    said = f"rho {_trend(t, 'p')}" if t.replicates else "no size has all replicates"
     if at.worst is not None:
         w = at.worst
         said += (
@@ -187,16 +196,19 @@ def _claim(at: AtLoss, head: Headline, smallest: float) -> str:
         )
     return (
         f"At an equal loss of {at.loss:.3f} nats a token, larger compressors keep fewer facts "
-        f"({head.label}): {at.word} [{said}; smallest effect {smallest:g}; {n}]."
+        f"({head.label}): {at.word} [{said}; smallest effect {smallest:g}; {counted(t)}]."
     )
+
+
+def _trend(t: Trend, name: str) -> str:
+    """With its p only where there are base seeds enough for a test."""
+    return f"{t.rho:+.2f}" + (f", {name} {t.p_fall:.2g}" if t.bases >= MIN_REPLICATES else "")
 
 
 def _table(found: Sequence[AtLoss], head: Headline) -> Table:
     rows = []
     for at in found:
-        trend = (
-            f"{at.trend.rho:+.2f}, p(fall) {at.trend.p_fall:.2g}" if at.trend.replicates else "–"
-        )
+        trend = _trend(at.trend, "p(fall)") if at.trend.replicates else "–"
         for setup, value, bounds, over in zip(
             at.setups, at.values, at.bounds, at.over, strict=True
         ):

@@ -16,7 +16,7 @@ from jaxcomp.sweep import factor, factor_page, grid, plots, stats
 from jaxcomp.sweep.ledger import DONE, Ledger
 from jaxcomp.sweep.report import report
 from jaxcomp.sweep.results import collect
-from jaxcomp.sweep.verdict import ABSENT, PRESENT, UNDECIDED
+from jaxcomp.sweep.verdict import ABSENT, PRESENT, THESE_BASES, UNDECIDED
 
 KEPT, OVER, LOSS = (
     "counterfactual/nonfavourite/all/kept",
@@ -27,8 +27,8 @@ SHIPPED = {"decoder": "jaxcomp/assets/decoders/decoder-s0"}
 WIDTHS = {"s": 16, "m": 32, "l": 64}  # in equal steps of log parameters
 
 
-def dose(bases, text=0.5, base_seeds=(0, 1, 2), **world):
-    cfg = config(base_seeds=base_seeds, ratios=(16,))
+def dose(bases, text=0.5, base_seeds=(0, 1, 2), seeds=(0,), **world):
+    cfg = config(base_seeds=base_seeds, seeds=seeds, ratios=(16,))
     sizes = {name: ModelConfig(hidden_size=width) for name, width in WIDTHS.items()}
     strengths = {"prior_strength": bases, "train_prior_strength": text}
     return dataclasses.replace(
@@ -40,8 +40,8 @@ def dose(bases, text=0.5, base_seeds=(0, 1, 2), **world):
     )
 
 
-def fill(cfg, workdir, value):
-    """`value(size 0..2, base seed)` of facts kept; the floor is 0."""
+def fill(cfg, workdir, value, floor=0.0):
+    """`value(size 0..2, base seed)` of facts kept."""
     ledger = Ledger(workdir)
     ledger.open(cfg)
     for job in grid.expand(cfg):
@@ -50,7 +50,7 @@ def fill(cfg, workdir, value):
         metrics = {
             "params": 1000 * grid.model(job.config).hidden_size,
             "ordinary/loss": 1 - kept,
-            "counterfactual/floor/nonfavourite/all/kept": 0.0,
+            "counterfactual/floor/nonfavourite/all/kept": floor,
             KEPT: kept,
             OVER: 1 - kept,
             LOSS: 2 - kept,
@@ -116,20 +116,30 @@ def test_no_change_is_absent_only_where_a_fall_is_excluded(tmp_path, slopes, noi
     assert change.word == word
 
 
-def test_nothing_is_absent_where_no_fall_could_show(tmp_path):
-    sweeps = [
-        fill(dose(at), tmp_path / f"{at}", lambda i, b: 0.01 + 0.001 * i) for at in (0.5, 0.8, 0.9)
-    ]
-    assert kept_of(sweeps)[1].of_slopes[0].word == UNDECIDED
+@pytest.mark.parametrize(
+    ("floor", "own", "word"),
+    [(0.0, False, ABSENT), (0.49, False, UNDECIDED), (0.49, True, UNDECIDED)],
+)
+def test_nothing_is_absent_where_no_fall_could_show(tmp_path, floor, own, word):
+    """Above the frozen decoder's floor, or that of the decoders which the runs train."""
+    sweeps = []
+    for at in (0.5, 0.8, 0.9):
+        cfg = dose(at)
+        cfg = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, train_decoder=own))
+        sweeps.append(fill(cfg, tmp_path / f"{at}", lambda i, b: 0.5 + 0.001 * i, floor))
+    assert kept_of(sweeps)[1].of_slopes[0].word == word
 
 
-def test_under_three_base_seeds_nothing_is_claimed(tmp_path):
+@pytest.mark.parametrize(
+    ("base_seeds", "seeds", "half"), [((0, 1), (0,), None), ((0,), (0, 1, 2, 3), 0.0)]
+)
+def test_under_three_base_seeds_nothing_is_claimed(tmp_path, base_seeds, seeds, half):
     sweeps = [
-        fill(dose(at, base_seeds=(0, 1)), tmp_path / f"{at}", lambda i, b, s=s: 0.5 + s * i)
+        fill(dose(at, 0.5, base_seeds, seeds), tmp_path / f"{at}", lambda i, b, s=s: 0.5 + s * i)
         for at, s in ((0.5, 0.1), (0.8, 0.0), (0.9, -0.1))
     ]
     (change,) = kept_of(sweeps)[1].of_slopes
-    assert (change.word, change.value.half) == (UNDECIDED, None)
+    assert (change.word, change.value.half) == (THESE_BASES, half)
 
 
 @pytest.mark.parametrize("units", [2, 3])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import wilcoxon
 
+from jaxcomp.sweep import evidence, headlines
 from jaxcomp.sweep.pairs import holm, pairs
 from jaxcomp.sweep.shape import peaks, residual_variance
 from jaxcomp.sweep.stats import Point, sample
@@ -45,6 +46,29 @@ def test_sign_flips_against_all_flips_by_hand():
     (found,) = pairs(made(np.column_stack([np.zeros(7), ranks])))
     _, expected = wilcoxon(ranks, method="exact")
     assert found.p == pytest.approx(expected)
+
+
+def test_what_no_pair_can_reach_is_said_of_the_adjusted_p():
+    """Six base seeds give a p of 1/32 at least, which 0.05 admits and six pairs do not."""
+    rng = np.random.default_rng(10)
+
+    def note(bases, sizes):
+        points = [
+            Point(f, s, 10.0**i, b, 0, float(rng.normal()))
+            for f, count in sizes.items()
+            for i, s in enumerate(SIZES[:count])
+            for b in range(bases)
+        ]
+        found = sample(points)
+        at = evidence.Evidence(headlines.WORLD[2], 16, "highest", pairs(found), [], found.bases)
+        return next(str(b) for b in evidence.blocks([at], 16) if "sign flips" in str(b))
+
+    said = "no p under 0.031 and none by Holm under"
+    assert f"{said} 0.19, so no pair can be told apart at 0.05 here." in note(6, {"a": 4})
+    assert f"{said} 0.031. Other" in note(6, {"a": 2})
+    assert f"{said} 0.031, so no pair of b can be told apart" in note(6, {"a": 2, "b": 4})
+    assert "told apart" not in note(9, {"a": 4})
+    assert "of these bases and of no others" in note(2, {"a": 4})
 
 
 def test_pairs_stay_inside_a_family_and_holm_adjusts_each_family():

@@ -4,16 +4,21 @@ import dataclasses
 import runpy
 
 import pytest
+from matplotlib.axes import Axes
 from sweep_stub import config
 
 from jaxcomp import settings
 from jaxcomp.config import ConfigError, DataConfig, config_hash, to_dict
 from jaxcomp.recipes import RECIPES
-from jaxcomp.sweep import evidence, grid, results
+from jaxcomp.sweep import evidence, grid, plots, results
+from jaxcomp.sweep.headlines import headlines
 from jaxcomp.sweep.ledger import DONE, Ledger
+from jaxcomp.sweep.report import report
 from jaxcomp.validate import validate
 
 SHIPPED = "jaxcomp/assets/decoders/decoder-s0"
+KEPT = "counterfactual/nonfavourite/all/kept"
+FLOOR = "counterfactual/floor/nonfavourite/all/kept"
 
 
 def ratios(cfg):
@@ -58,6 +63,68 @@ def test_a_line_that_is_absent_at_a_ratio_is_not_missed_there(tmp_path):
         16: {"toy pcc", "toy arc"},
         64: {"toy arc"},
     }
+
+
+def with_floors(folder, floors, recipes):
+    """A finished sweep of `recipes`; `floors` are of facts kept, by recipe."""
+    cfg = config(recipes=recipes, ratios=(4, 16), base_seeds=(0, 1, 2))
+    ledger = Ledger(folder)
+    for job in grid.expand(cfg):
+        recipe, size = job.setup.recipe, grid.model(job.config).hidden_size
+        metrics = {
+            "params": size,
+            "ordinary/loss": 3 - size / 32 + 0.01 * job.base_seed,
+            KEPT: 0.3 + 0.001 * job.base_seed,
+            FLOOR: floors[recipe] + 0.001 * (job.setup.ratio == 16),
+            "ordinary/passages": 10,
+            "ordinary/vectors": 640 // job.setup.ratio,
+            "ordinary/bytes": 3000,
+            # A vector of 500x has four times the numbers.
+            "ordinary/text_bytes_per_memory_byte": 3000
+            / (640 // job.setup.ratio * (1024 if recipe == "500x" else 256)),
+        }
+        ledger.write(job, DONE, metrics=metrics, intervals={}, timings={})
+    return cfg, results.collect(cfg, ledger)
+
+
+def test_a_floor_is_that_of_the_frozen_decoder(tmp_path, monkeypatch):
+    """Runs of lclm train their decoders: their floors are their own."""
+    floors = {"pcc": 0.1, "arc": 0.1, "lclm": 0.29}
+    cfg, found = with_floors(tmp_path, floors, ("pcc", "arc", "lclm"))
+    assert results.floor_of(found, KEPT) == pytest.approx(0.1005)
+    assert results.own_floors(found, KEPT, 4) == pytest.approx({"toy lclm": 0.29})
+    assert results.own_floors(found, KEPT, 16) == pytest.approx({"toy lclm": 0.291})
+    low = "no room for a fall in toy lclm, too near the floor 0.291"
+    assert low in results.verdict(found).sentence
+    drawn = []
+    monkeypatch.setattr(Axes, "axhline", lambda self, y, label, **_: drawn.append((y, label)))
+    assert plots.plot(found, headlines(cfg)[2])
+    assert drawn == [(pytest.approx(0.1005), "no memory, frozen decoder")]
+    monkeypatch.setattr(plots, "plot", lambda results, head: None)
+    report(cfg, tmp_path)
+    page = (tmp_path / "report/report.md").read_text()
+    assert "Without memory (the floor): counterfactual slots kept 0.1005. Left out" in page
+    assert "toy lclm, trained with the decoder: each run has a floor of its own" in page
+
+
+def test_no_frozen_decoder_no_floor_of_all(tmp_path):
+    _, found = with_floors(tmp_path, {"lclm": 0.29}, ("lclm",))
+    assert results.floor_of(found, KEPT) is None
+    assert "no room for a fall in toy lclm" in results.verdict(found).sentence
+
+
+def test_the_table_says_how_large_each_memory_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, "plot", lambda results, head: None)
+    for recipes in (("pcc", "500x"), ("pcc",)):
+        cfg, _ = with_floors(tmp_path, {"pcc": 0.1, "500x": 0.1}, recipes)
+        report(cfg, tmp_path)
+        page = (tmp_path / "report/report.md").read_text()
+        assert ("vectors x bytes of a memory" in page) == (len(recipes) > 1)
+        if len(recipes) > 1:
+            rows = [r for r in page.splitlines() if r.startswith("| toy 500x") and "16x" in r]
+            assert all("| 4 x 1024 |" in r for r in rows)
+            assert len(rows) == 2
+            assert page.count("| 16 x 256 |") == 2
 
 
 def test_a_config_without_them_keeps_its_name():

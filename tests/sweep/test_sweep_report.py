@@ -54,7 +54,7 @@ def test_report_of_a_planted_paradox(tmp_path):
     assert (written.done, written.failed, written.missing) == (24, (), ())
     assert "6 replicates" in written.sentence
     html = (tmp_path / "report/report.html").read_text()
-    assert html.count('src="data:image/png;base64,') == len(WORLD)
+    assert html.count('src="data:image/png;base64,') == len(WORLD) + 1  # and at fixed size
     assert not re.search(r"https?://|<script|<link", html)
     assert all(p.stat().st_size < 200_000 for p in (tmp_path / "report").glob("*.png"))
     assert written.sentence in (tmp_path / "report/report.md").read_text()
@@ -75,7 +75,7 @@ def test_an_unfinished_sweep_says_what_is_missing_and_what_failed(tmp_path):
     fill(cfg, tmp_path, skip=["toy-s-r4-b0-s0"], failed=["toy-m-r4-b1-s0"])
     written = report(cfg, tmp_path)
     assert written.missing == ("toy-s-r4-b0-s0",)
-    assert "primary endpoint): undecided at this power" in written.sentence
+    assert "primary endpoint): undecided: these bases only" in written.sentence
     page = (tmp_path / "report/report.html").read_text()
     assert "missing from this report: 1 job:" in page
     assert "toy-m-r4-b1-s0: ValueError: &lt;planted&gt; | failure" in page
@@ -178,11 +178,12 @@ def test_nothing_is_written_where_a_later_comparison_is_refused(tmp_path, monkey
 
 
 def test_no_effect_is_claimed_where_the_order_of_sizes_changes():
-    def made(values):
+    def made(values, bases=3, seeds=1):
         return [
-            Point("a", s, 10.0**i, b, 0, v + 0.001 * b)
+            Point("a", s, 10.0**i, b, t, v + 0.001 * b)
             for i, (s, v) in enumerate(zip("wxyz", values, strict=True))
-            for b in range(3)
+            for b in range(bases)
+            for t in range(seeds)
         ]
 
     one, other = made((1.0, 2.0, 3.0, 4.0)), made((1.0, 2.0, 4.0, 3.0))
@@ -192,6 +193,9 @@ def test_no_effect_is_claimed_where_the_order_of_sizes_changes():
     assert orders == ("a w < x < y < z", "a w < x < z < y")
     assert beside.Pair("kept", 16, first, second, (orders[0], orders[0])).claimed
     assert not beside.Pair("kept", 16, first, second, orders).claimed
+    few = stats.trend(made((1.0, 2.0, 3.0, 4.0), bases=2, seeds=2))  # four runs, two bases
+    assert not beside.Pair("kept", 16, first, few, (orders[0], orders[0])).claimed
+    assert beside.cell(few) == "+1.00 (n = 4)"
 
 
 def test_the_rate_is_tuned_per_setup_over_its_replicates(tmp_path):

@@ -25,19 +25,20 @@ def page(cfg, folder, decoder, compressor, even=0.1):
 
 
 @pytest.mark.parametrize(
-    ("decoder", "compressor", "seeds", "word"),
+    ("decoder", "compressor", "base_seeds", "seeds", "word"),
     [
-        (0.3, 0.1, (0, 1, 2), "decoder's"),
-        (0.1, 0.3, (0, 1, 2), "compressors'"),
-        (0.2, 0.21, (0, 1, 2), "undecided"),
-        (0.3, 0.1, (0, 1), "undecided"),
+        (0.3, 0.1, (0, 1, 2), (0,), "decoder's"),
+        (0.1, 0.3, (0, 1, 2), (0,), "compressors'"),
+        (0.2, 0.21, (0, 1, 2), (0,), "undecided"),
+        (0.3, 0.1, (0, 1), (0,), "undecided"),
+        (0.3, 0.1, (0, 1), (0, 1), "undecided"),  # four runs are no three bases
     ],
 )
 def test_a_prior_wins_where_the_lead_is_clear(
-    tmp_path, monkeypatch, decoder, compressor, seeds, word
+    tmp_path, monkeypatch, decoder, compressor, base_seeds, seeds, word
 ):
     monkeypatch.setattr(plots, "plot", lambda results, head: None)
-    cfg = config(base_seeds=seeds, ratios=(16,))
+    cfg = config(base_seeds=base_seeds, seeds=seeds, ratios=(16,))
     world = WorldConfig(base_favourites=1)
     found = page(dataclasses.replace(cfg, world=world), tmp_path, decoder, compressor)
     section = found.split("## Whose prior wins")[1].split("##")[0]

@@ -5,6 +5,7 @@ from jaxcomp.sweep.stats import Point, sample
 from jaxcomp.sweep.verdict import (
     ABSENT,
     PRESENT,
+    THESE_BASES,
     UNDECIDED,
     Verdict,
     falls,
@@ -15,12 +16,13 @@ from jaxcomp.sweep.verdict import (
 SIZES = ("xs", "s", "m", "l")
 
 
-def points(values, families=("a",), bases=3):
+def points(values, families=("a",), bases=3, seeds=1):
     return [
-        Point(f, s, 10.0 ** (i + 3), b, 0, values(f, i, b))
+        Point(f, s, 10.0 ** (i + 3), b, t, values(f, i, b))
         for f in families
         for i, s in enumerate(SIZES)
         for b in range(bases)
+        for t in range(seeds)
     ]
 
 
@@ -89,7 +91,11 @@ def test_what_is_at_the_floor_cannot_fall_and_is_not_absent():
     near = said(loss, kept, floor=0.1)
     assert near.ratios[0].word == UNDECIDED
     assert "no room for a fall in b, too near the floor 0.1" in near.sentence
-    assert "More replicates would not decide" in near.sentence
+    assert "More base seeds would not decide" in near.sentence
+    # A family whose runs train their decoders has a floor of its own.
+    own = said(loss, kept, floor=0.0, own_floors={16: {"a": 0.48}, 4: {"b": 0.48}})
+    assert own.ratios[0].word == UNDECIDED
+    assert "no room for a fall in a, too near the floor 0.48" in own.sentence
 
 
 def test_error_rates_of_both_words():
@@ -116,14 +122,35 @@ def test_a_bound_is_one_sided():
     assert 0.90 < hits / 150 < 0.99
 
 
-def test_under_three_replicates_nothing_is_claimed():
-    ps = points(lambda f, i, b: -float(i), bases=2)
-    verdict = said(ps, ps)
-    assert verdict.ratios[0].word == UNDECIDED
-    assert "these models only" in verdict.sentence
+@pytest.mark.parametrize(
+    ("bases", "seeds", "counted"),
+    [
+        (1, 1, "1 replicate]"),
+        (1, 4, "4 replicates of 1 base seed]"),
+        (2, 1, "2 replicates]"),
+        (2, 3, "6 replicates of 2 base seeds]"),
+    ],
+)
+def test_under_three_base_seeds_nothing_is_claimed(bases, seeds, counted):
+    """However clear a fall is, and however many training seeds show it."""
+    ps = points(lambda f, i, b: -float(i) + 0.01 * b, bases=bases, seeds=seeds)
+    verdict = said({4: ps, 16: ps}, {4: ps, 16: ps})
+    assert {v.word for v in verdict.ratios} == {THESE_BASES}
+    assert "the primary endpoint): undecided: these bases only [rho" in verdict.sentence
+    assert "undecided: these bases only at 4x" in verdict.sentence
+    assert counted in verdict.sentence
+    assert "From 3 base seeds on it is said how many would decide" in verdict.sentence
     assert verdict.ratios[0].needed is None
     one = [p for p in ps if p.size == "s"]
     assert "no replicate in which every size" in said(one, one).sentence
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_three_base_seeds_may_claim(seeds):
+    ps = points(lambda f, i, b: -float(i) + 0.01 * b, seeds=seeds)
+    assert word(ps, ps) == PRESENT
+    # Finished of two bases only.
+    assert word(ps, [p for p in ps if (p.base_seed, p.size) != (2, "l")]) == THESE_BASES
 
 
 def test_an_unfinished_grid_is_undecided():
@@ -187,5 +214,5 @@ def test_the_sentence_says_how_many_would_decide():
     verdict = said(loss, kept)
     needed = verdict.ratios[0].needed
     assert needed is not None
-    assert f"takes {needed.to_exclude} replicates if all sizes are equal" in verdict.sentence
+    assert f"takes {needed.to_exclude} base seeds if all sizes are equal" in verdict.sentence
     assert "To decide" not in said(loss, points(noisy(-1, 0.1, rng))).sentence

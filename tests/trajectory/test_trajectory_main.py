@@ -2,10 +2,13 @@
 
 import dataclasses
 import json
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import numpy as np
 import pytest
 from conftest import mesh_of
+from flax import nnx
 
 from jaxcomp import settings
 from jaxcomp.fidelity.evaluate import evaluate
@@ -13,7 +16,7 @@ from jaxcomp.sharding import use_mesh
 from jaxcomp.sweep.passages import finite
 from jaxcomp.train import compress
 from jaxcomp.train.checkpoint import CheckpointError
-from jaxcomp.trajectory import follow, main, write
+from jaxcomp.trajectory import Followed, follow, main, write
 from jaxcomp.trajectory import overlaps as overlaps_room
 from jaxcomp.use.layout import ExportError
 
@@ -138,7 +141,44 @@ def test_a_run_overlaps_with_itself_whole_and_with_another_step_less(fresh, monk
     assert every[0, 2].cka < 1.0
     vectors = found.rows[-1].metrics["counterfactual/vectors"]
     steps = iter([None])
-    assert overlaps_room.memories(found).shape == (vectors, 64)
+    assert overlaps_room.memories(found).vec_WD.shape == (vectors, 64)
+
+
+def test_memories_of_other_passages_are_not_compared_though_they_are_as_many(monkeypatch):
+    drawn = np.random.default_rng(0).normal(size=(4, 20, 8)).astype(np.float32)
+    every = [overlaps_room.Memories(*x) for x in zip(drawn, ["a", "a", "b", "b"], strict=True)]
+    monkeypatch.setattr(overlaps_room, "memories", lambda run: every[run])
+    found = overlaps_room.overlaps(cast(Any, range(4)))
+    compared = {pair for pair, overlap in found.items() if overlap is not None}
+    assert compared == {(0, 1), (2, 3)}
+    assert len(found) == 6
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"data": {"seed": 1}}, {"world": {"seed": 1}}, {"memory": {"ratio": 4}}]
+)
+def test_what_memories_are_of_is_their_passages_and_ratio(fresh, monkeypatch, change):
+    cfg, root = main.open_run(fresh)
+    run = Followed(fresh, cfg, [], 0)
+    toks = compress.tokenizers(cfg, root)
+    for part, fields in change.items():
+        cfg = dataclasses.replace(cfg, **{part: dataclasses.replace(getattr(cfg, part), **fields)})
+    found, width = [], 8
+
+    def read(graphdef, state, ctx_BGT, ctx_len_BG, ratio):
+        seg_BM = np.ones((len(ctx_BGT), 2), np.int32)
+        return SimpleNamespace(vec_BMD=np.zeros((*seg_BM.shape, width)), seg_BM=seg_BM)
+
+    monkeypatch.setattr(overlaps_room, "mesh_for", main.mesh_for)
+    monkeypatch.setattr(overlaps_room, "load_run", lambda *a, **k: nnx.Dict())
+    monkeypatch.setattr(overlaps_room, "tokenizers", lambda *a: toks)
+    monkeypatch.setattr(overlaps_room.reconstruction, "read", read)
+    for opened in (main.open_run(fresh)[0], cfg):
+        monkeypatch.setattr(overlaps_room, "open_run", lambda place, c=opened: (c, root))
+        found.append(overlaps_room.memories(run))
+    assert found[0].vec_WD.shape == found[1].vec_WD.shape == (12, width)
+    # The world's passages do not depend on data.seed.
+    assert (found[0].of == found[1].of) == (change in ({}, {"data": {"seed": 1}}))
 
 
 def test_the_document_holds_every_step_of_the_run(fresh, tmp_path):

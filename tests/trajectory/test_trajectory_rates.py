@@ -1,8 +1,11 @@
 """Rates of a run are measured once and told for several."""
 
+import dataclasses
+
 import pytest
 
 from jaxcomp import settings
+from jaxcomp.config import ConfigError
 from jaxcomp.fidelity.rate import Rate
 from jaxcomp.train.checkpoint import CheckpointError, write_json
 from jaxcomp.trajectory import rates
@@ -33,6 +36,19 @@ def test_a_run_is_measured_once(place):
     write_json(folder / "run.json", {"kind": "another"})
     with pytest.raises(CheckpointError, match=r"rate\.json is of another run"):
         rates.measure(folder)
+
+
+def test_another_ratio_that_a_run_was_trained_at_has_a_file_of_its_own(place, monkeypatch):
+    folder, calls = place
+    cfg, root = rates.open_run(folder)
+    several = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, ratios=(4, 16)))
+    monkeypatch.setattr(rates, "open_run", lambda place: (several, root))
+    names = [rates.measure(folder, ratio=ratio).name for ratio in (0, 4, 16)]
+    assert names == ["llama/24 r4 b0 s0"] * 2 + ["llama/24 r16 b0 s0"]
+    assert [c[0].memory.ratio for c in calls] == [4, 16]
+    assert {f.name for f in folder.glob("rate*.json")} == {"rate.json", "rate-r16.json"}
+    with pytest.raises(ConfigError, match="ratio 8: this compressor was trained at 4, 16"):
+        rates.measure(folder, ratio=8)
 
 
 def test_the_page_tells_every_run_and_what_could_not_be_measured(place):

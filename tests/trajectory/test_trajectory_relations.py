@@ -95,6 +95,17 @@ def test_the_interval_is_over_runs():
     assert one.found.low <= one.found.rho <= one.found.high
 
 
+def test_a_run_that_the_step_explains_whole_is_no_part_of_what_is_left():
+    rng = np.random.default_rng(3)
+    t = np.arange(12.0)
+    smooth = [run(2 - t / 12, t, t / 12) for _ in range(4)]
+    rough = run(2 - t / 12, t + rng.normal(0, 3, 12), t / 12 + rng.normal(0, 0.3, 12))
+    one = found([*smooth, rough], RANK, KEPT, "step")
+    assert [math.isnan(rho) for rho in one.each] == [True] * 4 + [False]
+    assert (one.found.n, one.found.rho) == (12, pytest.approx(one.each[4]))
+    assert math.isnan(one.found.low)  # of one run that varies
+
+
 def test_a_run_is_read_where_its_loss_first_reaches_a_level():
     one = run([2.0, 1.0, 1.5, 0.5], [1, 2, 3, 4], [0.0, 0.4, 0.1, 0.8])
     assert at_loss(one.rows, LOSS, KEPT, 1.25) == pytest.approx(0.3)

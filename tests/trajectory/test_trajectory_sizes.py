@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxcomp import settings
-from jaxcomp.sweep.verdict import ABSENT, PRESENT, UNDECIDED
+from jaxcomp.sweep.verdict import ABSENT, PRESENT, THESE_BASES
 from jaxcomp.trajectory import Followed, Row, page, write
 from jaxcomp.trajectory.sizes import blocks, by_size, differing
 
@@ -71,10 +71,21 @@ def test_a_fall_that_is_only_the_loss_is_no_fall():
 
 def test_one_run_of_each_size_decides_nothing_and_its_interval_is_over_passages():
     found = by_size(runs((0.0, -0.05, -0.1), base_seeds=(0,)))[-1]
-    assert found.word == UNDECIDED
+    assert found.word == THESE_BASES
     assert set(found.over) == {"passages of its one run"}
     for value, bounds in zip(found.values, found.bounds, strict=True):
         assert bounds == pytest.approx((value.value, value.value))  # all passages alike
+
+
+def test_training_seeds_of_one_base_decide_nothing():
+    made = [r for seed in range(4) for r in runs((0.0, -0.05, -0.1), base_seeds=(0,), seed=seed)]
+    found = by_size(made)[-1]
+    assert (found.word, found.worst, found.trend.rho) == (THESE_BASES, None, pytest.approx(-1))
+    claim = str(blocks(made)[0])
+    assert (
+        "undecided: these bases only [rho -1.00; smallest effect 0.05; 4 replicates of 1 base seed]"
+        in claim
+    )
 
 
 def test_passages_are_read_at_the_loss_too():
@@ -101,7 +112,7 @@ def test_runs_of_other_passages_do_without_them():
 def test_a_replicate_without_all_sizes_is_left_out():
     found = by_size(runs((0.0, -0.05, -0.1))[:-1])[-1]
     assert found.trend.replicates == 2
-    assert found.word == UNDECIDED
+    assert found.word == THESE_BASES
     assert [v.n for v in found.values] == [3, 3, 2]
 
 
