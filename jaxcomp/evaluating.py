@@ -26,7 +26,7 @@ OF_PROBES = {
     "filter": _ASKED,
     "select": _ASKED,
     "export": ("drift",),
-    "ratio": _LOADED,
+    "ratio": (*_LOADED, "rate"),
     "batch": _LOADED,
 }
 
@@ -56,7 +56,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="the probe's items, .jsonl[.gz] or .parquet (docs/using.md: known schemas)",
     )
-    add("--limit", type=int, metavar="N", help="only the first N items or passages (default: all)")
+    add(
+        "--limit",
+        type=int,
+        metavar="N",
+        help="only the first N items, or passages of each held-out set (default: all)",
+    )
     add(
         "--filter",
         metavar="RULE[,RULE]",
@@ -82,7 +87,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "texts); default: DIR/probes/<probe>-<name of the data>.json. With --checkpoints and "
         "--probe=rate: the folder of the page",
     )
-    add("--ratio", type=int, metavar="N", help="with --probe: one of those it was trained at")
+    add(
+        "--ratio",
+        type=int,
+        metavar="N",
+        help="one of those it was trained at, in place of memory.ratio (docs/training.md); without "
+        "--probe writes eval-rN.json and passages-rN.jsonl",
+    )
     add("--batch", type=int, metavar="N", help="with --probe: items at once (32)")
 
 
@@ -94,12 +105,14 @@ def evaluate(flags: Flags) -> int:
             if getattr(flags, name):
                 raise ConfigError(f"--{name} does not go with --probe={flags.probe}")
         return PROBES[flags.probe](flags)
-    given = [n for n in OF_PROBES if getattr(flags, n) is not None]
+    given = [n for n in OF_PROBES if n != "ratio" and getattr(flags, n) is not None]
     if given and (given != ["out"] or not flags.checkpoints):
         name = next((n for n in given if n != "out"), "out")
         raise ConfigError(f"--{name} goes with --probe={'|'.join(OF_PROBES[name])}")
     if flags.checkpoints:
         distributed.refuse_several("eval --checkpoints")
+        if flags.ratio is not None:
+            raise ConfigError("--ratio does not go with --checkpoints, which are of memory.ratio")
         return along(flags)
     if flags.all:
         distributed.refuse_several("eval --all")
@@ -111,22 +124,33 @@ def held_out(flags: Flags) -> int:
     from jaxcomp.sweep import jobs
     from jaxcomp.sweep.headlines import headlines
     from jaxcomp.sweep.ledger import write_text
+    from jaxcomp.train.ratios import at_ratio, suffix_at
 
     cfg, workdir, root = _run(flags)
+    ratio = flags.ratio or 0
+    at_ratio(cfg, ratio)  # raises before any work
     together(flags, cfg)
     storage.probe(workdir)
-    metrics, _ = jobs.measure(cfg, workdir, root)
-    metrics |= _drift(workdir, None) if flags.all else {}
-    metrics = jobs.finite(metrics)
-    text = json.dumps(metrics, indent=1, sort_keys=True) + "\n"
-    distributed.by_lead(lambda: write_text(workdir / "eval.json", text))
+    file = workdir / f"eval{suffix_at(cfg, ratio)}.json"
+
+    def keep(metrics: dict[str, Any]) -> None:
+        text = json.dumps(metrics, indent=1, sort_keys=True) + "\n"
+        distributed.by_lead(lambda: write_text(file, text))
+
+    metrics = jobs.finite(jobs.measure(cfg, workdir, root, ratio)[0])
+    keep(metrics)  # before the pairs, which may be stopped
+    if flags.all:
+        metrics |= jobs.finite(_drift(workdir, None, ratio))
+        keep(metrics)
     for head in headlines(cfg):
         value = metrics.get(head.metric)
         shown = "not measurable" if value is None else f"{value:.4f}"
         print(f"{head.label:>26}  {shown:>14}  {head.metric}")
-    print(
-        f"all {len(metrics)} metrics: {workdir / 'eval.json'}; one line a passage: passages.jsonl"
-    )
+    for name, count in metrics.items():
+        if count and name.endswith("left_out") and (name.count("/") == 1 or "/all/" in name):
+            print(f"{'left out, too long':>26}  {count:>14}  {name}")
+    passages = f"passages{suffix_at(cfg, ratio)}.jsonl"
+    print(f"all {len(metrics)} metrics: {file}; one line a passage: {passages}")
     return 0
 
 
@@ -171,16 +195,23 @@ def _comparable(places: Sequence[str]) -> None:
             )
 
 
-def _drift(place: Path, step: int | None) -> dict[str, Any]:
-    """Of all minimal pairs of the held-out text: docs/metrics.md, "Drift on minimal pairs"."""
+def _drift(place: Path, step: int | None, ratio: int = 0) -> dict[str, Any]:
+    """Of all minimal pairs of the held-out text: docs/metrics.md, "Drift on minimal pairs". Where
+    none can be asked, the reason is said and every value is None: the rest was measured."""
     from jaxcomp.probe import drift
+    from jaxcomp.probe.items import ProbeError
+    from jaxcomp.probe.twin_rules import DIMENSIONS
     from jaxcomp.use import load
 
-    result = drift.run(load(place, step=step), drift.passages_of_run(place), say=tell).result
-    found = result["dimensions"]
+    found: dict[str, Any] = {}
+    try:
+        pair = load(place, step=step, ratio=ratio)
+        found = drift.run(pair, drift.passages_of_run(place), say=tell).result["dimensions"]
+    except ProbeError as error:
+        tell(f"minimal pairs: not measurable: {error}")
     return {
-        f"pairs/{dimension}/{name}": found[dimension][name]["rate"]
-        for dimension in found
+        f"pairs/{dimension}/{name}": found[dimension][name]["rate"] if found else None
+        for dimension in found or (*DIMENSIONS, "all")
         for name in ("memory", "floor", "told_apart")
     }
 

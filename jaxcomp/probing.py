@@ -48,7 +48,7 @@ def drift(flags: Flags) -> int:
     else:
         if flags.limit is not None:
             at_least(flags, limit=1)
-        passages = probe.passages_of_run(_run_of(flags))[: flags.limit]
+        passages = probe.passages_of_run(_run_of(flags), flags.limit)
     if flags.export:
         target = Path(here(flags.export)).expanduser()
         tell(f"{questions.export(passages, target)} prompts in {target} (docs/drift.md)")
@@ -74,14 +74,14 @@ def rate(flags: Flags) -> int:
     """The same memories in fewer bits, of one run or of several."""
     from jaxcomp.trajectory import rates
 
-    for name in ("data", "limit", "filter", "select", "export", "ratio", "batch"):
+    for name in ("data", "limit", "filter", "select", "export", "batch"):
         _no(name, flags)
     alone(flags, ())
-    places = runs_of(flags)
+    places, ratio = runs_of(flags), flags.ratio or 0
     folder = Path(here(flags.out)).expanduser() if flags.out else Path(places[0]) / RESULTS
-    found = [rates.measure(place, tell) for place in places]
-    page = rates.write(found, folder)
-    print((folder / "rate.md").read_text(), flush=True)
+    found = [rates.measure(place, tell, ratio) for place in places]
+    page = rates.write(found, folder, f"rate-r{ratio}" if ratio else "rate")
+    print(page.with_suffix(".md").read_text(), flush=True)
     if not any(one.made for one in found):
         tell("nothing was measured: every run holds its rate.json already")
     tell(f"written: {page}")

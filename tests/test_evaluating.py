@@ -8,11 +8,14 @@ from types import SimpleNamespace
 
 import pytest
 
+import jaxcomp
 from jaxcomp import cli, dissect, evaluating, probing, settings, trajectory
 from jaxcomp.dissect.main import Inspected
 from jaxcomp.probe import drift
 from jaxcomp.probe.asking import Probed
 from jaxcomp.probe.minimal_pairs import Passage
+from jaxcomp.probe.twin_rules import DIMENSIONS
+from jaxcomp.sweep import jobs
 from jaxcomp.trajectory import rates
 
 PASSAGES = [Passage(str(i), f"The {i} dogs barked.", "x") for i in range(4)]
@@ -125,25 +128,83 @@ def test_a_probe_refuses_the_flags_that_it_is_not_named_for(probe, capsys):
 def test_the_rates_of_several_runs_go_into_one_page(monkeypatch, tmp_path, capsys):
     measured = []
 
-    def measure(place, say):
-        measured.append(place)
+    def measure(place, say, ratio):
+        measured.append((place, ratio))
         return SimpleNamespace(made=False)
 
-    def write(found, folder):
-        (folder / "rate.md").write_text("curves")
-        return folder / "rate.html"
+    def write(found, folder, stem):
+        (folder / f"{stem}.md").write_text(f"curves of {stem}")
+        return folder / f"{stem}.html"
 
     monkeypatch.setattr(rates, "measure", measure)
     monkeypatch.setattr(rates, "write", write)
     assert cli.main(["eval", "--run=a,b", "--probe=rate", f"--out={tmp_path}"]) == 0
-    assert measured == ["a", "b"]
+    assert measured == [("a", 0), ("b", 0)]
     both = capsys.readouterr()
-    assert both.out == "curves\n"
+    assert both.out == "curves of rate\n"
     assert "every run holds its rate.json" in both.err
+    assert cli.main(["eval", "--run=a", "--probe=rate", "--ratio=64", f"--out={tmp_path}"]) == 0
+    assert measured[2:] == [("a", 64)]
+    assert capsys.readouterr().out == "curves of rate-r64\n"
+
+
+@pytest.fixture
+def measured(monkeypatch, tmp_path):
+    """A run whose evaluation is one number, beside pairs that are yet to be asked."""
+    cfg = dataclasses.replace(settings.load("configs/tiny.py"), compressor="llama/24")
+    load = sys.modules["jaxcomp.use.load"]
+    monkeypatch.setattr(load, "open_run", lambda place: (cfg, tmp_path))
+    monkeypatch.setattr(jaxcomp.use, "load", lambda *a, **k: "pair")
+    found = {"test/loss": 0.5, "test/left_out": 3, "edits/number/left_out": 1}
+    monkeypatch.setattr(jobs, "measure", lambda *a: (found, []))
+    monkeypatch.setattr(drift, "passages_of_run", lambda place: PASSAGES)
+    return tmp_path
+
+
+def pairs_of(file):
+    return {k: v for k, v in json.loads(file.read_text()).items() if k.startswith("pairs/")}
+
+
+def test_pairs_that_cannot_be_asked_lose_nothing(measured, monkeypatch, capsys):
+    """A text without any place for a rule: the rest is kept, the reason said, no value made up."""
+    real = drift.run
+
+    def run(pair, passages, out=None, *, say):
+        monkeypatch.setattr(drift, "prepare", lambda *a: ([], {"left_out": {}}))
+        monkeypatch.setattr(drift, "_about", lambda *a: {})
+        return real(pair, passages, out, say=say)
+
+    monkeypatch.setattr(drift, "run", run)
+    assert cli.main(["eval", f"--run={measured}", "--all"]) == 0
+    both = capsys.readouterr()
+    assert "minimal pairs: not measurable: no minimal pair of 4 passages can be asked" in both.err
+    assert "left out, too long               3  test/left_out\n" in both.out
+    assert "edits/number" not in both.out
+    assert json.loads((measured / "eval.json").read_text())["test/loss"] == 0.5
+    none = pairs_of(measured / "eval.json")
+    assert len(none) == 3 * (len(DIMENSIONS) + 1)
+    assert set(none.values()) == {None}
+
+    every = {
+        d: {n: {"rate": 0.25} for n in ("memory", "floor", "told_apart")}
+        for d in (*DIMENSIONS, "all")
+    }
+    monkeypatch.setattr(drift, "run", lambda *a, **k: Probed({"dimensions": every}, True))
+    assert cli.main(["eval", f"--run={measured}", "--all"]) == 0
+    assert pairs_of(measured / "eval.json") == dict.fromkeys(none, 0.25)
+
+
+def test_what_was_measured_is_kept_though_the_pairs_are_stopped(measured, monkeypatch):
+    def stopped(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(drift, "run", stopped)
+    cli.main(["eval", f"--run={measured}", "--all"])
+    assert json.loads((measured / "eval.json").read_text())["test/loss"] == 0.5
 
 
 def test_prompts_for_a_language_model_are_written_and_nothing_is_measured(monkeypatch, tmp_path):
-    monkeypatch.setattr(drift, "passages_of_run", lambda place: PASSAGES)
+    monkeypatch.setattr(drift, "passages_of_run", lambda place, limit: PASSAGES[:limit])
     target = tmp_path / "prompts.jsonl"
     argv = ["eval", "--run=a", "--probe=drift", "--limit=3", f"--export={target}"]
     assert cli.main(argv) == 0
@@ -156,7 +217,7 @@ def test_drift_without_data_is_of_the_run_s_own_text(monkeypatch, tmp_path, caps
     from jaxcomp import probing
 
     asked = []
-    monkeypatch.setattr(drift, "passages_of_run", lambda place: PASSAGES)
+    monkeypatch.setattr(drift, "passages_of_run", lambda place, limit: PASSAGES[:limit])
     monkeypatch.setattr(probing, "pair_of", lambda flags: "pair")
     monkeypatch.setattr(drift, "table", lambda result: result["about"])
 

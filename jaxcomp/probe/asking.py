@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxcomp.config import config_hash
-from jaxcomp.probe.conditions import Asked, Reading, batches, measure, prepare
+from jaxcomp.probe.conditions import Asked, Reading, batches, fills_up, measure, prepare
 from jaxcomp.probe.filters import Holds, Record, Rules, Step, after, before
 from jaxcomp.probe.items import Item, ProbeError, fingerprint
 from jaxcomp.probe.journal import Journal
@@ -26,7 +27,8 @@ class Probe(NamedTuple):
     """What one probe makes of what the decoder said.
 
     `version` is that of its definitions: results of another one are not taken over. `scored` is
-    what a record keeps of an item's readings; `rates` what is counted over records.
+    what a record keeps of an item's readings; `rates` what is counted over records. `stated`: does
+    an answer stand in the item's context; None where there is none to stand there.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Probe(NamedTuple):
     rates: Callable[[Sequence[Record]], dict[str, Any]]
     answerable: Holds
     known: Holds
+    stated: Callable[[Item], bool | None] = lambda item: holds(item.context, item.answers)
 
 
 class Probed(NamedTuple):
@@ -62,24 +65,37 @@ def run(
     after the last batch; finished, it reads the file. Under other rules it counts again, and asks
     only what was not asked before.
 
-    Raises ProbeError where `out` holds something else, or no item can be asked or is counted.
+    Raises ProbeError where an id stands twice, `out` holds something else, or no item can be asked
+    or is counted.
     """
     say, rules = say or (lambda text: None), rules or Rules()
+    if twice := [name for name, n in Counter(item.id for item in items).items() if n > 1]:
+        raise ProbeError(
+            f"{len(twice)} ids stand twice, such as {twice[0]!r}; expected every item once, with "
+            "an id of its own"
+        )
     about = _about(probe, pair, items, max_new, also)
     journal = Journal(out, about)
     found = journal.finished()
-    if found is not None and found["filter"]["rules"] == dataclasses.asdict(rules):
+    # A result of before passages were counted is counted again, from its own records.
+    if (
+        found is not None
+        and found["filter"]["rules"] == dataclasses.asdict(rules)
+        and "contexts" in found["items"]
+    ):
         return Probed(found, False)
     asked, left_out = prepare(pair, items, max_new=max_new)
     if left_out:
         say(f"left out: {_reasons(left_out)}")
     if not asked:
         raise ProbeError(f"none of the {len(items)} items can be asked: {_reasons(left_out)}")
-    described = {a.item.id: _described(a) for a in asked}
+    texts = _texts(items)
+    described = {a.item.id: _described(probe, a) | texts[a.item.id] for a in asked}
     chosen, steps = before(rules, list(described.values()))
     steps = [Step("read", len(items)), Step("can be asked", len(asked)), *steps]
     _some_left(chosen, steps)
-    records = {r["id"]: r for r in [*(found["records"] if found else []), *journal.records()]}
+    before_now = [*(found["records"] if found else []), *journal.records()]
+    records = {r["id"]: r | texts[r["id"]] for r in before_now}
     wanted = {record["id"] for record in chosen}
     if done := len(wanted & records.keys()):
         say(f"{done:,} of {len(wanted):,} items were done already")
@@ -110,6 +126,10 @@ def head(result: dict[str, Any]) -> list[str]:
         for n, what in (
             (items["not_stated"], "have no answer that stands in the passage word for word"),
             (
+                items.get("world_in_question"),
+                "have the world's answer in the question, and were asked all the same",
+            ),
+            (
                 items["beyond_training"],
                 f"have a memory of more than the {items['trained_segments']} segment(s) this pair "
                 "was trained with",
@@ -118,6 +138,11 @@ def head(result: dict[str, Any]) -> list[str]:
         )
         if n
     ]
+    if items.get("contexts", items["counted"]) < items["counted"]:
+        lines.append(
+            f"  they are about {items['contexts']:,} passages: the intervals take the questions "
+            "about one together"
+        )
     lines += [
         f"  {name}: {s['tokens']:.1f} of the text's {s['text']:.1f} tokens kept (means); budget "
         f"{s['budget']:.1f}, as many as vectors; {s['over']:,} above it, of one longer sentence"
@@ -162,14 +187,27 @@ def _measured(
     return records
 
 
-def _described(asked: Asked) -> Record:
+def _texts(items: Sequence[Item]) -> dict[str, Record]:
+    """Of each item which context it is about, numbered as they come, and whether the question
+    itself holds an answer of the world's."""
+    numbers: dict[str, int] = {}
+    return {
+        item.id: {
+            "context": numbers.setdefault(item.context, len(numbers)),
+            "world_in_question": holds(item.question, item.world),
+        }
+        for item in items
+    }
+
+
+def _described(probe: Probe, asked: Asked) -> Record:
     """What is known of an item before it is asked."""
     return {
         "id": asked.item.id,
         "segments": asked.segments,
         "context_tokens": asked.context_tokens,
         "vectors": asked.vectors,
-        "stated": holds(asked.item.context, asked.item.answers),
+        "stated": probe.stated(asked.item),
         "tokens": [len(ids) for ids in asked.options],
     }
 
@@ -181,7 +219,9 @@ def _counts(
     return {
         "counted": len(counted),
         "left_out": dict(left_out),
-        "not_stated": sum(not r["stated"] for r in counted),
+        "contexts": len({r["context"] for r in counted}),
+        "not_stated": sum(r["stated"] is False for r in counted),
+        "world_in_question": sum(r["world_in_question"] for r in counted),
         "rebuilt_cut": sum(r["rebuilt_cut"] for r in counted),
         "trained_segments": trained,
         "beyond_training": sum(r["segments"] > trained for r in counted),
@@ -202,6 +242,8 @@ def _about(
         "template": QUESTION,
         "max_new": max_new,
     }
+    if fills_up(pair):  # results of before a short memory did are not taken over
+        about["places"] = "trained"
     select = {"version": SELECTED, "names": list(also)} if also else None
     # Not of the hash where none is asked for, so that results of before there was a choice keep
     # theirs; but named, so that a result with selections is not taken for one without.

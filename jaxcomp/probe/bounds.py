@@ -111,7 +111,9 @@ def run(pair: Pair, held: HeldOut, out: Path | None = None, *, say: Say | None =
         with use_mesh(pair.mesh):
             rows[name] = _measured(pair, name, held if name == OWN else recut)
         journal.add([rows[name]])
-        say(f"{name}: {duration(time.perf_counter() - began)}, compiling included")
+        spent = time.perf_counter() - began
+        cost = f"{spent / len(held.examples):.3g} s a passage, compiling included"
+        say(f"{name}: {duration(spent)}, {cost}")
     result = {
         "about": about,
         "set": held.name,

@@ -131,10 +131,16 @@ def in_order(found: Collection[str]) -> list[str]:
 def room(pair: Pair, tokens_G: Sequence[int]) -> int:
     """The decoder's positions that are left for text after the memory of segments of so many
     compressor tokens; negative where the memory itself does not fit."""
-    taken = len(tokens_G) * pair.segment
+    taken = max(len(tokens_G), pair.traits.segments) * pair.segment
     if pair.model.compressor.positions == "consecutive":
         taken = sum(-(-tokens // pair.traits.ratio) for tokens in tokens_G)
     return pair.model.decoder.cfg.max_position_embeddings - taken - _MARKERS
+
+
+def fills_up(pair: Pair) -> bool:
+    """Does a memory of fewer segments than an example of the training take the places of as many?
+    Where vectors stand one after the other, those that are absent take none."""
+    return pair.traits.segments > 1 and pair.model.compressor.positions == "spread"
 
 
 def _prompts(

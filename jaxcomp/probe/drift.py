@@ -7,7 +7,6 @@ as a plain language model. docs/drift.md tells what is asked, docs/metrics.md de
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
 import time
@@ -15,8 +14,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from jaxcomp import storage
 from jaxcomp.config import config_hash
@@ -26,8 +23,8 @@ from jaxcomp.data.tokenizer import TokenizerError
 from jaxcomp.fidelity.reconstruction import LOGITS_ELEMENTS
 from jaxcomp.probe import jsonl
 from jaxcomp.probe.asking import Probed
-from jaxcomp.probe.conditions import room
-from jaxcomp.probe.drift_rates import rates, table
+from jaxcomp.probe.conditions import fills_up, room
+from jaxcomp.probe.drift_rates import passage_of, rates, table
 from jaxcomp.probe.items import ProbeError
 from jaxcomp.probe.journal import Journal
 from jaxcomp.probe.minimal_pairs import MinimalPair, Passage, make, windows
@@ -35,7 +32,6 @@ from jaxcomp.probe.twin_rules import DIMENSIONS
 from jaxcomp.train.compress import tokenizers
 from jaxcomp.train.metrics import duration
 from jaxcomp.use.load import open_run
-from jaxcomp.use.memory import Memory
 from jaxcomp.use.pair import Pair, Score
 
 __all__ = ["Passage", "Probed", "passages_of_run", "read", "run", "table"]
@@ -77,17 +73,19 @@ def read(path: Path, limit: int | None = None) -> list[Passage]:
     return passages
 
 
-def passages_of_run(place: Path | str) -> list[Passage]:
-    """The held-out passages of a run, from its own config: of the controlled world `ordinary` and
-    `counterfactual`, with their slots; of real text `test`. Raises ExportError where the folder is
-    no run, DataError where its data are not there."""
+def passages_of_run(place: Path | str, limit: int | None = None) -> list[Passage]:
+    """The first `limit` (None: all) held-out passages of each set of a run, from its own config: of
+    the controlled world `ordinary` and `counterfactual`, with their slots; of real text `test`.
+    Raises ExportError where the folder is no run, DataError where its data are not there,
+    ProbeError for a limit below 1."""
+    jsonl.check_limit(limit)
     cfg, root = open_run(storage.path(os.path.expanduser(place)))
     toks = tokenizers(cfg, root)
     sets = WORLD_SETS if cfg.data.source == "world" else (TEXT_SET,)
     return [
         Passage(f"{name}:{example.id}", example.text, name, example.passage)
         for name in sets
-        for example in eval_examples(cfg, name, *toks)
+        for example in eval_examples(cfg, name, *toks)[:limit]
     ]
 
 
@@ -104,7 +102,12 @@ def run(
     about = _about(pair, passages)
     journal = Journal(out, about)
     if (found := journal.finished()) is not None:
-        return Probed(found, False)
+        if "passages_asked" in found["pairs"]:
+            return Probed(found, False)
+        # One of before passages were counted is counted again, from its own records.
+        found = _counted(found, found["records"])
+        journal.finish(found)
+        return Probed(found, True)
     ready, read_counts = prepare(pair, passages)
     left_out = read_counts["left_out"]
     reasons = "; ".join(f"{n} with {why}" for why, n in sorted(left_out.items()))
@@ -126,16 +129,25 @@ def run(
         journal.add(made)
         records |= {record["id"]: record for record in made}
         done, now = done + len(part), time.perf_counter()
-        if now - shown > 5 or done == len(todo):
-            shown, spent = now, now - began
-            left = duration(spent * (len(todo) - done) / done)
+        spent = now - began
+        if done == len(todo):
+            cost = f"{spent / done:.3g} s a pair, compiling included"
+            say(f"{done:,} pairs probed in {duration(spent)}, {done / spent:.1f} pairs/s: {cost}")
+        elif now - shown > 5:
+            shown, left = now, duration(spent * (len(todo) - done) / done)
             say(f"{done:,} of {len(todo):,} pairs, {done / spent:.1f} pairs/s, {left} left")
     ordered = [records[r.pair.id] for r in ready]
     beyond = sum(r.segments > pair.traits.segments for r in ready)
     counts = read_counts | {"asked": len(ready), "beyond_training": beyond}
-    result = {"about": about, "pairs": counts, **rates(ordered), "records": ordered}
+    result = _counted({"about": about, "pairs": counts}, ordered)
     journal.finish(result)
     return Probed(result, True)
+
+
+def _counted(result: dict[str, Any], records: list[dict[str, Any]]) -> dict[str, Any]:
+    asked = len({passage_of(record) for record in records})
+    pairs = result["pairs"] | {"passages_asked": asked}
+    return {"about": result["about"], "pairs": pairs, **rates(records), "records": records}
 
 
 def prepare(pair: Pair, passages: Sequence[Passage]) -> tuple[list[Ready], dict[str, Any]]:
@@ -194,7 +206,7 @@ def measure(pair: Pair, part: Sequence[Ready]) -> list[dict[str, Any]]:
     found = {
         "memory": pair.score(memories[true], texts),
         "twin_memory": pair.score(memories[twin], texts),
-        "floor": pair.score(_blank(memories[true]), texts),
+        "floor": pair.score(memories[true], texts, withheld=True),
         "plain": _plain(pair, part),
     }
     records = []
@@ -233,13 +245,6 @@ def _ready(pair: Pair, one: MinimalPair) -> Ready | str:
     return Ready(one, true, twin, len(cuts[0]))
 
 
-def _blank(memory: Memory) -> Memory:
-    """Memories of as many segments, all of them absent: nothing the decoder may attend to."""
-    return dataclasses.replace(
-        memory, vec_ND=memory.vec_ND[:0], tokens_G=np.zeros_like(memory.tokens_G)
-    )
-
-
 def _plain(pair: Pair, part: Sequence[Ready]) -> list[Score]:
     """Both texts of every pair after their first token, which they share, to the decoder as a
     language model; no end token."""
@@ -265,4 +270,8 @@ def _about(pair: Pair, passages: Sequence[Passage]) -> dict[str, Any]:
         "decoder": pair.traits.decoder,
         "ratio": pair.traits.ratio,
     }
+    # Results of before the floor kept the places of the memory, or before a short memory took
+    # those of the training, are not taken over.
+    if pair.model.compressor.positions == "consecutive" or fills_up(pair):
+        about["places"] = "trained"
     return about | {"hash": config_hash(about)}

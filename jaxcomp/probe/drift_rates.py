@@ -8,7 +8,7 @@ from typing import Any
 
 from scipy import stats
 
-from jaxcomp.probe.scoring import share
+from jaxcomp.probe.scoring import proportion
 from jaxcomp.probe.twin_rules import DIMENSIONS
 
 CONDITIONS = ("memory", "floor", "plain")
@@ -36,6 +36,11 @@ def right(nats: Sequence[float]) -> bool:
     return nats[0] < nats[1]
 
 
+def passage_of(record: dict[str, Any]) -> str:
+    """The id of its passage: that of a pair is <passage>/<dimension>."""
+    return record["id"].rpartition("/")[0]
+
+
 def _by_dimension(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         name: _of([r for r in records if name in ("all", r["dimension"])])
@@ -44,20 +49,22 @@ def _by_dimension(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _of(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    n = len(records)
+    n, passages = len(records), [passage_of(r) for r in records]
     judged = {c: [right(r["nats"][c]) for r in records] for c in CONDITIONS}
     memory, floor = judged["memory"], judged["floor"]
     # From its own memory the twin is the true text.
     twins = [right(r["nats"]["twin_memory"][::-1]) for r in records]
-    both = sum(a and b for a, b in zip(memory, twins, strict=True))
-    gained = sum(m and not f for m, f in zip(memory, floor, strict=True))
+    both = [a and b for a, b in zip(memory, twins, strict=True)]
+    over = [(m, p) for m, f, p in zip(memory, floor, passages, strict=True) if not f]
+    gained = sum(m for m, _ in over)
     lost = sum(f and not m for m, f in zip(memory, floor, strict=True))
     even = [r for r in records if r["tokens"][0] == r["tokens"][1]]
+    of_even = [passage_of(r) for r in even]
     return {
         "n": n,
-        **{c: share(sum(judged[c]), n) for c in CONDITIONS},
-        "told_apart": share(both, n),
-        "against_floor": share(gained, n - sum(floor)),
+        **{c: proportion(judged[c], passages) for c in CONDITIONS},
+        "told_apart": proportion(both, passages),
+        "against_floor": proportion([m for m, _ in over], [p for _, p in over]),
         "mcnemar": {
             "memory_only": gained,
             "floor_only": lost,
@@ -66,8 +73,8 @@ def _of(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "ties": sum(r["nats"]["memory"][0] == r["nats"]["memory"][1] for r in records),
         "margin": {c: _margin(records, c) for c in CONDITIONS},
         "equal_tokens": {
-            "share": share(len(even), n),
-            **{c: share(sum(right(r["nats"][c]) for r in even), len(even)) for c in CONDITIONS},
+            "share": proportion([r["tokens"][0] == r["tokens"][1] for r in records], passages),
+            **{c: proportion([right(r["nats"][c]) for r in even], of_even) for c in CONDITIONS},
         },
     }
 
@@ -100,7 +107,8 @@ def table(result: dict[str, Any]) -> str:
         "decoder as a language model. told apart: right from its memory, and the twin from the",
         "twin's; without memory none can be. p: memory against no memory, McNemar's test, exact,",
         "two-sided. equal: the rate from memory of pairs of as many decoder tokens, and how many",
-        "they are. Wilson 95% intervals; definitions: docs/metrics.md",
+        "they are. Wilson 95% intervals; that of `all` takes the pairs of a passage together, and",
+        "its p does not. Definitions: docs/metrics.md",
     ]
     return "\n".join(lines)
 
@@ -126,4 +134,6 @@ def _percent(found: dict[str, Any]) -> str:
 
 
 def _interval(found: dict[str, Any]) -> str:
+    if found["low"] is None:
+        return _percent(found)
     return f"{_percent(found)} [{100 * found['low']:.1f}, {100 * found['high']:.1f}]"

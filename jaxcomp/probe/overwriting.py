@@ -18,8 +18,8 @@ from jaxcomp.probe.scoring import (
     WORLD,
     average,
     likelier,
+    proportion,
     said,
-    share,
 )
 
 SIDES = (PASSAGE, WORLD)
@@ -30,12 +30,12 @@ def rates(records: Sequence[Record]) -> dict[str, Any]:
     """`conditions`: by condition the share of each outcome by scoring, and the mean `f1` with
     either side's answers. `overwriting`: from the memory and from the rebuilt text, by scoring,
     the share with the world's answer among those with the passage's answer from the full text."""
+    contexts = [r["context"] for r in records]
     conditions = {
         condition: {
             scoring: {
-                outcome: share(
-                    sum(r["conditions"][condition][scoring] == outcome for r in records),
-                    len(records),
+                outcome: proportion(
+                    [r["conditions"][condition][scoring] == outcome for r in records], contexts
                 )
                 for outcome in OUTCOMES
             }
@@ -43,7 +43,7 @@ def rates(records: Sequence[Record]) -> dict[str, Any]:
         }
         | {
             "f1": {
-                side: average([r["conditions"][condition]["f1"][side] for r in records])
+                side: average([r["conditions"][condition]["f1"][side] for r in records], contexts)
                 for side in SIDES
             }
         }
@@ -51,10 +51,11 @@ def rates(records: Sequence[Record]) -> dict[str, Any]:
     }
     overwriting = {condition: {} for condition in FROM_MEMORY}
     for scoring in SCORINGS:
-        right = [r["conditions"] for r in records if r["conditions"]["text"][scoring] == PASSAGE]
+        right = [r for r in records if r["conditions"]["text"][scoring] == PASSAGE]
+        about = [r["context"] for r in right]
         for condition in FROM_MEMORY:
-            lost = sum(c[condition][scoring] == WORLD for c in right)
-            overwriting[condition][scoring] = share(lost, len(right))
+            lost = [r["conditions"][condition][scoring] == WORLD for r in right]
+            overwriting[condition][scoring] = proportion(lost, about)
     return {"conditions": conditions, "overwriting": overwriting}
 
 

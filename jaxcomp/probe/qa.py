@@ -10,19 +10,20 @@ from jaxcomp.probe import asking, squad
 from jaxcomp.probe.asking import Probe, head, shown
 from jaxcomp.probe.conditions import Asked, Reading, in_order
 from jaxcomp.probe.filters import Record
-from jaxcomp.probe.scoring import average, share
+from jaxcomp.probe.scoring import average, proportion
 
 SHARES = ("exact", "holds")
 
 
 def rates(records: Sequence[Record]) -> dict[str, Any]:
     """`conditions`: by condition the share `exact` and `holds`, and the mean `f1`."""
+    contexts = [record["context"] for record in records]
     conditions = {}
     for condition in in_order(records[0]["conditions"]):
         found = [record["conditions"][condition] for record in records]
         conditions[condition] = {
-            **{name: share(sum(one[name] for one in found), len(found)) for name in SHARES},
-            "f1": average([one["f1"] for one in found]),
+            **{name: proportion([one[name] for one in found], contexts) for name in SHARES},
+            "f1": average([one["f1"] for one in found], contexts),
         }
     return {"conditions": conditions}
 

@@ -8,35 +8,29 @@ rows of questions, and keeps what can be checked without a judge. docs/drift.md 
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxcomp import storage
 from jaxcomp.config import config_hash
 from jaxcomp.probe import asking, jsonl, squad
 from jaxcomp.probe.asking import Probe, Probed, Say, head, shown
 from jaxcomp.probe.conditions import CONDITIONS, Asked, Reading
 from jaxcomp.probe.items import Item, ProbeError
 from jaxcomp.probe.minimal_pairs import Passage
-from jaxcomp.probe.scoring import average, share
+from jaxcomp.probe.refusals import REFUSALS, refuses
+from jaxcomp.probe.scoring import average, proportion
 from jaxcomp.probe.twin_rules import DIMENSIONS
 from jaxcomp.use.pair import Pair
 
 UNANSWERABLE = "unanswerable"
 ASKED_ABOUT = (*DIMENSIONS, UNANSWERABLE)
 PER_PASSAGE = 20
-VERSION = 1  # of the definitions below
+VERSION = 2  # of the definitions below
 FIELDS = ("id", "passage_id", "passage", "dimension", "question", "answer", "unanswerable")
 REPLY_FIELDS = ("passage_id", "passage", "reply")
-# What counts as saying that the passage does not tell: whole words after SQuAD's normalisation.
-REFUSALS = (
-    "unanswerable", "not answerable", "cannot be answered", "not stated", "not mentioned",
-    "not given", "not specified", "not said", "not known", "unknown", "no answer",
-    "does not say", "does not state", "does not mention", "doesnt say", "i do not know",
-    "i dont know", "cannot be determined", "not enough information",
-)  # fmt: skip
 
 PROMPT = """\
 Read the passage and write exactly {n} questions about it, as a JSON list of objects and nothing \
@@ -82,8 +76,9 @@ class Question(NamedTuple):
 
 
 class QuestionSet(NamedTuple):
-    """`refused`: rows left out, by reason; `rows` are all that were read. `uneven`: passages that
-    kept more or fewer than PER_PASSAGE questions."""
+    """`refused`: rows left out, by reason; `rows` are all that were read, a reply without a list
+    counting as one. `passages`: those that a row names, kept or not. `uneven`: of them those that
+    kept more or fewer than PER_PASSAGE questions; `bare`: those that kept none."""
 
     questions: list[Question]
     rows: int
@@ -91,6 +86,7 @@ class QuestionSet(NamedTuple):
     counts: dict[str, int]  # questions kept, by dimension
     passages: int
     uneven: int
+    bare: int
 
     def told(self) -> str:
         """What was read and what was left out, as one sentence."""
@@ -99,7 +95,7 @@ class QuestionSet(NamedTuple):
         return (
             f"{len(self.questions):,} of {self.rows:,} questions kept ({counts}), about "
             f"{self.passages:,} passages, {self.uneven:,} of them with another number than "
-            f"{PER_PASSAGE}; refused: {reasons or 'none'}"
+            f"{PER_PASSAGE}, {self.bare:,} with none; refused: {reasons or 'none'}"
         )
 
 
@@ -111,12 +107,18 @@ def export(passages: Sequence[Passage], path: Path, *, n: int = PER_PASSAGE) -> 
         raise ProbeError("no passage to ask about; expected at least one")
     if path.exists():
         raise ProbeError(f"{path} is there already; name another file or remove it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
-        for p in passages:
-            prompt = PROMPT.format(n=n, passage=p.text)
-            row = {"passage_id": p.id, "passage": p.text, "prompt": prompt}
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    lines = [
+        json.dumps(
+            {
+                "passage_id": p.id,
+                "passage": p.text,
+                "prompt": PROMPT.format(n=n, passage=p.text),
+            },
+            ensure_ascii=False,
+        )
+        for p in passages
+    ]
+    storage.write_bytes(path, "".join(f"{line}\n" for line in lines).encode())
     return len(passages)
 
 
@@ -133,8 +135,9 @@ def read(path: Path, limit: int | None = None) -> QuestionSet:
     unanswerable question are not taken), or a model's reply with REPLY_FIELDS. A question is
     refused, and counted, where its dimension is not one of ASKED_ABOUT, its answer does not stand
     in the passage (whole words after SQuAD's normalisation), it is unanswerable and has an answer
-    or is so by one field only, its id was there before, two options normalise to the same, or a
-    field is blank or of another kind; a reply where it is no JSON list.
+    or is so by one field only, its id was there before, its passage_id stood with another passage,
+    two options normalise to the same, or a field is blank or of another kind; a reply where it
+    holds no JSON list of objects, or is the second that does about a passage.
 
     Raises ProbeError for a file of another schema, a row without one of the fields, a file of
     which nothing is kept, a limit below 1.
@@ -142,8 +145,9 @@ def read(path: Path, limit: int | None = None) -> QuestionSet:
     jsonl.check_limit(limit)
     kept: dict[str, Question] = {}
     refused: Counter[str] = Counter()
+    seen: dict[str, str] = {}  # passages by their ids
     total = 0
-    for found in _rows(path):
+    for found in _rows(path, seen):
         total += 1
         question = found if isinstance(found, str) else _checked(found)
         if isinstance(question, str):
@@ -163,8 +167,9 @@ def read(path: Path, limit: int | None = None) -> QuestionSet:
         total,
         dict(refused),
         {name: sum(q.dimension == name for q in kept.values()) for name in ASKED_ABOUT},
-        len(per_passage),
-        sum(n != PER_PASSAGE for n in per_passage.values()),
+        len(seen),
+        sum(per_passage[name] != PER_PASSAGE for name in seen),
+        len(seen) - len(per_passage),
     )
 
 
@@ -190,7 +195,12 @@ def run(
 
     # Items do not know their dimension, which decides the result too.
     name = f"questions-{config_hash([q.dimension for q in questions])}"
-    probe = Probe(name, VERSION, scored, rates, right("text"), right("nothing"))
+
+    def stated(item: Item) -> bool | None:
+        question = by_id[item.id]
+        return None if question.unanswerable else squad.holds(item.context, item.answers)
+
+    probe = Probe(name, VERSION, scored, rates, right("text"), right("nothing"), stated)
     return asking.run(probe, pair, items, out, say=say)
 
 
@@ -206,7 +216,10 @@ def rates(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
             for r in records
             if r["dimension"] == name or (name == "answerable" and r["dimension"] != UNANSWERABLE)
         ]
-        dimensions[name] = {c: _rates([r["conditions"][c] for r in mine]) for c in CONDITIONS}
+        contexts = [r["context"] for r in mine]
+        dimensions[name] = {
+            c: _rates([r["conditions"][c] for r in mine], contexts) for c in CONDITIONS
+        }
     return {"dimensions": dimensions}
 
 
@@ -229,11 +242,6 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def refuses(answer: str) -> bool:
-    """Does an answer say that the passage does not tell? One of REFUSALS, or nothing at all."""
-    return not squad.normalise(answer) or squad.holds(answer, REFUSALS)
-
-
 def _scored(question: Question, reading: Reading) -> dict[str, Any]:
     answer = reading.answer
     refused = refuses(answer)
@@ -248,41 +256,51 @@ def _scored(question: Question, reading: Reading) -> dict[str, Any]:
     }
 
 
-def _rates(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    with_options = [one["chosen"] for one in found if one["chosen"] is not None]
-    return {
-        **{k: share(sum(one[k] for one in found), len(found)) for k in ("exact", "holds")},
-        "f1": average([one["f1"] for one in found]),
-        "refused": share(sum(one["refused"] for one in found), len(found)),
-        "chosen": share(sum(with_options), len(with_options)),
+def _rates(found: Sequence[dict[str, Any]], contexts: Sequence[int]) -> dict[str, Any]:
+    each = list(zip(found, contexts, strict=True))
+    with_options = [(one["chosen"], c) for one, c in each if one["chosen"] is not None]
+    shares = {
+        name: proportion([one[name] for one in found], contexts)
+        for name in ("exact", "holds", "refused")
+    }
+    return shares | {
+        "f1": average([one["f1"] for one in found], contexts),
+        "chosen": proportion([hit for hit, _ in with_options], [c for _, c in with_options]),
     }
 
 
 # --- reading --------------------------------------------------------------------------------------
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any] | str]:
-    """Rows of questions; of a reply each of its questions, or why it has none."""
+def _rows(path: Path, seen: dict[str, str]) -> Iterator[dict[str, Any] | str]:
+    """Rows of questions; of a reply each of its questions, or why it has none. `seen` gets the
+    passages by their ids."""
+    replied: set[str] = set()
     for where, row in jsonl.rows(path, ()):
-        if "reply" in row and "question" not in row:
-            jsonl.needs(row, REPLY_FIELDS, where)
-            yield from _of_reply(row, where)
+        reply = "reply" in row and "question" not in row
+        jsonl.needs(row, REPLY_FIELDS if reply else FIELDS, where)
+        if reply:
+            name, passage, text = (jsonl.text_of(row, field, where) for field in REPLY_FIELDS)
         else:
-            jsonl.needs(row, FIELDS, where)
+            name, passage, text = str(row["passage_id"]), row["passage"], ""
+            if not isinstance(passage, str) or type(row["passage_id"]) not in (str, int):
+                yield row  # refused, and of no passage
+                continue
+        if seen.setdefault(name, passage) != passage:
+            yield "a passage_id that stood with another passage"
+        elif not reply:
             yield row
+        elif not (listed := _listed(text)):
+            yield "a reply that is no JSON list"
+        elif name in replied:
+            yield "a second reply about one passage"
+        else:
+            replied.add(name)
+            yield from _of_reply(listed, name, passage)
 
 
-def _of_reply(row: dict[str, Any], where: str) -> Iterator[dict[str, Any] | str]:
-    name, passage, reply = (jsonl.text_of(row, field, where) for field in REPLY_FIELDS)
-    listed = re.search(r"\[.*\]", reply, re.DOTALL)  # models put fences and words around it
-    try:
-        found = json.loads(listed[0]) if listed else None
-    except json.JSONDecodeError:
-        found = None
-    if not isinstance(found, list) or not found:
-        yield "a reply that is no JSON list"
-        return
-    for number, one in enumerate(found, 1):
+def _of_reply(listed: list[Any], name: str, passage: str) -> Iterator[dict[str, Any] | str]:
+    for number, one in enumerate(listed, 1):
         if isinstance(one, dict):
             own = {"id": f"{name}/{number}", "passage_id": name, "passage": passage}
             yield {"dimension": None, "question": None, "answer": None, "unanswerable": None} | (
@@ -290,6 +308,21 @@ def _of_reply(row: dict[str, Any], where: str) -> Iterator[dict[str, Any] | str]
             )
         else:
             yield "a question of a reply that is no object"
+
+
+def _listed(reply: str) -> list[Any]:
+    """The first JSON list with an object in it; models put fences and words around it, and words
+    may hold brackets. Empty where there is none."""
+    decoder, start = json.JSONDecoder(), reply.find("[")
+    while start >= 0:
+        try:
+            found, _ = decoder.raw_decode(reply, start)
+        except (json.JSONDecodeError, RecursionError):
+            found = []
+        if any(isinstance(one, dict) for one in found):
+            return found
+        start = reply.find("[", start + 1)
+    return []
 
 
 def _checked(row: dict[str, Any]) -> Question | str:

@@ -18,7 +18,7 @@ stands beside `exact` because a base model answers in sentences, which match no 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,18 +58,75 @@ def share(count: int, n: int) -> dict[str, Any]:
     return {"count": count, "n": n, "rate": count / n, "low": low, "high": high}
 
 
-def average(values: Sequence[float]) -> dict[str, Any]:
+def proportion(hits: Sequence[bool], contexts: Sequence[Hashable]) -> dict[str, Any]:
+    """The share of `hits`, each about one of `contexts`, as `share`.
+
+    Where some are about the same context, the interval is Wilson's of as many independent ones as
+    they are worth: n / deff, deff the variance of the share over contexts (a ratio of sums) by
+    that of n independent ones, at least 1, and t's quantile of C - 1 degrees for the normal one
+    (Korn and Graubard 1998, Survey Methodology 24:193; with Wilson's as Franco et al. 2019,
+    doi:10.1093/jssam/smy019). Where all or none are hits, deff is the largest there can be: those
+    of one context alike. Of one context only there is no interval.
+    """
+    count, n = int(sum(hits)), len(hits)
+    found = share(count, n)
+    hits_W, sizes_W = _by_context(hits, contexts)
+    C = len(sizes_W)
+    if len(set(contexts)) == n:
+        return found
+    if C < 2:
+        return found | {"low": None, "high": None}
+    rate = count / n
+    if 0 < count < n:
+        spread = C / (C - 1) * float(((hits_W - rate * sizes_W) ** 2).sum()) / n**2
+        effect = max(1.0, spread / (rate * (1 - rate) / n))
+    else:
+        effect = float((sizes_W**2).sum()) / n
+    few = float(stats.norm.ppf(0.975) / stats.t.ppf(0.975, C - 1))
+    low, high = wilson(rate, n / effect * few**2)
+    return found | {"low": low, "high": high}
+
+
+def wilson(rate: float, n: float) -> tuple[float, float]:
+    """Wilson's 95% interval of a share of n, which need not be a whole number."""
+    z = float(stats.norm.ppf(0.975))
+    middle = (rate + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * (rate * (1 - rate) / n + z * z / (4 * n * n)) ** 0.5
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def average(values: Sequence[float], contexts: Sequence[Hashable] = ()) -> dict[str, Any]:
     """The mean of `values` with a 95% interval, the percentiles of 2,000 bootstrap means (seed 0);
-    no mean of none, and no interval where all are the same, of which nothing else can be drawn."""
+    no mean of none, and no interval where all are the same, of which nothing else can be drawn.
+    Drawn are values, or whole contexts where some values share one, two at least."""
     empty = {"n": len(values), "mean": None, "low": None, "high": None}
     if not values:
         return empty
     empty["mean"] = float(np.mean(values))
     if len(set(values)) < 2:
         return empty
+    data, statistic = (values,), np.mean
+    if contexts and len(set(contexts)) < len(values):
+        data, statistic = _by_context(values, contexts), _ratio
+        if len(data[0]) < 2:
+            return empty
     drawn = stats.bootstrap(
-        (values,), np.mean, n_resamples=_DRAWS, batch=100, method="percentile",
+        data, statistic, n_resamples=_DRAWS, batch=100, paired=True, method="percentile",
         rng=np.random.default_rng(0),
     )  # fmt: skip
     low, high = drawn.confidence_interval
     return empty | {"low": float(low), "high": float(high)}
+
+
+def _by_context(
+    values: Sequence[float], contexts: Sequence[Hashable]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The sum of the values about each context, and how many there are."""
+    sums: dict[Hashable, list[float]] = {}
+    for value, context in zip(values, contexts, strict=True):
+        sums.setdefault(context, []).append(float(value))
+    return np.array([sum(v) for v in sums.values()]), np.array([len(v) for v in sums.values()])
+
+
+def _ratio(top_W: np.ndarray, bottom_W: np.ndarray, axis: int) -> np.ndarray:
+    return top_W.sum(axis) / bottom_W.sum(axis)

@@ -30,6 +30,7 @@ from jaxcomp.train.checkpoint import SETTINGS, SUMMARY, read_json
 from jaxcomp.train.compress import load_run, tokenizers, towers
 from jaxcomp.train.loop import mesh_for
 from jaxcomp.train.optim import split_model
+from jaxcomp.train.ratios import at_ratio
 from jaxcomp.use import peft
 from jaxcomp.use.layout import ABOUT, ADAPTER, FORMAT, FULL, PAIR, SHIPPED, VERSION, ExportError
 from jaxcomp.use.pair import Pair, Traits
@@ -160,14 +161,9 @@ def _pair(
     batch: int,
     mesh: Mesh,
 ) -> Pair:
-    trained_at = (cfg.memory.ratio, *cfg.train.ratios, *cfg.train.curriculum)
-    if ratio and ratio not in trained_at:
-        known = ", ".join(map(str, sorted(set(trained_at))))
-        raise ConfigError(f"ratio {ratio}: this compressor was trained at {known}")
     reader = readable_by(dec, model.markers_4D[...], cfg.memory)
-    traits = Traits(
-        ratio or cfg.memory.ratio, cfg.data.segments, cfg.data.target, reader, compressor
-    )
+    at = at_ratio(cfg, ratio).memory.ratio
+    traits = Traits(at, cfg.data.segments, cfg.data.target, reader, compressor)
     return Pair(model, toks, traits, mesh, batch)
 
 

@@ -142,8 +142,9 @@ class Pair(Listener):
         """The decoder's greedy answer about each text, from its whole memory alone.
 
         The decoder reads the memory, the marker of continuing, and `template` with the question
-        (one for all texts, or one a text). The answer ends at the end token, at `stop` ("": never)
-        or after `max_new` tokens. An empty text has an empty memory: the decoder then guesses.
+        (one for all texts, or one a text). The answer ends at the end token, at the first `stop`
+        after its leading white space ("": never), or after `max_new` tokens. An empty text has an
+        empty memory: the decoder then guesses.
         """
         self._mine(memory)
         questions = self._one_each(question, memory, "questions")
@@ -173,12 +174,18 @@ class Pair(Listener):
         return out
 
     def score(
-        self, memory: Memory, text: str | Sequence[str], *, mode: str = "rebuild"
+        self,
+        memory: Memory,
+        text: str | Sequence[str],
+        *,
+        mode: str = "rebuild",
+        withheld: bool = False,
     ) -> list[Score]:
         """How likely the decoder finds a text (one for all, or one a memory) given each memory.
 
         `rebuild`: as the memory's own text, end token included; `continue`: as what follows it,
-        without the end token. A text that becomes no token has 0 nats in 0 tokens.
+        without the end token. A text that becomes no token has 0 nats in 0 tokens. `withheld`: the
+        floor, the same prompt at the same positions, and no vector that the decoder may attend to.
         """
         self._mine(memory)
         modes = {"rebuild": REBUILD, "continue": CONTINUE}
@@ -190,9 +197,11 @@ class Pair(Listener):
         out = [Score(0.0, 0)] * len(memory)
         for which, parts in self._by_size(memory):
             with use_mesh(self.mesh):
-                placed = self._place(parts, max(int(parts[0].segments_B[0]), 1))
+                placed = self._place(parts, self._room(parts[0]))
                 tok_BL, len_B = self._padded([labels[row] for row in which])
                 self._fits(placed, len_B)
+                if withheld:
+                    placed = reconstruction.no_memory(placed)
                 found = reconstruction.forced(
                     self._graphdef, self._state, placed, self._mode(placed, modes[mode]),
                     tok_BL, len_B,
@@ -233,7 +242,7 @@ class Pair(Listener):
         ids = self.dec_tok.encode_batch(tails)
         for which, texts in self._by_size(memory):
             with use_mesh(self.mesh):
-                placed = self._place(texts, max(int(texts[0].segments_B[0]), 1))
+                placed = self._place(texts, self._room(texts[0]))
                 tok_BL, len_B = self._padded([ids[row] for row in which])
                 self._fits(placed, len_B)
                 mode_B = self._mode(placed, mode)
@@ -272,13 +281,18 @@ class Pair(Listener):
             yield items[start : start + self.batch]
 
     def _by_size(self, memory: Memory) -> Iterator[tuple[list[int], list[Memory]]]:
-        """Batches of texts with equally many segments: where a row's text ends in the decoder
-        depends on that number, and must not depend on its neighbours."""
+        """Batches of texts with room for equally many segments: where a row's text ends in the
+        decoder depends on that number, and must not depend on its neighbours."""
         texts = list(_each(memory))
-        sizes = memory.segments_B.tolist()
+        sizes = [self._room(text) for text in texts]
         for size in sorted(set(sizes)):
             for which in self._batches([row for row, n in enumerate(sizes) if n == size]):
                 yield list(which), [texts[row] for row in which]
+
+    def _room(self, text: Memory) -> int:
+        """Segments that a text's memory takes the places of: its own, and at least as many as an
+        example of the training, which the decoder has always read behind so many."""
+        return max(int(text.segments_B[0]), self.traits.segments)
 
     def _mode(self, placed: Placed, mode: int) -> jax.Array:
         return put_batch(np.full(placed.seg_BM.shape[0], mode, np.int32), self.mesh)

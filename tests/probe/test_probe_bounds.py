@@ -121,6 +121,7 @@ def test_a_stopped_run_goes_on_after_its_last_memory(pair, held, found, monkeypa
     assert (again.result, again.made) == (result, True)
     assert measured == ["compressor", "crammed"]
     assert said[0] == "measured already: nothing, lead"
+    assert all("s a passage, compiling included" in line for line in said[1:])
     assert not bounds.run(pair, held, part.with_name("c.json")).made
     assert len(measured) == 2
     fewer = held._replace(examples=held.examples[:3])

@@ -9,8 +9,8 @@ from use.use_runs import make_run, texts
 
 import jaxcomp
 from jaxcomp.data.pipeline import CONTINUE
-from jaxcomp.probe import conditions
-from jaxcomp.probe.conditions import CONDITIONS, batches, measure, prepare, room
+from jaxcomp.probe import asking, conditions, qa
+from jaxcomp.probe.conditions import CONDITIONS, batches, fills_up, measure, prepare, room
 from jaxcomp.probe.items import Item, ProbeError
 from jaxcomp.probe.selection import SELECTIONS, Question, select
 from jaxcomp.sharding import put_batch, use_mesh
@@ -170,6 +170,14 @@ def test_room_is_what_a_prefix_leaves(pair):
     ((_, prefix),) = pair.asked(memory, [""])
     most = pair.model.decoder.cfg.max_position_embeddings
     assert int(prefix.start_pos_B[0]) + room(pair, memory.tokens_G.tolist()) == most
+
+
+def test_a_short_memory_takes_the_room_of_the_training(pair, monkeypatch):
+    one, two = room(pair, [9]), room(pair, [9, 9])
+    monkeypatch.setattr(pair, "traits", pair.traits._replace(segments=2))
+    assert fills_up(pair)
+    assert room(pair, [9]) == two == one - pair.segment
+    assert asking._about(qa.PROBE, pair, [], 1, ())["places"] == "trained"
 
 
 def test_what_cannot_be_asked_is_left_out_and_counted(pair):

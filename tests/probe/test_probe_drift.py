@@ -1,11 +1,14 @@
 """What is scored is the decoder's own likelihood; what is counted is what was planted."""
 
+import dataclasses
 import json
 import math
+import re
 
 import numpy as np
 import pytest
 from conftest import mesh_of
+from flax import nnx
 from use.use_runs import config, make_run
 
 import jaxcomp
@@ -17,10 +20,11 @@ from jaxcomp.probe.drift import Passage, Ready, passages_of_run, read, run, tabl
 from jaxcomp.probe.items import ProbeError
 from jaxcomp.probe.minimal_pairs import windows
 from jaxcomp.probe.questions import Question
+from jaxcomp.probe.scoring import share
 from jaxcomp.probe.twin_rules import DIMENSIONS
 from jaxcomp.sharding import put_batch, use_mesh
 from jaxcomp.train.compress import Path, tokenizers
-from jaxcomp.use.pair import Score
+from jaxcomp.use.pair import Pair, Score
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +54,14 @@ def test_the_passages_are_the_held_out_sets(passages):
         expected = [e.text for e in eval_examples(cfg, name, *toks)]
         assert [p.text for p in passages if p.source == name] == expected
     assert len({p.id for p in passages}) == len(passages) == 12
+
+
+def test_a_limit_is_of_each_set(place, passages):
+    few = passages_of_run(place, 2)
+    assert few == [p for p in passages if p.id.endswith((":0", ":1"))]
+    assert [p.source for p in few] == ["ordinary"] * 2 + ["counterfactual"] * 2
+    with pytest.raises(ProbeError, match="limit is 0"):
+        passages_of_run(place, 0)
 
 
 def nll(pair, memory, text, hidden=False):
@@ -85,6 +97,23 @@ def test_likelihoods_are_those_of_one_row_alone(pair, passages, result):
         assert nats["memory"] != nats["floor"]
 
 
+def test_the_floor_keeps_the_places_of_the_memory(pair, passages):
+    """Vectors one after the other: what follows them stands after as many, seen or not."""
+    model = nnx.merge(*nnx.split(pair.model))
+    model.positions = model.compressor.positions = "consecutive"
+    other = Pair(model, (pair.comp_tok, pair.dec_tok), pair.traits, pair.mesh, batch=8)
+    ready, _ = drift.prepare(other, passages)
+    (record,) = drift.measure(other, ready[:1])
+    one, memory = ready[0].pair, other.compress(ready[0].pair.text)[0]
+    floor = nll(other, memory, one.text, hidden=True)
+    assert record["nats"]["floor"][0] == pytest.approx(floor, rel=1e-5)
+    # What was there before: nothing at all, and the prompt moved to the front.
+    absent = dataclasses.replace(memory, vec_ND=memory.vec_ND[:0], tokens_G=0 * memory.tokens_G)
+    assert abs(nll(other, absent, one.text) - floor) > 1e-3
+    assert "places" in drift._about(other, passages)
+    assert "places" not in drift._about(pair, passages)  # whose numbers did not change
+
+
 def test_no_batch_changes_a_record(pair, passages, result, monkeypatch):
     some = [p for p in passages if p.id == passages[0].id]
     monkeypatch.setattr(pair, "batch", 2)
@@ -114,10 +143,13 @@ def test_every_pair_is_counted_or_left_out(result, passages):
 # --- counted by hand -----------------------------------------------------------------------------
 
 
-def record(memory, floor, twin_memory=(2.0, 1.0), tokens=(5, 5), dimension="role", plain=(1, 1)):
+def record(
+    memory, floor, twin_memory=(2.0, 1.0), tokens=(5, 5), dimension="role", plain=(1, 1), name="x"
+):
     nats = {"memory": memory, "floor": floor, "twin_memory": twin_memory, "plain": plain}
     return {
-        "id": "x", "source": "s", "dimension": dimension, "rule": "r", "tokens": tokens,
+        "id": f"{name}/{dimension}", "source": "s", "dimension": dimension, "rule": "r",
+        "tokens": tokens,
         "nats": {name: list(both) for name, both in nats.items()},
     }  # fmt: skip
 
@@ -147,6 +179,25 @@ def test_rates_of_known_answers():
     assert drift_rates.rates(records)["dimensions"]["topic"]["memory"]["rate"] is None
 
 
+def test_pairs_of_one_passage_are_taken_together():
+    dimensions = ("role", "order", "topic", "quantity")
+    records = [
+        record((1.0, 2.0) if n % 3 else (2.0, 1.0), (2.0, 1.0), dimension=d, name=str(n))
+        for n in range(30)
+        for d in dimensions
+    ]
+    found = drift_rates.rates(records)["dimensions"]
+    assert found["role"]["memory"] == share(20, 30)
+    assert found["all"]["memory"]["count"] == 80
+    # All four of a passage are alike: worth no more than one.
+    assert found["all"]["memory"]["low"] < found["role"]["memory"]["low"]
+    assert found["all"]["memory"]["high"] > found["role"]["memory"]["high"]
+    one = drift_rates.rates(records[:4])
+    assert one["dimensions"]["all"]["memory"]["low"] is None  # of one passage nothing is known
+    counts = dict.fromkeys(("asked", "passages", "beyond_training", "trained_segments"), 4)
+    table(one | {"pairs": counts | {"made": {}, "left_out": {}}})
+
+
 def test_mcnemar_is_the_exact_binomial():
     records = [record((1.0, 2.0), (2.0, 1.0))] * 9 + [record((2.0, 1.0), (1.0, 2.0))]
     expected = 2 * sum(math.comb(10, k) for k in (9, 10)) / 2**10
@@ -158,9 +209,9 @@ def test_mcnemar_is_the_exact_binomial():
 
 def test_without_memory_nothing_is_told_apart(pair, passages, monkeypatch):
     """Where the memory is hidden its condition is the floor, and both texts cannot win."""
-    compress = type(pair).compress
+    score = type(pair).score
     monkeypatch.setattr(
-        type(pair), "compress", lambda self, texts: drift._blank(compress(self, texts))
+        type(pair), "score", lambda self, *args, withheld=False: score(self, *args, withheld=True)
     )
     found = run(pair, passages[:3]).result["dimensions"]["all"]
     assert found["n"] > 5
@@ -189,11 +240,21 @@ def test_a_stopped_run_goes_on(pair, passages, result, tmp_path, monkeypatch):
     with pytest.raises(ProbeError, match="another passages"):
         run(pair, passages[:4], out)
     allowed[0] = 99
-    whole = run(pair, some, out)
+    said = []
+    whole = run(pair, some, out, say=said.append)
     assert whole.made
+    assert re.search(r"pairs probed in .* s a pair, compiling included", said[-1])
     assert sorted(done) == sorted(r["id"] for r in whole.result["records"])  # none twice
     assert run(pair, some, out) == (json.loads(out.read_text()), False)
     assert "minimal pairs of 3 passages asked" in table(whole.result)
+    # A result of before passages were counted is counted again from what it holds.
+    old = json.loads(out.read_text())
+    assert old["pairs"].pop("passages_asked") == 3
+    old["dimensions"] = {}
+    out.write_text(json.dumps(old))
+    allowed[0] = 0
+    assert run(pair, some, out).result == json.loads(json.dumps(whole.result))
+    assert not run(pair, some, out).made
 
 
 def test_what_cannot_be_asked_is_counted(pair, passages):
@@ -291,7 +352,7 @@ def test_a_memory_of_two_segments_is_beyond_training(pair, passages, monkeypatch
 
 def test_a_likelihood_that_is_no_number_is_refused(pair, passages, monkeypatch):
     bad = [Score(float("nan"), 1)]
-    monkeypatch.setattr(type(pair), "score", lambda self, memory, texts: bad * len(texts))
+    monkeypatch.setattr(type(pair), "score", lambda self, memory, texts, **_: bad * len(texts))
     with pytest.raises(ProbeError, match=r"-ln p is .*are the weights whole"):
         run(pair, passages[:1])
 
@@ -327,6 +388,9 @@ def test_a_question_set_is_asked(pair, passages, tmp_path, monkeypatch):
     assert (dimensions["role"]["chosen"]["count"], dimensions["role"]["chosen"]["n"]) == (1, 1)
     assert dimensions["topic"]["chosen"]["n"] == 0
     assert "from memory" in questions.table(found.result)
+    # Two of one passage; the one without an answer has none that could stand in it.
+    assert (found.result["items"]["contexts"], found.result["items"]["not_stated"]) == (1, 0)
+    assert "they are about 1 passages" in questions.table(found.result)
     assert not questions.run(pair, asked, out).made
     with pytest.raises(ProbeError, match="another probe"):
         questions.run(pair, [asked[0]._replace(dimension="role"), *asked[1:]], out)

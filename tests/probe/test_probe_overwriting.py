@@ -17,6 +17,7 @@ from jaxcomp.probe.scoring import (
     WORLD,
     average,
     likelier,
+    proportion,
     said,
     share,
 )
@@ -110,7 +111,7 @@ def record(name, text, memory, nothing=OTHER):
     outcomes = {"nothing": nothing, "text": text, "memory": memory, "rebuilt": WORLD}
     f1 = {"f1": {PASSAGE: 0.25, WORLD: 0.5}}
     conditions = {c: dict.fromkeys(SCORINGS, o) | f1 for c, o in outcomes.items()}
-    return {"id": name, "conditions": conditions}
+    return {"id": name, "context": name, "conditions": conditions}
 
 
 def test_overwriting_is_among_what_the_full_text_answers():
@@ -164,8 +165,8 @@ def test_planted_answers_are_counted(decoder, tmp_path):
     assert result["conditions"]["text"]["f1"][PASSAGE]["mean"] == 1.0
     assert [r["id"] for r in result["records"]] == [f"n{i}" for i in range(6)]
     assert result["items"] == {
-        "counted": 6, "left_out": {}, "not_stated": 0, "rebuilt_cut": 6, "trained_segments": 1,
-        "beyond_training": 1,
+        "counted": 6, "left_out": {}, "contexts": 6, "not_stated": 0, "world_in_question": 0,
+        "rebuilt_cut": 6, "trained_segments": 1, "beyond_training": 1,
     }  # fmt: skip
     assert "50.0% [18.8, 81.2]  3/6  (primary)" in table(result)
     assert "1 have a memory of more than the 1 segment(s)" in table(result)
@@ -208,6 +209,54 @@ def test_other_rules_count_again_and_ask_only_what_is_missing(decoder, tmp_path)
     assert not decoder
     assert third["conditions"] == second["conditions"]  # planted: all are both
     assert "6 after answerable, 6 after known" in table(third)
+
+
+def shared(count):
+    """Items of which the first half is about one passage, and the last is asked with its answer."""
+    items = planted(count)
+    one = items[0].context
+    items[: count // 2] = [item._replace(context=one) for item in items[: count // 2]]
+    items[-1] = items[-1]._replace(question=f"who is {items[-1].world[0]} ?")
+    return items
+
+
+def test_questions_about_one_passage_are_taken_together(decoder, tmp_path):
+    result = run(pair_of(), shared(8), tmp_path / "r.json").result
+    assert (result["items"]["contexts"], result["items"]["world_in_question"]) == (5, 1)
+    assert [r["context"] for r in result["records"]] == [0, 0, 0, 0, 1, 2, 3, 4]
+    outcomes = [r["conditions"]["memory"]["mean"] == PASSAGE for r in result["records"]]
+    found = result["conditions"]["memory"]["mean"][PASSAGE]
+    assert found == proportion(outcomes, [0, 0, 0, 0, 1, 2, 3, 4])
+    assert found["low"] < share(4, 8)["low"]
+    said = table(result)
+    assert "they are about 5 passages" in said
+    assert "of the 8 counted, 1 have the world's answer in the question" in said
+    assert "passages:" not in table(run(pair_of(), planted(4)).result)
+
+
+def test_a_result_of_before_passages_were_counted_is_not_asked_again(decoder, tmp_path):
+    out = tmp_path / "r.json"
+    whole = run(pair_of(), shared(8), out).result
+    old = json.loads(out.read_text())
+    for name in ("contexts", "world_in_question"):
+        del old["items"][name]
+    for record in old["records"]:
+        del record["context"], record["world_in_question"]
+    old["conditions"] = {name: whole["conditions"][name] for name in ("nothing",)}
+    out.write_text(json.dumps(old))
+    assert "8 read, 8 can be asked" in table(old | {"conditions": whole["conditions"]})
+    decoder.clear()
+    assert run(pair_of(), shared(8), out).result == whole
+    assert not decoder
+    assert json.loads(out.read_text()) == json.loads(json.dumps(whole))
+    assert not run(pair_of(), shared(8), out).made
+
+
+def test_an_id_that_stands_twice_is_refused(decoder):
+    items = planted(3)
+    with pytest.raises(ProbeError, match="1 ids stand twice, such as 'n1'; expected every item"):
+        run(pair_of(), [*items, items[1]._replace(question="where ?")])
+    assert not decoder
 
 
 def test_no_item_left_is_an_error_and_loses_nothing(decoder, tmp_path, monkeypatch):

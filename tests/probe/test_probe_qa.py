@@ -16,7 +16,7 @@ from jaxcomp.probe.scoring import share
 def scored(item, answers):
     asked = Asked(item, "", [], [], 1, [], 1)
     readings = {c: Reading((), a) for c, a in zip(CONDITIONS, answers, strict=True)}
-    return PROBE.scored(asked, readings)
+    return {"context": item.id} | PROBE.scored(asked, readings)
 
 
 def test_scores_are_the_best_gold_answers_summed_over_questions():

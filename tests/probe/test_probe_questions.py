@@ -46,7 +46,8 @@ def test_good_rows_are_kept_and_counted(tmp_path):
     assert found.counts == dict.fromkeys(ASKED_ABOUT, 0) | {
         "quantity": 2, "role": 1, "unanswerable": 1,
     }  # fmt: skip
-    assert (found.rows, found.refused, found.passages, found.uneven) == (4, {}, 1, 1)
+    assert (found.rows, found.refused) == (4, {})
+    assert (found.passages, found.uneven, found.bare) == (1, 1, 0)
     assert "4 of 4 questions kept" in found.told()
 
 
@@ -124,6 +125,38 @@ def test_replies_become_questions(tmp_path):
         "a field that is no text": 1,
         "a reply that is no JSON list": 2,
     }
+    assert (found.passages, found.uneven, found.bare) == (3, 3, 2)
+    assert "about 3 passages, 3 of them with another number than 20, 2 with none" in found.told()
+
+
+@pytest.mark.parametrize(
+    "around",
+    ["Here are [20] questions:\n{}", "See [1] and [the passage].\n```json\n{}\n```\nDone [end].",
+     '{{"questions": {}}}'],
+)  # fmt: skip
+def test_brackets_in_the_words_around_lose_no_reply(around, tmp_path):
+    own = {k: v for k, v in GOOD.items() if k in FIELDS[3:]} | {"options": ["two", "six"]}
+    row = {"passage_id": "p", "passage": PASSAGE, "reply": around.format(json.dumps([own, own]))}
+    found = read(write(tmp_path / "r.jsonl", row))
+    assert ([q.id for q in found.questions], found.refused) == (["p/1", "p/2"], {})
+    assert found.questions[0].options == ("two", "six")
+
+
+def test_a_second_reply_is_called_that(tmp_path):
+    own = {k: v for k, v in GOOD.items() if k in FIELDS[3:]}
+    row = {"passage_id": "p", "passage": PASSAGE, "reply": json.dumps([own])}
+    other = row | {"passage": f"{PASSAGE} Then it rained."}
+    none = row | {"reply": "I cannot do that."}
+    found = read(write(tmp_path / "r.jsonl", none, row, row, other, GOOD | {"passage": "Nine."}))
+    assert [q.id for q in found.questions] == ["p/1"]  # asked again after it gave nothing
+    assert found.refused == {
+        "a reply that is no JSON list": 1,
+        "a second reply about one passage": 1,
+        "a passage_id that stood with another passage": 2,
+    }
+    assert (found.rows, found.passages, found.bare) == (5, 1, 0)
+    nameless = GOOD | {"id": "x", "passage_id": None}
+    assert read(write(tmp_path / "s.jsonl", GOOD, nameless)).passages == 1
 
 
 def test_what_is_exported_can_be_replied_to(tmp_path):
@@ -143,6 +176,9 @@ def test_what_is_exported_can_be_replied_to(tmp_path):
         export(passages, file)
     with pytest.raises(ProbeError, match="no passage"):
         export([], tmp_path / "none.jsonl")
+    with pytest.raises(UnicodeEncodeError):  # whatever stops it, no half of a file is there
+        export([*passages, Passage("r", "\ud800", "made")], tmp_path / "half.jsonl")
+    assert not (tmp_path / "half.jsonl").exists()
 
 
 @pytest.mark.parametrize(
@@ -154,6 +190,16 @@ def test_what_is_exported_can_be_replied_to(tmp_path):
         ("", True),
         ("Oda Brenn", False),
         ("the unknowns", False),
+        ("The Unknown Soldier", False),
+        ("a man not known for his speed", False),
+        ("He was not given a name.", False),
+        ("It is unknown.", True),
+        ("Unknown in this text", True),
+        ("No answer is given.", True),
+        ("No answers came", False),
+        ("The passage doesn't mention his wife.", True),
+        ("The name of the dog is not mentioned in the passage.", True),
+        ("Not specified. Based on the text, nobody knows.", True),
     ],
 )
 def test_a_refusal(answer, refused):
@@ -182,7 +228,8 @@ def test_what_counts_as_right():
 def test_rates_of_known_answers():
     def made(row, answer):
         one = scored(row, answer)
-        return {"dimension": row["dimension"], "conditions": dict.fromkeys(CONDITIONS, one)}
+        conditions = dict.fromkeys(CONDITIONS, one)
+        return {"dimension": row["dimension"], "context": answer, "conditions": conditions}
 
     answers = [(GOOD, "nine"), (GOOD, "unknown"), (OPEN, "unknown"), (OPEN, "ten"), (OPEN, "ten")]
     found = rates([made(row, answer) for row, answer in answers])["dimensions"]

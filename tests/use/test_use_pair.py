@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from conftest import mesh_of
+from flax import nnx
 from use_runs import LORA, config, make_run, texts
 
 import jaxcomp
@@ -57,6 +58,27 @@ def test_its_likelihoods_are_those_of_evaluation(run, pair, memory):
     scores = pair.score(memory, texts())
     found = sum(s.nats for s in scores) / sum(s.tokens for s in scores)
     assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_short_text_is_read_where_the_training_put_it(pair, memory, monkeypatch):
+    """Of two segments an example, one of them absent: what follows stands after both."""
+    monkeypatch.setattr(pair, "traits", pair.traits._replace(segments=2))
+    text = texts()[0]
+    ids = pair.comp_tok.encode(text)[:64]
+    ctx_BGT, len_BG = np.zeros((1, 2, 64), np.int32), np.array([[len(ids), 0]], np.int32)
+    ctx_BGT[0, 0, : len(ids)] = ids
+    label = [*pair.dec_tok.encode(text), pair.dec_tok.eos_id]
+    arrays = ctx_BGT, len_BG, np.array([label]), np.array([len(label)]), np.zeros(1, np.int32)
+    with use_mesh(pair.mesh):
+        ctx_BGT, len_BG, tok_BL, len_B, mode_B = put_batch(arrays, pair.mesh)
+        read = pair.model.memory(ctx_BGT, len_BG, ratio=16)
+        found = reconstruction.forced(*nnx.split(pair.model), read, mode_B, tok_BL, len_B)
+    expected = float(np.asarray(found.nll_BL, np.float64).sum())
+    one = memory[0]
+    assert one.segments_B.tolist() == [1]
+    assert pair.score(one, text)[0].nats == pytest.approx(expected, rel=1e-5)
+    ((_, prefix),) = pair.asked(one, ["who"])
+    assert prefix.start_pos_B[0] == 1 + 2 * 64 + 2 + len(pair.dec_tok.encode("who"))
 
 
 def test_a_batch_of_one_equals_a_batch_of_many(pair, memory):

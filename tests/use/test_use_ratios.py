@@ -1,0 +1,99 @@
+"""One compressor trained at several ratios, used and measured at each of them and at no other."""
+
+import dataclasses
+import json
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from conftest import mesh_of
+from use_runs import LORA, config, texts
+
+import jaxcomp
+from jaxcomp import cli
+from jaxcomp.config import ConfigError
+from jaxcomp.data.pipeline import eval_examples
+from jaxcomp.sharding import use_mesh
+from jaxcomp.train import compress
+from jaxcomp.train.ratios import ratio_at
+from jaxcomp.use import MemoryFileError
+
+RATIOS = (4, 16)
+SEED = 1  # of its two steps one is at each
+
+
+@pytest.fixture(scope="module")
+def cfg():
+    one = config(LORA)
+    off = dataclasses.replace(one.eval, samples=0)
+    train = dataclasses.replace(one.train, ratios=RATIOS)
+    return dataclasses.replace(one, train=train, eval=off, seed=SEED)
+
+
+@pytest.fixture(scope="module")
+def run(cfg, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    with use_mesh(mesh_of((1, 1, 1))):
+        compress.train(cfg, folder)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def pairs(run):
+    return {ratio: jaxcomp.load(run, ratio=ratio, batch=8) for ratio in RATIOS}
+
+
+def test_every_ratio_has_steps_of_its_own(cfg, run, pairs):
+    assert {ratio_at(cfg.train, 16, SEED, step) for step in range(2)} == set(RATIOS)
+    begun = cast(Any, compress.planned(cfg, run)[0].model()).compressor.mem_ME[...]
+    learned = pairs[4].model.compressor.mem_ME[...]
+    changed = (np.asarray(begun) != np.asarray(learned)).any(1)
+    assert changed.all()  # most rows of memory tokens serve the finest ratio alone
+    assert len(changed) == cfg.data.segment // min(RATIOS)
+
+
+def test_it_compresses_at_each_and_reads_what_is_of_that_ratio(cfg, pairs):
+    memories = {ratio: pair.compress(texts()) for ratio, pair in pairs.items()}
+    tokens = [len(pairs[4].comp_tok.encode(text)) for text in texts()]
+    assert max(tokens) <= cfg.data.segment
+    for ratio, memory in memories.items():
+        assert memory.ratio == ratio
+        assert len(memory.vec_ND) == sum(-(-t // ratio) for t in tokens)
+        assert len(pairs[ratio].reconstruct(memory, max_new=4)) == len(texts())
+        with pytest.raises(MemoryFileError, match="this pair has"):
+            pairs[sum(RATIOS) - ratio].reconstruct(memory)
+
+
+def test_it_is_measured_at_each_in_files_of_their_own(cfg, run, pairs, capsys):
+    def typed(*argv):
+        code = cli.main(["eval", f"--run={run}", *argv])
+        return code, capsys.readouterr()
+
+    code, said = typed("--ratio=4")
+    assert code == 0
+    assert "eval-r4.json; one line a passage: passages-r4.jsonl" in said.out
+    assert not (run / "eval.json").exists()
+    found = json.loads((run / "eval-r4.json").read_text())
+    line = json.loads((run / "passages-r4.jsonl").read_text().splitlines()[0])
+    assert line["vectors"] == -(-(line["targets"] - 1) // 4)
+    with use_mesh(pairs[4].mesh):
+        examples = eval_examples(cfg, "ordinary", *compress.tokenizers(cfg, run))
+    texts = [e.text for e in examples]
+    scores = pairs[4].score(pairs[4].compress(texts), texts)
+    nats = sum(s.nats for s in scores) / sum(s.tokens for s in scores)
+    assert found["ordinary/loss"] == pytest.approx(nats, rel=1e-4)
+    code, said = typed("--ratio=8")
+    assert (code, said.err) == (
+        2,
+        "jaxcomp: error: ratio 8: this compressor was trained at 4, 16\n",
+    )
+    assert "does not go with --checkpoints" in typed("--ratio=4", "--checkpoints=all")[1].err
+
+
+def test_a_ratio_that_no_step_has_is_not_validated_at(cfg, tmp_path):
+    none = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, ratios=(4, 64)))
+    with pytest.raises(ConfigError, match=r"memory.ratio = 16 is none of those .* \(4, 64\)"):
+        compress.train(none, tmp_path)
+    with pytest.raises(ConfigError, match=r"choose one of them, such as --memory.ratio=4"):
+        compress.planned(none, tmp_path)
+    assert not list(tmp_path.iterdir())
