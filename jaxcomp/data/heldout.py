@@ -13,7 +13,14 @@ import numpy as np
 from jaxcomp.config import Config, ConfigError
 from jaxcomp.data.blocks import documents_of, where
 from jaxcomp.data.large import LargeDocuments
-from jaxcomp.data.pieces import Piece, context_words, text_pieces, whole_pieces, world_pieces
+from jaxcomp.data.pieces import (
+    Counts,
+    Piece,
+    context_words,
+    text_pieces,
+    whole_pieces,
+    world_pieces,
+)
 from jaxcomp.data.sources import DataError, Documents
 from jaxcomp.data.tokenizer import Tokenizer
 from jaxcomp.data.world import World
@@ -75,12 +82,32 @@ def eval_examples(
     Raises:
       ConfigError: no such set for this source. DataError: no example fits.
     """
-    pieces = held_pieces(cfg, which, comp_tok, dec_tok)
-    return [Example(p.name, p.text, p.ctx, p.rebuild, p.follow, p.passage) for p in pieces]
+    return held_out(cfg, which, comp_tok, dec_tok).examples
+
+
+class HeldOut(NamedTuple):
+    """A held-out set. `left_out`: texts met on the way to it that do not fit data.segment x
+    data.segments or data.target, and are left out whole."""
+
+    examples: list[Example]
+    left_out: int
+
+
+def held_out(cfg: Config, which: str, comp_tok: Tokenizer, dec_tok: Tokenizer) -> HeldOut:
+    """What `eval_examples` gives, and what it does not; raises as it does."""
+    pieces, left_out = _held(cfg, which, comp_tok, dec_tok)
+    examples = [Example(p.name, p.text, p.ctx, p.rebuild, p.follow, p.passage) for p in pieces]
+    return HeldOut(examples, left_out)
 
 
 def held_pieces(cfg: Config, which: str, comp_tok: Tokenizer, dec_tok: Tokenizer) -> list[Piece]:
     """What `eval_examples` gives, with its names; raises as it does."""
+    return _held(cfg, which, comp_tok, dec_tok)[0]
+
+
+def _held(
+    cfg: Config, which: str, comp_tok: Tokenizer, dec_tok: Tokenizer
+) -> tuple[list[Piece], int]:
     names = tuple(_DRAWN) if cfg.data.source == "world" else _TEXT_SETS
     if which not in names:
         raise ConfigError(
@@ -89,25 +116,26 @@ def held_pieces(cfg: Config, which: str, comp_tok: Tokenizer, dec_tok: Tokenizer
         )
     wanted = cfg.data.val_passages if which == "val" else cfg.data.eval_passages
     if cfg.data.source == "world":
-        pieces = _world_set(cfg, which, wanted, comp_tok, dec_tok)
+        pieces, counts = _world_set(cfg, which, wanted, comp_tok, dec_tok)
     elif cfg.data.source == "qa":
         docs = documents_of(cfg, which).part(0, 2 * wanted)  # some of them may not fit
-        pieces = whole_pieces(docs, cfg, comp_tok, dec_tok)[0]
+        pieces, counts = whole_pieces(docs, cfg, comp_tok, dec_tok)
     else:
-        pieces = _text_set(cfg, documents_of(cfg, which), wanted, comp_tok, dec_tok)
+        docs = documents_of(cfg, which)
+        pieces, counts = _text_set(cfg, docs, wanted, comp_tok, dec_tok)
     if not pieces:
         raise DataError(
             f"{where(cfg)}: no example of {which!r} fits data.segment = {cfg.data.segment} x "
             f"data.segments = {cfg.data.segments} and data.target = {cfg.data.target}"
         )
-    return pieces[:wanted]
+    return pieces[:wanted], counts.too_long
 
 
-def _world_set(cfg: Config, which: str, wanted: int, comp, dec) -> list[Piece]:
+def _world_set(cfg: Config, which: str, wanted: int, comp, dec) -> tuple[list[Piece], Counts]:
     split, counterfactual = _DRAWN[which]
     trained = which in ("train", "val")
     prior = cfg.world.train_prior_strength if trained else cfg.world.prior_strength
-    world, pieces = World(cfg.world), []
+    world, pieces, counts = World(cfg.world), [], Counts()
     for start in range(0, 10 * wanted, wanted):
         drawn = [
             world.passage(
@@ -119,23 +147,29 @@ def _world_set(cfg: Config, which: str, wanted: int, comp, dec) -> list[Piece]:
             )
             for i in range(start, start + wanted)
         ]
-        pieces += world_pieces(drawn, cfg, comp, dec)[0]
+        more, seen = world_pieces(drawn, cfg, comp, dec)
+        pieces, counts = pieces + more, counts + seen
         if len(pieces) >= wanted:
             break
-    return pieces
+    return pieces, counts
 
 
-def _text_set(cfg: Config, docs: Documents | LargeDocuments, wanted: int, comp, dec) -> list[Piece]:
+def _text_set(
+    cfg: Config, docs: Documents | LargeDocuments, wanted: int, comp, dec
+) -> tuple[list[Piece], Counts]:
     found: dict[str, list[Piece]] = {}
+    counts = Counts()
     most = 2 + wanted // len(docs)  # the last piece of a document has no continuation
     for start in range(0, len(docs), 64):
         if len(found) >= wanted:
             break
-        for p in text_pieces(docs.part(start, start + 64), cfg, comp, dec, most)[0]:
+        pieces, seen = text_pieces(docs.part(start, start + 64), cfg, comp, dec, most)
+        counts += seen
+        for p in pieces:
             if len(p.ctx) == cfg.data.segments and p.follow:
                 found.setdefault(p.name.rsplit(":", 1)[0], []).append(p)
     rounds = max(map(len, found.values()), default=0)
-    return [p[r] for r in range(rounds) for p in found.values() if r < len(p)]
+    return [p[r] for r in range(rounds) for p in found.values() if r < len(p)], counts
 
 
 def batch_examples(

@@ -206,6 +206,12 @@ def rates(kinds: Sequence[str], outcomes: Sequence[str], controls: Sequence[bool
     return out
 
 
+def left_out(made: Sequence[str], fitted: Sequence[str]) -> dict[str, int]:
+    """Edits made that no longer fit, per kind and over all, by the kinds of both."""
+    left = Counter(made) - Counter(fitted)
+    return {"all/left_out": left.total()} | {f"{kind}/left_out": left[kind] for kind in KINDS}
+
+
 def reason(metrics: dict[str, float | int | None], kind: str = "all") -> str | None:
     """Why `rates` gave no rate for a kind, in words; None where it gave one."""
     n, control = metrics[f"{kind}/n"], metrics[f"{kind}/control"]

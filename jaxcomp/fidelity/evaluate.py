@@ -17,8 +17,8 @@ from flax import nnx
 
 from jaxcomp.compress.autoencoder import AutoEncoder, Memory
 from jaxcomp.config import Config, ConfigError
-from jaxcomp.data.heldout import TEXT_SET, WORLD_SETS
-from jaxcomp.data.pipeline import Batch, Example, batch_examples, eval_examples
+from jaxcomp.data.heldout import TEXT_SET, WORLD_SETS, held_out
+from jaxcomp.data.pipeline import Batch, Example, batch_examples
 from jaxcomp.data.segments import cut
 from jaxcomp.data.tokenizer import Tokenizer
 from jaxcomp.data.world import World
@@ -54,14 +54,16 @@ def evaluate(
     if cfg.data.source == "world":
         world = World(cfg.world)
         for name in WORLD_SETS:
-            examples = eval_examples(cfg, name, comp_tok, dec_tok)
+            examples, left_out = held_out(cfg, name, comp_tok, dec_tok)
             found = _every(pair, examples)
-            one = _common(pair, examples, found) | _world(world, examples, found)
+            one = {"left_out": left_out} | _common(pair, examples, found)
+            one |= _world(world, examples, found)
             one |= calibration.measure(_guesses(examples, found, dec_tok))
             metrics |= {f"{name}/{key}": value for key, value in one.items()}
             records += _records(name, examples, found, world)
         return Evaluation(metrics, records)
-    examples = eval_examples(cfg, TEXT_SET, comp_tok, dec_tok)
+    examples, left_out = held_out(cfg, TEXT_SET, comp_tok, dec_tok)
+    metrics[f"{TEXT_SET}/left_out"] = left_out
     found = _every(pair, examples)
     metrics |= {f"{TEXT_SET}/{k}": v for k, v in _common(pair, examples, found).items()}
     records += _records(TEXT_SET, examples, found, None)
@@ -310,11 +312,10 @@ def _edits(
     cfg = pair.cfg
     texts = [e.text for e in examples]
     made = edits.make_edits(texts, cfg.eval.edits_per_kind, cfg.data.seed)
-    fitted = [(e, _example(cfg, e.text, comp_tok, pair.tok)) for e in made]
+    every = [(e, _example(cfg, e.text, comp_tok, pair.tok)) for e in made]
     # An edit can lengthen a full passage; one whose spot no longer fits would be lost unread.
-    fitted = [
-        (e, x) for e, x in fitted if len(x.target) <= cfg.data.target and e.end <= len(x.text)
-    ]
+    fitted = [(e, x) for e, x in every if len(x.target) <= cfg.data.target and e.end <= len(x.text)]
+    left_out = edits.left_out([e.kind for e, _ in every], [e.kind for e, _ in fitted])
     made, edited = [e for e, _ in fitted], [x for _, x in fitted]
     rebuilt: list[str] = []
     for part, batch in _batches(pair, edited):
@@ -327,7 +328,8 @@ def _edits(
         {"set": "edits", **e._asdict(), "rebuilt": r, "outcome": o, "control": c}
         for e, r, o, c in zip(made, rebuilt, outcomes, controls, strict=True)
     ]
-    return edits.rates([e.kind for e in made], outcomes, controls), records
+    rates = edits.rates([e.kind for e in made], outcomes, controls)
+    return {**left_out, **rates}, records
 
 
 def _example(cfg: Config, text: str, comp_tok: Tokenizer, dec_tok: Tokenizer) -> Example:

@@ -112,10 +112,11 @@ def measure(memories: Sequence[np.ndarray]) -> dict[str, float | int | None]:
     out["pooled_stable_rank"] = stable_rank(singular_S)
     out["pooled_bound"] = min(pooled_WD.shape)
     out["pooled_centred_rank"] = shape(centred(pooled_WD)).rank
-    places = [shape(vec_WD) for vec_WD in at_positions(memories)]
+    places = at_positions(memories)
     if places:
-        out["position_rank"] = float(np.mean([s.rank for s in places]))
-        out["position_bound"] = float(np.mean([s.bound for s in places]))
+        out["position_rank"] = float(np.mean([shape(vec_WD).rank for vec_WD in places]))
+        # One direction fewer than vectors: less their mean, they add up to nothing.
+        out["position_bound"] = float(np.mean([min(len(v) - 1, v.shape[1]) for v in places]))
     for i, value in enumerate(spectrum(singular_S), start=1):
         out[f"spectrum_{i}"] = value
     return out

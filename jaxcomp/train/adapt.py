@@ -14,8 +14,8 @@ from jaxcomp.config import Config, config_hash
 from jaxcomp.llm import hf
 from jaxcomp.llm.model import count_params
 from jaxcomp.sharding import on_host, use_mesh
-from jaxcomp.train import bases
-from jaxcomp.train.compress import check_ratios, run_of, validate
+from jaxcomp.train import bases, ratios
+from jaxcomp.train.compress import run_of, validate
 from jaxcomp.train.loop import Say, fit, mesh_for
 from jaxcomp.train.pretrain import as_written, finished_card, held_out, pretrain, publish
 
@@ -41,7 +41,7 @@ def adapt_decoder(cfg: Config, root: Path, *, command: str = "", say: Say | None
         pretrain(cfg, model, place, settings=dec.pretrain, seed=seed, command=command, say=say)
     dec_lm, ref_lm = bases.readable(dec_lm), bases.readable(ref_lm)
     both = bases.adapt_config(cfg)
-    check_ratios(both)
+    ratios.check(both)
     toks = bases.tokenizer_of(ref_lm), bases.tokenizer_of(dec_lm)
     run = run_of(both, folder.name, identity, ref_lm, dec_lm, toks)
     mesh = mesh_for(cfg)

@@ -17,18 +17,17 @@ from jaxcomp import distributed, storage
 from jaxcomp.compress.autoencoder import (
     AutoEncoder,
     build,
-    check_memory,
     dtypes,
     trainable_filter,
 )
-from jaxcomp.config import Config, ConfigError, LoraConfig, TrainConfig, config_hash, to_dict
+from jaxcomp.config import Config, LoraConfig, config_hash, to_dict
 from jaxcomp.data.pipeline import CONTINUE, REBUILD, batch_examples, eval_examples, train_batches
 from jaxcomp.data.tokenizer import Tokenizer
 from jaxcomp.llm import hf
 from jaxcomp.llm.hub import is_id
 from jaxcomp.llm.model import Transformer, count_params
 from jaxcomp.sharding import on_host, put_batch, use_mesh, whole_batch
-from jaxcomp.train import bases, start
+from jaxcomp.train import bases, ratios, start
 from jaxcomp.train.answer import answered
 from jaxcomp.train.checkpoint import (
     SETTINGS,
@@ -72,7 +71,8 @@ def train(
     """
     clock = Clock()
     workdir = storage.path(workdir)
-    check_ratios(cfg)
+    ratios.check(cfg)
+    ratios.check_own(cfg)
     comp_folder, dec_folder = _weights(cfg, root or workdir)
     identity = run_identity(cfg, comp_folder, dec_folder, workdir)
     finished = distributed.by_lead(lambda: (workdir / SUMMARY).is_file())
@@ -143,7 +143,8 @@ def planned(
 
     Raises ConfigError as `train` does.
     """
-    check_ratios(cfg)
+    ratios.check(cfg)
+    ratios.check_own(cfg)
     folders = _weights(cfg, root)
     toks = _usable(*folders)
     identity = run_identity(cfg, *folders, workdir)
@@ -160,7 +161,7 @@ def load_run(
     Raises CheckpointError where the run has not been finished, ConfigError as `train` does.
     """
     workdir = storage.path(workdir)
-    check_ratios(cfg)
+    ratios.check(cfg)
     comp_folder, dec_folder = _weights(cfg, root or workdir)
     model = pair(cfg, comp_folder, dec_folder)
     if not (workdir / SUMMARY).is_file():
@@ -242,17 +243,6 @@ def validate(
     return out
 
 
-def ratio_at(train: TrainConfig, ratio: int, seed: int, step: int) -> int:
-    """The ratio of a step: first the curriculum's, in equal shares; then one of `train.ratios`
-    drawn by (seed, step) alone, or `ratio` where there are none."""
-    first = int(train.optim.steps * train.curriculum_share) if train.curriculum else 0
-    if step < first:
-        return train.curriculum[step * len(train.curriculum) // first]
-    if not train.ratios:
-        return ratio
-    return int(np.random.default_rng((seed, step)).choice(train.ratios))
-
-
 def run_identity(
     cfg: Config, comp_folder: Path, dec_folder: Path, workdir: Path | None = None
 ) -> dict[str, Any]:
@@ -289,7 +279,7 @@ def run_of(
     train, memory = cfg.train, cfg.memory
 
     def objective(step: int) -> MemoryObjective:
-        return objective_of(train, ratio_at(train, memory.ratio, cfg.seed, step))
+        return objective_of(train, ratios.ratio_at(train, memory.ratio, cfg.seed, step))
 
     return Run(
         what=what,
@@ -307,15 +297,6 @@ def run_of(
         checkpoint_every=train.checkpoint_every,
         keep=train.keep_checkpoints,
     )
-
-
-def check_ratios(cfg: Config) -> None:
-    """Raises ConfigError where a memory vector would stand for a part of a token."""
-    check_memory(cfg.memory)
-    T = cfg.data.segment
-    for ratio in (cfg.memory.ratio, *cfg.train.ratios, *cfg.train.curriculum):
-        if ratio < 1 or T % ratio:
-            raise ConfigError(f"ratio {ratio} does not divide data.segment = {T}; choose a divisor")
 
 
 def _weights(cfg: Config, root: Path) -> tuple[Path, Path]:

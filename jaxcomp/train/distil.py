@@ -26,11 +26,16 @@ from jaxcomp.train.loss import MemoryObjective, Terms, chunked, logits, token_nl
 class DistilObjective(MemoryObjective):
     """p_reconstruct * (mean nats of rebuilding) + (1 - p) * (mean KL of continuing).
 
-    Batches hold both targets of every example (O = 2), rebuilding first. Metrics: those of
+    Batches hold both targets of every example (O = 2), rebuilding first. The KL is of examples with
+    a memory and a text: one whose memory is withheld (`p_blank`) could only be taught to guess what
+    the text says, and without a text there is no teacher. Metrics: those of
     `MemoryObjective` (of continuing too: its nats by the true tokens), and `kl_continue`.
     """
 
     objective: str = "distil"
+
+    def labels(self, batch: Any) -> jax.Array:
+        return jnp.where(taught(batch) | (batch.mode_BO == 0), batch.tok_len_BO, 0)
 
     def terms(self, model: AutoEncoder, batch: Any, weights: Any, dropout_key: Any) -> Terms:
         targets = self.targets(model, batch, dropout_key)
@@ -41,8 +46,7 @@ class DistilObjective(MemoryObjective):
         nll_BO, hit_BO, count_BO = (
             two(jnp.sum(x_RL, axis=1)) for x_RL in (nll_RL * valid_RL, hit_RL * valid_RL, valid_RL)
         )
-        read_B1 = batch.tok_len_BO[:, :1] > 1  # a text that the teacher can read
-        valid_BL = two(valid_RL)[:, 1] * read_B1
+        valid_BL = two(valid_RL)[:, 1] * taught(batch)
         kl_BL = token_kl(
             two(targets.hidden_RLD)[:, 1], teacher(model, batch), head_VD, chunk=self.chunk
         )
@@ -57,6 +61,7 @@ class DistilObjective(MemoryObjective):
         return super().metrics(sums_K[:7]) | {"kl_continue": sums_K[7] / sums_K[8]}
 
     def by_labels(self) -> MemoryObjective:
+        """Continuing counts the labels of every example there, taught or not."""
         return MemoryObjective(
             self.ratio, "sum", self.p_reconstruct, self.remat, self.chunk, self.word_dropout
         )
@@ -73,6 +78,11 @@ def objective_of(train: TrainConfig, ratio: int) -> MemoryObjective:
         train.loss_chunk,
         train.word_dropout,
     )
+
+
+def taught(batch: Any) -> jax.Array:
+    """Examples with a text that the teacher can read and a memory of it (bool, B x 1)."""
+    return (batch.tok_len_BO[:, :1] > 1) & (jnp.sum(batch.ctx_len_BG, 1, keepdims=True) > 0)
 
 
 def teacher(model: AutoEncoder, batch: Any) -> jax.Array:

@@ -177,7 +177,7 @@ class MemoryObjective:
 
     def weights(self, batch: Any) -> jax.Array:
         """Weight of each label of a target row, shape B, O."""
-        count_BO = batch.tok_len_BO.astype(jnp.float32)
+        count_BO = self.labels(batch).astype(jnp.float32)
         if self.objective == "coin":
             return jnp.ones_like(count_BO) / jnp.maximum(jnp.sum(count_BO), 1.0)
         weight_BO = jnp.zeros_like(count_BO)
@@ -185,6 +185,10 @@ class MemoryObjective:
             mine_BO = (batch.mode_BO == mode).astype(jnp.float32)
             weight_BO += mine_BO * share / jnp.maximum(jnp.sum(count_BO * mine_BO), 1.0)
         return weight_BO
+
+    def labels(self, batch: Any) -> jax.Array:
+        """Labels of each target that the loss is a mean over, shape B, O."""
+        return batch.tok_len_BO
 
     def targets(self, model: AutoEncoder, batch: Any, dropout_key: Any) -> Targets:
         """The decoder's states at every label of the batch."""

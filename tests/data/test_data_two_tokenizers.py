@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from jaxcomp.data import pieces as pieces_module
 from jaxcomp.data.blocks import documents_of
+from jaxcomp.data.heldout import held_out
 from jaxcomp.data.pieces import text_pieces
 from jaxcomp.data.pipeline import (
     CONTINUE,
@@ -269,6 +270,8 @@ def test_too_long_targets_are_left_out_whole_and_stats_are_those_of_the_rest(pai
                          everything[key][0])  # fmt: skip
             drawn.add(key)
     assert drawn == set(fit)
+    sizes = [len(pair.dec.encode(t)) + 1 for t, _ in contexts_of(cfg, "test", pair.comp).values()]
+    assert sum(size > target for size in sizes) == held_out(cfg, "test", pair.comp, pair.dec)[1] > 0
 
 
 def test_most_targets_too_long_is_an_error_that_names_the_length(pair, hostile_file):

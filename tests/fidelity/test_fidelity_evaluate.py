@@ -302,6 +302,34 @@ def test_a_perfect_decoder_keeps_every_edit(text, monkeypatch):
         assert m[f"edits/{kind}/reverted"] == 0.0
 
 
+def test_edits_that_no_longer_fit_are_counted(text, monkeypatch):
+    """Every third one puts in as many words as the target holds tokens; of the others too, some
+    stand at the end of the context and are longer than what was there."""
+    made, real = [], edits.make_edits
+
+    def fits(e):
+        ends = [end for _, end in text.tok.encode_with_offsets(e.text)[1]]
+        return e.end <= ends[: text.cfg.data.segment][-1]
+
+    def lengthened(texts, *args):
+        for i, e in enumerate(real(texts, *args)):
+            if i % 3 == 0:
+                new = " ".join([e.new] * text.cfg.data.target)
+                said = e.text[: e.start] + new + e.text[e.end :]
+                e = e._replace(text=said, new=new, end=e.start + len(new))
+            made.append(e)
+        return list(made)
+
+    monkeypatch.setattr(edits, "make_edits", lengthened)
+    monkeypatch.setattr(_Pair, "free", oracle)
+    m = text.evaluate().metrics
+    for kind in ("all", *edits.KINDS):
+        mine = [e for e in made if kind in ("all", e.kind)]
+        assert m[f"edits/{kind}/n"] == sum(map(fits, mine))
+        assert m[f"edits/{kind}/left_out"] == len(mine) - m[f"edits/{kind}/n"]
+    assert m["edits/all/n"] > 0 < m["edits/all/left_out"]
+
+
 def test_an_untrained_decoder_makes_edits_unmeasurable(text_result):
     m = text_result.metrics
     assert m["edits/all/n"] > 0

@@ -76,9 +76,21 @@ def test_a_position_is_ranked_over_passages_without_what_all_of_them_share():
     memories.append(np.stack([common, common, 9 * way]))
     out = geometry.measure(memories)
     assert out["position_rank"] == pytest.approx((1.0 + 0.0) / 2)
-    assert out["position_bound"] == 5.0
+    assert out["position_bound"] == 4.0  # of five vectors less their mean
     turned = [m[:, ::-1] for m in reversed(memories)]
     assert geometry.measure(turned)["position_rank"] == pytest.approx(out["position_rank"])
+
+
+@pytest.mark.parametrize(("passages", "bound"), [(2, 1), (5, 4), (400, 6)])
+def test_the_bound_of_a_position_is_reached_and_not_passed(passages, bound):
+    """Regular simplices: all directions alike, as many as there can be."""
+    corners = np.eye(passages)
+    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(passages, min(passages, 6))))[0]
+    out = geometry.measure([corner[None] for corner in corners @ turn])
+    assert out["position_bound"] == bound
+    assert out["position_rank"] <= bound + 1e-9
+    whole = geometry.measure([corner[None] for corner in corners])
+    assert whole["position_rank"] == pytest.approx(whole["position_bound"]) == passages - 1
 
 
 def test_random_vectors_fill_the_room_at_every_position():

@@ -103,6 +103,27 @@ def test_a_text_that_is_not_there_teaches_nothing(mesh):
     assert found[7] == found[8] == 0
 
 
+@pytest.mark.parametrize("absent", ["text", "memory", "continuation"])
+def test_an_example_that_cannot_be_taught_is_not_in_the_mean(mesh, absent):
+    """Continuing costs what it costs without the example; rebuilding is as it was."""
+    batch = tiny.batch(rows=4, targets=2, seed=4)
+    lengths, contexts = batch.tok_len_BO.copy(), batch.ctx_len_BG.copy()
+    if absent == "memory":
+        contexts[0] = 0
+    elif absent == "text":
+        lengths[0, 0] = 1
+    else:
+        lengths[0, 1] = 0
+    batch = batch._replace(tok_len_BO=lengths, ctx_len_BG=contexts)
+    found = sums(batch, DistilObjective(2, p_reconstruct=0.25))
+    rest = sums(jax.tree.map(lambda x: x[1:], batch), DistilObjective(2, p_reconstruct=0.25))
+    np.testing.assert_allclose(found[7:], rest[7:], rtol=1e-5)
+    assert found[8] == lengths[1:, 1].sum()
+    rebuilding = found[1] / found[3]
+    np.testing.assert_allclose(found[0], 0.25 * rebuilding + 0.75 * rest[7] / rest[8], rtol=1e-5)
+    assert found[3] == lengths[:, 0].sum()
+
+
 def test_equal_states_have_no_divergence_and_others_a_positive_one(mesh):
     rng = np.random.default_rng(0)
     hidden, other = (

@@ -30,8 +30,9 @@ from jaxcomp.llm import hf
 from jaxcomp.train import bases, loop, start
 from jaxcomp.train.adapt import adapt_decoder
 from jaxcomp.train.checkpoint import CheckpointError
-from jaxcomp.train.compress import load_run, planned, ratio_at, tokenizers, train, validate
+from jaxcomp.train.compress import load_run, planned, tokenizers, train, validate
 from jaxcomp.train.pretrain import held_out, pretrain_base
+from jaxcomp.train.ratios import ratio_at
 
 SHAPE = ModelConfig(hidden_size=16, num_hidden_layers=1, head_dim=8, intermediate_size=16)
 
