@@ -19,7 +19,7 @@ from jaxcomp import distributed
 from jaxcomp.allocator import one_arena
 from jaxcomp.config import ConfigError
 from jaxcomp.flags import COMMANDS
-from jaxcomp.stopping import Terminated, on_sigterm
+from jaxcomp.stopping import Terminated, caught, on_sigterm
 
 USAGE = 2
 INTERRUPTED, TERMINATED = 130, 143
@@ -54,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed(e)
     finally:
         signal.signal(signal.SIGTERM, before)
+        caught()
         logger = logging.getLogger(jaxcomp.__name__)
         logger.removeHandler(notes)
         logger.propagate = True

@@ -27,10 +27,14 @@ class Terminated(KeyboardInterrupt):
 
 
 class Brake:
-    """Tells a loop after which step it must stop. One a process, since signals are."""
+    """Tells a loop after which step it must stop. One a process, since signals are.
+
+    `lost`: a Terminated was raised and nothing is known to have caught it. Python drops one that is
+    raised inside a finaliser or a callback of the garbage collector.
+    """
 
     def __init__(self) -> None:
-        self.running = self.asked = False
+        self.running = self.asked = self.lost = False
         self._lock = threading.Lock()
         self._seen, self._stop_after = -1, None  # steps
 
@@ -69,6 +73,8 @@ distributed.when_stopped.append(_brake.agree)
 @contextlib.contextmanager
 def steps() -> Iterator[Brake]:
     """Around a loop that asks `reached` after each step."""
+    if _brake.lost:
+        raise Terminated
     _brake.running = True
     try:
         yield _brake
@@ -79,5 +85,11 @@ def steps() -> Iterator[Brake]:
 def on_sigterm(signum: int, frame: FrameType | None) -> None:
     """The handler of SIGTERM for processes that train."""
     if not _brake.running or _brake.asked:
+        _brake.lost = True
         raise Terminated
     _brake.ask()
+
+
+def caught() -> None:
+    """The command is over, whatever ended it: the process may begin another."""
+    _brake.lost = False

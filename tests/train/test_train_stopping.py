@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import sys
 import threading
 import time
 
@@ -61,6 +62,25 @@ def told_at(draws):
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     return folder, fit(tiny.run(), folder, mesh_of((1, 1, 1)))
+
+
+def test_a_sigterm_that_a_finaliser_swallows_still_stops_the_run(monkeypatch, tmp_path, sigterm):
+    """Before the first step; Python prints what is raised in __del__, and goes on."""
+    said = []
+    monkeypatch.setattr(sys, "unraisablehook", said.append)
+
+    class Dying:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0)  # the handler runs here
+
+    one = Dying()
+    del one
+    assert [type(each.exc_value) for each in said] == [Terminated]
+    with pytest.raises(Terminated):
+        fit(tiny.run(), tmp_path, mesh_of((1, 1, 1)))
+    stopping.caught()
+    assert fit(tiny.run(), tmp_path, mesh_of((1, 1, 1))).numbers
 
 
 @pytest.mark.parametrize("at", [2, 3, 6])
