@@ -199,7 +199,7 @@ def _drift(place: Path, step: int | None, ratio: int = 0) -> dict[str, Any]:
     """Of all minimal pairs of the held-out text: docs/metrics.md, "Drift on minimal pairs". Where
     none can be asked, the reason is said and every value is None: the rest was measured."""
     from jaxcomp.probe import drift
-    from jaxcomp.probe.items import ProbeError
+    from jaxcomp.probe.items import NothingToAsk
     from jaxcomp.probe.twin_rules import DIMENSIONS
     from jaxcomp.use import load
 
@@ -207,7 +207,7 @@ def _drift(place: Path, step: int | None, ratio: int = 0) -> dict[str, Any]:
     try:
         pair = load(place, step=step, ratio=ratio)
         found = drift.run(pair, drift.passages_of_run(place), say=tell).result["dimensions"]
-    except ProbeError as error:
+    except NothingToAsk as error:
         tell(f"minimal pairs: not measurable: {error}")
     return {
         f"pairs/{dimension}/{name}": found[dimension][name]["rate"] if found else None

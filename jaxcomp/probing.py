@@ -80,7 +80,7 @@ def rate(flags: Flags) -> int:
     places, ratio = runs_of(flags), flags.ratio or 0
     folder = Path(here(flags.out)).expanduser() if flags.out else Path(places[0]) / RESULTS
     found = [rates.measure(place, tell, ratio) for place in places]
-    page = rates.write(found, folder, f"rate-r{ratio}" if ratio else "rate")
+    page = rates.write(found, folder)
     print(page.with_suffix(".md").read_text(), flush=True)
     if not any(one.made for one in found):
         tell("nothing was measured: every run holds its rate.json already")

@@ -13,6 +13,7 @@ from jaxcomp import cli, dissect, evaluating, probing, settings, trajectory
 from jaxcomp.dissect.main import Inspected
 from jaxcomp.probe import drift
 from jaxcomp.probe.asking import Probed
+from jaxcomp.probe.items import ProbeError
 from jaxcomp.probe.minimal_pairs import Passage
 from jaxcomp.probe.twin_rules import DIMENSIONS
 from jaxcomp.sweep import jobs
@@ -130,9 +131,10 @@ def test_the_rates_of_several_runs_go_into_one_page(monkeypatch, tmp_path, capsy
 
     def measure(place, say, ratio):
         measured.append((place, ratio))
-        return SimpleNamespace(made=False)
+        return SimpleNamespace(made=False, stem=f"rate-r{ratio}" if ratio else "rate")
 
-    def write(found, folder, stem):
+    def write(found, folder):
+        stem = found[0].stem
         (folder / f"{stem}.md").write_text(f"curves of {stem}")
         return folder / f"{stem}.html"
 
@@ -192,6 +194,16 @@ def test_pairs_that_cannot_be_asked_lose_nothing(measured, monkeypatch, capsys):
     monkeypatch.setattr(drift, "run", lambda *a, **k: Probed({"dimensions": every}, True))
     assert cli.main(["eval", f"--run={measured}", "--all"]) == 0
     assert pairs_of(measured / "eval.json") == dict.fromkeys(none, 0.25)
+
+
+def test_a_broken_model_is_no_text_without_pairs(measured, monkeypatch, capsys):
+    def broken(*args, **kwargs):
+        raise ProbeError("-ln p is nan; are the weights whole?")
+
+    monkeypatch.setattr(drift, "run", broken)
+    assert cli.main(["eval", f"--run={measured}", "--all"]) != 0
+    assert "are the weights whole" in capsys.readouterr().err
+    assert not pairs_of(measured / "eval.json")
 
 
 def test_what_was_measured_is_kept_though_the_pairs_are_stopped(measured, monkeypatch):

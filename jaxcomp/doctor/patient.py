@@ -29,6 +29,7 @@ from jaxcomp.train.optim import (
     split_optim,
     train_step,
 )
+from jaxcomp.train.ratios import trained_at
 
 ROWS = 8  # of the batch that is probed: each check needs several lengths, none needs more
 
@@ -98,7 +99,7 @@ class Patient:
     @property
     def ratios(self) -> list[int]:
         """Every ratio the run trains at."""
-        return sorted({self.ratio, *self.cfg.train.ratios, *self.cfg.train.curriculum})
+        return sorted({self.ratio, *trained_at(self.cfg)})
 
     @cached_property
     def memory(self) -> Memory:

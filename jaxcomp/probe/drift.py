@@ -25,7 +25,7 @@ from jaxcomp.probe import jsonl
 from jaxcomp.probe.asking import Probed
 from jaxcomp.probe.conditions import fills_up, room
 from jaxcomp.probe.drift_rates import passage_of, rates, table
-from jaxcomp.probe.items import ProbeError
+from jaxcomp.probe.items import NothingToAsk, ProbeError
 from jaxcomp.probe.journal import Journal
 from jaxcomp.probe.minimal_pairs import MinimalPair, Passage, make, windows
 from jaxcomp.probe.twin_rules import DIMENSIONS
@@ -112,7 +112,7 @@ def run(
     left_out = read_counts["left_out"]
     reasons = "; ".join(f"{n} with {why}" for why, n in sorted(left_out.items()))
     if not ready:
-        raise ProbeError(
+        raise NothingToAsk(
             f"no minimal pair of {len(passages)} passages can be asked: "
             f"{reasons or 'no rule found a place in them (they are for English prose)'}"
         )

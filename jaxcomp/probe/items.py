@@ -13,6 +13,10 @@ class ProbeError(ValueError):
     """A probe cannot be run; the message names file and place, what was expected and the mend."""
 
 
+class NothingToAsk(ProbeError):
+    """The texts hold nothing that the probe asks about."""
+
+
 class Item(NamedTuple):
     """`context` says one of `answers` where the world says one of `world`.
 

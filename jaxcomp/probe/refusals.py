@@ -28,8 +28,8 @@ _BEFORE = (
     "in passage", "in text", "passage", "text", "sorry", "unfortunately",
 )  # fmt: skip
 _AFTER = (
-    "in", "by", "from", "here", "who", "whom", "whose", "what", "when", "where", "which", "why",
-    "how", "if", "whether", "about", "passage", "based", "to this", "to question",
+    "here", "who", "whom", "whose", "what", "when", "where", "which", "why",
+    "how", "if", "whether", "about", "passage", "based", "to question",
     "is given", "is provided",
 )  # fmt: skip
 
@@ -40,13 +40,13 @@ def _any(words: tuple[str, ...]) -> str:
 
 _REFUSAL = re.compile(
     rf"(?:{_any(_BEFORE)} )*(?:{_any(_SENTENCES)}(?: .*)?|{_any(_WORDS)}(?: {_any(_AFTER)}\b.*)?)"
-    rf"|.*\b{_any(REFUSALS)} (?:in|by) (?:passage|text)\b.*"
+    rf"|.*\b{_any(REFUSALS)} (?:in|by|from) (?:this |given )?(?:passage|text)\b.*"
 )
 
 
 def refuses(answer: str) -> bool:
     """It does where it normalises to nothing; where it is one of REFUSALS, or begins with one and
-    goes on as a refusal does ("in", "who", "whether" ...), perhaps after words such as "it is" or
+    goes on as a refusal does ("who", "whether" ...), perhaps after words such as "it is" or
     "the passage"; or where one of REFUSALS stands before "in the passage" or the like."""
     said = squad.normalise(answer)
     return not said or _REFUSAL.fullmatch(said) is not None

@@ -134,7 +134,7 @@ def _reach(found: list[Evidence]) -> str:
             lowest[p.family] = min(lowest.get(p.family, 1.0), adjusted)
     beyond = [family for family, p in sorted(lowest.items()) if p >= stats.ALPHA]
     said = (
-        f"So few replicates give no p under {least:.2g} and none by Holm under "
+        f"With these replicates there is no p under {least:.2g} and none by Holm under "
         f"{min(lowest.values(), default=1.0):.2g}"
     )
     if not beyond:

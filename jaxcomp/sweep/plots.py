@@ -12,6 +12,7 @@ from jaxcomp.sweep.results import Results, floor_of, own_decoder, points
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P")
+STYLES = ("-", "--", ":", "-.")
 
 
 def plot(results: Results, head: Headline) -> bytes | None:
@@ -34,7 +35,7 @@ def plot(results: Results, head: Headline) -> bytes | None:
             style = {
                 "color": COLOURS[i % len(COLOURS)],
                 "marker": MARKERS[j % len(MARKERS)],
-                "linestyle": ("-", "--", ":", "-.")[j % 4],
+                "linestyle": STYLES[j % len(STYLES)],
             }
             label = f"{ratio}x" + (f" {family}" if len(families) > 1 else "")
             drawn |= _line(ax, results, head, ratio, family, label, style)

@@ -13,7 +13,7 @@ from jaxcomp.config import Config, ConfigError, TrainConfig
 def ratio_at(train: TrainConfig, ratio: int, seed: int, step: int) -> int:
     """The ratio of a step: first the curriculum's, in equal shares; then one of `train.ratios`
     drawn by (seed, step) alone, or `ratio` where there are none."""
-    first = int(train.optim.steps * train.curriculum_share) if train.curriculum else 0
+    first = _first(train)
     if step < first:
         return train.curriculum[step * len(train.curriculum) // first]
     if not train.ratios:
@@ -23,8 +23,16 @@ def ratio_at(train: TrainConfig, ratio: int, seed: int, step: int) -> int:
 
 def trained_at(cfg: Config) -> list[int]:
     """Every ratio that a step of the run may have, in order."""
-    drawn = cfg.train.ratios or (cfg.memory.ratio,)
-    return sorted({*drawn, *cfg.train.curriculum})
+    train, first = cfg.train, _first(cfg.train)
+    found = {train.curriculum[step * len(train.curriculum) // first] for step in range(first)}
+    if first < train.optim.steps or not train.optim.steps:  # 0: a compressor as it starts
+        found |= {*(train.ratios or (cfg.memory.ratio,))}
+    return sorted(found)
+
+
+def _first(train: TrainConfig) -> int:
+    """The steps of the curriculum."""
+    return int(train.optim.steps * train.curriculum_share) if train.curriculum else 0
 
 
 def at_ratio(cfg: Config, ratio: int) -> Config:

@@ -28,7 +28,7 @@ from jaxcomp.train.metrics import duration
 from jaxcomp.use.load import open_run
 
 ROWS = "trajectory.jsonl"
-VERSION = 1  # of what a row holds
+VERSION = 2  # of what a row holds and how it is defined
 Say = Callable[[str], None]
 More = Callable[[Path, int], dict[str, Any]]  # (run, step) -> further numbers by name
 

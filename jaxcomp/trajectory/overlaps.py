@@ -30,13 +30,18 @@ class Memories(NamedTuple):
 
 def overlaps(runs: Sequence[Followed]) -> dict[tuple[int, int], Overlap | None]:
     """By the numbers of two runs, i < j; None where their memories are not of the same passages
-    vector by vector (another ratio, other text, another tokenizer)."""
+    vector by vector, or are of other widths (another ratio, other text, another tokenizer, another
+    kind of memory)."""
     every = [memories(run) for run in runs]
     return {
-        (i, j): overlap(one.vec_WD, other.vec_WD) if one.of == other.of else None
+        (i, j): overlap(one.vec_WD, other.vec_WD) if alike(one, other) else None
         for j, other in enumerate(every)
         for i, one in enumerate(every[:j])
     }
+
+
+def alike(one: Memories, other: Memories) -> bool:
+    return one.of == other.of and one.vec_WD.shape == other.vec_WD.shape
 
 
 def memories(run: Followed) -> Memories:

@@ -100,7 +100,7 @@ _OVERLAP = (
 def _overlaps(runs: Sequence[Followed]) -> Table:
     called, rows = names(runs), []
     for (i, j), found in overlaps(runs).items():
-        cells = ["other passages, ratio or tokenizer", "–", "–", "–"]
+        cells = ["other passages, ratio, tokenizer or width", "–", "–", "–"]
         if found is not None:
             cells = [f"{found.cka:.3f}", f"{found.cosine:.3f}", f"{found.chance:.3f}"]
             cells.append(" and ".join(map(str, found.dimensions)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from jaxcomp.fidelity.rate import Rate, rates
 from jaxcomp.sharding import use_mesh
 from jaxcomp.sweep.forms import Block, Para, Picture, Table, markdown, page
 from jaxcomp.sweep.ledger import write_bytes, write_text
-from jaxcomp.sweep.plots import COLOURS, MARKERS
+from jaxcomp.sweep.plots import COLOURS, MARKERS, STYLES
 from jaxcomp.train.checkpoint import IDENTITY, CheckpointError, read_json, write_json
 from jaxcomp.train.compress import load_run, tokenizers
 from jaxcomp.train.loop import mesh_for
@@ -40,6 +41,7 @@ class Measured(NamedTuple):
     cfg: Config
     found: list[Rate]
     made: bool
+    stem: str = "rate"  # of its files
 
 
 def measure(
@@ -57,21 +59,24 @@ def measure(
         "run": config_hash(read_json(place / IDENTITY)),
         "eval": to_dict(cfg.eval),
     }
-    file = place / f"rate{suffix_at(own, ratio)}.json"
+    stem = f"rate{suffix_at(own, ratio)}"
+    file = place / f"{stem}.json"
     if file.is_file():
         kept = read_json(file)
         if kept.get("about") != about:
             raise CheckpointError(f"{file} is of another run or evaluation; remove it")
-        return Measured(name, cfg, [Rate(**row) for row in kept["rates"]], False)
+        return Measured(name, cfg, [Rate(**row) for row in kept["rates"]], False, stem)
     say(f"{name}: rebuilding the held-out text from its memories in {', '.join(FORMATS)}")
     with use_mesh(mesh_for(cfg)):
         found = rates(cfg, load_run(own, place, root=root), tokenizers(own, root))
     write_json(file, {"about": about, "rates": [r._asdict() for r in found]})
-    return Measured(name, cfg, found, True)
+    return Measured(name, cfg, found, True, stem)
 
 
-def write(runs: Sequence[Measured], folder: Path, stem: str = "rate") -> Path:
-    """`stem`.md and .html of one run or of several into `folder`; the page's place."""
+def write(runs: Sequence[Measured], folder: Path) -> Path:
+    """.md and .html of one run or of several into `folder`, named as the first one's; the page's
+    place."""
+    stem = runs[0].stem
     header = ["run", "set", "format", "rate", "distortion", "loss", "tokens rebuilt", "rare kept"]
     rows = [
         [
@@ -95,26 +100,32 @@ def _shown(value: float | None) -> str:
 
 
 def _plot(runs: Sequence[Measured]) -> bytes:
-    """Distortion against rate, a line a run, over its formats; the first set."""
+    """Distortion against rate, a line a run, over its formats; the first set. A colour
+    a compressor, a line style a run of it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.2, 3.6), dpi=110, layout="constrained")
+    figure = Figure(figsize=(7.2, 3.6), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     ax: Any = figure.subplots()
+    named = list(dict.fromkeys(run.cfg.compressor for run in runs))
+    seen: Counter[str] = Counter()
     for i, run in enumerate(runs):
+        colour = COLOURS[named.index(run.cfg.compressor) % len(COLOURS)]
+        style = STYLES[seen[run.cfg.compressor] % len(STYLES)]
+        seen[run.cfg.compressor] += 1
         points = [r for r in run.found if r.name == run.found[0].name and r.distortion is not None]
         x, y = [r.rate for r in points], [r.distortion for r in points]
-        ax.plot(x, y, color=COLOURS[i % len(COLOURS)], linewidth=1, label=run.name)
+        ax.plot(x, y, color=colour, linestyle=style, linewidth=1, label=run.name)
         for r, marker in zip(points, MARKERS, strict=False):
-            look = {"marker": marker, "color": COLOURS[i % len(COLOURS)], "markersize": 5}
+            look = {"marker": marker, "color": colour, "markersize": 5}
             ax.plot(r.rate, r.distortion, label=r.form if i == 0 else None, linestyle="", **look)
     ax.set_xscale("log")
     ax.set_xlabel("bits of memory / byte of text")
     ax.set_ylabel("bits / byte, rebuilt (teacher-forced)", fontsize=9)
     ax.grid(alpha=0.3, which="both", linewidth=0.5)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(fontsize=7, frameon=False)
+    figure.legend(loc="outside right upper", fontsize=7, frameon=False)
     out = io.BytesIO()
     figure.savefig(out, format="png", metadata={"Software": None})
     return out.getvalue()

@@ -106,9 +106,11 @@ def _read(
     if first is None or last is None:
         return None, None
     a, b = (np.array(r.passages, float) for r in (before, row))
+    kept_now = first * (1 - share) + last * share
     # A passage has the same slots at every checkpoint, so sums lie on the line that the rates do.
-    sums_2W = (a * (1 - share) + b * share).T if a.size and a.shape == b.shape else None
-    return first * (1 - share) + last * share, sums_2W
+    if not a.size or a.shape != b.shape or (a[:, 1] != b[:, 1]).any():
+        return kept_now, None
+    return kept_now, np.stack([a[:, 0] * (1 - share) + b[:, 0] * share, b[:, 1]])
 
 
 def _at(runs: Sequence[Followed], level: float) -> AtLoss:

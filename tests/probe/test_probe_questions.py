@@ -195,6 +195,8 @@ def test_what_is_exported_can_be_replied_to(tmp_path):
         ("He was not given a name.", False),
         ("It is unknown.", True),
         ("Unknown in this text", True),
+        ("Unknown in 1912", False),
+        ("No answer from Berlin", False),
         ("No answer is given.", True),
         ("No answers came", False),
         ("The passage doesn't mention his wife.", True),

@@ -152,6 +152,8 @@ def test_memories_of_other_passages_are_not_compared_though_they_are_as_many(mon
     compared = {pair for pair, overlap in found.items() if overlap is not None}
     assert compared == {(0, 1), (2, 3)}
     assert len(found) == 6
+    every[1] = overlaps_room.Memories(np.ones((20, 16), np.float32), "a")  # of another width
+    assert overlaps_room.overlaps(cast(Any, range(2))) == {(0, 1): None}
 
 
 @pytest.mark.parametrize(

@@ -176,7 +176,7 @@ def test_a_document_of_several_runs_compares_them_at_equal_loss(tmp_path, monkey
     assert "run 4" in text
     assert "permutation p" in text
     assert "| 0.250 | 0.500 | 0.125 | 3 and 4 |" in text
-    assert "other passages, ratio or tokenizer" in text
+    assert "other passages, ratio, tokenizer or width" in text
     made = {(0, 1): None}
     write(runs[:2], tmp_path)
     assert "no correlation between runs is given" in (tmp_path / "trajectory.md").read_text()

@@ -104,6 +104,15 @@ def test_passages_are_read_at_the_loss_too():
             assert bounds[1] - bounds[0] < 0.25
 
 
+def test_rounding_does_not_decide_whether_passages_count():
+    """One slot a passage at both checkpoints: between them it is still one, to the last bit."""
+    made = runs((0.0, 0.0, 0.0))
+    for r in made:
+        for i, row in enumerate(r.rows):
+            r.rows[i] = row._replace(passages=[(0.3, 1.0), (0.7, 3.0)] * 20)
+    assert all("passages" in over for at in by_size(made) for over in at.over)
+
+
 def test_runs_of_other_passages_do_without_them():
     made = [*runs((0.0, 0.0, 0.0))[:-1], run("64", 2, lambda x: 0.5, 0.2, passages=5)]
     assert all("passages" not in over for at in by_size(made) for over in at.over)

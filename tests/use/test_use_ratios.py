@@ -15,7 +15,7 @@ from jaxcomp.config import ConfigError
 from jaxcomp.data.pipeline import eval_examples
 from jaxcomp.sharding import use_mesh
 from jaxcomp.train import compress
-from jaxcomp.train.ratios import ratio_at
+from jaxcomp.train.ratios import ratio_at, trained_at
 from jaxcomp.use import MemoryFileError
 
 RATIOS = (4, 16)
@@ -88,6 +88,21 @@ def test_it_is_measured_at_each_in_files_of_their_own(cfg, run, pairs, capsys):
         "jaxcomp: error: ratio 8: this compressor was trained at 4, 16\n",
     )
     assert "does not go with --checkpoints" in typed("--ratio=4", "--checkpoints=all")[1].err
+
+
+@pytest.mark.parametrize(
+    ("share", "steps", "expected"),
+    [(0.0, 10, [16]), (0.5, 10, [2, 4, 16]), (1.0, 10, [2, 4]), (1.0, 0, [16])],
+)
+def test_the_ratios_of_a_run_are_those_of_its_steps(cfg, share, steps, expected):
+    optim = dataclasses.replace(cfg.train.optim, steps=steps)
+    train = dataclasses.replace(
+        cfg.train, ratios=(), curriculum=(2, 4), curriculum_share=share, optim=optim
+    )
+    one = dataclasses.replace(cfg, train=train)
+    assert trained_at(one) == expected
+    each = {ratio_at(train, one.memory.ratio, 0, step) for step in range(steps)}
+    assert each == set(expected) or not steps
 
 
 def test_a_ratio_that_no_step_has_is_not_validated_at(cfg, tmp_path):
