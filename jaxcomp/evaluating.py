@@ -6,6 +6,7 @@ import argparse
 import itertools
 import json
 import os
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,10 @@ def held_out(flags: Flags) -> int:
         text = json.dumps(metrics, indent=1, sort_keys=True) + "\n"
         distributed.by_lead(lambda: write_text(file, text))
 
-    metrics = jobs.finite(jobs.measure(cfg, workdir, root, ratio)[0])
+    began = time.perf_counter()
+    found, passages = jobs.measure(cfg, workdir, root, ratio)
+    tell(_cost(len(passages), time.perf_counter() - began))
+    metrics = jobs.finite(found)
     keep(metrics)  # before the pairs, which may be stopped
     if flags.all:
         metrics |= jobs.finite(_drift(workdir, None, ratio))
@@ -149,9 +153,14 @@ def held_out(flags: Flags) -> int:
     for name, count in metrics.items():
         if count and name.endswith("left_out") and (name.count("/") == 1 or "/all/" in name):
             print(f"{'left out, too long':>26}  {count:>14}  {name}")
-    passages = f"passages{suffix_at(cfg, ratio)}.jsonl"
-    print(f"all {len(metrics)} metrics: {file}; one line a passage: {passages}")
+    lines = f"passages{suffix_at(cfg, ratio)}.jsonl"
+    print(f"all {len(metrics)} metrics: {file}; one line a passage: {lines}")
     return 0
+
+
+def _cost(passages: int, seconds: float) -> str:
+    each = seconds / max(1, passages)
+    return f"{passages:,} passages in {seconds:.1f} s: {each:.3g} s a passage, compiling included"
 
 
 def along(flags: Flags) -> int:

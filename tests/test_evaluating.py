@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -158,7 +159,7 @@ def measured(monkeypatch, tmp_path):
     monkeypatch.setattr(load, "open_run", lambda place: (cfg, tmp_path))
     monkeypatch.setattr(jaxcomp.use, "load", lambda *a, **k: "pair")
     found = {"test/loss": 0.5, "test/left_out": 3, "edits/number/left_out": 1}
-    monkeypatch.setattr(jobs, "measure", lambda *a: (found, []))
+    monkeypatch.setattr(jobs, "measure", lambda *a: (found, [{}] * 4))
     monkeypatch.setattr(drift, "passages_of_run", lambda place: PASSAGES)
     return tmp_path
 
@@ -180,6 +181,9 @@ def test_pairs_that_cannot_be_asked_lose_nothing(measured, monkeypatch, capsys):
     assert cli.main(["eval", f"--run={measured}", "--all"]) == 0
     both = capsys.readouterr()
     assert "minimal pairs: not measurable: no minimal pair of 4 passages can be asked" in both.err
+    cost = re.search(r"^4 passages in ([\d.]+) s: ([\d.e-]+) s a passage", both.err, re.M)
+    assert cost
+    assert float(cost[2]) == pytest.approx(float(cost[1]) / 4, abs=0.05)
     assert "left out, too long               3  test/left_out\n" in both.out
     assert "edits/number" not in both.out
     assert json.loads((measured / "eval.json").read_text())["test/loss"] == 0.5

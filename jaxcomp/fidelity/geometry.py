@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-SPECTRUM = 8  # pooled singular values that are reported
+SPECTRUM = 8  # singular values that are reported
 
 
 def effective_rank(singular_S: np.ndarray) -> float:
@@ -57,7 +57,7 @@ class Shape(NamedTuple):
 
 def shape(vec_MD: np.ndarray) -> Shape:
     """The three ranks of one matrix of vectors, and their bound min(M, D)."""
-    singular_S = np.linalg.svd(np.asarray(vec_MD, np.float64), compute_uv=False)
+    singular_S = _singular(vec_MD)
     ranks = effective_rank(singular_S), participation_ratio(singular_S), stable_rank(singular_S)
     return Shape(*ranks, min(vec_MD.shape))
 
@@ -69,21 +69,21 @@ def centred(vec_MD: np.ndarray) -> np.ndarray:
 
 
 def at_positions(memories: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """For each memory position that at least two passages have: its vector in each of them, less
-    their mean. What a position says of the passage, without what it says of every passage."""
+    """For each memory position that at least two passages have: its vector in each of them."""
     most = max((len(vec_MD) for vec_MD in memories), default=0)
     held = ([vec_MD[m] for vec_MD in memories if len(vec_MD) > m] for m in range(most))
-    return [centred(np.stack(vec_WD)) for vec_WD in held if len(vec_WD) > 1]
+    return [np.stack(vec_WD).astype(np.float64) for vec_WD in held if len(vec_WD) > 1]
 
 
 def measure(memories: Sequence[np.ndarray]) -> dict[str, float | int | None]:
     """Geometry of a set of passages, one matrix `vec_MD` of its valid vectors each.
 
     Per-passage values are means over passages with at least one vector; pooled values are of all
-    vectors of all passages stacked, once as they are and once with their mean taken away (a common
-    offset is one direction and can hide the others); per-position values are of the vectors that
-    the passages have at one place, less their mean, mean over places that two passages or more
-    have. None where there is no vector at all.
+    vectors of all passages stacked; per-position values are of the vectors that the passages have
+    at one place, mean over places that two passages or more have. Each once as they are and once
+    with their mean taken away: a common offset is one direction and can hide the others, and what
+    a place says of every passage is none of what it says of this one. None where there is no
+    vector at all.
 
     Raises:
       ValueError: a matrix is not two-dimensional or holds a number that is not finite.
@@ -95,31 +95,54 @@ def measure(memories: Sequence[np.ndarray]) -> dict[str, float | int | None]:
                 f"{vec_MD.shape}, all finite: {bool(np.isfinite(vec_MD).all())}; the compressor "
                 "has diverged or its output was cut wrongly"
             )
-    shapes = [shape(vec_MD) for vec_MD in memories if vec_MD.size]
-    out: dict[str, float | int | None] = dict.fromkeys(KEYS)
-    if not shapes:
-        return out
-    out["rank"] = float(np.mean([s.rank for s in shapes]))
-    out["participation"] = float(np.mean([s.participation for s in shapes]))
-    out["stable_rank"] = float(np.mean([s.stable for s in shapes]))
-    inside = [shape(centred(vec_MD)).rank for vec_MD in memories if vec_MD.size]
-    out["centred_rank"] = float(np.mean(inside))
-    out["rank_bound"] = float(np.mean([s.bound for s in shapes]))
-    pooled_WD = np.concatenate([np.asarray(v, np.float64) for v in memories if v.size])
-    singular_S = np.linalg.svd(pooled_WD, compute_uv=False)
-    out["pooled_rank"] = effective_rank(singular_S)
-    out["pooled_participation"] = participation_ratio(singular_S)
-    out["pooled_stable_rank"] = stable_rank(singular_S)
-    out["pooled_bound"] = min(pooled_WD.shape)
-    out["pooled_centred_rank"] = shape(centred(pooled_WD)).rank
-    places = at_positions(memories)
-    if places:
-        out["position_rank"] = float(np.mean([shape(vec_WD).rank for vec_WD in places]))
-        # One direction fewer than vectors: less their mean, they add up to nothing.
-        out["position_bound"] = float(np.mean([min(len(v) - 1, v.shape[1]) for v in places]))
-    for i, value in enumerate(spectrum(singular_S), start=1):
-        out[f"spectrum_{i}"] = value
+    held = [vec_MD for vec_MD in memories if vec_MD.size]
+    empty: dict[str, float | int | None] = dict.fromkeys(KEYS)
+    return empty | _passages(held) | _pooled(held) | _positions(held) if held else empty
+
+
+def _passages(memories: Sequence[np.ndarray]) -> dict[str, float]:
+    shapes = [shape(vec_MD) for vec_MD in memories]
+    out = {
+        "rank": float(np.mean([s.rank for s in shapes])),
+        "participation": float(np.mean([s.participation for s in shapes])),
+        "stable_rank": float(np.mean([s.stable for s in shapes])),
+        "centred_rank": float(np.mean([shape(centred(vec_MD)).rank for vec_MD in memories])),
+        "rank_bound": float(np.mean([s.bound for s in shapes])),
+    }
+    each = [spectrum(_singular(vec_MD)) for vec_MD in memories]
+    for i in range(max(map(len, each))):
+        found = [shares[i] for shares in each if len(shares) > i]
+        out[f"passage_spectrum_{i + 1}"] = float(np.mean(found))
     return out
+
+
+def _pooled(memories: Sequence[np.ndarray]) -> dict[str, float | int]:
+    pooled_WD = np.concatenate([np.asarray(v, np.float64) for v in memories])
+    singular_S = _singular(pooled_WD)
+    out: dict[str, float | int] = {
+        "pooled_rank": effective_rank(singular_S),
+        "pooled_participation": participation_ratio(singular_S),
+        "pooled_stable_rank": stable_rank(singular_S),
+        "pooled_bound": min(pooled_WD.shape),
+        "pooled_centred_rank": shape(centred(pooled_WD)).rank,
+    }
+    return out | {f"spectrum_{i}": s for i, s in enumerate(spectrum(singular_S), start=1)}
+
+
+def _positions(memories: Sequence[np.ndarray]) -> dict[str, float]:
+    places = at_positions(memories)
+    if not places:
+        return {}
+    return {
+        "position_rank": float(np.mean([shape(centred(vec_WD)).rank for vec_WD in places])),
+        # One direction fewer than vectors: less their mean, they add up to nothing.
+        "position_bound": float(np.mean([min(len(v) - 1, v.shape[1]) for v in places])),
+        "position_uncentred_rank": float(np.mean([shape(vec_WD).rank for vec_WD in places])),
+    }
+
+
+def _singular(vec_MD: np.ndarray) -> np.ndarray:
+    return np.linalg.svd(np.asarray(vec_MD, np.float64), compute_uv=False)
 
 
 KEYS = (
@@ -135,5 +158,7 @@ KEYS = (
     "pooled_centred_rank",
     "position_rank",
     "position_bound",
+    "position_uncentred_rank",
     *(f"spectrum_{i}" for i in range(1, SPECTRUM + 1)),
+    *(f"passage_spectrum_{i}" for i in range(1, SPECTRUM + 1)),
 )

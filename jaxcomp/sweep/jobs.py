@@ -44,12 +44,13 @@ class SweepWork:
     def check(self, jobs: Sequence[grid.Job], workdir: Path) -> str:
         from jaxcomp.llm import hf
         from jaxcomp.llm.hub import folder_of
-        from jaxcomp.train import bases
+        from jaxcomp.train import bases, ratios
 
         for folder in sorted({f for job in jobs for f in job.config.folders.values()}):
             hf.check(folder_of(folder))
         for job in jobs:
             bases.check_shapes(job.config)
+            ratios.check_own(job.config)
         return check_data(jobs[0].config, workdir)
 
     def tasks(self, jobs: Sequence[grid.Job], workdir: Path) -> list[Task]:

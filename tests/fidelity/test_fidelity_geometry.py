@@ -60,6 +60,13 @@ def test_pooled_rank_sees_what_passages_share():
     assert out["spectrum_6"] is None
 
 
+def test_the_spectrum_of_a_passage_is_its_own():
+    """Mean over the passages that have so many vectors."""
+    out = geometry.measure([np.diag([1.0, 3.0]), np.array([[0.0, 2.0]]), np.zeros((0, 2))])
+    found = [out[f"passage_spectrum_{i}"] for i in (1, 2, 3)]
+    assert found == [pytest.approx((0.75 + 1.0) / 2), pytest.approx(0.25), None]
+
+
 def test_a_common_offset_hides_directions_until_it_is_taken_away():
     rng = np.random.default_rng(1)
     memories = [rng.normal(size=(4, 8)) + 1e4 for _ in range(50)]
@@ -97,6 +104,10 @@ def test_random_vectors_fill_the_room_at_every_position():
     rng = np.random.default_rng(2)
     out = geometry.measure([100 + rng.normal(size=(3, 8)) for _ in range(4000)])
     assert out["position_rank"] == pytest.approx(8.0, abs=0.02)
+    # As they are: one direction of sigma 100 sqrt(8 x 4000), seven of sqrt(4000).
+    share = np.array([100 * np.sqrt(8), *[1.0] * 7])
+    expected = geometry.effective_rank(share)
+    assert out["position_uncentred_rank"] == pytest.approx(expected, abs=0.01)
     assert out["pooled_centred_rank"] == pytest.approx(8.0, abs=0.02)
     assert out["pooled_stable_rank"] == pytest.approx(1.0, abs=0.01)  # the offset
 

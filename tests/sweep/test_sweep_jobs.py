@@ -13,7 +13,7 @@ import pytest
 from flax import nnx
 
 from jaxcomp import cli, settings
-from jaxcomp.config import Config, ModelConfig
+from jaxcomp.config import Config, ConfigError, ModelConfig
 from jaxcomp.data.pipeline import tokenizer_folder
 from jaxcomp.data.sources import DataError
 from jaxcomp.data.tokenizer import load_tokenizer
@@ -89,6 +89,12 @@ def test_weights_that_cannot_be_read_are_refused_before_any_work(tmp_path, decod
     with pytest.raises(hf.HfError, match=r"decoder/model\.safetensors .* is not a whole"):
         runner.run(config_of(tmp_path, decoder), tmp_path / "w", work=jobs.SweepWork())
     assert not (tmp_path / "w/ledger").exists()
+
+
+def test_a_ratio_without_a_step_is_refused_before_any_work(tmp_path):
+    cfg = settings.load("configs/tiny.py", [("train.ratios", "4,16")])  # the sweep has 64 too
+    with pytest.raises(ConfigError, match=r"memory\.ratio = 64 is none of those"):
+        jobs.SweepWork().check(grid.expand(cfg), tmp_path)
 
 
 def test_data_is_described_before_the_work(tmp_path, decoder):
