@@ -1,5 +1,8 @@
 """Eight fake CPU devices for the whole suite, and the meshes that tests run under."""
 
+import gc
+from pathlib import Path
+
 import jax
 import pytest
 
@@ -21,6 +24,20 @@ def _cache(tmp_path_factory):
     patch.setenv("JAXCOMP_CACHE", str(tmp_path_factory.mktemp("cache")))
     yield
     patch.undo()
+
+
+MAPS = Path("/proc/self/maps")
+MOST_MAPS = 25_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _programs():
+    """Every compiled program holds some mappings of memory, and Linux gives a process 65,530: one
+    that has run most of the suite would crash in XLA. Between modules they are let go."""
+    yield
+    if MAPS.exists() and MAPS.read_text().count("\n") > MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 def mesh_of(shape):
