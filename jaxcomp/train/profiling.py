@@ -40,15 +40,15 @@ def window(text: str, steps: int) -> Window | None:
 
 
 class Tracer:
-    """Traces the steps of `window` into `workdir`/profile/process-I, each process its own.
+    """Traces the steps of `window` into `workdir`/profile/process-I/step-N, each process its own.
 
-    A run that is resumed inside the window traces what is left of it.
+    A run that is resumed inside the window traces what is left of it, from another step N: the
+    profiler names a trace by the second, and would write one over that of a moment before.
     """
 
     def __init__(self, window: Window | None, workdir: Path, start: int):
         self.window, self.start = window, start
-        name = f"process-{jax.process_index()}"
-        self.place = storage.path(workdir) / "profile" / name
+        self.place = storage.path(workdir) / "profile" / f"process-{jax.process_index()}"
         self._folder: storage.MirroredFolder | None = None
         if window and start >= window.last and distributed.is_lead():
             tell(f"nothing is traced: the run is at step {start} already, past {window}")
@@ -62,7 +62,8 @@ class Tracer:
 
     def begin(self) -> None:
         if self.window is not None and self.start < self.window.last:
-            self._folder = storage.MirroredFolder(self.place)
+            first = max(self.window.first, self.start)
+            self._folder = storage.MirroredFolder(self.place / f"step-{first}")
             jax.profiler.start_trace(str(self._folder.local))
 
     def step(self, number: int) -> AbstractContextManager[Any]:

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import grain
 import numpy as np
@@ -153,9 +154,11 @@ def test_training_goes_on_while_a_checkpoint_is_written(mesh, tmp_path, monkeypa
 # --- time ---------------------------------------------------------------------------------------
 
 
-def test_the_parts_of_the_time_add_up(whole):
-    folder, _ = whole
-    timings = json.loads((folder / "timings.json").read_text())
+def test_the_parts_of_the_time_add_up(mesh, tmp_path):
+    """With an optimiser of its own: a step that this process compiled for another test takes less
+    than the millisecond that is counted."""
+    fit(tiny.run(replace(tiny.OPTIM, b2=0.9123)), tmp_path, mesh)
+    timings = json.loads((tmp_path / "timings.json").read_text())
     parts, total = timings["breakdown"], timings["seconds"]["total"]
     assert tuple(sorted(parts)) == tuple(sorted(PARTS))
     assert sum(part["seconds"] for part in parts.values()) == pytest.approx(total, abs=2e-3)
@@ -165,9 +168,11 @@ def test_the_parts_of_the_time_add_up(whole):
     assert parts["checkpoint"]["seconds"] > 0
 
 
-def test_idle_is_what_nothing_else_is_and_never_negative():
+def test_idle_is_what_nothing_else_is_and_never_negative(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     clock = Clock()
-    clock.start -= 10.0
+    now[0] += 10.0
     for name, seconds in {
         "compile": 3.3333, "data": 2.0, "data_wait": 0.5, "step": 1.9999, "checkpoint": 1.0001,
         "evaluation": 1.6667,
@@ -177,7 +182,7 @@ def test_idle_is_what_nothing_else_is_and_never_negative():
     parts = {name: part["seconds"] for name, part in timings["breakdown"].items()}
     assert parts["step"] == pytest.approx(3.499, abs=1e-3)  # 1.5 s of data were drawn meanwhile
     assert parts["data_wait"] == 0.5
-    assert 0 <= parts["idle"] < 0.1
+    assert parts["idle"] == 0.002  # none, but for what the others lose in rounding down
     assert timings["steps_per_second"] == 2.0
     said = told_time("toy", timings)
     assert said.startswith("toy: 10.0 s: compile 3.3 s (33%), data wait 0.5 s (5%), step 3.5 s")
