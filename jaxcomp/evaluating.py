@@ -13,7 +13,7 @@ from typing import Any
 
 from jaxcomp import distributed, storage
 from jaxcomp.commands import Flags, config_of, needs_compressor, run_folders, together
-from jaxcomp.config import Config, ConfigError
+from jaxcomp.config import Config, ConfigError, config_hash, to_dict
 from jaxcomp.probing import PROBES, RESULTS, alone, runs_of
 from jaxcomp.using import here, tell
 
@@ -121,9 +121,8 @@ def evaluate(flags: Flags) -> int:
 
 
 def held_out(flags: Flags) -> int:
-    """One finished run on held-out text."""
+    """One finished run on held-out text; prints what is measured already."""
     from jaxcomp.sweep import jobs
-    from jaxcomp.sweep.headlines import headlines
     from jaxcomp.sweep.ledger import write_text
     from jaxcomp.train.ratios import at_ratio, suffix_at
 
@@ -132,20 +131,59 @@ def held_out(flags: Flags) -> int:
     at_ratio(cfg, ratio)  # raises before any work
     together(flags, cfg)
     storage.probe(workdir)
-    file = workdir / f"eval{suffix_at(cfg, ratio)}.json"
+    suffix = suffix_at(cfg, ratio)
+    file, lines = workdir / f"eval{suffix}.json", workdir / f"passages{suffix}.jsonl"
+    about = _about(cfg, workdir)
 
-    def keep(metrics: dict[str, Any]) -> None:
-        text = json.dumps(metrics, indent=1, sort_keys=True) + "\n"
+    def keep(metrics: dict[str, Any]) -> dict[str, Any]:
+        text = json.dumps({"about": about, "metrics": metrics}, indent=1, sort_keys=True) + "\n"
         distributed.by_lead(lambda: write_text(file, text))
+        return metrics
 
-    began = time.perf_counter()
-    found, passages = jobs.measure(cfg, workdir, root, ratio)
-    tell(_cost(len(passages), time.perf_counter() - began))
-    metrics = jobs.finite(found)
-    keep(metrics)  # before the pairs, which may be stopped
-    if flags.all:
-        metrics |= jobs.finite(_drift(workdir, None, ratio))
-        keep(metrics)
+    kept = metrics = distributed.by_lead(lambda: _kept(file, lines, about))
+    if metrics is None:
+        began = time.perf_counter()
+        found, passages = jobs.measure(cfg, workdir, root, ratio)
+        tell(_cost(len(passages), time.perf_counter() - began))
+        metrics = keep(jobs.finite(found))  # before the pairs, which may be stopped
+    if flags.all and not any(name.startswith("pairs/") for name in metrics):
+        metrics = keep(metrics | jobs.finite(_drift(workdir, None, ratio)))
+    _print_headlines(cfg, metrics)
+    print(f"all {len(metrics)} metrics: {file}; one line a passage: {lines.name}", flush=True)
+    if metrics is kept:
+        tell(f"nothing to do: {file} is of this run and of these definitions already")
+    return 0
+
+
+def _about(cfg: Config, workdir: Path) -> dict[str, Any] | None:
+    """What decides the metrics of a finished run; None without one."""
+    from jaxcomp.fidelity.evaluate import VERSION
+    from jaxcomp.probe import drift
+    from jaxcomp.train.checkpoint import SUMMARY, read_json
+
+    if not (workdir / SUMMARY).is_file():
+        return None
+    return {
+        "definitions": [VERSION, drift.VERSION],
+        "eval": to_dict(cfg.eval),
+        "passages": cfg.data.eval_passages,
+        "run": config_hash(read_json(workdir / SUMMARY)),
+    }
+
+
+def _kept(file: Path, lines: Path, about: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The metrics of `about` where they are measured already."""
+    from jaxcomp.train.checkpoint import read_json
+
+    if about is None or not (file.is_file() and lines.is_file()):
+        return None
+    found = read_json(file)
+    return found["metrics"] if found.get("about") == about else None
+
+
+def _print_headlines(cfg: Config, metrics: dict[str, Any]) -> None:
+    from jaxcomp.sweep.headlines import headlines
+
     for head in headlines(cfg):
         value = metrics.get(head.metric)
         shown = "not measurable" if value is None else f"{value:.4f}"
@@ -153,9 +191,6 @@ def held_out(flags: Flags) -> int:
     for name, count in metrics.items():
         if count and name.endswith("left_out") and (name.count("/") == 1 or "/all/" in name):
             print(f"{'left out, too long':>26}  {count:>14}  {name}")
-    lines = f"passages{suffix_at(cfg, ratio)}.jsonl"
-    print(f"all {len(metrics)} metrics: {file}; one line a passage: {lines}")
-    return 0
 
 
 def _cost(passages: int, seconds: float) -> str:

@@ -257,8 +257,8 @@ COMMANDS = (
         "answer was replaced, so is it the passage's or the world's that comes? qa: SQuAD's exact\n"
         "match and F1. drift: does a memory prefer its text to a twin (docs/drift.md)? rate: the\n"
         "same memories in fewer bits. bounds: the run's memory between none and the best.\n"
-        "A stopped probe goes on where it stopped; a finished one prints its table and computes\n"
-        "nothing. If the weights of an exported folder have moved, --compressor=DIR and\n"
+        "A stopped probe goes on where it stopped; what is finished is printed and not measured\n"
+        "again. If the weights of an exported folder have moved, --compressor=DIR and\n"
         "--decoder=DIR say where they are. Definitions: docs/metrics.md.",
         _eval_flags,
         evaluating.evaluate,

@@ -165,7 +165,11 @@ def measured(monkeypatch, tmp_path):
 
 
 def pairs_of(file):
-    return {k: v for k, v in json.loads(file.read_text()).items() if k.startswith("pairs/")}
+    return {k: v for k, v in metrics_of(file).items() if k.startswith("pairs/")}
+
+
+def metrics_of(file):
+    return json.loads(file.read_text())["metrics"]
 
 
 def test_pairs_that_cannot_be_asked_lose_nothing(measured, monkeypatch, capsys):
@@ -186,7 +190,7 @@ def test_pairs_that_cannot_be_asked_lose_nothing(measured, monkeypatch, capsys):
     assert float(cost[2]) == pytest.approx(float(cost[1]) / 4, abs=0.05)
     assert "left out, too long               3  test/left_out\n" in both.out
     assert "edits/number" not in both.out
-    assert json.loads((measured / "eval.json").read_text())["test/loss"] == 0.5
+    assert metrics_of(measured / "eval.json")["test/loss"] == 0.5
     none = pairs_of(measured / "eval.json")
     assert len(none) == 3 * (len(DIMENSIONS) + 1)
     assert set(none.values()) == {None}
@@ -216,7 +220,43 @@ def test_what_was_measured_is_kept_though_the_pairs_are_stopped(measured, monkey
 
     monkeypatch.setattr(drift, "run", stopped)
     cli.main(["eval", f"--run={measured}", "--all"])
-    assert json.loads((measured / "eval.json").read_text())["test/loss"] == 0.5
+    assert metrics_of(measured / "eval.json")["test/loss"] == 0.5
+
+
+def test_what_is_measured_already_is_not_measured_again(measured, monkeypatch, capsys):
+    """And only the pairs are asked that are missing; another training is another run."""
+    (measured / "summary.json").write_text('{"train_loss": 1.0}')
+    made, asked = [], []
+
+    def measure(cfg, workdir, *_):
+        made.append(1)
+        (workdir / "passages.jsonl").write_text("{}")
+        return {"test/loss": 0.5}, [{}]
+
+    def pairs(*_, **__):
+        asked.append(1)
+        rates = {n: {"rate": 0.25} for n in ("memory", "floor", "told_apart")}
+        return Probed({"dimensions": {"all": rates}}, True)
+
+    def counts(*argv):
+        made.clear(), asked.clear()
+        assert cli.main(["eval", f"--run={measured}", *argv]) == 0
+        idle = "nothing to do" in told(capsys)
+        return len(made), len(asked), idle
+
+    monkeypatch.setattr(jobs, "measure", measure)
+    monkeypatch.setattr(drift, "run", pairs)
+    assert counts() == (1, 0, False)
+    assert counts() == (0, 0, True)
+    assert counts("--all") == (0, 1, False)
+    assert counts("--all") == counts() == (0, 0, True)
+    assert metrics_of(measured / "eval.json")["pairs/all/memory"] == 0.25
+    (measured / "passages.jsonl").unlink()
+    assert counts() == (1, 0, False)
+    (measured / "summary.json").write_text('{"train_loss": 0.9}')
+    assert counts("--all") == (1, 1, False)
+    monkeypatch.setattr(drift, "VERSION", drift.VERSION + 1)
+    assert counts("--all") == (1, 1, False)
 
 
 def test_prompts_for_a_language_model_are_written_and_nothing_is_measured(monkeypatch, tmp_path):

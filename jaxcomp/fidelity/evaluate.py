@@ -28,6 +28,7 @@ from jaxcomp.fidelity.priors import contested, measured, rival_of
 from jaxcomp.fidelity.reconstruction import Row
 from jaxcomp.sharding import on_host, put_batch, whole_batch
 
+VERSION = 2  # of the metrics and their definitions: what another one measured is measured again
 Metrics = dict[str, float | int | None]
 
 

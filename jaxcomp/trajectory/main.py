@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from jaxcomp import storage
 from jaxcomp.config import Config, config_hash, to_dict
-from jaxcomp.fidelity.evaluate import evaluate
+from jaxcomp.fidelity.evaluate import VERSION, evaluate
 from jaxcomp.sharding import use_mesh
 from jaxcomp.sweep.headlines import endpoints
 from jaxcomp.sweep.passages import counted, finite
@@ -28,7 +28,6 @@ from jaxcomp.train.metrics import duration
 from jaxcomp.use.load import open_run
 
 ROWS = "trajectory.jsonl"
-VERSION = 2  # of what a row holds and how it is defined
 Say = Callable[[str], None]
 More = Callable[[Path, int], dict[str, Any]]  # (run, step) -> further numbers by name
 

@@ -136,7 +136,7 @@ def _source(folder: Path, given: str) -> dict[str, Any]:
 def _measured(run: Path, root: Path) -> dict[str, Any]:
     """The metrics `jaxcomp eval` left in a run, or the sweep's row of a job; {} without either."""
     if (run / "eval.json").is_file():
-        return read_json(run / "eval.json")
+        return read_json(run / "eval.json").get("metrics", {})
     row = root / "ledger" / f"{run.name}.json"
     return read_json(row).get("metrics", {}) if row.is_file() else {}
 

@@ -30,10 +30,14 @@ def typed(capsys, *argv):
 def test_a_run_is_evaluated_without_its_config(run, capsys):
     code, said, _ = typed(capsys, f"--run={run}")
     assert code == 0
-    metrics = json.loads((run / "eval.json").read_text())
+    metrics = json.loads((run / "eval.json").read_text())["metrics"]
     assert f"all {len(metrics)} metrics: {run / 'eval.json'}" in said
     assert metrics["counterfactual/passages"] == 6
     assert metrics["counterfactual/loss"] > 0
+    file, first = run / "eval.json", said
+    code, said, told = typed(capsys, f"--run={run}")
+    assert (code, said) == (0, first)
+    assert told == f"nothing to do: {file} is of this run and of these definitions already\n"
 
 
 def test_probes_write_beside_the_run_and_resume(run, tmp_path, capsys):

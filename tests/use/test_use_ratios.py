@@ -73,7 +73,7 @@ def test_it_is_measured_at_each_in_files_of_their_own(cfg, run, pairs, capsys):
     assert code == 0
     assert "eval-r4.json; one line a passage: passages-r4.jsonl" in said.out
     assert not (run / "eval.json").exists()
-    found = json.loads((run / "eval-r4.json").read_text())
+    found = json.loads((run / "eval-r4.json").read_text())["metrics"]
     line = json.loads((run / "passages-r4.jsonl").read_text().splitlines()[0])
     assert line["vectors"] == -(-(line["targets"] - 1) // 4)
     with use_mesh(pairs[4].mesh):
