@@ -239,7 +239,8 @@ def test_what_is_measured_already_is_not_measured_again(measured, monkeypatch, c
         return Probed({"dimensions": {"all": rates}}, True)
 
     def counts(*argv):
-        made.clear(), asked.clear()
+        made.clear()
+        asked.clear()
         assert cli.main(["eval", f"--run={measured}", *argv]) == 0
         idle = "nothing to do" in told(capsys)
         return len(made), len(asked), idle
