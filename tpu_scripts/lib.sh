@@ -78,6 +78,7 @@ scratch() { # a folder of this process, gone when it ends
 
 stop_on_signal() { # MESSAGE: what goes on after this script has ended
   ON_SIGNAL=$1
+  exec {LAST_WORDS}>&2
   trap 'interrupted 130' INT
   trap 'interrupted 143' TERM
 }
@@ -93,7 +94,8 @@ interrupted() {
     # shellcheck disable=SC2086
     wait $children 2>/dev/null || true
   fi
-  say "$SCRIPT${VERB:+ $VERB}: $ON_SIGNAL"
+  # The signal may have come to a function whose errors go to a file.
+  say "$SCRIPT${VERB:+ $VERB}: $ON_SIGNAL" 2>&"$LAST_WORDS"
   exit "$1"
 }
 

@@ -52,6 +52,7 @@ def error(text, code=1) -> "NoReturn":
 
 def gcloud(args):
     with world() as w:
+        held = any(words in " ".join(args) for words in w["held"])
         for rule in w["fail"]:
             if rule["times"] > 0 and all(any(m in a for a in args) for m in rule["match"]):
                 rule["times"] -= 1
@@ -59,6 +60,8 @@ def gcloud(args):
                 break
         else:
             broken = None
+    if held:
+        time.sleep(60)
     if broken:
         error(broken["stderr"], broken.get("code", 1))
     kind, verb, name, flags = args[2], args[3], args[4], flags_of(args)

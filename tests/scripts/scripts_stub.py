@@ -62,6 +62,7 @@ class Cloud:
             "after_create": [],
             "hosts": 1,
             "fail": [],
+            "held": [],
             "runs": [],
             "versions": {},
         }

@@ -165,6 +165,22 @@ def test_a_babysitter_that_ends_leaves_the_job_and_takes_it_up_again(cloud, how)
     assert starts(cloud) == 2
 
 
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "call", ["queued-resources describe", "tpu-vm describe", "worker.sh status"]
+)
+def test_a_babysitter_that_ends_in_the_middle_of_a_look_says_so(cloud, call, how):
+    """What gcloud says at a look goes to a file; the last words must not."""
+    cloud.world(held=[call])
+    cloud.ready("x")
+    process = cloud.popen("babysit.sh", *WHAT, *JOB)
+    wait_for(lambda: any(call in " ".join(words) for words in cloud.calls()))
+    os.killpg(process.pid, how)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + how
+    assert "go on and cost money" in err
+
+
 def test_failures_are_remembered_over_a_restart(cloud):
     cloud.world(runs=["fail 1", "fail 1", "hang"])
     cloud.ready("x")
