@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from conftest import mesh_of
+from conftest import HANGS_S, mesh_of
 from flax import nnx
 
 from jaxcomp.config import Config, ModelConfig
@@ -118,18 +118,18 @@ class Processes:
         assert len(lines) == 1, self.text(i)
         return lines[0]
 
-    def wait(self, seconds: float = 120.0) -> list[int]:
+    def wait(self, seconds: float = HANGS_S) -> list[int]:
         """Exit codes."""
         end = time.monotonic() + seconds
         return [p.wait(max(0.1, end - time.monotonic())) for p in self.running]
 
-    def ok(self, seconds: float = 120.0) -> "Processes":
+    def ok(self, seconds: float = HANGS_S) -> "Processes":
         codes = self.wait(seconds)
         shown = "\n".join(self.text(i) for i in range(len(codes)))
         assert codes == [0] * len(codes), f"{codes}\n{shown}"
         return self
 
-    def until(self, condition, seconds: float = 90.0) -> None:
+    def until(self, condition, seconds: float = HANGS_S) -> None:
         end = time.monotonic() + seconds
         while not condition():
             ended = [p.poll() for p in self.running]

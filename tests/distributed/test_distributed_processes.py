@@ -43,7 +43,7 @@ def test_a_killed_process_is_named_by_the_other(start, dead):
 
 def test_an_error_of_one_process_ends_the_others_with_its_words(start):
     running = start("error")
-    assert running.wait(60) == [1, 2]
+    assert running.wait() == [1, 2]
     assert "the disk is full" in running.error(1)
     assert "process 1 (" in running.error(0)
     assert "ended: the disk is full" in running.error(0)
@@ -51,7 +51,7 @@ def test_an_error_of_one_process_ends_the_others_with_its_words(start):
 
 def test_an_error_of_process_0_while_it_writes_ends_the_others(start):
     running = start("lead")
-    assert running.wait(60) == [2, 1]
+    assert running.wait() == [2, 1]
     assert "/nowhere/at/all: No such file" in running.error(0)
     assert "process 0 (" in running.error(1)
     assert "/nowhere/at/all" in running.error(1)
@@ -62,13 +62,13 @@ def test_another_version_on_one_host_is_one_error_on_both(start, tmp_path):
     about.parent.mkdir(parents=True)
     about.write_text("Metadata-Version: 2.1\nName: jaxcomp\nVersion: 9.9.9\n")
     running = start("loop", each=lambda i: {"PYTHONPATH": str(tmp_path / "other")} if i else {})
-    assert running.wait(60) == [2, 2]
+    assert running.wait() == [2, 2]
     for i in range(2):
         assert "has jaxcomp 9.9.9, process 0" in running.error(i)
 
 
 def test_who_does_not_come_is_named(start):
     running = start("loop", JAXCOMP_START_TIMEOUT=2, each=lambda i: {"JAXCOMP_PROCESSES": "3"})
-    assert running.wait(60) == [2, 2]
+    assert running.wait() == [2, 2]
     for i in range(2):
         assert "process 2 of 3 did not start within 2 s" in running.error(i)

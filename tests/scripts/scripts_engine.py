@@ -23,14 +23,15 @@ from scripts_engine_records import PARENT, QUEUED, node_record, project, record 
 
 @contextlib.contextmanager
 def world():
-    """world.json, for this process alone; changes are written back."""
+    """world.json, for this process alone; changes are written back, whole: a test may kill us."""
     with open(f"{ROOT}/lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with open(f"{ROOT}/world.json") as file:
             now = json.load(file)
         yield now
-        with open(f"{ROOT}/world.json", "w") as file:
+        with open(f"{ROOT}/world.json.new", "w") as file:
             json.dump(now, file)
+        os.replace(f"{ROOT}/world.json.new", f"{ROOT}/world.json")
 
 
 def log(name, args):
@@ -61,7 +62,7 @@ def gcloud(args):
         else:
             broken = None
     if held:
-        time.sleep(60)
+        time.sleep(600)
     if broken:
         error(broken["stderr"], broken.get("code", 1))
     kind, verb, name, flags = args[2], args[3], args[4], flags_of(args)
@@ -245,7 +246,7 @@ def jaxcomp(args):
         change = {"states": [value]} if value == "SUSPENDED" else {"node_state": value}
         with world() as w:
             w["resources"][node] |= change
-    time.sleep(60)
+    time.sleep(600)
 
 
 def git(args):

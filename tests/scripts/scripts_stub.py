@@ -22,6 +22,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from conftest import HANGS_S
+
 SCRIPTS = Path(__file__).resolve().parents[2] / "tpu_scripts"
 STUBS = ["gcloud", "git", "xpk", "srun", "scontrol", "uv", "jaxcomp", "jaxcomp-python"]
 # Called so often that the start of a Python would be felt.
@@ -101,7 +103,7 @@ class Cloud:
     def run(self, script: str, *args: str, code: int | None = 0, **more: str) -> Done:
         process = self.popen(script, *args, **more)
         try:
-            out, err = process.communicate(timeout=120)
+            out, err = process.communicate(timeout=HANGS_S)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             out, err = process.communicate()
@@ -143,7 +145,9 @@ class Cloud:
         with open(self.root / "lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             now = json.loads(path.read_text()) | changes
-            path.write_text(json.dumps(now))
+            written = path.with_suffix(".new")
+            written.write_text(json.dumps(now))
+            written.replace(path)
         return now
 
     def home(self, node: str, worker: int = 0) -> Path:
@@ -214,7 +218,7 @@ def short(call: list[str]) -> str:
     return verb if verb == "scp" else what + verb
 
 
-def wait_for(what, seconds: float = 60):
+def wait_for(what, seconds: float = HANGS_S):
     """`what()` once it is true; fails when it stays false."""
     until = time.monotonic() + seconds
     while not (found := what()):

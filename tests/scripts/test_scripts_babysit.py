@@ -4,6 +4,7 @@ import os
 import signal
 
 import pytest
+from conftest import HANGS_S
 from scripts_stub import Cloud, wait_for
 
 WHAT = ("--names=x", "--type=v5e:4x4", "--spot", "--max-failures=2")
@@ -131,7 +132,7 @@ def test_a_job_stopped_by_hand_stays_stopped_until_it_is_babysat_again(cloud):
     process = cloud.popen("babysit.sh", *WHAT, *JOB)
     wait_for(lambda: cloud.jobs("x"))
     cloud.run("tpu.sh", "stop", "--name=x")
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=HANGS_S)
     assert process.returncode == 1
     assert "stopped by tpu.sh stop" in err
     assert starts(cloud) == 1
@@ -146,7 +147,7 @@ def test_a_babysitter_that_ends_leaves_the_job_and_takes_it_up_again(cloud, how)
     process = cloud.popen("babysit.sh", *WHAT, *JOB)
     wait_for(lambda: cloud.jobs("x"))
     os.killpg(process.pid, how)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=HANGS_S)
     if how != signal.SIGKILL:
         assert process.returncode == 128 + how
         assert "go on and cost money" in err
@@ -160,7 +161,7 @@ def test_a_babysitter_that_ends_leaves_the_job_and_takes_it_up_again(cloud, how)
     assert "has a babysitter already" in refused.err
     group = cloud.home("x") / ".jaxcomp-job/pid"
     os.kill(int(group.read_text()), signal.SIGTERM)
-    second.communicate(timeout=60)
+    second.communicate(timeout=HANGS_S)
     assert second.returncode == 0
     assert starts(cloud) == 2
 
@@ -176,7 +177,7 @@ def test_a_babysitter_that_ends_in_the_middle_of_a_look_says_so(cloud, call, how
     process = cloud.popen("babysit.sh", *WHAT, *JOB)
     wait_for(lambda: any(call in " ".join(words) for words in cloud.calls()))
     os.killpg(process.pid, how)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=HANGS_S)
     assert process.returncode == 128 + how
     assert "go on and cost money" in err
 
@@ -213,7 +214,7 @@ def test_what_ran_there_before_is_not_taken_for_this_command(cloud):
     wait_for(lambda: cloud.verbs().count("ssh status") > 3)
     assert starts(cloud) == 1
     cloud.run("tpu.sh", "stop", "--name=x")
-    process.communicate(timeout=60)
+    process.communicate(timeout=HANGS_S)
     assert process.returncode == 0
     assert [j[0] for j in cloud.jobs("x")] == ["other", "sweep"]
 

@@ -4,6 +4,7 @@ import os
 import signal
 
 import pytest
+from conftest import HANGS_S
 from scripts_stub import Cloud, wait_for
 
 START = (
@@ -68,7 +69,7 @@ def test_an_active_slice_does_not_wait_for_one_in_the_queue(cloud):
     process = cloud.popen(*START)
     wait_for(lambda: cloud.jobs("b") and cloud.jobs("c"))
     os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=HANGS_S)
     assert process.returncode == 130
     assert "sweep.sh stop --delete" in err
     assert set(cloud.world()["resources"]) == {"a", "b", "c"}

@@ -4,6 +4,7 @@ import os
 import signal
 
 import pytest
+from conftest import HANGS_S
 from scripts_stub import Cloud, wait_for
 
 
@@ -94,7 +95,7 @@ def test_interrupted_wait_says_that_the_request_stays(cloud):
     process = cloud.popen("tpu.sh", "create", "--name=x", "--type=v5e:4x4", "--spot", "--wait")
     wait_for(lambda: "describe" in cloud.verbs())
     os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=HANGS_S)
     assert process.returncode == 130
     assert "x stays in the queue" in err
     assert "tpu.sh stop --name=x --delete" in err
@@ -298,7 +299,7 @@ def test_logs_can_be_followed_until_ctrl_c(ready):
     assert process.stdout
     wait_for(lambda: "step 7" in process.stdout.readline())
     os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=HANGS_S)
     assert process.returncode == 130
     assert "the job goes on" in err
     assert "running" in ready.run("tpu.sh", "status", "--name=x").out

@@ -5,6 +5,7 @@ import signal
 import subprocess
 
 import pytest
+from conftest import HANGS_S
 from scripts_stub import SCRIPTS, Cloud, wait_for
 
 
@@ -28,7 +29,7 @@ class Worker:
             cwd=self.home,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=HANGS_S,
         )
         assert done.returncode == code, done.stderr + done.stdout
         return done.stdout + done.stderr

@@ -11,7 +11,7 @@ import jax
 import pytest
 import run_child
 import run_stub
-from conftest import mesh_of
+from conftest import HANGS_S, mesh_of
 from fake_gcs import bucket, server
 
 import jaxcomp
@@ -27,7 +27,7 @@ from jaxcomp.train.checkpoint import write_json
 HERE = Path(__file__).parent
 
 
-def wait_for(condition, seconds=120.0):
+def wait_for(condition, seconds=HANGS_S):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import sweep_stub
+from conftest import HANGS_S
 from sweep_stub import config
 
 from jaxcomp.config import Config, ConfigError
@@ -99,7 +100,7 @@ t.run(t.config(), Path({str(workdir)!r}), {seconds}{extra})
     return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
 
 
-def wait_for(condition, seconds=60.0):
+def wait_for(condition, seconds=HANGS_S):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
@@ -150,7 +151,7 @@ def test_overlapping_shards_share_the_work(tmp_path):
     process = start(tmp_path, 0.2)
     wait_for(lambda: (tmp_path / "ran.txt").exists())
     go(config(), tmp_path, 0.2, shard=(1, 2))
-    process.communicate(timeout=60)
+    process.communicate(timeout=HANGS_S)
     assert process.returncode == 0
     order = ran(tmp_path)
     assert sorted(order) == sorted(set(order))
