@@ -62,6 +62,11 @@ class Factor(NamedTuple):
         return 1 if self.ordered else len(self.levels) - 1
 
     @property
+    def own_decoders(self) -> bool:
+        """Does each level have a decoder of its own? It learns from the text to train on."""
+        return len({x.results.cfg.world.train_prior_strength for x in self.levels}) > 1
+
+    @property
     def heads(self) -> tuple[Headline, ...]:
         """The primary endpoint, overwriting and the loss."""
         heads = headlines(self.cfg)
@@ -119,7 +124,7 @@ def kind_of(first: Config, other: Config) -> str:
             "sweeps that differ in one thing: the decoder, the prior's strength "
             "(world.*_strength), or the text of the bases (world.base_*, pretrain.optim.steps)"
         )
-    # A decoder learns from the text to train on, so doses of that have one each.
+    # Doses of the text to train on have a decoder each (Factor.own_decoders).
     of_bases = first.world.train_prior_strength == other.world.train_prior_strength
     if kinds == {"dose"} and of_bases and not decoders.same(first, other):
         raise ConfigError(

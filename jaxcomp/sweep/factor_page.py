@@ -61,7 +61,16 @@ def claim(factor: Factor, found: Found) -> str:
     where = f"{found.head.label} at {found.ratio}x, smallest effect {smallest:g}"
     return (
         f"{_asked(factor)} ({where}): {'; '.join(said)}. Fewer facts kept, mean over sizes: "
-        f"{'; '.join(kept)}.{_reach(factor, found)}"
+        f"{'; '.join(kept)}.{_reach(factor, found)}{_one_each(factor)}"
+    )
+
+
+def _one_each(factor: Factor) -> str:
+    if not factor.own_decoders:
+        return ""
+    return (
+        " Each dose has a single decoder of its own: what another one would change is in no "
+        "interval and no p."
     )
 
 

@@ -329,6 +329,11 @@ def test_doses_are_one_line(tmp_path):
     assert [x.at for x in both.levels] == [0.5, 0.8, 0.95]
     texts = factor.factor_of("dose", made((0.5, 0.8), (0.5, 0.5)))
     assert [x.at for x in texts.levels] == [0.5, 0.8]
+    # Of a text to train on there is one decoder a dose, which the claim says.
+    bases = factor.factor_of("dose", made((0.5, 0.5), (0.8, 0.5)))
+    for each, alone in ((both, True), (texts, True), (bases, False)):
+        found = next(f for f in factor.measure(each) if f.head.metric == KEPT)
+        assert ("single decoder of its own" in factor_page.claim(each, found)) == alone
     for mixed in (((0.5, 0.5), (0.8, 0.5), (0.8, 0.8)), ((0.5, 0.5), (0.5, 0.5))):
         with pytest.raises(ConfigError, match="one line"):
             factor.factor_of("dose", made(*mixed))
