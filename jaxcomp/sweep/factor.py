@@ -99,6 +99,7 @@ class Found(NamedTuple):
     of_slopes: tuple[Change, ...]
     of_means: tuple[Change, ...]
     units: int = 0  # what is independent (stats.Sample.units)
+    cramped: tuple[str, ...] = ()  # of a claim: levels at which no fall of that size could show
 
 
 # --- which sweeps are levels ------------------------------------------------------------------
@@ -247,15 +248,14 @@ def _found(factor: Factor, head: Headline, ratio: int) -> Found:
     mean_C = np.full(len(slope_C), 1 / len(slope_C))
     L = len(each)
     slopes = tuple(stats.estimate(sample, np.kron(one_L, slope_C)) for one_L in np.eye(L))
-    smallest = None
+    smallest, cramped = None, ()
     if claimed(factor, head, ratio):
-        floors = [_floor(level.results, head.metric, ratio) for level in factor.levels]
-        smallest = factor.cfg.sweep.smallest_effect
-        smallest = smallest if _room(sample, np.array(floors), smallest) else 0.0
+        cramped = _cramped(factor, sample, head.metric, ratio)
+        smallest = 0.0 if cramped else factor.cfg.sweep.smallest_effect
     of_slopes, of_means = (
         _changes(factor, sample, column_C, smallest) for column_C in (slope_C, mean_C)
     )
-    return Found(head, ratio, means, setups, slopes, of_slopes, of_means, sample.units)
+    return Found(head, ratio, means, setups, slopes, of_slopes, of_means, sample.units, cramped)
 
 
 def _floor(results: Results, metric: str, ratio: int) -> float:
@@ -299,10 +299,15 @@ def _line(x: np.ndarray) -> np.ndarray:
     return centred * (x.max() - x.min()) / (centred @ centred)
 
 
-def _room(sample: stats.Sample, floor_L: np.ndarray, smallest: float) -> bool:
-    """Could a fall of the smallest effect show at every level, above the decoder's floor?"""
-    mean_LC = sample.value_RC.mean(axis=0).reshape(len(floor_L), -1)
-    return bool(np.all(mean_LC.max(axis=1) >= floor_L + smallest))
+def _cramped(factor: Factor, sample: stats.Sample, metric: str, ratio: int) -> tuple[str, ...]:
+    """Levels at which no size is the smallest effect above the decoder's floor."""
+    smallest = factor.cfg.sweep.smallest_effect
+    best_L = sample.value_RC.mean(axis=0).reshape(len(factor.levels), -1).max(axis=1)
+    return tuple(
+        level.name
+        for level, best in zip(factor.levels, best_L, strict=True)
+        if best < _floor(level.results, metric, ratio) + smallest
+    )
 
 
 def _changes(

@@ -61,7 +61,17 @@ def claim(factor: Factor, found: Found) -> str:
     where = f"{found.head.label} at {found.ratio}x, smallest effect {smallest:g}"
     return (
         f"{_asked(factor)} ({where}): {'; '.join(said)}. Fewer facts kept, mean over sizes: "
-        f"{'; '.join(kept)}.{_reach(factor, found)}{_one_each(factor)}"
+        f"{'; '.join(kept)}.{_reach(factor, found)}{_room(found, smallest)}{_one_each(factor)}"
+    )
+
+
+def _room(found: Found, smallest: float) -> str:
+    """Says where size could not show, which takes a slope to zero by itself."""
+    if not found.cramped:
+        return ""
+    return (
+        f" At {' and at '.join(found.cramped)} no size keeps {smallest:g} more than the decoder "
+        "without memory: a smaller slope may be want of room."
     )
 
 

@@ -127,7 +127,23 @@ def test_nothing_is_absent_where_no_fall_could_show(tmp_path, floor, own, word):
         cfg = dose(at)
         cfg = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, train_decoder=own))
         sweeps.append(fill(cfg, tmp_path / f"{at}", lambda i, b: 0.5 + 0.001 * i, floor))
-    assert kept_of(sweeps)[1].of_slopes[0].word == word
+    found, kept = kept_of(sweeps)
+    assert kept.of_slopes[0].word == word
+    assert ("may be want of room" in factor_page.claim(found, kept)) == (word == UNDECIDED)
+
+
+def test_a_slope_that_goes_with_the_level_is_said_to_lack_room(tmp_path):
+    """The rule finds what was planted: hardly a fact at the strongest dose, so no slope there."""
+    tops = {0.5: 0.4, 0.8: 0.2, 0.95: 0.03}
+    found, kept = kept_of(
+        [
+            fill(dose(at), tmp_path / f"{at}", lambda i, b, t=top: t * (1 + i) / 3 + 0.001 * b)
+            for at, top in tops.items()
+        ]
+    )
+    assert kept.of_slopes[0].word == PRESENT
+    assert kept.cramped == ("bases 0.95, text 0.5",)
+    assert "At bases 0.95, text 0.5 no size keeps 0.05 more" in factor_page.claim(found, kept)
 
 
 @pytest.mark.parametrize(
