@@ -13,7 +13,7 @@ from typing import Any
 
 from jaxcomp import distributed, storage
 from jaxcomp.commands import Flags, config_of, needs_compressor, run_folders, together
-from jaxcomp.config import Config, ConfigError, config_hash, to_dict
+from jaxcomp.config import Config, ConfigError, config_hash
 from jaxcomp.probing import PROBES, RESULTS, alone, runs_of
 from jaxcomp.using import here, tell
 
@@ -156,7 +156,8 @@ def held_out(flags: Flags) -> int:
 
 
 def _about(cfg: Config, workdir: Path) -> dict[str, Any] | None:
-    """What decides the metrics of a finished run; None without one."""
+    """What decides the metrics of a finished run; None without one. The whole config is part of
+    it: that the run is of another one is found where the run is opened to be measured."""
     from jaxcomp.fidelity.evaluate import VERSION
     from jaxcomp.probe import drift
     from jaxcomp.train.checkpoint import SUMMARY, read_json
@@ -164,9 +165,8 @@ def _about(cfg: Config, workdir: Path) -> dict[str, Any] | None:
     if not (workdir / SUMMARY).is_file():
         return None
     return {
+        "config": config_hash(cfg),
         "definitions": [VERSION, drift.VERSION],
-        "eval": to_dict(cfg.eval),
-        "passages": cfg.data.eval_passages,
         "run": config_hash(read_json(workdir / SUMMARY)),
     }
 

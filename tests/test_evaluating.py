@@ -258,6 +258,11 @@ def test_what_is_measured_already_is_not_measured_again(measured, monkeypatch, c
     assert counts("--all") == (1, 1, False)
     monkeypatch.setattr(drift, "VERSION", drift.VERSION + 1)
     assert counts("--all") == (1, 1, False)
+    # Measuring opens the run, which refuses a config that is not its own; so must a kept result.
+    cfg = dataclasses.replace(settings.load("configs/tiny.py"), compressor="llama/24", seed=1)
+    load = sys.modules["jaxcomp.use.load"]
+    monkeypatch.setattr(load, "open_run", lambda place: (cfg, measured))
+    assert counts() == (1, 0, False)
 
 
 def test_prompts_for_a_language_model_are_written_and_nothing_is_measured(monkeypatch, tmp_path):
