@@ -17,10 +17,11 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+import jaxcomp
 from jaxcomp.settings import parse_arg
 
 TINY = Path(__file__).with_name("tiny.py")
-SHIPPED = Path(__file__).parents[1] / "jaxcomp/assets/decoders"  # learned from text=0.5
+SHIPPED = Path(jaxcomp.__file__).with_name("assets") / "decoders"  # learned from text=0.5
 
 
 def get_config(arg: str = "") -> ConfigDict:

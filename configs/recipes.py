@@ -27,12 +27,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+import jaxcomp
 from jaxcomp.config import ConfigError
 from jaxcomp.recipes import RECIPES
 from jaxcomp.settings import parse_arg
 
 HERE = Path(__file__).parent
-SHIPPED = HERE.parent / "jaxcomp/assets/decoders/decoder-s0"
+SHIPPED = Path(jaxcomp.__file__).with_name("assets") / "decoders/decoder-s0"
 PROSE = "../shared/data/prose.jsonl.gz"
 RATIOS = (4, 16)
 

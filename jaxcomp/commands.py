@@ -215,7 +215,7 @@ def doctor(flags: Flags) -> int:
 
 def config_of(flags: Flags) -> Config:
     if not flags.config:
-        raise ConfigError("--config is missing; try --config=configs/tiny.py")
+        raise ConfigError("--config is missing; try --config=tiny")
     return settings.load(flags.config, flags.overrides)
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from jaxcomp import commands, evaluating, using
 from jaxcomp.commands import Flags
+from jaxcomp.settings import shipped
 
 FIELDS = """
 Any field of the config can be set: --train.optim.lr=3e-4 --data.path=FILE --sweep.ratios=4,16
@@ -28,7 +29,10 @@ class Command(NamedTuple):
 
 def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--config", metavar="FILE[:ARG]", help="a config file, such as configs/tiny.py:full"
+        "--config",
+        metavar="FILE[:ARG]",
+        help="a config file, such as my.py:full, or one that ships with jaxcomp: "
+        f"{', '.join(shipped())}",
     )
     parser.add_argument("--workdir", metavar="DIR", help="default: runs/<config's name>")
 
@@ -87,8 +91,8 @@ def _bench_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         metavar="FILE[:ARG]",
-        default="configs/tiny.py",
-        help="the config whose shapes are measured (default: configs/tiny.py)",
+        default="tiny",
+        help="the config whose shapes are measured (default: tiny)",
     )
     parser.add_argument(
         "--only",
@@ -201,8 +205,8 @@ def _plan_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         metavar="FILE[:ARG]",
-        default="configs/paper.py",
-        help="default: configs/paper.py, the paper's 27 setups",
+        default="paper",
+        help="default: paper, the paper's 27 setups",
     )
     parser.add_argument(
         "--topology",

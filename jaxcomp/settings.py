@@ -22,10 +22,10 @@ from jaxcomp.validate import validate
 
 
 def load(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> Config:
-    """The validated config of `path.py[:arg]` with `overrides` ((dotted field, text) pairs).
+    """The validated config of `path.py[:arg]` or `shipped name[:arg]` with `overrides`.
 
-    Raises ConfigError for a missing file, an unknown field, a value of the wrong type or a value
-    that cannot work.
+    `overrides` are (dotted field, text) pairs. Raises ConfigError for a missing file, an unknown
+    field, a value of the wrong type or a value that cannot work.
     """
     path, arg = split_spec(spec)
     tree = _get_config(path)(arg)
@@ -41,8 +41,19 @@ def load(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> Config:
     return cfg
 
 
+def shipped() -> dict[str, Path]:
+    """The configs that come with the package, by name: inside a wheel, beside it in a clone."""
+    package = Path(__file__).parent
+    inside = package / "configs"
+    folder = inside if inside.is_dir() else package.parent / "configs"
+    return {path.stem: path for path in sorted(folder.glob("*.py"))}
+
+
 def split_spec(spec: str) -> tuple[Path, str]:
-    """`configs/text.py:path=x:y` -> (configs/text.py, "path=x:y")."""
+    """`configs/text.py:path=x:y` -> (configs/text.py, "path=x:y"); `text:path=x:y` the same."""
+    name, _, arg = spec.partition(":")
+    if name in shipped() and not Path(name).is_file():
+        return shipped()[name], arg
     head, mark, arg = spec.partition(".py:")
     return Path(head + ".py" if mark else spec), arg
 
@@ -51,11 +62,17 @@ def _get_config(path: Path):
     if not path.is_file():
         beside = sorted(str(p) for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
         near = difflib.get_close_matches(str(path), beside, n=1)
+        near = near or difflib.get_close_matches(path.stem.partition(":")[0], shipped(), n=1)
         hint = f"; did you mean {near[0]}?" if near else f" (working directory: {Path.cwd().name})"
-        raise ConfigError(f"--config={path}: no such file{hint}")
+        raise ConfigError(
+            f"--config={path}: no such file, nor a config that ships with jaxcomp "
+            f"({', '.join(shipped())}){hint}"
+        )
     module_spec = importlib.util.spec_from_file_location(f"jaxcomp_config_{path.stem}", path)
     if module_spec is None or module_spec.loader is None:
-        raise ConfigError(f"--config={path}: not a Python file; expected configs/NAME.py")
+        raise ConfigError(
+            f"--config={path}: not a Python file; expected FILE.py or one of {', '.join(shipped())}"
+        )
     module = importlib.util.module_from_spec(module_spec)
     module_spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):

@@ -96,7 +96,7 @@ def test_other_mistakes(flags, capsys, tmp_path):
     assert cli.main(["swep"]) == 2
     assert "invalid choice" in error(capsys)
     assert cli.main(["sweep"]) == 2
-    assert "--config=configs/tiny.py" in error(capsys)
+    assert "--config=tiny" in error(capsys)
     assert cli.main(["report", f"--workdir={tmp_path}"]) == 2
     assert "sweep.json" in error(capsys)
     assert cli.main(["bench", "--only=load", f"--run={tmp_path}"]) == 2

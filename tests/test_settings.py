@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -119,6 +120,48 @@ def test_bad_config_files(tmp_path, spec):
     )
     with pytest.raises(ConfigError, match=r"train\.optim\.lr = '1'; expected a number"):
         settings.load(str(tmp_path / "bad.py"))
+
+
+@pytest.mark.parametrize("arg", ["", ":full"])
+def test_a_shipped_config_is_found_by_name(arg, tmp_path, monkeypatch):
+    by_path = settings.load(f"configs/tiny.py{arg}")
+    monkeypatch.chdir(tmp_path)
+    assert settings.load(f"tiny{arg}") == by_path
+    assert by_path.name == "tiny" + arg.replace(":", "-")  # the default workdir is runs/NAME
+
+
+SHIPPED = {"controls": "", "paper": "", "paradox": "bases=0.8", "recipes": "seeds=2",
+           "smollm2": "steps=7", "text": "path=a.py:b.txt", "tiny": "full"}  # fmt: skip
+
+
+def test_every_shipped_config_loads_by_name_from_another_folder(tmp_path, monkeypatch):
+    (tmp_path / "a.py:b.txt").write_text("some text " * 200)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prose.txt").write_text("some text " * 200)
+    fields = {"smollm2": [("data.path", "prose.txt")]}  # its own data is not in the package
+    assert list(settings.shipped()) == list(SHIPPED)
+    for name, arg in SHIPPED.items():
+        cfg = settings.load(f"{name}:{arg}", fields.get(name, ()))
+        if name in ("paradox", "recipes"):
+            assert (Path(cfg.folders["decoder"]) / "model.safetensors").is_file()
+
+
+def test_a_file_that_exists_wins_over_a_shipped_name(spec, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "paper").mkdir()  # a folder of that name is no config
+    assert settings.load("paper").name == "paper"
+    (tmp_path / "tiny").write_text(CONFIG)
+    with pytest.raises(ConfigError, match="tiny: not a Python file; expected FILE"):
+        settings.load("tiny")
+
+
+def test_an_unknown_name_lists_the_shipped_ones(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    known = "(controls, paper, paradox, recipes, smollm2, text, tiny)"
+    for wrong in ("tinny", "tinny:full", "configs/tiny.py"):
+        with pytest.raises(ConfigError, match="did you mean tiny") as error:
+            settings.load(wrong)
+        assert known in str(error.value)
 
 
 def test_missing_and_empty_data_are_refused(spec, tmp_path):
