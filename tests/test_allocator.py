@@ -64,6 +64,7 @@ def faulted_bytes(how):
     return float(output(PROGRAM, how))
 
 
+@pytest.mark.slow
 @glibc
 def test_a_steps_temporaries_are_kept_between_calls():
     assert faulted_bytes("keep") < 8e6 < 40e6 < faulted_bytes("as it is")

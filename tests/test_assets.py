@@ -110,6 +110,7 @@ def test_the_decoder_was_taught_by_a_compressor_outside_the_grid(full):
         assert not set(bases.decoder_seeds(cfg)) & set(full.sweep.base_seeds)
 
 
+@pytest.mark.slow
 def test_every_card_tells_the_truth(full, held_out, mesh, monkeypatch):
     """Identity, command, size and the held-out losses, measured again."""
     assert cards()
@@ -156,6 +157,7 @@ def test_the_default_grid_is_part_of_the_full_one(full):
         assert bases.resolve_base(default, *name) == bases.resolve_base(full, *name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arg", CONFIGS[1:])
 def test_an_untrained_compressor_is_no_better_than_no_memory(arg, held_out, mesh):
     """A base has never seen memory tokens or this decoder, so its memory must not help at all.

@@ -34,6 +34,7 @@ def test_local_paths_stay_pathlib_and_import_nothing():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_without_the_extra_gs_is_one_sentence_that_names_it():
     code = (
         "import importlib.util as u; find = u.find_spec\n"

@@ -34,6 +34,8 @@ from jaxcomp.config import (
 )
 from jaxcomp.llm.model import count_params
 
+pytestmark = pytest.mark.slow
+
 SHAPE = ModelConfig(hidden_size=16, num_hidden_layers=2, head_dim=8, intermediate_size=24)
 QWEN = dataclasses.replace(SHAPE, model_type="qwen3", tie_word_embeddings=False)
 TINY = Config(

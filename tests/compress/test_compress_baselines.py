@@ -207,6 +207,7 @@ def test_the_pair_that_crams_reads_its_target_from_its_context(mesh):
     )
 
 
+@pytest.mark.slow
 def test_cramming_does_not_depend_on_the_mesh():
     rows = (0, 1, 2, 3)
     alone, spread = crammed(rows)[1], crammed(rows, (2, 2, 2))[1]

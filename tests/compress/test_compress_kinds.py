@@ -139,6 +139,7 @@ def test_the_decoder_learns_only_where_its_recipe_says(mesh, name):
     assert ("decoder" in towers[0], "decoder" in towers[1]) == (name == "lclm", name != "lclm")
 
 
+@pytest.mark.slow
 def test_training_does_not_depend_on_the_mesh():
     """Losses of later steps are those of the gradients of the earlier ones."""
     alone, spread = train("pisco", (1, 1, 1), 60), train("pisco", (2, 2, 2), 4)

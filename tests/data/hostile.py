@@ -1,6 +1,5 @@
-"""Text that tokenizers stumble over, and pairs of unlike tokenizers: small ones and the real."""
+"""Text that tokenizers stumble over, and pairs of unlike tokenizers: small, and as published."""
 
-import functools
 import json
 import os
 import random
@@ -8,12 +7,15 @@ import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
-import pytest
+import published
 from hypothesis import strategies as st
 
 from jaxcomp.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 
+# Where the published files themselves lie, on machines that have them: more to compare with.
 ASSETS = Path(os.environ.get("JAXCOMP_ASSETS", "~/.cache/jaxcomp-assets")).expanduser()
+REAL = [ASSETS / "tokenizer-qwen3", ASSETS / "tokenizer-llama3"]
+KINDS = ["small", "published", *(["real"] if all(f.is_dir() for f in REAL) else [])]
 SPECIAL = ("<|im_end|>", "<|eot_id|>", "<|endoftext|>", "<|begin_of_text|>", "<eos>", "<pad>")
 DECOMPOSED = ("e\u0301", "A\u030a", "q\u0301\u0327", "\u1112\u1161\u11ab", "\u3066\u3099", "\u212b")
 PIECES = (
@@ -58,7 +60,9 @@ def write_documents(file, texts):
 
 def pair_of(kind, folder):
     if kind == "real":
-        return real_pair()
+        return _pair(*REAL)
+    if kind == "published":
+        return _pair(published.qwen3(folder / "qwen3"), published.llama3(folder / "llama3"))
     comp, dec = folder / "comp", folder / "dec"
     train_tokenizer(["the word of the day 中文 é 😀 한국 <|im_end|>", *documents(30, 1)], 420, comp)
     train_tokenizer(["the memory of a vector " * 9], 290, dec)
@@ -69,27 +73,11 @@ def pair_of(kind, folder):
     return _pair(comp, dec)
 
 
-@functools.cache
-def real_pair():
-    """Qwen3's and Llama-3's, or a skip."""
-    return _pair(asset("qwen3"), asset("llama3"))
-
-
 def _pair(*folders: Path):
     specs = [json.loads((f / "tokenizer.json").read_text("utf-8")) for f in folders]
     special = [{t["content"]: t["id"] for t in s["added_tokens"] if t["special"]} for s in specs]
     comp, dec = map(load_tokenizer, folders)
     return Pair(comp, dec, folders, tuple(special))
-
-
-def asset(name):
-    name = "smollm2-135m" if name == "smollm2" else f"tokenizer-{name}"
-    if not (ASSETS / name / "tokenizer.json").is_file():
-        pytest.skip(
-            f"{ASSETS} holds no {name}: bring it with `bash ../shared/data/get_assets.sh`, or name "
-            "a folder that holds it in JAXCOMP_ASSETS"
-        )
-    return ASSETS / name
 
 
 def change(folder, added=(), **fields):

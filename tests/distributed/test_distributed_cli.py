@@ -6,6 +6,8 @@ import signal
 import pytest
 from processes import Processes, cli, make_weights, rows
 
+pytestmark = pytest.mark.slow
+
 STEPS = 60
 SET = (f"--train.optim.steps={STEPS}", "--train.checkpoint_every=20", "--train.log_every=1")
 

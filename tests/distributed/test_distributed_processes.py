@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from processes import Processes
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = str(Path(__file__).with_name("lonely.py"))
 
 

@@ -15,6 +15,8 @@ from jaxcomp.config import ConfigError
 from jaxcomp.sharding import use_mesh
 from jaxcomp.sweep import grid, hosts, jobs
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = str(Path(__file__).with_name("stub_sweep.py"))
 CFG = sweep_stub.config(base_seeds=(0,))
 

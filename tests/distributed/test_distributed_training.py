@@ -16,6 +16,8 @@ from train import train_models as tiny
 from jaxcomp.llm import hf
 from jaxcomp.sharding import use_mesh
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = str(Path(scenario.__file__))
 
 

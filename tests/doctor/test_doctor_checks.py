@@ -18,6 +18,8 @@ from jaxcomp.doctor.measures import forced_and_free
 from jaxcomp.fidelity.evaluate import rebuild
 from jaxcomp.sharding import use_mesh
 
+pytestmark = pytest.mark.slow
+
 TRAINED = "a trained pair runs by itself"
 
 

@@ -176,6 +176,7 @@ def test_passages_neither_depend_on_their_batch_nor_on_their_order(world):
         np.testing.assert_allclose(one.vec_MD, other.vec_MD, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_another_mesh_gives_the_same(world):
     with use_mesh(mesh_of((1, 2, 2))):
         found = Fixture().traces

@@ -112,6 +112,7 @@ def test_kept_are_those_of_the_last_places_alone(mesh):
         np.testing.assert_array_equal(np.asarray(x)[:, :, -2:], y)
 
 
+@pytest.mark.slow
 def test_meshes_and_remat_change_nothing_but_rounding():
     found = []
     for size, remat in (((1, 1, 1), "none"), ((2, 2, 2), "full")):

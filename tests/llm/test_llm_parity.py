@@ -178,7 +178,7 @@ def test_the_reference_feels_every_tensor():
 
 @pytest.fixture(scope="module")
 def maker():
-    pytest.importorskip("torch", reason="torch is not installed: `uv sync --extra bench`")
+    pytest.importorskip("torch", reason="needs torch: `uv run --extra bench pytest`")
     import make_golden
 
     return make_golden

@@ -14,9 +14,8 @@ from jaxcomp.data.tokenizer import load_tokenizer
 from jaxcomp.llm import hf
 from jaxcomp.sharding import use_mesh
 
-pytestmark = pytest.mark.skipif(
-    not (smollm2.folder() / hf.WEIGHTS).is_file(), reason=smollm2.MISSING
-)
+if not (smollm2.folder() / hf.WEIGHTS).is_file():
+    pytest.skip(smollm2.MISSING, allow_module_level=True)
 
 
 @pytest.fixture(scope="module")

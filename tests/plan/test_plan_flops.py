@@ -99,6 +99,7 @@ def test_recomputation_is_no_work_of_the_model():
     assert all(w.executed > w.model for w in again.values())
 
 
+@pytest.mark.slow
 def test_shapes_alone_are_those_of_a_real_pair(mesh):
     """No array is made, and yet every leaf has the shape and dtype of one that is."""
     from flax import nnx

@@ -301,7 +301,7 @@ SMALL = 2**14  # bytes: token ids and a bias may be gathered
 def compiled(tmp_path_factory) -> dict[tuple[int, int, int] | str, str]:
     """HLO of the shrunk step by mesh (and of OFFLOAD), from one subprocess."""
     if importlib.util.find_spec("libtpu") is None:
-        pytest.skip("libtpu is not installed (extra `tpu`); .ci/run runs this where it is")
+        pytest.skip("needs the TPU compiler: `uv run --extra tpu pytest -n0 -m '' tests/plan`")
     out = tmp_path_factory.mktemp("hlo")
     env = os.environ | {
         "JAX_PLATFORMS": "cpu",
@@ -318,7 +318,9 @@ def compiled(tmp_path_factory) -> dict[tuple[int, int, int] | str, str]:
     return found | {mesh: found[shrunk.name_of(mesh)] for mesh in shrunk.MESHES}
 
 
-meshes = pytest.mark.parametrize("mesh", shrunk.MESHES, ids=shrunk.name_of)
+def meshes(test):
+    mesh = pytest.mark.parametrize("mesh", shrunk.MESHES, ids=shrunk.name_of)
+    return pytest.mark.slow(mesh(test))
 
 
 def sizes(shape: str) -> tuple[int, ...]:
@@ -455,6 +457,7 @@ def test_attention_is_the_fused_kernel(compiled, mesh):
             assert not re.search(rf"\[(\d+,)*{n},{n}\]", text)
 
 
+@pytest.mark.slow
 def test_offloaded_layer_inputs_lie_in_the_memory_of_the_host(compiled):
     """S(5) is XLA's name of it. One row of a layer's inputs is kept for each layer."""
     rows = shrunk.ROWS // shrunk.ACCUMULATE // 4

@@ -7,6 +7,8 @@ import pytest
 from conftest import HANGS_S
 from scripts_stub import Cloud, wait_for
 
+pytestmark = pytest.mark.slow
+
 WHAT = ("--names=x", "--type=v5e:4x4", "--spot", "--max-failures=2")
 JOB = ("--", "jaxcomp", "sweep", "--workdir=gs://b/a b")
 

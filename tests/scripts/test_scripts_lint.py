@@ -36,6 +36,7 @@ EVERYTHING = [
 ]
 
 
+@pytest.mark.slow
 @needs_gcloud
 def test_gcloud_knows_every_flag(tmp_path):
     cloud = Cloud.make(tmp_path)

@@ -24,6 +24,8 @@ from jaxcomp.sweep.report import current, report
 from jaxcomp.train import bases
 from jaxcomp.train.checkpoint import write_json
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 
 

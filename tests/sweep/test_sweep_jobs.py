@@ -121,6 +121,7 @@ def test_only_in_a_rate_grid_is_divergence_a_finding(tmp_path, decoder, monkeypa
             assert run() == {"metrics": {"val_loss": None}, "note": "at step 3 the loss is nan"}
 
 
+@pytest.mark.slow
 def test_a_real_sweep_end_to_end(tmp_path, decoder, monkeypatch, capsys):
     # The worker is a process of its own; no time is to be lost there on optimising tiny programs.
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")

@@ -139,6 +139,7 @@ def test_coverage_of_a_known_hierarchy():
     assert covered(200, bases=6, seeds=2, base_sd=1, seed_sd=0.7) > 0.91
 
 
+@pytest.mark.slow
 def test_passages_are_drawn_for_all_runs_at_once():
     """Passages that are hard for all runs are not averaged away by more runs."""
     shape = {"bases": 6, "seeds": 1, "base_sd": 0.1, "seed_sd": 0}

@@ -56,6 +56,7 @@ def student(pair, batch, b):
     return log_softmax(pair.decoder.unembed(targets.hidden_RLD)[0, :count])
 
 
+@pytest.mark.slow
 def test_it_is_the_kl_to_the_reader_of_the_whole_text(mesh):
     batch, pair = tiny.batch(rows=3, targets=2, seed=4), model()
     expected, labels = 0.0, 0
@@ -146,6 +147,7 @@ def test_no_gradient_goes_through_the_teacher(mesh):
     assert all(not np.asarray(g).any() for g in jax.tree.leaves(grads))
 
 
+@pytest.mark.slow
 def test_a_run_learns_to_continue_as_its_teacher_does(mesh, tmp_path):
     run = tiny.run(
         optim=dataclasses.replace(tiny.OPTIM, steps=60),

@@ -82,6 +82,7 @@ def test_a_killed_run_ends_bit_for_bit_like_a_whole_one(whole, mesh, tmp_path):
     assert {"data", "compile", "step", "checkpoint", "total"} <= seconds.keys()
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_upon_another_mesh(whole, mesh, tmp_path):
     folder, fitted = whole
     with pytest.raises(Killed):

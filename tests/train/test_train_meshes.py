@@ -17,6 +17,8 @@ from jaxcomp.sharding import put_batch, use_mesh
 from jaxcomp.train import optim
 from jaxcomp.train.loss import MemoryObjective
 
+pytestmark = pytest.mark.slow
+
 MESHES = [(1, 8, 1), (1, 2, 4), (2, 2, 2)]
 # Every axis divides by 8 or, where tp cuts it, by 4.
 COMP = ModelConfig("qwen3", 32, 16, 2, 8, 4, 4, 32, tie_word_embeddings=False)

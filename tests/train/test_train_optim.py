@@ -60,11 +60,13 @@ def assert_same(got, wanted):
         assert np.abs(grad).max() > 0, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 8, 1), (2, 2, 2)])
 def test_gradients_do_not_depend_on_the_mesh(shape):
     assert_same(loss_and_gradients(shape), reference())
 
 
+@pytest.mark.slow
 def test_gradients_do_not_depend_on_accumulation():
     assert_same(loss_and_gradients((1, 1, 1), accumulate=4), reference())
 

@@ -34,6 +34,8 @@ from jaxcomp.train.compress import load_run, planned, tokenizers, train, validat
 from jaxcomp.train.pretrain import held_out, pretrain_base
 from jaxcomp.train.ratios import ratio_at
 
+pytestmark = pytest.mark.slow
+
 SHAPE = ModelConfig(hidden_size=16, num_hidden_layers=1, head_dim=8, intermediate_size=16)
 
 

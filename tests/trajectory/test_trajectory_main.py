@@ -20,6 +20,8 @@ from jaxcomp.trajectory import Followed, follow, main, write
 from jaxcomp.trajectory import overlaps as overlaps_room
 from jaxcomp.use.layout import ExportError
 
+pytestmark = pytest.mark.slow
+
 
 def config(keep="9"):
     return settings.load(

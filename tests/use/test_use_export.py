@@ -149,8 +149,10 @@ def test_an_adapter_file_says_what_peft_adds(exported):
 @pytest.mark.parametrize("exported", ["lora"], indirect=True)
 def test_peft_loads_the_adapter(exported):
     pair, place = exported
-    torch = pytest.importorskip("torch", reason="needs torch: uv run --extra bench pytest")
-    peft = pytest.importorskip("peft", reason="needs peft: uv run --with peft --extra bench pytest")
+    torch = pytest.importorskip("torch", reason="needs torch: `uv run --extra bench pytest`")
+    peft = pytest.importorskip(
+        "peft", reason="needs peft: `uv run --with peft --extra bench pytest`"
+    )
     transformers = pytest.importorskip("transformers")
     folder = bases.ASSETS / "bases" / "llama-24-s0"
     base = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -168,7 +170,7 @@ def test_peft_loads_the_adapter(exported):
 @pytest.mark.parametrize("exported", ["full"], indirect=True)
 def test_transformers_loads_a_full_compressor(exported):
     pair, place = exported
-    torch = pytest.importorskip("torch", reason="needs torch: uv run --extra bench pytest")
+    torch = pytest.importorskip("torch", reason="needs torch: `uv run --extra bench pytest`")
     transformers = pytest.importorskip("transformers")
     folder = place / "out" / "compressor"
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
