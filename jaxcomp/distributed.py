@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 from jaxcomp.channel import Channel, Hello, Line, Lost, call_in, gather_all
 from jaxcomp.cluster import Cluster, find_cluster, heartbeat_timeout, start_timeout
 from jaxcomp.config import ConfigError
+from jaxcomp.errors import chain
 
 CLOCKS_APART_S = 60.0  # claims and logs of several hosts are read side by side
 _GRACE_S = 5.0  # in which a process may end by itself after another one was lost
@@ -253,12 +254,9 @@ def lost_because_of(error: BaseException, wait_s: float = _GRACE_S) -> str | Non
     return _channel.lost
 
 
-def _is_of_collective(error: BaseException | None) -> bool:
-    while error is not None:
-        if type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError") or "Gloo" in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+def _is_of_collective(error: BaseException) -> bool:
+    jax_errors = ("JaxRuntimeError", "XlaRuntimeError")
+    return any(type(e).__name__ in jax_errors or "Gloo" in str(e) for e in chain(error))
 
 
 def _words(error: BaseException) -> str:

@@ -22,6 +22,7 @@ from typing import Any
 
 from jaxcomp import storage
 from jaxcomp.allocator import one_arena
+from jaxcomp.errors import chain
 from jaxcomp.stopping import Terminated, on_sigterm
 from jaxcomp.sweep.ledger import DiskFullError
 from jaxcomp.sweep.tasks import Say, Task, Work
@@ -190,17 +191,14 @@ def outcome(work: Work, workdir: Path, task: Task, say: Say) -> tuple[str, Any]:
         return "failed", f"{type(e).__name__}: {first}"
 
 
-def _is_full(error: BaseException | None) -> bool:
+def _is_full(error: BaseException) -> bool:
     """Was a full disk the cause? Libraries wrap it, sometimes as text only."""
-    while error is not None:
-        if isinstance(error, DiskFullError):
-            return True
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        if "No space left on device" in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+    return any(
+        isinstance(one, DiskFullError)
+        or (isinstance(one, OSError) and one.errno in (errno.ENOSPC, errno.EDQUOT))
+        or "No space left on device" in str(one)
+        for one in chain(error)
+    )
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import csv
 import functools
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from jaxcomp.llm import hf
 from jaxcomp.llm.model import Transformer
 from jaxcomp.sweep import grid, jobs, runner
 from jaxcomp.sweep.tasks import Task
-from jaxcomp.train import compress, loop
+from jaxcomp.train import checkpoint, compress, loop
 
 CONFIG = """
 def shape(width):
@@ -119,6 +120,35 @@ def test_only_in_a_rate_grid_is_divergence_a_finding(tmp_path, decoder, monkeypa
                 run()
         else:
             assert run() == {"metrics": {"val_loss": None}, "note": "at step 3 the loss is nan"}
+
+
+class VanishingCheckpoints(jobs.SweepWork):
+    """Somebody cleans up the folder of one job's checkpoints while Orbax writes to it."""
+
+    def run(self, task, workdir, say):
+        save = checkpoint.Checkpoints.save
+
+        def vanishing(self, *args):
+            save(self, *args)
+            shutil.rmtree(self.directory)
+
+        if task.id == "toy-s-r4-b0-s0":
+            checkpoint.Checkpoints.save = vanishing
+        try:
+            return super().run(task, workdir, say)
+        finally:
+            checkpoint.Checkpoints.save = save
+
+
+@pytest.mark.slow
+def test_a_save_that_fails_ends_its_job_and_no_other(tmp_path, decoder, monkeypatch):
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    cfg = config_of(tmp_path, decoder, ("sweep.ratios", "4"))
+    summary = runner.run(cfg, tmp_path / "w", work=VanishingCheckpoints())
+    assert summary.ran == 1
+    ((job, message),) = summary.failed
+    assert job == "toy-s-r4-b0-s0"
+    assert "jobs/toy-s-r4-b0-s0/checkpoints" in message
 
 
 @pytest.mark.slow
