@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from jaxcomp import storage
+from jaxcomp import storage, strict_json
 
 HEARTBEAT_S = 20.0
 STALE_S = 120.0  # a claim of another machine whose heartbeat is older than this is taken over
@@ -33,13 +33,15 @@ class Claims:
     """The claims that this process holds in `folder`; use as a context manager.
 
     Leaving the context releases every claim, also after an error. A claim that another machine took
-    over meanwhile (this one was suspended for longer than STALE_S) is `held` no more.
+    over meanwhile (this one was suspended for longer than STALE_S) is `held` no more, and its file
+    is the other's.
     """
 
     def __init__(self, folder: Path):
         self.folder = storage.path(folder)
         self.held: set[str] = set()
         self._locks: _Locks = (_Objects if storage.is_remote(folder) else _Files)(self.folder)
+        self._one = threading.RLock()  # the heartbeat and the main thread
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
@@ -55,8 +57,9 @@ class Claims:
 
     def acquire(self, name: str) -> None:
         """Claim `name`. Raises ClaimedError if a live process holds it."""
-        self._locks.take(name)
-        self.held.add(name)
+        with self._one:
+            self._locks.take(name)
+            self.held.add(name)
 
     def try_acquire(self, name: str) -> bool:
         try:
@@ -66,8 +69,16 @@ class Claims:
         return True
 
     def release(self, name: str) -> None:
-        self.held.discard(name)
-        self._locks.drop(name)
+        with self._one:
+            self.held.discard(name)
+            self._locks.drop(name)
+
+    def holds(self, name: str) -> bool:
+        """Is the claim still this process's? Looks now, not only with the next heartbeat."""
+        with self._one:
+            if name in self.held and not self._locks.beat(name):
+                self.held.discard(name)
+            return name in self.held
 
     def owner(self, name: str) -> str | None:
         """The live owner of a claim in words, None where it is free or stale."""
@@ -76,8 +87,7 @@ class Claims:
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):
             for name in list(self.held):
-                if not self._locks.beat(name):
-                    self.held.discard(name)
+                self.holds(name)
 
 
 class _Locks(Protocol):
@@ -94,6 +104,7 @@ class _Files:
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self.content = json.dumps(_me()).encode()
 
     def open(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -106,30 +117,34 @@ class _Files:
                 raise ClaimedError(f"{name} is claimed by {owner}")
             path.unlink(missing_ok=True)  # stale: its owner is gone
             handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-            with os.fdopen(handle, "w") as f:
-                json.dump(_me(), f)
+            with os.fdopen(handle, "wb") as f:
+                f.write(self.content)
 
     def drop(self, name: str) -> None:
-        self._path(name).unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError), self._guard():
+            if self._path(name).read_bytes() == self.content:
+                self._path(name).unlink()
 
     def beat(self, name: str) -> bool:
-        with contextlib.suppress(FileNotFoundError):
-            os.utime(self._path(name))
-        return True
+        path = self._path(name)
+        try:
+            ours = path.read_bytes() == self.content
+            if ours:
+                os.utime(path)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True  # the disk does not answer: the next beat tries again
+        return ours
 
     def owner(self, name: str) -> str | None:
         path = self._path(name)
         try:
-            info = json.loads(path.read_text() or "{}")
-            beat = path.stat().st_mtime
+            # Nothing in it: its process was killed between making the file and writing to it.
+            info, beat = _parsed(path.read_bytes()), path.stat().st_mtime
         except FileNotFoundError:
             return None
-        except ValueError:  # killed between making the file and writing it
-            info, beat = {}, path.stat().st_mtime
-        if info.get("host") == socket.gethostname():
-            alive = _lives(info)
-        else:
-            alive = self._now() - beat < STALE_S
+        alive = _lives(info) if _is_here(info) else self._now() - beat < STALE_S
         return _words(info) if alive else None
 
     def _path(self, name: str) -> Path:
@@ -161,11 +176,8 @@ class _Objects:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        # Ours alone: a write whose answer was lost is told from another's by it.
-        self.me = _me() | {"boot": _boot(), "mark": uuid.uuid4().hex}
-        self.content = json.dumps(self.me).encode()
+        self.content = json.dumps(_me()).encode()
         self.generations: dict[str, bytes] = {}
-        self._one = threading.RLock()  # the heartbeat and a release
 
     def open(self) -> None:
         pass
@@ -173,39 +185,36 @@ class _Objects:
     def take(self, name: str) -> None:
         from jaxcomp import gs
 
-        with self._one:
-            found = gs.read_record(self._path(name))
-            owner = self._living(name, found.content)
-            if owner is None:
-                made = self._write(name, found.generation)
-                if made is not None:
-                    self.generations[name] = made
-                    return
-                owner = _words(_parsed(gs.read_record(self._path(name)).content))
-            raise ClaimedError(f"{name} is claimed by {owner}")
+        found = gs.read_record(self._path(name))
+        owner = self._living(name, found.content)
+        if owner is None:
+            made = self._write(name, found.generation)
+            if made is not None:
+                self.generations[name] = made
+                return
+            owner = _words(_parsed(gs.read_record(self._path(name)).content))
+        raise ClaimedError(f"{name} is claimed by {owner}")
 
     def drop(self, name: str) -> None:
         from jaxcomp import gs
 
-        with self._one:
-            generation = self.generations.pop(name, None)
-            if generation is not None:
-                gs.swap(self._path(name), None, generation)
+        generation = self.generations.pop(name, None)
+        if generation is not None:
+            gs.swap(self._path(name), None, generation)
 
     def beat(self, name: str) -> bool:
-        with self._one:
-            generation = self.generations.get(name)
-            if generation is None:
-                return False
-            try:
-                made = self._write(name, generation)
-            except storage.StorageError:
-                return True  # the network is down: the next beat tries again
-            if made is None:
-                del self.generations[name]
-                return False
-            self.generations[name] = made
-            return True
+        generation = self.generations.get(name)
+        if generation is None:
+            return False
+        try:
+            made = self._write(name, generation)
+        except storage.StorageError:
+            return True  # the network is down: the next beat tries again
+        if made is None:
+            del self.generations[name]
+            return False
+        self.generations[name] = made
+        return True
 
     def owner(self, name: str) -> str | None:
         from jaxcomp import gs
@@ -228,7 +237,7 @@ class _Objects:
         if content is None:
             return None
         info = _parsed(content)
-        if (info.get("host"), info.get("boot")) == (self.me["host"], self.me["boot"]):
+        if _is_here(info):
             return _words(info) if _lives(info) else None
         age = gs.age(gs.GsPath(str(self._path(name))))
         return _words(info) if age is not None and age < STALE_S else None
@@ -238,25 +247,32 @@ class _Objects:
 
 
 def _parsed(content: bytes | None) -> dict[str, Any]:
+    """What a claim says of its owner; nothing where it is damaged, so that its age decides."""
     try:
-        found = json.loads(content or b"{}")
-    except ValueError:
+        return strict_json.parse(content or b"{}", "claim", dict)
+    except strict_json.JsonError:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _words(info: dict[str, Any]) -> str:
     return f"process {info.get('pid')} on {info.get('host')}"
 
 
+def _is_here(info: dict[str, Any]) -> bool:
+    """Was the claim written since this machine started? Names of machines are used again."""
+    return (info.get("host"), info.get("boot")) == (socket.gethostname(), _boot())
+
+
 def _lives(info: dict[str, Any]) -> bool:
     """Is that process of this machine still the one that wrote the claim?"""
-    pid = info.get("pid", -1)
+    pid = info.get("pid")
+    if type(pid) is not int or not 0 < pid < 1 << 31:
+        return False
     return _started(pid) is not None and _started(pid) == info.get("started")
 
 
 def _boot() -> str:
-    """Which start of which machine this is: names of machines are used again after a preemption."""
+    """Which start of which machine this is."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -264,8 +280,10 @@ def _boot() -> str:
 
 
 def _me() -> dict[str, object]:
-    pid = os.getpid()
-    return {"host": socket.gethostname(), "pid": pid, "started": _started(pid)}
+    """The content of a claim. By its mark a claim that was taken over is told from our own."""
+    pid, mark = os.getpid(), uuid.uuid4().hex
+    host = socket.gethostname()
+    return {"host": host, "boot": _boot(), "pid": pid, "started": _started(pid), "mark": mark}
 
 
 def _started(pid: int) -> str | None:

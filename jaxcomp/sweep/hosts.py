@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +28,7 @@ from jaxcomp.sweep.worker import (
     ended_by_signal,
     log_to,
     outcome,
+    speak,
 )
 
 _FAILED_ALONE_S = 60.0  # how long a process whose task failed waits for the others to fail too
@@ -107,9 +108,10 @@ def _lead(conn: Connection, work: Work, workdir: Path, together: Together) -> No
 
 def _serve(conn: Connection, work: Work, workdir: Path, together: Together) -> int:
     begin()
+    send = speak(conn)
 
     def say(text: str, share: float) -> None:
-        conn.send(("progress", (text, share)))
+        send("progress", (text, share))
 
     try:
         together.start()
@@ -123,13 +125,13 @@ def _serve(conn: Connection, work: Work, workdir: Path, together: Together) -> i
                 break
             with log_to(workdir / "jobs" / task.id / "log.txt"):
                 answer = outcome(work, workdir, task, say)
-            conn.send(_agreed(task, answer))
+            send(*_agreed(task, answer))
         distributed.finish()
     except KeyboardInterrupt as stop:
-        _tell(conn, "stopped", "")
+        _tell(send, "stopped", "")
         return _stopped(stop)
     except Exception as error:
-        _tell(conn, "lost", distributed.lost_because_of(error) or str(error))
+        _tell(send, "lost", distributed.lost_because_of(error) or str(error))
         distributed.leave(distributed.LOST, str(error))
         return distributed.LOST
     return 0
@@ -189,6 +191,6 @@ def _stopped(stop: KeyboardInterrupt) -> int:
     return TERMINATED
 
 
-def _tell(conn: Connection, word: str, content: str) -> None:
+def _tell(send: Callable[[str, Any], None], word: str, content: str) -> None:
     with contextlib.suppress(OSError):
-        conn.send((word, content))
+        send(word, content)

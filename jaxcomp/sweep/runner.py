@@ -21,14 +21,15 @@ from jaxcomp.config import Config, ConfigError
 from jaxcomp.distributed import AGAIN
 from jaxcomp.stopping import Terminated
 from jaxcomp.sweep import grid
-from jaxcomp.sweep.claims import Claims
+from jaxcomp.sweep.claims import HEARTBEAT_S, ClaimedError, Claims
 from jaxcomp.sweep.ledger import DONE, FAILED, Ledger, disk_full
 from jaxcomp.sweep.tasks import Task, Work
-from jaxcomp.sweep.worker import Worker, stop
+from jaxcomp.sweep.worker import STOP_S, Worker, stop
 
 Out = Callable[[str], None]
 FOREIGN_POLL_S = 2.0  # how often a task claimed by another machine is looked at again
 PROGRESS_S = 15.0
+UNCHANGED_S = 60.0  # a worker whose progress is older than this has its age printed
 
 
 class Summary(NamedTuple):
@@ -160,16 +161,23 @@ class _Dispatch:
         self.spent, self.began, self.printed = 0.0, time.monotonic(), time.monotonic()
         self.found = 0.0  # part of `spent` that was there when its task was resumed
         self.foreign: dict[str, float] = {}  # claimed elsewhere -> when to look again
+        self.grace_s = STOP_S
 
     def loop(self) -> None:
+        shard, last = set(self.claims.held), time.time()
         while self.pending or any(w.task for w in self.workers):
+            self._look_at_claims(shard, time.time() - last)
+            last = time.time()
             self._assign()
             busy = [w for w in self.workers if w.task]
+            began = time.monotonic()
             if busy:
                 wait([w.conn for w in busy], timeout=1.0)
             else:
                 time.sleep(0.2)
             for worker in busy:
+                # At most a little at once: this process may have been stopped itself.
+                worker.silent += min(time.monotonic() - began, 2.0)
                 message = worker.receive()
                 if message is not None:
                     self._finish(worker, *message)
@@ -178,7 +186,37 @@ class _Dispatch:
 
     def close(self) -> None:
         if self.team is None or self.team.task is not None:
-            stop(self.workers)
+            stop(self.workers, self.grace_s)
+
+    def _look_at_claims(self, shard: set[str], seconds: float) -> None:
+        """Leaves what others took over while this process, in the `seconds` since the last look,
+        stood still. Raises ClaimedError for the shard itself."""
+        if seconds > 2 * HEARTBEAT_S:
+            for name in list(self.claims.held):
+                self.claims.holds(name)
+        for worker in [w for w in self.workers if w.task and w.task.id not in self.claims.held]:
+            self._leave(worker)
+        for name in shard - self.claims.held:
+            self.grace_s = 0.0  # what is not ours is not to be saved either
+            raise ClaimedError(
+                f"{self._taken_over(name)}; run the same command again, it finds what is done"
+            )
+
+    def _leave(self, worker: Worker) -> None:
+        task = worker.task
+        assert task is not None
+        if self.team is not None:
+            self.grace_s = 0.0
+            raise ClaimedError(f"{self._taken_over(task.id)}; {AGAIN}")
+        self.out(f"{self._taken_over(task.id)}, so it is left to that one")
+        worker.stop(0.0)
+        self.workers.remove(worker)
+        self.pending[task.id] = task
+        self.foreign[task.id] = time.monotonic() + FOREIGN_POLL_S
+
+    def _taken_over(self, name: str) -> str:
+        owner = self.claims.owner(name) or "another process"
+        return f"{name} was taken over by {owner} while this process stood still"
 
     def _assign(self) -> None:
         for task in [t for t in self.pending.values() if set(t.needs) & self.failed.keys()]:
@@ -240,6 +278,9 @@ class _Dispatch:
     def _finish(self, worker: Worker, word: str, content) -> None:
         task = worker.task
         assert task is not None
+        if word in ("done", "failed") and not self.claims.holds(task.id):
+            self._leave(worker)
+            return
         worker.task = None
         self.found += (worker.before or 0.0) * task.cost
         if not worker.process.is_alive():
@@ -280,11 +321,18 @@ class _Dispatch:
 
     def _progress(self) -> None:
         self.printed = time.monotonic()
-        now = [f"{w.task.id} {w.share:.0%} {w.text}".strip() for w in self.workers if w.task]
+        now = [_said(w) for w in self.workers if w.task]
         waiting = [i for i in self.foreign if i in self.pending]
         if not now and waiting:
             now = [f"waiting for {', '.join(waiting[:3])}, run by another process"]
         self.out(f"{self._counts()} {' | '.join(now)}; {self._eta()}")
+
+
+def _said(worker: Worker) -> str:
+    assert worker.task is not None
+    said = f"{worker.task.id} {worker.share:.0%} {worker.text}".strip()
+    age = time.monotonic() - worker.since
+    return f"{said} (unchanged for {duration(age)})" if age > UNCHANGED_S else said
 
 
 def duration(seconds: float) -> str:

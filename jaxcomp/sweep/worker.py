@@ -28,6 +28,8 @@ from jaxcomp.sweep.ledger import DiskFullError
 from jaxcomp.sweep.tasks import Say, Task, Work
 
 TERMINATED = 143
+BEAT_S = 5.0  # how often a worker says that it is there
+STILL_S = 120.0  # a worker that has said nothing for so long stands still
 STOP_S = 30.0  # in which a worker that trains may finish its step and save it
 
 # Two processes that each start a thread a core only get in each other's way. One thread, also where
@@ -58,7 +60,8 @@ class Worker:
     ):
         self.task: Task | None = None
         self.shape: tuple = ()  # of the task it ran last
-        self.text, self.share = "", 0.0
+        self.text, self.share, self.since = "", 0.0, time.monotonic()
+        self.silent = 0.0  # seconds since its last word
         self.before: float | None = None  # share that the task's first message found done
         context = mp.get_context("spawn")  # fork is not safe once JAX has threads
         self.conn, theirs = context.Pipe()
@@ -70,28 +73,39 @@ class Worker:
 
     def send(self, task: Task) -> None:
         self.task, self.shape, self.text, self.share = task, task.shape, "starting", 0.0
-        self.before = None
+        self.before, self.silent, self.since = None, 0.0, time.monotonic()
         self.conn.send(task)
 
     def receive(self) -> tuple[str, Any] | None:
         """The next ("done" | "failed" | "full", content) message; progress is kept, not returned.
 
-        A dead process counts as a failed task.
+        A dead process counts as a failed task; one that stands still is ended, and counts so too.
         """
         while self.task is not None:
             try:
                 if not self.conn.poll():
-                    return None
+                    return self._ended() if self.silent > STILL_S else None
                 word, content = self.conn.recv()
             except (EOFError, ConnectionResetError):
                 self.process.join()
                 return "failed", f"its process died ({_cause(self.process.exitcode)})"
+            self.silent = 0.0
+            if word == "alive":
+                continue
             if word != "progress":
                 return word, content
-            self.text, self.share = content
+            (self.text, self.share), self.since = content, time.monotonic()
             if self.before is None:
                 self.before = self.share
         return None
+
+    def _ended(self) -> tuple[str, str]:
+        self.process.kill()
+        self.process.join()
+        return "failed", (
+            f"its process stood still for {self.silent:.0f} s (stopped, or held up by the machine) "
+            "and was ended; run the same command again, it resumes"
+        )
 
     def release(self, grace_s: float = STOP_S) -> None:
         """No more tasks: the process ends by itself."""
@@ -147,9 +161,10 @@ def environment(one_thread: bool) -> Iterator[None]:
 
 def _main(conn: Connection, work: Work, workdir: Path) -> None:
     begin()
+    send = speak(conn)
 
     def say(text: str, share: float) -> None:
-        conn.send(("progress", (text, share)))
+        send("progress", (text, share))
 
     try:
         while True:
@@ -159,7 +174,7 @@ def _main(conn: Connection, work: Work, workdir: Path) -> None:
                 return
             with log_to(workdir / "jobs" / task.id / "log.txt"):
                 answer = outcome(work, workdir, task, say)
-            conn.send(answer)
+            send(*answer)
     except Terminated:
         ended_by_signal(TERMINATED)
 
@@ -170,6 +185,25 @@ def begin() -> None:
     signal.signal(signal.SIGTERM, on_sigterm)
     one_arena()
     threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def speak(conn: Connection) -> Callable[[str, Any], None]:
+    """What sends a word to the parent. From now on it also hears every BEAT_S that this process is
+    there, through long compilations and slow steps too: they leave the other threads running."""
+    lock = threading.Lock()
+
+    def send(word: str, content: Any) -> None:
+        with lock:
+            conn.send((word, content))
+
+    def beat() -> None:
+        with contextlib.suppress(OSError):  # the parent is gone, or wants no more
+            while True:
+                send("alive", None)
+                time.sleep(BEAT_S)
+
+    threading.Thread(target=beat, daemon=True).start()
+    return send
 
 
 def ended_by_signal(code: int) -> None:

@@ -8,6 +8,8 @@ from jaxcomp.config import Config, ModelConfig, SweepConfig
 from jaxcomp.sweep import grid, runner
 from jaxcomp.sweep.tasks import Task
 
+ELSEWHERE = '{"host": "elsewhere", "pid": 1, "started": "1"}'
+
 
 def config(**sweep) -> Config:
     sizes = {s: ModelConfig(hidden_size=h) for s, h in (("s", 16), ("m", 32))}
@@ -48,6 +50,15 @@ class StubWork:
             os.kill(os.getpid(), signal.SIGKILL)
         if kind == "full":
             raise RuntimeError("write failed") from OSError(28, "No space left on device")
+        if kind == "stop":
+            (workdir / "stopped").touch()
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if kind.startswith("taken over, "):  # by a machine that found our heartbeat old
+            lock = workdir / "claims" / f"{task.id}.lock"
+            lock.unlink()
+            lock.write_text(ELSEWHERE)
+            time.sleep(float(kind.removeprefix("taken over, ")))
+            (workdir / "late").touch()
         with open(workdir / "ran.txt", "a") as f:
             f.write(task.id + "\n")
         say("half", 0.5)
@@ -67,8 +78,13 @@ class StubWork:
         return {"metrics": metrics, "timings": {"train_s": time.time()}, "note": "fine"}
 
 
-def run(cfg, workdir, seconds=0.0, **kw):
-    """The summary, and what was printed."""
+def run(cfg, workdir, seconds=0.0, hear=lambda text: None, **kw):
+    """The summary, and what was printed, of which `hear` hears each line as it is."""
     said = []
-    summary = runner.run(cfg, workdir, work=StubWork(seconds), out=said.append, **kw)
+
+    def out(text):
+        said.append(text)
+        hear(text)
+
+    summary = runner.run(cfg, workdir, work=StubWork(seconds), out=out, **kw)
     return summary, "\n".join(said)

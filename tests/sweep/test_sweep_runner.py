@@ -1,8 +1,10 @@
 """The runner's plumbing, with stand-in jobs that take milliseconds and never touch JAX."""
 
+import multiprocessing as mp
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +16,7 @@ from conftest import HANGS_S
 from sweep_stub import config
 
 from jaxcomp.config import Config, ConfigError
-from jaxcomp.sweep import grid, runner
+from jaxcomp.sweep import claims, grid, runner, worker
 from jaxcomp.sweep.claims import ClaimedError, Claims
 from jaxcomp.sweep.ledger import DiskFullError, Ledger
 from jaxcomp.sweep.results import collect, lr_grid_csv, results_csv
@@ -89,6 +91,81 @@ def test_a_full_disk_stops_with_one_error_and_keeps_what_is_done(tmp_path):
     (tmp_path / "trouble-toy-m-r16-b1-s0").unlink()
     before = len(list((tmp_path / "ledger").glob("*.json")))
     assert go(config(), tmp_path)[0] == runner.Summary(8 - before, before, ())
+
+
+def test_a_worker_that_stands_still_costs_its_job_alone(tmp_path, monkeypatch):
+    still = "toy-m-r4-b0-s0"
+    (tmp_path / f"trouble-{still}").write_text("stop")
+    usual = worker.STILL_S
+
+    def hear(text):
+        if text.startswith("FAILED"):
+            monkeypatch.setattr(worker, "STILL_S", usual)
+
+    def hurry():  # only while the one worker is stopped: a process that starts may take its time
+        wait_for((tmp_path / "stopped").exists)
+        monkeypatch.setattr(worker, "STILL_S", 1.0)
+
+    threading.Thread(target=hurry, daemon=True).start()
+    summary, _, said = go(config(), tmp_path, workers=1, hear=hear)
+    ((failed, message),) = summary.failed
+    assert (summary.ran, failed) == (7, still)
+    assert "stood still for" in message
+    assert "run the same command again" in message
+    assert said.count(message) == 1
+
+
+def test_a_long_step_is_no_standing_still(monkeypatch):
+    monkeypatch.setattr(worker, "BEAT_S", 0.05)
+    ours, theirs = mp.Pipe()
+    send = worker.speak(theirs)
+    send("progress", ("compiling", 0.1))
+    time.sleep(0.3)  # says nothing itself
+    heard = []
+    while ours.poll():
+        heard.append(ours.recv())
+    assert heard.count(("alive", None)) > 1
+    assert heard.count(("progress", ("compiling", 0.1))) == 1
+
+
+@pytest.mark.parametrize("seconds", [0, 1000])
+def test_a_job_that_another_machine_took_over_is_left_to_it(tmp_path, monkeypatch, seconds):
+    """At its end, and while it runs."""
+    taken = "toy-s-r4-b0-s0"
+    (tmp_path / f"trouble-{taken}").write_text(f"taken over, {seconds}")
+    lock, row = tmp_path / f"claims/{taken}.lock", tmp_path / f"ledger/{taken}.json"
+    monkeypatch.setattr(claims, "HEARTBEAT_S", 0.2 if seconds else 1000)
+    go(config(), tmp_path / "other")
+
+    def hear(text):
+        if "taken over by process 1 on elsewhere" in text:
+            assert lock.read_text() == sweep_stub.ELSEWHERE
+            assert not row.exists()
+            row.parent.mkdir(exist_ok=True)
+            os.replace(tmp_path / f"other/ledger/{taken}.json", row)  # the other one finishes it
+            lock.unlink()
+
+    summary, made, said = go(config(), tmp_path, hear=hear)
+    assert summary == runner.Summary(8, 0, ())
+    assert said.count(f"{taken} was taken over by process 1 on elsewhere") == 1
+    assert f"{taken} done" not in said
+    assert (tmp_path / "late").exists() == (seconds == 0)
+    assert "toy,s,4,0," in made
+
+
+def test_a_shard_that_another_machine_took_over_is_left_to_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(claims, "HEARTBEAT_S", 0.2)
+    lock = tmp_path / "claims/shard-0-of-1.lock"
+
+    def hear(text):
+        if "tasks on" in text:
+            lock.unlink()
+            lock.write_text(sweep_stub.ELSEWHERE)
+
+    with pytest.raises(ClaimedError, match="taken over by process 1 on elsewhere"):
+        go(config(), tmp_path, 60.0, hear=hear)
+    assert lock.read_text() == sweep_stub.ELSEWHERE
+    assert [p.name for p in (tmp_path / "claims").glob("*.lock")] == [lock.name]
 
 
 def start(workdir, seconds, extra=""):
@@ -220,13 +297,33 @@ c = Claims(Path({str(tmp_path)!r})); c.acquire("a"); os._exit(0)
 
 
 def test_another_machine_keeps_its_claim_while_its_heart_beats(tmp_path):
-    (tmp_path / "a.lock").write_text('{"host": "elsewhere", "pid": 1, "started": "1"}')
+    (tmp_path / "a.lock").write_text(sweep_stub.ELSEWHERE)
     with Claims(tmp_path) as mine:
         with pytest.raises(ClaimedError, match="process 1 on elsewhere"):
             mine.acquire("a")
         old = time.time() - 1000
         os.utime(tmp_path / "a.lock", (old, old))
         mine.acquire("a")
+
+
+def test_a_claim_that_was_taken_over_is_the_others(tmp_path):
+    with Claims(tmp_path) as mine:
+        mine.acquire("a")
+        mine.acquire("b")
+        (tmp_path / "b.lock").write_text(sweep_stub.ELSEWHERE)
+        assert mine.holds("a")
+        assert not mine.holds("b")
+        (tmp_path / "a.lock").write_text(sweep_stub.ELSEWHERE)
+    assert len(list(tmp_path.glob("*.lock"))) == 2
+
+
+@pytest.mark.parametrize("text", ["", "[]", "7", '{"pid": {}}', '{"pid": 99' + "9" * 5000 + "}"])
+def test_a_damaged_claim_counts_by_its_age(tmp_path, text):
+    (tmp_path / "a.lock").write_text(text)
+    with Claims(tmp_path) as mine:
+        assert not mine.try_acquire("a")
+        os.utime(tmp_path / "a.lock", (1, 1))
+        assert mine.try_acquire("a")
 
 
 def test_a_damaged_ledger_file_is_named(tmp_path):
