@@ -19,7 +19,8 @@ def test_a_chain_is_walked_through_causes_and_what_was_handled():
 
 def test_a_ring_ends():
     first, second = RuntimeError("first"), ValueError("second")
-    raised(first, second), raised(second, first)
+    raised(first, second)
+    raised(second, first)
     assert list(chain(first)) == [first, second]
     assert not _is_full(first)
     second.__context__ = OSError(errno.ENOSPC, "No space left on device")

@@ -128,8 +128,8 @@ class VanishingCheckpoints(jobs.SweepWork):
     def run(self, task, workdir, say):
         save = checkpoint.Checkpoints.save
 
-        def vanishing(self, *args):
-            save(self, *args)
+        def vanishing(self, step, state, data):
+            save(self, step, state, data)
             shutil.rmtree(self.directory)
 
         if task.id == "toy-s-r4-b0-s0":
