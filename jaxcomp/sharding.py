@@ -51,6 +51,7 @@ SPECS: Mapping[str, P] = MappingProxyType(
         "found_BLD": P("replica", None, "fsdp"),  # looked up in emb_VD, before its rows move home
         "act_BLR": P(BATCH, None, None),
         "act_BLNH": P(BATCH, None, "tp", None),
+        "act_BLKGH": P(BATCH, None, "tp", None, None),  # query heads by their key/value head
         "act_BLF": P(BATCH, None, "tp"),
         "logits_BLV": P(BATCH, None, "tp"),
         "cache_YBSKH": P(None, BATCH, None, "tp", None),

@@ -128,7 +128,7 @@ class AutoEncoder(nnx.Module):
             pos_BM = jnp.maximum(jnp.cumsum(seg_BM, axis=1), 1)  # valid ones count from 1
             end_B = 1 + jnp.sum(seg_BM, axis=1)
         else:
-            end_B = jnp.full_like(seg_BM[:, 0], 1 + G * T)
+            end_B = constrain(jnp.full(B, 1 + G * T, seg_BM.dtype), "batch")
             pos_BGM = pos_BGM + 1 + T * jnp.arange(G, dtype=jnp.int32)[:, None]
             pos_BM = jnp.reshape(pos_BGM, (B, G * M), out_sharding=SPECS["batch"])
         vec_BMD = jnp.reshape(vec_BGMD, (B, G * M, D), out_sharding=SPECS["act_BLD"])
@@ -147,6 +147,7 @@ class AutoEncoder(nnx.Module):
             markers_4D[:2], (B, 2, markers_4D.shape[1]), out_sharding=SPECS["act_BLD"]
         )
         # A product with a one-hot row: its gradient is a matrix product, not a scatter.
+        mode_B = constrain(mode_B, "batch")
         hot_B2 = (mode_B[:, None] == jnp.arange(2)).astype(jnp.float32)
         marker_BD = jnp.einsum("BK,KD->BD", hot_B2, markers_4D[REBUILD:])
         mem_BMD, given = memory.vec_BMD, None
@@ -158,7 +159,7 @@ class AutoEncoder(nnx.Module):
         x_BPD = jnp.concatenate(
             [edge_B2D[:, :1], mem_BMD, edge_B2D[:, 1:], marker_BD[:, None]], axis=1
         )
-        one_B1 = jnp.ones_like(memory.seg_BM[:, :1])
+        one_B1 = jnp.ones_like(memory.end_B)[:, None]
         seg_BP = jnp.concatenate([one_B1, memory.seg_BM, one_B1, one_B1], axis=1)
         end_B1 = memory.end_B[:, None]
         pos_BP = jnp.concatenate([0 * one_B1, memory.pos_BM, end_B1, end_B1 + 1], axis=1)
@@ -214,6 +215,7 @@ class AutoEncoder(nnx.Module):
     ) -> Targets:
         """As `targets`, of one target a row with its memory; len_R1 counts the end token."""
         L = tok_RL.shape[1]
+        tok_RL, len_R1 = constrain(tok_RL, "batch"), constrain(len_R1, "batch")
         prefix = self.prefix(memory, mode_R)
         with jax.named_scope("decoder"):
             # The last token is only ever a label.

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxcomp.llm.attention import BLOCKED, Mask, attention, rope
+from jaxcomp.llm.attention import BLOCKED, Mask, attention, grouped, rope
 from jaxcomp.llm.block import Block, rms_norm
 from jaxcomp.llm.model import Transformer
 from jaxcomp.sharding import constrain
@@ -80,9 +80,8 @@ def _attended(
 
 def _mean_over_heads(q_BQNH: jax.Array, k_BSKH: jax.Array, allowed_BQS: jax.Array) -> jax.Array:
     """softmax(q k^T / sqrt(H)) over the allowed keys, in float32: the mean of all heads."""
-    B, Q, N, H = q_BQNH.shape
-    K = k_BSKH.shape[2]
-    q_BKGQH = (q_BQNH * H**-0.5).reshape(B, Q, K, N // K, H).transpose(0, 2, 3, 1, 4)
+    q_BQKGH = grouped(q_BQNH * q_BQNH.shape[3] ** -0.5, k_BSKH.shape[2])
+    q_BKGQH = q_BQKGH.transpose(0, 2, 3, 1, 4)
     scores_BKGQS = jnp.einsum(
         "BKGQH,BSKH->BKGQS", q_BKGQH, k_BSKH, preferred_element_type=jnp.float32
     )

@@ -82,7 +82,8 @@ def objective_of(train: TrainConfig, ratio: int) -> MemoryObjective:
 
 def taught(batch: Any) -> jax.Array:
     """Examples with a text that the teacher can read and a memory of it (bool, B x 1)."""
-    return (batch.tok_len_BO[:, :1] > 1) & (jnp.sum(batch.ctx_len_BG, 1, keepdims=True) > 0)
+    len_B1 = constrain(batch.tok_len_BO[:, :1], "batch")
+    return (len_B1 > 1) & (jnp.sum(batch.ctx_len_BG, 1, keepdims=True) > 0)
 
 
 def teacher(model: AutoEncoder, batch: Any) -> jax.Array:
@@ -90,12 +91,14 @@ def teacher(model: AutoEncoder, batch: Any) -> jax.Array:
     text. No gradient goes through them. Rows without a text hold nothing of meaning."""
     text_BL, follow_BL = batch.tok_BOL[:, 0], batch.tok_BOL[:, 1]
     L = text_BL.shape[1]
-    read_B1 = batch.tok_len_BO[:, :1] - 1  # the end token is no part of the text
+    # The end token is no part of the text.
+    read_B1 = constrain(batch.tok_len_BO[:, :1], "batch") - 1
     slot_L = jnp.arange(L, dtype=jnp.int32)
     with jax.named_scope("teacher"):
         tok_BS = jnp.concatenate([text_BL, follow_BL[:, :-1]], axis=1)
         seg_BS = jnp.concatenate(
-            [slot_L < read_B1, slot_L[:-1] < batch.tok_len_BO[:, 1:] - 1], axis=1
+            [slot_L < read_B1, slot_L[:-1] < constrain(batch.tok_len_BO[:, 1:], "batch") - 1],
+            axis=1,
         ).astype(jnp.int32)
         zero_B1 = 0 * read_B1
         pos_BS = jnp.concatenate([slot_L + zero_B1, slot_L[:-1] + read_B1], axis=1)

@@ -1,21 +1,31 @@
 """The one attention function against a loop over single queries."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import mesh_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxcomp.llm import attention as module
 from jaxcomp.llm.attention import Mask, attention
+from jaxcomp.sharding import BATCH, constrain, use_mesh
 
-jitted = jax.jit(
-    lambda q, k, v, q_seg, kv_seg, offset, causal: attention(
-        q, k, v, Mask(causal, q_seg, kv_seg, offset)
-    ),
-    static_argnames="causal",
-)
+
+@functools.partial(jax.jit, static_argnames="causal")
+def jitted(q, k, v, q_seg, kv_seg, offset, causal):
+    q, k, v = (constrain(x, "act_BLNH") for x in (q, k, v))
+    q_seg, kv_seg = (constrain(x, "batch") for x in (q_seg, kv_seg))
+    return attention(q, k, v, Mask(causal, q_seg, kv_seg, offset))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def under_a_mesh():
+    with use_mesh(mesh_of((1, 1, 1))):
+        yield
 
 
 def one_by_one(q, k, v, q_seg, kv_seg, offset, causal):
@@ -67,7 +77,20 @@ def test_heads_that_do_not_fit_are_an_error():
 
 def test_what_was_traced_is_told(monkeypatch):
     monkeypatch.setattr(module, "traced", {})
+    jax.clear_caches()  # what is traced already is not traced again
     for L, S in ((3, 5), (2, 2), (3, 5)):
         q, k = jnp.ones((1, L, 2, 4)), jnp.ones((1, S, 1, 4))
-        attention(q, k, k, Mask(False, jnp.ones((1, L), int), jnp.ones((1, S), int)))
+        jitted(q, k, k, jnp.ones((1, L), int), jnp.ones((1, S), int), 0, False)
     assert module.told() == "reference (2 x 2, 3 x 5)"
+
+
+@pytest.mark.parametrize("heads", [(4, 4), (4, 2)])
+def test_one_row_keeps_the_sharding_of_a_batch(heads):
+    """JAX drops the axes of a dimension of size one in a reshape; the next product then refuses."""
+    N, K = heads
+    row = constrain(jnp.ones((1, 1, N, 8)), "act_BLNH")
+    assert jax.typeof(module.grouped(row, K)).sharding.spec[0] == BATCH
+    keys = constrain(jnp.ones((1, 1, K, 8)), "act_BLNH")
+    one_B1 = constrain(jnp.ones((1, 1), jnp.int32), "batch")
+    out = module.reference(row, keys, keys, Mask(True, one_B1, one_B1))
+    assert jax.typeof(out).sharding.spec == jax.typeof(row).sharding.spec
