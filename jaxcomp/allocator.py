@@ -26,9 +26,9 @@ def keep_freed_memory() -> bool:
     time of a step with 34 MB of temporaries (docs/bench.md). Does nothing on other backends and
     other C libraries; returns whether it did something. Safe to call again.
     """
-    import jax  # not above: one_arena is called before JAX is loaded
+    from jaxcomp.sharding import platform  # not above: one_arena is called before JAX is loaded
 
-    if jax.default_backend() != "cpu":
+    if platform() != "cpu":
         return False
     # Trimming alone must not be set: it freezes the mmap threshold at its small initial value.
     return _mallopt(_MMAP_THRESHOLD, _KEPT) and _mallopt(_TRIM_THRESHOLD, _KEPT)

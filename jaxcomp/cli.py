@@ -6,8 +6,13 @@ Which commands there are, and their flags: flags.py.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
+import io
+import locale
 import logging
+import os
+import select
 import shlex
 import signal
 import sys
@@ -22,20 +27,45 @@ from jaxcomp.flags import COMMANDS
 from jaxcomp.stopping import Terminated, caught, on_sigterm
 
 USAGE = 2
-INTERRUPTED, TERMINATED = 130, 143
+INTERRUPTED, TERMINATED, CUT = 130, 143, 141  # as a shell reports SIGINT, SIGTERM and SIGPIPE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (0 only on success)."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    if locale.getencoding().lower() != "utf-8":  # files are UTF-8 whatever the terminal is
+        with contextlib.suppress(locale.Error):
+            locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
+        os.environ["PYTHONUTF8"] = "1"  # of worker processes
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal may lack ≤, × or a text's letters
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        try:
+            return _main(list(sys.argv[1:] if argv is None else argv))
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not _output_is_cut():
+            raise
+        return CUT
+
+
+def _main(argv: list[str]) -> int:
     one_arena()
     parser = _parser()
     before, notes = signal.signal(signal.SIGTERM, on_sigterm), _notes()
     try:
+        for text in argv:
+            if not text.isascii() and "\\udc" in ascii(text):
+                raise ConfigError(
+                    f"{text!r} is not text in this terminal's encoding, "
+                    f"{sys.getfilesystemencoding()}; expected UTF-8 (LC_ALL=C.UTF-8)"
+                )
         flags, rest = parser.parse_known_args(argv)
         if not hasattr(flags, "command"):
             parser.print_help()
             return USAGE
+        _need_home()
         flags.overrides = overrides(rest)
         flags.typed, flags.argv = _typed(argv), argv
         if flags.command.processes == "one":
@@ -51,6 +81,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         distributed.leave(code, "it was told to stop")
         return code
     except Exception as e:
+        if isinstance(e, BrokenPipeError) and _output_is_cut():
+            distributed.leave(CUT, "what read its output has ended")
+            return CUT
         return _failed(e)
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -58,6 +91,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         logger = logging.getLogger(jaxcomp.__name__)
         logger.removeHandler(notes)
         logger.propagate = True
+
+
+def _need_home() -> None:
+    """Many a library looks for a home folder. Raises ConfigError where there is none."""
+    if os.path.expanduser("~") == "~":
+        cache = os.environ.get("JAXCOMP_CACHE")
+        if not cache:
+            raise ConfigError(
+                "no home folder: HOME is not set, and this user has no entry in the passwd file; "
+                "set HOME, or JAXCOMP_CACHE, to a folder that may be written"
+            )
+        os.environ["HOME"] = os.path.abspath(cache)
+
+
+def _output_is_cut() -> bool:
+    """Has the reader of the output ended (`| head`)? What is yet to be written is dropped then."""
+    found = False
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(io.UnsupportedOperation):  # one without a file below
+            watch = select.poll()
+            watch.register(stream.fileno(), 0)  # which reports errors alone
+            if watch.poll(0):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+                found = True
+    return found
 
 
 def _notes() -> logging.Handler:

@@ -1,5 +1,7 @@
 """Every field a user can set, as frozen dataclasses: the one vocabulary that all rooms share.
 
+The type of a number says which values it may have (`check_numbers`).
+
 `configs/*.py` build these trees through ml_collections at the edge (`jaxcomp.cli`); inside the
 package only the dataclasses travel. `config_hash` names a tree, so results can be matched to what
 made them.
@@ -10,8 +12,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
+import typing
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 # Metadata of a field that came after results were published: while it has its default it is left
 # out of every tree and hash, so that those results keep their names.
@@ -19,13 +24,43 @@ LATER = {"later": True}
 
 
 @dataclass(frozen=True)
+class Range:
+    """The values that a number may have: finite, and between `low` and `high`."""
+
+    low: float
+    high: float = math.inf
+    above: bool = False  # without `low` itself
+    below: bool = False  # without `high` itself
+
+    def __contains__(self, value: Any) -> bool:
+        low = value > self.low if self.above else value >= self.low
+        high = value < self.high if self.below else value <= self.high
+        return low and high and value not in (math.inf, -math.inf)
+
+    def __str__(self) -> str:
+        low = f"{'above' if self.above else 'at least'} {self.low}"
+        high = f"{'under' if self.below else 'at most'} {self.high}"
+        return f"a finite number {low}" if self.high == math.inf else f"{low} and {high}"
+
+
+MOST = 2**31 - 1  # of an integer: arrays of token ids, places and seeds have 32 bits
+Count = Annotated[int, Range(0, MOST)]
+Size = Annotated[int, Range(1, MOST)]
+Seed = Annotated[int, Range(0, MOST)]
+Positive = Annotated[float, Range(0, above=True)]
+NotNegative = Annotated[float, Range(0)]
+Share = Annotated[float, Range(0, 1)]
+Fraction = Annotated[float, Range(0, 1, below=True)]
+
+
+@dataclass(frozen=True)
 class RopeScaling:
     """Llama-3 RoPE scaling (`rope_type: llama3` of Hugging Face's config.json)."""
 
-    factor: float = 8.0
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_max_position_embeddings: int = 8192
+    factor: Positive = 8.0
+    low_freq_factor: Positive = 1.0
+    high_freq_factor: Positive = 4.0
+    original_max_position_embeddings: Size = 8192
 
 
 @dataclass(frozen=True)
@@ -33,18 +68,18 @@ class ModelConfig:
     """Shape of one transformer, by the names of Hugging Face's config.json."""
 
     model_type: str = "llama"  # llama | qwen2 (biases on q, k, v) | qwen3 (RMSNorm on q and k)
-    vocab_size: int = 0  # 0: as large as the tokenizer's
-    hidden_size: int = 64  # D (E when it is the compressor)
-    num_hidden_layers: int = 2  # Y
-    num_attention_heads: int = 4  # N
-    num_key_value_heads: int = 2  # K
-    head_dim: int = 16  # H; never derived from hidden_size / heads
-    intermediate_size: int = 128  # F
-    rms_norm_eps: float = 1e-5
-    rope_theta: float = 10_000.0
+    vocab_size: Count = 0  # 0: as large as the tokenizer's
+    hidden_size: Size = 64  # D (E when it is the compressor)
+    num_hidden_layers: Size = 2  # Y
+    num_attention_heads: Size = 4  # N
+    num_key_value_heads: Size = 2  # K
+    head_dim: Size = 16  # H; never derived from hidden_size / heads
+    intermediate_size: Size = 128  # F
+    rms_norm_eps: Positive = 1e-5
+    rope_theta: Positive = 10_000.0
     rope_scaling: RopeScaling | None = None
     tie_word_embeddings: bool = True
-    max_position_embeddings: int = 4096
+    max_position_embeddings: Size = 4096
 
     @property
     def qk_norm(self) -> bool:
@@ -59,21 +94,21 @@ class ModelConfig:
 class LoraConfig:
     """Low-rank adapters (arXiv 2106.09685); rank 0 means none: the tower is trained fully."""
 
-    rank: int = 0
-    alpha: float = 32.0
-    dropout: float = 0.0
+    rank: Count = 0
+    alpha: Positive = 32.0
+    dropout: Fraction = 0.0
 
 
 @dataclass(frozen=True)
 class WorldConfig:
     """The controlled world (`jaxcomp.data.world`)."""
 
-    seed: int = 0  # which world: lexicon order and every entity's favourites
-    prior_strength: float = 0.95  # P(slot takes its entity's favourite value) in pretraining text
-    train_prior_strength: float = 0.95  # the same in the compressor's training text
+    seed: Seed = 0  # which world: lexicon order and every entity's favourites
+    prior_strength: Share = 0.95  # P(slot takes its entity's favourite value) in pretraining text
+    train_prior_strength: Share = 0.95  # the same in the compressor's training text
     # Only of the text that compressors' base models are pretrained on (docs/controls.md). The seed
     # of a world that shares every word with this one and has other favourites; 0: this world's own
-    base_favourites: int = field(default=0, metadata=LATER)
+    base_favourites: Seed = field(default=0, metadata=LATER)
     # the words of each sentence in random order: the same words without grammar
     base_scrambled: bool = field(default=False, metadata=LATER)
 
@@ -90,14 +125,14 @@ class DataConfig:
     tfds_name: str = ""
     tfds_split: str = "train"
     tokenizer: str = ""  # a Hugging Face tokenizer folder; "": made from the text
-    vocab_size: int = 2048  # of a tokenizer trained on `path`
-    segment: int = 64  # T, compressor tokens of a segment
-    segments: int = 1  # G, segments of one example
-    target: int = 72  # L, decoder tokens of a target including the end token
-    train_passages: int = 262_144  # distinct training passages of the world; then they repeat
-    eval_passages: int = 256  # held-out passages an evaluation set has
-    val_passages: int = 256  # passages of the validation set (learning rates are chosen on it)
-    seed: int = 0  # split and shuffle
+    vocab_size: Annotated[int, Range(257, MOST)] = 2048  # of a tokenizer trained on `path`
+    segment: Size = 64  # T, compressor tokens of a segment
+    segments: Size = 1  # G, segments of one example
+    target: Annotated[int, Range(2, MOST)] = 72  # L, decoder tokens of a target with its end token
+    train_passages: Size = 262_144  # distinct training passages of the world; then they repeat
+    eval_passages: Size = 256  # held-out passages an evaluation set has
+    val_passages: Size = 256  # passages of the validation set (learning rates are chosen on it)
+    seed: Seed = 0  # split and shuffle
 
 
 @dataclass(frozen=True)
@@ -108,12 +143,12 @@ class MemoryConfig:
     # append: learned memory tokens after the segment; interleave: one after every `ratio` tokens;
     # pool: means of blocks of states; kv: appended tokens' keys and values of every layer
     kind: str = "append"
-    ratio: int = 4  # context tokens per memory vector; divides data.segment
+    ratio: Size = 4  # context tokens per memory vector; divides data.segment
     positions: str = "spread"  # spread: memory vector m has its block's position id; consecutive
     # mlp: RMSNorm-Linear-GELU-Linear; relu: Linear-ReLU-Linear; none: states times a constant
     connector: str = field(default="mlp", metadata=LATER)
-    connector_hidden: int = 0  # 0: twice the decoder's width
-    marker_steps: int = 300  # markers are trained this long, then frozen (PCC's warm-up)
+    connector_hidden: Count = 0  # 0: twice the decoder's width
+    marker_steps: Count = 300  # markers are trained this long, then frozen (PCC's warm-up)
     lora: LoraConfig = field(default_factory=LoraConfig)
 
 
@@ -121,17 +156,17 @@ class MemoryConfig:
 class OptimConfig:
     """AdamW with warm-up, cosine decay and global-norm clipping."""
 
-    steps: int = 1000
-    batch: int = 32  # passages (or documents) of one optimiser step
-    lr: float = 1e-3
-    embed_lr: float = 1.0  # rate of token embeddings and memory tokens, as a multiple of lr
-    final_lr: float = 0.0  # of the cosine, as a fraction of lr
-    warmup: int = 50
-    weight_decay: float = 0.0
-    b1: float = 0.9
-    b2: float = 0.95
-    clip: float = 1.0
-    accumulate: int = 1  # micro-batches of one optimiser step; divides batch
+    steps: Count = 1000
+    batch: Size = 32  # passages (or documents) of one optimiser step
+    lr: Positive = 1e-3
+    embed_lr: Positive = 1.0  # rate of token embeddings and memory tokens, as a multiple of lr
+    final_lr: NotNegative = 0.0  # of the cosine, as a fraction of lr
+    warmup: Count = 50
+    weight_decay: NotNegative = 0.0
+    b1: Fraction = 0.9
+    b2: Fraction = 0.95
+    clip: Positive = 1.0
+    accumulate: Size = 1  # micro-batches of one optimiser step; divides batch
 
 
 @dataclass(frozen=True)
@@ -143,26 +178,26 @@ class TrainConfig:
     # decoder does that reads the whole text (KL); answer: a question about it is answered, or it is
     # rebuilt (data.source=qa or world; docs/training.md)
     objective: str = "coin"
-    p_reconstruct: float = 0.5  # coin, answer: probability; sum, distil: weight of reconstruction
+    p_reconstruct: Share = 0.5  # coin, answer: probability; sum, distil: weight of reconstruction
     # the finished run (its workdir) whose compressor and markers training begins with, such as one
     # that learned to rebuild, before `answer`; "": from the base model
     start: str = field(default="", metadata=LATER)
-    p_blank: float = 0.0  # share of examples whose memory is withheld: a decoder in training stays
+    p_blank: Share = 0.0  # share of examples whose memory is withheld: a decoder in training stays
     # a language model, and "no memory" is nothing it has never seen
-    word_dropout: float = 0.0  # share of the target's words hidden from the decoder where it has a
+    word_dropout: Share = 0.0  # share of the target's words hidden from the decoder where it has a
     # memory (arXiv 1511.06349): a decoder in training learns to look there
     train_decoder: bool = False  # only the joint adaptation of a base decoder
-    ratios: tuple[int, ...] = ()  # each step draws one of these; (): memory.ratio (adapt: sweep's)
-    curriculum: tuple[int, ...] = ()  # ratios trained at before that, one after the other
-    curriculum_share: float = 0.5  # of the steps that the curriculum takes
+    ratios: tuple[Size, ...] = ()  # each step draws one of these; (): memory.ratio (adapt: sweep's)
+    curriculum: tuple[Size, ...] = ()  # ratios trained at before that, one after the other
+    curriculum_share: Share = 0.5  # of the steps that the curriculum takes
     remat: str = "none"  # none | full | offload
-    loss_chunk: int = 0  # decoder positions per chunk of the cross-entropy; 0: all at once
+    loss_chunk: Count = 0  # decoder positions per chunk of the cross-entropy; 0: all at once
     # float32 | bfloat16: of frozen weights and of the towers' computation. What is trained, the
     # connector, softmaxes and losses are float32 in any case.
     dtype: str = field(default="float32", metadata=LATER)
-    log_every: int = 50
-    checkpoint_every: int = 500
-    keep_checkpoints: int = 2
+    log_every: Size = 50
+    checkpoint_every: Size = 500
+    keep_checkpoints: Size = 2
 
 
 @dataclass(frozen=True)
@@ -170,14 +205,15 @@ class PretrainConfig:
     """Language modelling from scratch."""
 
     optim: OptimConfig = field(default_factory=OptimConfig)
-    seq_len: int = 128  # L; documents are packed to this length
-    copy_fraction: float = 0.5  # share of documents that are a passage followed by itself
-    seed: int = 0
+    # L; documents are packed to this length, which holds a token and its end twice
+    seq_len: Annotated[int, Range(4, MOST)] = 128
+    copy_fraction: Share = 0.5  # share of documents that are a passage followed by itself
+    seed: Seed = 0
     remat: str = "none"
-    loss_chunk: int = 0
-    log_every: int = 50
-    checkpoint_every: int = 1000
-    keep_checkpoints: int = 2
+    loss_chunk: Count = 0
+    log_every: Size = 50
+    checkpoint_every: Size = 1000
+    keep_checkpoints: Size = 2
 
 
 @dataclass(frozen=True)
@@ -188,18 +224,18 @@ class DecoderConfig:
     reference: ModelConfig = field(default_factory=ModelConfig)  # its size is outside the grid
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     adapt: TrainConfig = field(default_factory=lambda: TrainConfig(train_decoder=True))
-    seed: int = 0
+    seed: Seed = 0
 
 
 @dataclass(frozen=True)
 class EvalConfig:
     """What is measured on held-out text."""
 
-    batch: int = 64
-    samples: int = 4  # sampled rebuilds per passage for the agreement measure
-    sampled_passages: int = 32
-    temperature: float = 1.0
-    edits_per_kind: int = 64  # real text: edited passages of each kind (number, name, ...)
+    batch: Size = 64
+    samples: Count = 4  # sampled rebuilds per passage for the agreement measure
+    sampled_passages: Count = 32
+    temperature: NotNegative = 1.0
+    edits_per_kind: Count = 64  # real text: edited passages of each kind (number, name, ...)
 
 
 @dataclass(frozen=True)
@@ -209,27 +245,29 @@ class SweepConfig:
 
     families: tuple[str, ...] = ()  # (): every family of `families`
     sizes: tuple[str, ...] = ()  # (): every size of a family
-    ratios: tuple[int, ...] = (4, 16, 64)
+    ratios: tuple[Size, ...] = (4, 16, 64)
     # (): the one of `memory`; else each of these (jaxcomp/recipes.py), for one and the same decoder
     recipes: tuple[str, ...] = field(default=(), metadata=LATER)
     # of `recipes`, those that run at ratios of their own, such as ones of equal bytes
-    own_ratios: dict[str, tuple[int, ...]] = field(default_factory=dict, metadata=LATER)
-    base_seeds: tuple[int, ...] = (0,)
-    seeds: tuple[int, ...] = (0,)
-    lr_grid: tuple[float, ...] = ()  # multiples of train.optim.lr tried per size
-    lr_ratios: tuple[int, ...] = (16,)  # ratios at which the grid is run
-    primary_ratio: int = 16  # pre-registered endpoint: counterfactual slots kept at this ratio
+    own_ratios: dict[str, tuple[Size, ...]] = field(default_factory=dict, metadata=LATER)
+    base_seeds: tuple[Seed, ...] = (0,)
+    seeds: tuple[Seed, ...] = (0,)
+    lr_grid: tuple[Positive, ...] = ()  # multiples of train.optim.lr tried per size
+    lr_ratios: tuple[Size, ...] = (16,)  # ratios at which the grid is run
+    primary_ratio: Size = 16  # pre-registered endpoint: counterfactual slots kept at this ratio
     # pre-registered: a smaller fall of the endpoint (a share) would not matter; the verdict's
     # "absent" is earned by excluding one as large
-    smallest_effect: float = field(default=0.05, metadata=LATER)
-    workers: int = 0  # local processes; 0: one a core on CPU, else 1
+    smallest_effect: Annotated[float, Range(0, 1, above=True, below=True)] = field(
+        default=0.05, metadata=LATER
+    )
+    workers: Count = 0  # local processes; 0: one a core on CPU, else 1
 
 
 @dataclass(frozen=True)
 class MeshConfig:
-    replica: int = 1
-    fsdp: int = -1  # -1: every device that replica and tp leave
-    tp: int = 1
+    replica: Size = 1
+    fsdp: Annotated[int, Range(-1, MOST)] = -1  # -1: every device that replica and tp leave
+    tp: Size = 1
 
 
 @dataclass(frozen=True)
@@ -241,8 +279,8 @@ class Config:
     # "family/size" or "decoder" -> a Hugging Face folder, or a hub id (owner/name[@revision])
     folders: dict[str, str] = field(default_factory=dict)
     compressor: str = ""  # family/size of a single `train` or `pretrain`
-    base_seed: int = 0  # which pretrained base of that size
-    seed: int = 0  # training seed: memory tokens, connector, order of passages
+    base_seed: Seed = 0  # which pretrained base of that size
+    seed: Seed = 0  # training seed: memory tokens, connector, order of passages
     world: WorldConfig = field(default_factory=WorldConfig)
     data: DataConfig = field(default_factory=DataConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
@@ -256,6 +294,39 @@ class Config:
 
 class ConfigError(ValueError):
     """A field is unknown or has a value that cannot work; the message names it and the mend."""
+
+
+def check_numbers(config: Any, where: str = "") -> None:
+    """Raises ConfigError that names the first number of a tree which is outside its `Range`.
+
+    `where` begins the message, such as "config.json: ".
+    """
+    for name, value, allowed in _numbers(type(config), config, ""):
+        if value not in allowed:
+            # Python refuses to print an integer of thousands of digits.
+            shown = value if isinstance(value, float) or abs(value) < 10**30 else "a huge integer"
+            raise ConfigError(f"{where}{name} = {shown}: expected {allowed}")
+
+
+def _numbers(kind: Any, value: Any, path: str) -> Iterator[tuple[str, Any, Range]]:
+    """Every number below `value`, which is of the type `kind`: its dotted name, itself, its range.
+
+    Raises TypeError for a number whose type says no range.
+    """
+    args = typing.get_args(kind)
+    if typing.get_origin(kind) is Annotated:
+        yield path, value, args[1]
+    elif kind in (int, float):
+        raise TypeError(f"{path}: its type has no Range")
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _numbers(args[1], inner, f"{path}.{key}")
+    elif isinstance(value, tuple):
+        for inner in value:
+            yield from _numbers(args[0], inner, path)
+    elif dataclasses.is_dataclass(value):
+        for name, inner in typing.get_type_hints(type(value), include_extras=True).items():
+            yield from _numbers(inner, getattr(value, name), f"{path}.{name}".lstrip("."))
 
 
 def to_dict(config: Any) -> Any:

@@ -1,19 +1,23 @@
 """From what a user types to a checked `Config`: config files, overrides, validation.
 
-A config file defines `get_config(arg)` and returns an ml_collections `ConfigDict` (or a dict) with
-the fields that differ from the defaults of `jaxcomp.config`. Everything a user can get wrong is
-answered here with one sentence that names the field, what was found and what would work.
+A config file defines `get_config(arg)` or `get_config()`, which returns an ml_collections
+`ConfigDict` (or a dict) with the fields that differ from the defaults of `jaxcomp.config`.
+Everything a user can get wrong is answered here with one sentence that names the field, what was
+found and what would work.
 """
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import difflib
 import importlib.util
+import inspect
+import math
+import traceback
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +32,15 @@ def load(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> Config:
     field, a value of the wrong type or a value that cannot work.
     """
     path, arg = split_spec(spec)
-    tree = _get_config(path)(arg)
+    try:
+        tree = _called(_get_config(path), arg, path)
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever a user's file does
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+        line = f" line {lines[-1]}" if lines else ""
+        raise ConfigError(f"--config={path}:{line} {type(error).__name__}: {error}") from error
     tree = tree.to_dict() if hasattr(tree, "to_dict") else tree
     if not isinstance(tree, Mapping):
         raise ConfigError(f"{path}: get_config returned {type(tree).__name__}, expected ConfigDict")
@@ -76,8 +88,21 @@ def _get_config(path: Path):
     module = importlib.util.module_from_spec(module_spec)
     module_spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
-        raise ConfigError(f"--config={path}: defines no get_config(arg)")
+        raise ConfigError(f"--config={path}: defines no get_config()")
     return module.get_config
+
+
+def _called(get_config: Callable[..., Any], arg: str, path: Path) -> Any:
+    """What get_config(arg) returns, or get_config() of a file without arguments."""
+    try:
+        inspect.signature(get_config).bind(arg)
+    except TypeError:
+        if arg:
+            raise ConfigError(
+                f"--config={path}:{arg}: its get_config() takes no argument; leave out :{arg}"
+            ) from None
+        return get_config()
+    return get_config(arg)
 
 
 def parse_arg(arg: str, **defaults: Any) -> types.SimpleNamespace:
@@ -146,11 +171,14 @@ def _coerce(kind: Any, value: Any, what: str) -> Any:
             raise ConfigError(f"{what} = {value!r}; expected a list of {inner.__name__}")
         return tuple(_coerce(inner, v, what) for v in value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return float(value) if abs(value) < 2**1000 else math.inf  # refused by its range
     if kind is int and isinstance(value, float) and value.is_integer():
         return int(value)
     if type(value) is not kind:
         raise ConfigError(f"{what} = {value!r}; expected {_name(kind)}")
+    # Control characters, and halves of surrogate pairs: bytes of a command line that is not UTF-8.
+    if isinstance(value, str) and any(unicodedata.category(c) in ("Cc", "Cs") for c in value):
+        raise ConfigError(f"{what} = {value!r}; expected text without control characters, in UTF-8")
     return value
 
 
@@ -177,7 +205,7 @@ def _replace(node: Any, kind: Any, names: list[str], text: str, key: str) -> Any
     if typing.get_origin(kind) is dict:
         inner = typing.get_args(kind)[1]
         if inner is str:  # free keys, such as `folders`
-            return {**node, ".".join(names): text}
+            return {**node, ".".join(names): _parse(text, str, f"--{key}")}
         # Names of families and sizes may hold dots themselves (0.6B): the longest known one wins.
         heads = [".".join(names[:i]) for i in range(len(names), 0, -1)]
         name = next((h for h in heads if h in node), name)
@@ -196,10 +224,13 @@ def _parse(text: str, kind: Any, what: str) -> Any:
         kind = _optional(kind)
     if typing.get_origin(kind) is tuple:
         inner = typing.get_args(kind)[0]
-        items = [t.strip().strip("'\"") for t in text.strip().strip("()[]").split(",")]
+        text = text.strip()
+        if text[:1] + text[-1:] in ("()", "[]"):
+            text = text[1:-1]
+        items = [t.strip().strip("'\"") for t in text.split(",")]
         return tuple(_parse(t, inner, what) for t in items if t)
     if kind is str:
-        return text
+        return _coerce(kind, text, what)
     if kind is bool:
         known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
         if text.lower() not in known:
@@ -207,14 +238,17 @@ def _parse(text: str, kind: Any, what: str) -> Any:
         return known[text.lower()]
     if kind in (int, float):
         try:
-            value = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            value = text
-        try:
-            return _coerce(kind, value, what)
-        except ConfigError:
-            raise ConfigError(f"{what}={text}: expected {_name(kind)}") from None
+            return _coerce(kind, _number(text), what)
+        except (ValueError, ConfigError):
+            raise ConfigError(f"{what}={text[:80]}: expected {_name(kind)}") from None
     raise ConfigError(f"{what}={text}: is a group of fields; name one of them, as in {what}.FIELD=")
+
+
+def _number(text: str) -> int | float:
+    try:
+        return int(text, 0)
+    except ValueError:
+        return float(text)
 
 
 # --- unknown names ---------------------------------------------------------------------------

@@ -7,8 +7,8 @@ CPU device (mesh (1, 1, 1)) and on a pod. Arrays are named by their shape letter
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
@@ -65,7 +65,7 @@ def make_mesh(cfg: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     Raises ConfigError where replica x fsdp x tp does not use every device exactly once, or cannot
     be laid on the chips of a TPU slice.
     """
-    devices = jax.devices() if devices is None else devices
+    devices = found_devices() if devices is None else devices
     for name in ("replica", "tp"):
         if getattr(cfg, name) < 1:
             raise ConfigError(f"mesh.{name} is {getattr(cfg, name)}, expected at least 1")
@@ -87,16 +87,59 @@ def make_mesh(cfg: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
         ) from error
 
 
-def use_mesh(mesh: Mesh) -> AbstractContextManager[Any]:
-    """Context in which everything runs: `with use_mesh(make_mesh(cfg.mesh)): ...`."""
-    return jax.set_mesh(mesh)
+def found_devices() -> list[Any]:
+    """JAX's devices. Raises ConfigError where JAX_PLATFORMS names what this machine lacks."""
+    try:
+        return jax.devices()
+    except (RuntimeError, AssertionError) as error:  # JAX asserts that CUDA was found
+        asked = getattr(jax.config, "jax_platforms", "") or ""
+        why = str(error).partition(" (set JAX_PLATFORMS")[0].rstrip(".") or "none found"
+        raise ConfigError(
+            f"JAX_PLATFORMS={asked}: JAX has no such device here ({why}); unset JAX_PLATFORMS to "
+            "use what this machine has, or set JAX_PLATFORMS=cpu"
+        ) from error
+
+
+@contextmanager
+def use_mesh(mesh: Mesh) -> Iterator[None]:
+    """Context in which everything runs: `with use_mesh(make_mesh(cfg.mesh)): ...`.
+
+    In it JAX's own switches that change numbers have the values that results were made with,
+    whatever the environment (JAX_ENABLE_X64=1) or the calling program says; outside they keep
+    theirs. Raises ConfigError for those that can only be set for the whole process.
+    """
+    for name, value in _PROCESS_SWITCHES.items():
+        found = getattr(jax.config, name, value)
+        if found != value:
+            raise ConfigError(
+                f"{name.upper()} is {found!r}: it changes results, which are compared at {value!r};"
+                f" unset {name.upper()}"
+            )
+    with ExitStack() as contexts:
+        for switch in (
+            jax.enable_x64(False),
+            jax.default_prng_impl("threefry2x32"),
+            jax.threefry_partitionable(True),
+            jax.default_matmul_precision(None),  # pyright: ignore[reportArgumentType]
+            jax.numpy_dtype_promotion("standard"),
+            jax.numpy_rank_promotion("allow"),
+            jax.softmax_custom_jvp(False),
+            jax.disable_jit(False),
+            jax.set_mesh(mesh),
+        ):
+            contexts.enter_context(switch)
+        yield
+
+
+# JAX has no context for these.
+_PROCESS_SWITCHES = {"jax_random_seed_offset": 0, "jax_high_dynamic_range_gumbel": False}
 
 
 def platform() -> str:
     """cpu, gpu or tpu: of the active mesh's devices, which a compiler ahead of time may only be
     told of; of the default backend where no mesh is active."""
     device = jax.sharding.get_abstract_mesh().abstract_device
-    kind = jax.default_backend() if device is None else device.platform
+    kind = found_devices()[0].platform if device is None else device.platform
     return "gpu" if kind in ("cuda", "rocm") else kind
 
 

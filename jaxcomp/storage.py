@@ -35,8 +35,14 @@ def cache_dir() -> Path:
     """$JAXCOMP_CACHE, else $XDG_CACHE_HOME/jaxcomp, else ~/.cache/jaxcomp. Safe to delete."""
     if own := os.environ.get("JAXCOMP_CACHE"):
         return Path(own).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "jaxcomp"
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "jaxcomp"
+    try:
+        return Path.home() / ".cache" / "jaxcomp"
+    except RuntimeError as error:
+        raise StorageError(
+            "no home folder to keep the cache in; set JAXCOMP_CACHE, or HOME, to a folder"
+        ) from error
 
 
 def is_remote(place: Place) -> bool:

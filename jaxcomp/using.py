@@ -159,7 +159,8 @@ def at_least(flags: Flags, **least: int) -> None:
 
 
 def _print(record: dict[str, str], several: bool, only: str) -> None:
-    print(json.dumps(record, ensure_ascii=False) if several else record[only], flush=True)
+    escaped = sys.stdout.encoding.lower() != "utf-8"
+    print(json.dumps(record, ensure_ascii=escaped) if several else record[only], flush=True)
 
 
 def tell(text: str) -> None:

@@ -6,6 +6,7 @@ import pytest
 from jaxcomp import settings
 from jaxcomp.config import Config, ConfigError, ModelConfig, RopeScaling
 from jaxcomp.data.files import matching
+from jaxcomp.validate import validate
 
 CONFIG = """
 from ml_collections import ConfigDict
@@ -89,7 +90,11 @@ def test_an_override_inside_none_starts_from_the_defaults(spec):
         ("data.source", "qa", ["data.path is empty with data.source = 'qa'", ".parquet file"]),
         ("decoder.adapt.start", "runs/a", ["decoder.adapt.start = 'runs/a'", "train.start"]),
         ("compressor", "toy/xl", ["'toy/xl' is not a family/size", "toy/m, toy/s"]),
-        ("train.p_reconstruct", "1.5", ["train.p_reconstruct = 1.5", "between 0 and 1"]),
+        (
+            "train.p_reconstruct",
+            "1.5",
+            ["train.p_reconstruct = 1.5", "expected at least 0 and at most 1"],
+        ),
         ("train.objective", "both", ["coin, sum"]),
         ("memory.kind", "kv", ["memory.kind", "append"]),
         ("sweep.seeds", "1,1", ["sweep.seeds"]),
@@ -105,6 +110,88 @@ def test_bad_fields_and_values_are_named_with_a_mend(spec, key, text, words):
     for word in words:
         assert word in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def numbers():
+    """Every field that holds a number or several."""
+    for key in settings.fields():
+        try:
+            node = settings.override(Config(), key, "1")
+        except ConfigError:
+            continue
+        for name in key.split("."):
+            node = getattr(node, name)
+        node = node[0] if isinstance(node, tuple) and node else node
+        if type(node) in (int, float):
+            yield key
+
+
+@pytest.mark.parametrize("text", ["-2", "nan", "inf", "-inf", "1e999", "9" * 400, "9" * 5000])
+def test_a_number_that_cannot_work_is_refused_by_name(text):
+    found = list(numbers())
+    assert {"train.optim.lr", "sweep.seeds", "decoder.model.rope_scaling.factor"} < set(found)
+    for key in found:
+        with pytest.raises(ConfigError) as error:
+            validate(settings.override(Config(), key, text))
+        assert key in str(error.value)
+        assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "words"),
+    [
+        ("seed", str(2**63), "at least 0 and at most 2147483647"),
+        ("world.seed", str(2**31), "at most 2147483647"),
+        ("sweep.base_seeds", "0,-1", "sweep.base_seeds = -1: expected at least 0"),
+        ("train.optim.weight_decay", "-0.1", "expected a finite number at least 0"),
+        ("train.optim.lr", "0", "expected a finite number above 0"),
+        ("train.optim.b2", "1", "under 1"),
+        ("memory.lora.alpha", "0", "above 0"),
+        ("memory.lora.dropout", "1.5", "under 1"),
+        ("train.word_dropout", "1.5", "at most 1"),
+        ("train.p_blank", "1.5", "at most 1"),
+        ("pretrain.loss_chunk", "-1", "at least 0"),
+        ("sweep.lr_grid", "1,0", "above 0"),
+        ("decoder.model.rope_scaling.factor", "0", "above 0"),
+        ("decoder.model.rope_scaling.low_freq_factor", "4", "more than low_freq_factor = 4"),
+        ("mesh.fsdp", "0", "expected -1"),
+        ("seed", "{a:1}", "expected an integer"),
+        ("seed", "{[]:1}", "expected an integer"),
+        ("seed", "(" * 100_000, "expected an integer"),
+        ("sweep.ratios", "[4", "expected an integer"),
+        ("sweep.own_ratios", "{icae: 4}", "is a group of fields"),
+        ("train", "{optim: 1}", "is a group of fields"),
+        ("name", "", "the name of a folder"),
+        ("name", "a/b", "the name of a folder"),
+        ("data.path", "a\udcffb", "in UTF-8"),
+        ("folders.decoder", "a\0b", "control characters"),
+    ],
+)
+def test_values_that_cannot_work(key, text, words):
+    with pytest.raises(ConfigError) as error:
+        validate(settings.override(Config(), key, text))
+    assert key.rpartition(".")[0] in str(error.value)
+    assert words in str(error.value)
+    assert len(str(error.value)) < 300
+
+
+def test_a_config_file_may_take_no_argument_and_its_faults_are_one_sentence(tmp_path):
+    path = tmp_path / "plain.py"
+    path.write_text("def get_config():\n    return {'seed': 3}\n")
+    assert settings.load(str(path)).seed == 3
+    with pytest.raises(ConfigError, match=r"plain\.py:full: its get_config\(\) takes no argument"):
+        settings.load(f"{path}:full")
+    for text, words in (
+        ("def get_config():\n    return {\n", "SyntaxError"),
+        ("import nosuch\n", "line 1 ModuleNotFoundError: No module named 'nosuch'"),
+        ("def get_config():\n    x = 1\n    return 1 / 0\n", "line 3 ZeroDivisionError"),
+        ("def get_config():\n    return {'seed': 10**5000}\n", "seed = a huge integer"),
+        ("def get_config():\n    return {'train': {'optim': {'lr': 10**5000}}}\n", "lr = inf"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ConfigError) as error:
+            settings.load(str(path))
+        assert words in str(error.value)
 
 
 def test_bad_config_files(tmp_path, spec):

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from jaxcomp.config import ConfigError
 from jaxcomp.storage import cache_dir
 
 __all__ = ["cache_dir", "keep_small", "write_atomically"]
@@ -26,7 +27,11 @@ def keep_small(folder: Path, used: str) -> None:
     with contextlib.suppress(OSError):
         own.mkdir(parents=True, exist_ok=True)
         os.utime(own)
-    most = float(os.environ.get("JAXCOMP_CACHE_GIB") or MOST_GIB) * 2**30
+    asked = os.environ.get("JAXCOMP_CACHE_GIB") or str(MOST_GIB)
+    try:
+        most = float(asked) * 2**30
+    except ValueError:
+        raise ConfigError(f"JAXCOMP_CACHE_GIB={asked}: expected a number of GiB") from None
     found = []
     with contextlib.suppress(OSError):  # another process removes folders too
         for entry in [e for e in os.scandir(folder) if e.is_dir()]:

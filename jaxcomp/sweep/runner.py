@@ -124,15 +124,19 @@ def cores() -> int:
 
 
 def _on_cpu() -> bool:
-    asked = os.environ.get("JAX_PLATFORMS")
-    if asked:
-        return asked.split(",")[0] == "cpu"
+    asked = os.environ.get("JAX_PLATFORMS", "")
+    if asked.split(",")[0] == "cpu":
+        return True
     plugins = [e.name for e in metadata.entry_points(group="jax_plugins")]
-    if not plugins and util.find_spec("libtpu") is None and util.find_spec("jax_plugins") is None:
+    found = plugins or util.find_spec("libtpu") or util.find_spec("jax_plugins")
+    if not (asked or found):
         return True
     # In a process of its own: the parent must not take the accelerator that a worker needs.
-    code = "import jax; print(jax.default_backend())"
+    code = "from jaxcomp.sharding import platform; print(platform())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    error = done.stderr.strip().rpartition("\n")[2].partition("ConfigError: ")[2]
+    if done.returncode and error:
+        raise ConfigError(error)
     return done.returncode == 0 and done.stdout.split()[-1:] == ["cpu"]
 
 
