@@ -28,6 +28,7 @@ from jaxcomp.stopping import Terminated, caught, on_sigterm
 
 USAGE = 2
 INTERRUPTED, TERMINATED, CUT = 130, 143, 141  # as a shell reports SIGINT, SIGTERM and SIGPIPE
+LONGEST = 2000  # characters of an error's line
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -210,8 +211,10 @@ def _typed(argv: Sequence[str]) -> str:
 
 
 def _complain(message: str, kind: str = "error: ") -> None:
-    """One line on stderr, whatever the message held."""
-    print(f"jaxcomp: {kind}{' '.join(message.split())}", file=sys.stderr, flush=True)
+    """One line on stderr, whatever the message held: a name in a damaged file may be endless."""
+    line = " ".join(message.split())
+    line = line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
+    print(f"jaxcomp: {kind}{line}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -147,10 +147,10 @@ def _made_by(workdir: Path) -> Config:
     """The config of the sweep whose workdir it is."""
     from jaxcomp.sweep import ledger
 
-    made_by = workdir / "sweep.json"
-    if not made_by.is_file():
+    path = workdir / "sweep.json"
+    if not path.is_file():
         raise ConfigError(f"{workdir}: holds no sweep.json; expected the workdir of a sweep")
-    return settings.from_dict(ledger.read(made_by)["config"], where=str(made_by))
+    return settings.from_dict(ledger.made_by(path)["config"], where=str(path))
 
 
 def _print_report(written: Any) -> Any:

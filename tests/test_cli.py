@@ -115,6 +115,8 @@ def test_other_mistakes(flags, capsys, tmp_path):
     assert cli.main(["train", flags[0]]) == 2
     assert "known: toy/s, toy/m" in error(capsys)
     assert cli.main([]) == 2
+    assert cli.main(["train", flags[0], f"--{'x' * 9000}=1"]) == 2
+    assert len(error(capsys)) < 2100
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

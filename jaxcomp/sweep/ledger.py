@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from jaxcomp import storage
+from jaxcomp import storage, strict_json
 from jaxcomp.config import Config, ConfigError, to_dict
 from jaxcomp.sweep import grid
 
 DONE, FAILED = "done", "failed"
+FIX = "delete it and run the sweep again"
+Row = dict[str, Any]  # as `Ledger.write` makes it and `read` checks it
 
 
 class DiskFullError(RuntimeError):
@@ -54,7 +57,7 @@ class Ledger:
         path = self.workdir / "sweep.json"
         if not path.exists():
             return
-        found = grid.differences(read(path)["identity"], _identity(cfg))
+        found = grid.differences(made_by(path)["identity"], _identity(cfg))
         if found:
             field, old, new = found[0]
             more = f" (and {len(found) - 1} more fields)" if len(found) > 1 else ""
@@ -68,8 +71,8 @@ class Ledger:
         """Bind the workdir to `cfg`. Raises ConfigError if it belongs to another config."""
         self.check(cfg)
         hashes = {job.id: job.hash for job in grid.expand(cfg)}
-        made_by = {"identity": _identity(cfg), "config": to_dict(cfg), "jobs": hashes}
-        text = json.dumps(made_by, indent=1, sort_keys=True) + "\n"
+        content = {"identity": _identity(cfg), "config": to_dict(cfg), "jobs": hashes}
+        text = json.dumps(content, indent=1, sort_keys=True) + "\n"
         path = self.workdir / "sweep.json"
         if not path.exists() or path.read_text() != text:
             write_text(path, text)
@@ -80,15 +83,19 @@ class Ledger:
         So a report needs neither the data nor the models: these may have moved since.
         """
         path = self.workdir / "sweep.json"
-        kept = read(path).get("jobs", {}) if path.is_file() else {}
+        kept = made_by(path)["jobs"] if path.is_file() else {}
         return [dataclasses.replace(j, hash=kept.get(j.id, j.hash)) for j in grid.expand(cfg)]
 
-    def row(self, job: grid.Job) -> dict[str, Any] | None:
-        """The job's row, done or failed, if it was made by the same config."""
+    def row(self, job: grid.Job) -> Row | None:
+        """The job's row, done or failed, if it was made by the same config.
+
+        Raises ConfigError for a damaged one.
+        """
         path = self.folder / f"{job.id}.json"
         if not path.exists():
             return None
         row = read(path)
+        _check_size(path, row, job, FIX)
         return row if row["hash"] == job.hash else None
 
     def done(self, job: grid.Job) -> bool:
@@ -112,34 +119,109 @@ class Ledger:
         text = json.dumps(row, indent=1, sort_keys=True)
         write_text(self.folder / f"{job.id}.json", text + "\n")
 
-    def reuse(self, jobs: Iterable[grid.Job], folders: Iterable[Path]) -> int:
-        """Take over finished rows with the same config hash from other workdirs or ledgers."""
-        wanted = {job.hash: job for job in jobs if not self.done(job)}
+    def reuse(self, found: Iterable[tuple[grid.Job, Row]]) -> int:
+        """Take over rows (of `finished`) of jobs that are not done here; returns how many."""
         count = 0
-        for folder in folders:
-            own = (folder / "ledger").is_dir()
-            ledger = folder / "ledger" if own else folder
-            rows = [row for row in map(read, sorted(ledger.glob("*.json"))) if "hash" in row]
-            if not rows and not own:
-                raise ConfigError(
-                    f"--reuse={folder}: holds no ledger; expected a sweep's workdir or its ledger"
-                )
-            for row in rows:
-                job = wanted.get(row["hash"])
-                if row["status"] == DONE and job is not None:
-                    content = {k: row[k] for k in ("metrics", "intervals", "timings") if k in row}
-                    self.write(job, DONE, reused_from=folder.name, **content)
-                    del wanted[row["hash"]]
-                    count += 1
+        for job, row in found:
+            if not self.done(job):
+                content = {k: row[k] for k in ("metrics", "intervals", "timings") if k in row}
+                self.write(job, DONE, reused_from=row["reused_from"], **content)
+                count += 1
         return count
 
 
-def read(path: Path) -> dict[str, Any]:
-    """A JSON file. Raises ConfigError that names the file where it is damaged."""
+def finished(jobs: Iterable[grid.Job], folders: Iterable[Path]) -> list[tuple[grid.Job, Row]]:
+    """Of other workdirs, or folders of rows: those of `jobs` (by config hash) that are finished.
+
+    Raises ConfigError for a folder that holds none, and for a damaged row.
+    """
+    wanted = {job.hash: job for job in jobs}
+    fix = "remove it from there, and its job is run again"
+    found: list[tuple[grid.Job, Row]] = []
+    for folder in folders:
+        own = (folder / "ledger").is_dir()
+        ledger = folder / "ledger" if own else folder
+        paths = sorted(ledger.glob("*.json"))
+        if not own and not any(map(_is_row, paths)):
+            raise ConfigError(
+                f"--reuse={folder}: holds no ledger; expected a sweep's workdir or its ledger"
+            )
+        for path in paths:
+            row = read(path, fix)
+            if row["status"] == DONE and row["hash"] in wanted:
+                job = wanted[row["hash"]]
+                _check_size(path, row, job, fix)
+                found.append((job, row | {"reused_from": folder.name}))
+    return found
+
+
+def _is_row(path: Path) -> bool:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as e:
-        raise ConfigError(f"{path}: not JSON ({e}); delete it and run the same command") from e
+        return "hash" in strict_json.read(path, dict)
+    except strict_json.JsonError:
+        return False
+
+
+def read(path: Path, fix: str = FIX) -> Row:
+    """A row of a ledger. Raises ConfigError for a damaged one; `fix` says what to do then."""
+    row = _object(path, fix)
+    for name in ("id", "hash", "status"):
+        if not isinstance(row.get(name), str):
+            raise _damaged(path, name, row.get(name), "text", fix)
+    if row["status"] not in (DONE, FAILED):
+        raise _damaged(path, "status", row["status"], f"{DONE} or {FAILED}", fix)
+    if row["status"] == FAILED and not isinstance(row.get("error"), str):
+        raise _damaged(path, "error", row.get("error"), "text", fix)
+    for name, fits, expected in _NUMBERS if row["status"] == DONE else ():
+        group = row.get(name, {} if name != "metrics" else None)
+        if not isinstance(group, dict):
+            raise _damaged(path, name, group, "an object", fix)
+        for key, value in group.items():
+            if not fits(value):
+                raise _damaged(path, f"{name}.{key}", value, expected, fix)
+    return row
+
+
+def _check_size(path: Path, row: Row, job: grid.Job, fix: str) -> None:
+    """A size is placed by its parameters in every table; a rate that diverged has no numbers."""
+    params = row["metrics"].get("params") if row["status"] == DONE else 0
+    if job.recipe and not _is_number(params):
+        raise _damaged(path, "metrics.params", params, "a number", fix)
+
+
+def made_by(path: Path) -> dict[str, Any]:
+    """What sweep.json says: identity, config and jobs (id -> hash). Raises ConfigError."""
+    content = {"jobs": {}} | _object(path, FIX)
+    for name in ("identity", "config", "jobs"):
+        if not isinstance(content.get(name), dict):
+            raise _damaged(path, name, content.get(name), "an object", FIX)
+    return content
+
+
+def _object(path: Path, fix: str) -> dict[str, Any]:
+    try:
+        return strict_json.read(path, dict)
+    except strict_json.JsonError as error:
+        raise ConfigError(f"{error}; {fix}") from error
+
+
+def _damaged(path: Path, name: str, value: Any, expected: str, fix: str) -> ConfigError:
+    return ConfigError(f"{path}: {name} = {_short(value)}, expected {expected}; {fix}")
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _is_interval(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value))
+
+
+_NUMBERS = (
+    ("metrics", lambda value: value is None or _is_number(value), "a finite number or null"),
+    ("intervals", _is_interval, "two finite numbers"),
+    ("timings", _is_number, "a finite number"),
+)
 
 
 def _identity(cfg: Config) -> dict[str, Any]:

@@ -5,7 +5,6 @@ They say how much a number would move with other passages, and nothing about oth
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,10 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxcomp import strict_json
 from jaxcomp.config import ConfigError
 from jaxcomp.fidelity.intervals import ratio_interval
 
 WHICH = ("id", "source", "kind", "start")  # what tells passages, and edits, of one set apart
+_MOST = 1e12  # tokens, nats or facts of one passage; sums of such counts stay exact
 OUTCOMES = ("kept", "overwritten", "swapped", "other", "lost")
 
 
@@ -54,28 +55,37 @@ class Sums(NamedTuple):
 def of_run(path: Path, names: Sequence[str]) -> list[Sums] | None:
     """Of each metric in `names`; None without a file. A passage that has nothing to say gives 0, 0.
 
-    Raises ConfigError for a line that is not JSON.
+    Raises ConfigError for a line that is no record of a passage.
     """
     if not path.is_file():
         return None
-    records = []
+    found: list[tuple[list[str], list[tuple[float, float]]]] = [([], []) for _ in names]
     # Not splitlines: texts may hold other ends of lines than the one between records.
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        if not line:
+            continue
+        where = f"{path}, line {number}"
         try:
-            records += [json.loads(line)] if line else []
-        except ValueError as e:
-            raise ConfigError(
-                f"{path}, line {number}: not JSON ({e}); delete the file, and intervals do "
-                "without passages"
-            ) from e
-    out = []
-    for name in names:
-        prefix, _, rest = name.partition("/")
-        mine = [r for r in records if r["set"] == prefix]
-        ids = tuple(str([r.get(key) for key in WHICH]) for r in mine)
-        pairs = [_pair(r, rest) or (0.0, 0.0) for r in mine]
-        out.append(Sums(ids, np.array(pairs, float).reshape(-1, 2).T))
-    return out
+            record = strict_json.parse(line, where, dict)
+            for (ids, pairs), name in zip(found, names, strict=True):
+                prefix, _, rest = name.partition("/")
+                if record["set"] == prefix:
+                    ids.append(str([record.get(key) for key in WHICH]))
+                    top, bottom = map(float, _pair(record, rest) or (0.0, 0.0))
+                    if abs(top) > _MOST or not 0 <= bottom <= _MOST:
+                        raise ValueError(f"{name} = {top:g} / {bottom:g}")
+                    pairs.append((top, bottom))
+        except strict_json.JsonError as error:
+            raise _damaged(str(error)) from error
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+            raise _damaged(
+                f"{where}: no record of a passage ({type(error).__name__}: {error})"
+            ) from error
+    return [Sums(tuple(ids), np.array(pairs, float).reshape(-1, 2).T) for ids, pairs in found]
+
+
+def _damaged(what: str) -> ConfigError:
+    return ConfigError(f"{what}; delete the file, and intervals do without passages")
 
 
 def _pair(record: dict[str, Any], metric: str) -> tuple[float, float] | None:

@@ -22,7 +22,7 @@ from jaxcomp.distributed import AGAIN
 from jaxcomp.stopping import Terminated
 from jaxcomp.sweep import grid
 from jaxcomp.sweep.claims import HEARTBEAT_S, ClaimedError, Claims
-from jaxcomp.sweep.ledger import DONE, FAILED, Ledger, disk_full
+from jaxcomp.sweep.ledger import DONE, FAILED, Ledger, disk_full, finished
 from jaxcomp.sweep.tasks import Task, Work
 from jaxcomp.sweep.worker import STOP_S, Worker, stop
 
@@ -58,18 +58,24 @@ def run(
     shard, DiskFullError; what is finished is kept in every case.
     """
     jobs = grid.expand(cfg)
+    mine = jobs[shard[0] :: shard[1]]
     ledger = Ledger(workdir)
-    ledger.open(cfg)
+    # All that can be refused is, before anything is written.
+    ledger.check(cfg)
+    reused = finished(jobs, reuse)
+    there = {job.id for job, _ in reused}
+    todo = [job for job in mine if job.id not in there and not ledger.done(job)]
+    said = work.check(todo, workdir) if todo else ""
     with Claims(workdir / "claims") as claims:
         claims.acquire(f"shard-{shard[0]}-of-{shard[1]}")
+        ledger.open(cfg)
         if reuse:
-            out(f"reused {ledger.reuse(jobs, reuse)} finished jobs of {', '.join(map(str, reuse))}")
-        mine = jobs[shard[0] :: shard[1]]
+            out(f"reused {ledger.reuse(reused)} finished jobs of {', '.join(map(str, reuse))}")
         todo = [job for job in mine if not ledger.done(job)]
         before = len(mine) - len(todo)
         if not todo:
             return Summary(0, before, ())
-        out(work.check(todo, workdir))
+        out(said)
         tasks = work.tasks(todo, workdir)
         made = [t.id for t in tasks if t.job is None]
         if made:

@@ -78,7 +78,7 @@ class StubWork:
         return {"metrics": metrics, "timings": {"train_s": time.time()}, "note": "fine"}
 
 
-def run(cfg, workdir, seconds=0.0, hear=lambda text: None, **kw):
+def run(cfg, workdir, seconds=0.0, hear=lambda text: None, work=None, **kw):
     """The summary, and what was printed, of which `hear` hears each line as it is."""
     said = []
 
@@ -86,5 +86,5 @@ def run(cfg, workdir, seconds=0.0, hear=lambda text: None, **kw):
         said.append(text)
         hear(text)
 
-    summary = runner.run(cfg, workdir, work=StubWork(seconds), out=out, **kw)
+    summary = runner.run(cfg, workdir, work=work or StubWork(seconds), out=out, **kw)
     return summary, "\n".join(said)

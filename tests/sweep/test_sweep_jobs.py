@@ -80,8 +80,7 @@ def test_data_that_cannot_serve_is_refused_before_any_work(tmp_path, decoder):
     )  # fmt: skip
     with pytest.raises(DataError, match=r"short\.jsonl"):
         runner.run(cfg, tmp_path / "w", work=jobs.SweepWork())
-    assert not (tmp_path / "w/ledger").exists()
-    assert not (tmp_path / "w/lms").exists()
+    assert not (tmp_path / "w").exists()
 
 
 def test_weights_that_cannot_be_read_are_refused_before_any_work(tmp_path, decoder):
@@ -89,7 +88,7 @@ def test_weights_that_cannot_be_read_are_refused_before_any_work(tmp_path, decod
     weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(hf.HfError, match=r"decoder/model\.safetensors .* is not a whole"):
         runner.run(config_of(tmp_path, decoder), tmp_path / "w", work=jobs.SweepWork())
-    assert not (tmp_path / "w/ledger").exists()
+    assert not (tmp_path / "w").exists()
 
 
 def test_a_ratio_without_a_step_is_refused_before_any_work(tmp_path):

@@ -257,6 +257,10 @@ def test_reuse_takes_equal_jobs_only(tmp_path):
     assert "reused 8" in go(config(), tmp_path / "d", reuse=[tmp_path / "published"])[2]
     with pytest.raises(ConfigError, match="holds no ledger"):
         go(config(), tmp_path / "e", reuse=[tmp_path / "nothing"])
+    (tmp_path / "a.json").write_text("{}")
+    with pytest.raises(ConfigError, match="holds no ledger"):
+        go(config(), tmp_path / "e", reuse=[tmp_path])
+    assert not (tmp_path / "e").exists()
 
 
 def test_rate_grid_jobs_make_the_tuned_column(tmp_path):
