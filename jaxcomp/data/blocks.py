@@ -49,6 +49,7 @@ _CODE = (
     "sources.py",
     "spec.py",
     "splits.py",
+    "tfds.py",
     "tokenizer.py",
     "world.py",
 )

@@ -8,11 +8,13 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
+from jaxcomp import strict_json
 from jaxcomp.config import ConfigError
 from jaxcomp.storage import cache_dir
 
-__all__ = ["cache_dir", "keep_small", "write_atomically"]
+__all__ = ["cache_dir", "damaged", "keep_small", "read_json", "write_atomically"]
 
 MOST_GIB = 20.0  # of tokenised blocks; $JAXCOMP_CACHE_GIB says otherwise
 
@@ -44,6 +46,26 @@ def keep_small(folder: Path, used: str) -> None:
         if path != str(own):
             shutil.rmtree(path, ignore_errors=True)
             total -= size
+
+
+def read_json(file: Path, shape: type) -> Any:
+    """The value of a cached file; None where there is none, or where it is damaged: then a warning
+    says so, and the caller makes it anew."""
+    try:
+        return strict_json.read(file, shape)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        damaged(file, error)
+        return None
+
+
+def damaged(file: Path, error: object) -> None:
+    """Warn that a file of the cache cannot be used and is made anew."""
+    said = " ".join(str(error).split())[:200]
+    logging.getLogger(__name__).warning(
+        "%s: this file of the cache is damaged (%s); it is made anew", file, said
+    )
 
 
 _warned: set[str] = set()

@@ -16,12 +16,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jaxcomp import storage
+from jaxcomp.data import phases
 from jaxcomp.data.large import Group, Held, Keys, LargeDocuments
 from jaxcomp.data.sources import (
     MANY_SOURCES,
     WORK_FIELDS,
+    About,
     DataError,
     Documents,
+    about,
+    described,
     no_field,
     word,
 )
@@ -46,28 +50,64 @@ def load(files: Sequence[Path], field: str, fingerprint: str) -> Documents | Lar
     return _in_memory(files, field, fingerprint)
 
 
-def rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(number, fields) of every row. Raises DataError as `load` does."""
+def rows(
+    file: Path, needed: Sequence[str] = (), more: Sequence[str] | None = None
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number, fields) of every row: those `needed`, and of `more` (None: all) what the file has.
+
+    Raises DataError as `load` does.
+    """
     number = 0
     with _reading(file), _open(file) as opened:
-        for batch in opened.iter_batches(batch_size=256):
-            try:
-                found = batch.to_pylist()
-            except UnicodeDecodeError as error:
-                raise DataError(f"{file}: not UTF-8 from row {number} on ({error})") from error
-            yield from enumerate(found, number)
-            number += len(found)
+        names = _names(file, opened, None if more is None else (*needed, *more))
+        for name in needed:
+            if name not in names:
+                raise DataError(
+                    f"{file}: schema: no field {name!r}; found {', '.join(names) or 'none'}; "
+                    f"expected {', '.join(needed)}"
+                )
+        wanted = names if more is None else [n for n in (*needed, *more) if n in names]
+        for batch in opened.iter_batches(batch_size=256, columns=wanted):
+            yield from enumerate(_python(file, batch, number), number)
+            number += batch.num_rows
+
+
+def _python(file: Path | str, batch: pa.RecordBatch | pa.Table, first: int) -> list[dict[str, Any]]:
+    """The rows of a batch. Raises DataError where one holds what is no value of Python's."""
+    try:
+        return batch.to_pylist()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: not UTF-8 from row {first} on ({error})") from error
+    except (ValueError, TypeError, OverflowError, LookupError) as error:  # dates and time zones
+        said = " ".join(str(error).split())[:200]
+        raise DataError(
+            f"{file}: from row {first} on, the columns {', '.join(batch.schema.names)} cannot be "
+            f"read ({said}); expected text or numbers"
+        ) from error
+
+
+def _names(file: Path, opened: pq.ParquetFile, wanted: Sequence[str] | None) -> list[str]:
+    """The columns of a file. Raises DataError where a `wanted` one (None: any) is there twice."""
+    names = opened.schema_arrow.names
+    for name in names if wanted is None else wanted:
+        if names.count(name) > 1:
+            raise DataError(
+                f"{file}: has {names.count(name)} columns named {name!r}; expected one: rename the "
+                "others"
+            )
+    return names
 
 
 def _groups(file: Path, field: str) -> list[Group]:
     with _reading(file), _open(file) as opened:
-        about, schema = opened.metadata, opened.schema_arrow
+        footer, schema = opened.metadata, opened.schema_arrow
+        _names(file, opened, (field, "id", "source", *WORK_FIELDS))
         _check_field(file, field, schema)
-        names = [about.schema.column(i).path for i in range(about.num_columns)]
+        names = [footer.schema.column(i).path for i in range(footer.num_columns)]
         at = names.index(field)
         out, first = [], 0
-        for number in range(about.num_row_groups):
-            group = about.row_group(number)
+        for number in range(footer.num_row_groups):
+            group = footer.row_group(number)
             size = group.column(at).total_uncompressed_size
             out.append(Group(os.fspath(file), number, group.num_rows, size, first))
             first += group.num_rows
@@ -88,6 +128,10 @@ def _reading(file: Path | str) -> Iterator[None]:
         yield
     except (DataError, storage.StorageError):
         raise
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{file}: the name of a column is not UTF-8 ({error}); write the file again with others"
+        ) from error
     except (pa.ArrowException, OSError, EOFError) as error:
         said = " ".join(str(error).split())[:200]
         if storage.is_remote(file) and "Forbidden" in said:
@@ -119,42 +163,56 @@ def _open(file: Path | str) -> pq.ParquetFile:
 
 
 def _in_memory(files: Sequence[Path], field: str, fingerprint: str) -> Documents:
-    tables = []
+    chunks: list[pa.Array] = []
+    found: list[About] = []
+    known: set[str] = set()
+    former: list[dict[str, Any]] = []  # rows that versions before `described` counted
     for file in files:
-        with _reading(file), _open(file) as opened:
+        with phases.phase(f"reading {file.name}"), _reading(file), _open(file) as opened:
             names = opened.schema_arrow.names
-            wanted = [n for n in (field, "id", "source", *WORK_FIELDS) if n in names]
-            table = opened.read(columns=list(dict.fromkeys(wanted)))
-        _check_text(file, table[field])
-        tables.append(table.filter(pc.field(field) != ""))
-    table = pa.concat_tables(tables, promote_options="default")
-    if not table.num_rows:
+            wanted = [n for n in ("id", "source", *WORK_FIELDS) if n in names]
+            table = opened.read(columns=list(dict.fromkeys([field, *wanted])))
+            for name in table.column_names:
+                _check_text(file, name, table[name])
+            texts = table[field].cast(pa.large_string())
+            says = _python(file, table.select(wanted), 0) if wanted else [{}] * len(texts)
+            written = [text.as_py() or "" for text in texts]
+            former += [fields for fields, text in zip(says, written, strict=True) if text]
+            full = [bool(text.strip()) for text in written]
+            found += [
+                about(fields, f"{file.stem}-{row}")
+                for row, (fields, keep) in enumerate(zip(says, full, strict=True))
+                if keep
+            ]
+            chunks += texts.filter(pa.array(full)).chunks
+            known.update(wanted)
+    if not found:
         raise DataError(f"{files[0]}: no text in {len(files)} parquet file(s)")
 
     def column(*names: str) -> list[str] | None:
-        name = next((n for n in names if n in table.column_names), None)
-        return None if name is None else [word(v) for v in table[name].to_pylist()]
+        name = next((n for n in names if n in known), None)
+        return None if name is None else [word(row.get(name)) for row in former]
 
-    columns = (column("id"), column("source"), column(*WORK_FIELDS))
-    return Documents(table[field], *columns, fingerprint)
+    columns = column("id"), column("source"), column(*WORK_FIELDS)
+    return described(str(files[0]), pa.chunked_array(chunks), found, fingerprint, columns)
 
 
-def _check_text(file: Path | str, texts: pa.ChunkedArray, first: int = 0) -> None:
-    """Raises DataError that names the row whose text is not UTF-8."""
+def _check_text(file: Path | str, field: str, column: pa.ChunkedArray, first: int = 0) -> None:
+    """Raises DataError that names the row whose field is not UTF-8."""
     try:
-        texts.validate(full=True)
+        column.validate(full=True)
         return
     except pa.ArrowInvalid:
         pass
-    for row, text in enumerate(texts):
+    for row, value in enumerate(column):
         try:
-            text.as_py()
+            value.as_py()
         except UnicodeDecodeError as error:
             raise DataError(
-                f"{file}: row {first + row}: not UTF-8 at byte {error.start} of its text; write "
-                "the file again with text that is"
+                f"{file}: row {first + row}: not UTF-8 at byte {error.start} of its field "
+                f"{field!r}; write the file again with text that is"
             ) from error
-    raise DataError(f"{file}: its text column is damaged; write the file again")
+    raise DataError(f"{file}: the column {field!r} is damaged; write the file again")
 
 
 class _Columns:
@@ -167,7 +225,7 @@ class _Columns:
     def texts(self, group: Group) -> Sequence[Any]:
         found = self._read(group, [self.field])[self.field].combine_chunks()
         texts = found if isinstance(found, pa.ChunkedArray) else pa.chunked_array([found])
-        _check_text(group.file, texts, group.first)
+        _check_text(group.file, self.field, texts, group.first)
         return texts
 
     def keys(self, group: Group) -> Keys | None:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from jaxcomp import storage
 from jaxcomp.data import lexicon as lx
+from jaxcomp.data import phases
 from jaxcomp.data.files import digest
 from jaxcomp.data.sources import (
     WORK_FIELDS,
@@ -68,17 +69,18 @@ def _load(path: str, files: tuple[str, ...], digests: tuple[str, ...]) -> Questi
     found: dict[str, list[Question]] = {}
     first: dict[str, tuple[str, str]] = {}  # of a context: the first source and work named
     unanswered = not_stated = 0
-    for where, row in (r for f in files for r in _rows(storage.path(f))):
-        context, question, answers = _fields(row, where)
-        if not answers:
-            unanswered += 1
-            continue
-        stated = [a for a in answers if _plain(a) in _plain(context)]
-        not_stated += not stated
-        work = next((word(row[k]) for k in WORK_FIELDS if row.get(k)), "")
-        of = first.get(context, ("", ""))
-        first[context] = of[0] or word(row.get("source")), of[1] or work
-        found.setdefault(context, []).append(Question(question, (stated or answers)[0]))
+    with phases.phase(f"reading {path}", unit="rows") as progress:
+        for where, row in (r for f in files for r in _rows(storage.path(f), progress)):
+            context, question, answers = _fields(row, where)
+            if not answers:
+                unanswered += 1
+                continue
+            stated = [a for a in answers if _plain(a) in _plain(context)]
+            not_stated += not stated
+            work = next((word(row[k]) for k in WORK_FIELDS if row.get(k)), "")
+            of = first.get(context, ("", ""))
+            first[context] = of[0] or word(row.get("source")), of[1] or work
+            found.setdefault(context, []).append(Question(question, (stated or answers)[0]))
     if not found:
         raise DataError(
             f"{path}: {unanswered} rows, none with an answer; expected rows with the fields "
@@ -147,13 +149,6 @@ def _text(value: Any, name: str, where: str) -> str:
     if not isinstance(value, str) or not value.strip():
         what = "blank" if isinstance(value, str) else type(value).__name__
         raise DataError(f"{where}: field {name!r} is {what}; expected text")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f"{where}: field {name!r} holds a lone surrogate at character {error.start}; expected "
-            "valid Unicode"
-        ) from error
     return value
 
 
@@ -161,12 +156,13 @@ def _plain(text: str) -> str:
     return " ".join(text.lower().split())
 
 
-def _rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _rows(file: Path, progress: phases.Phase) -> Iterator[tuple[str, dict[str, Any]]]:
     suffix = suffix_of(file)
     if suffix == ".txt":
         raise DataError(f"{file}: a .txt file holds no questions; expected .jsonl[.gz] or .parquet")
     if suffix != ".parquet":
-        return ((f"{file}: line {number}", row) for number, row in json_rows(file))
+        return ((f"{file}: line {number}", row) for number, row in json_rows(file, progress))
     from jaxcomp.data import parquet
 
-    return ((f"{file}: row {number}", row) for number, row in parquet.rows(file))
+    found = parquet.rows(file, FIELDS, ("source", *WORK_FIELDS))
+    return ((f"{file}: row {number}", row) for number, row in found)

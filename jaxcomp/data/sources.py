@@ -6,9 +6,10 @@ where the data says so, its work, so that `splits.py` can keep whole works apart
 
 from __future__ import annotations
 
+import copy
 import gzip
 import hashlib
-import json
+import logging
 import os
 import zlib
 from collections.abc import Iterator, Sequence
@@ -17,19 +18,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from jaxcomp import storage
+from jaxcomp import storage, strict_json
 from jaxcomp.config import DataConfig
+from jaxcomp.data import phases
 from jaxcomp.data.files import digest, matching
 
 if TYPE_CHECKING:
-    from jaxcomp.data.large import Group, LargeDocuments
+    from jaxcomp.data.large import LargeDocuments
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet", ".txt")
 TXT_CHARS = 4000  # a .txt file is cut at blank lines into documents of about this many characters
 WORK_FIELDS = ("work", "book", "title")
 MANY_SOURCES = 20  # from so many on, whole sources are held out
-LARGE_RECORDS = 1 << 20  # of a TFDS set, above which it is known by its length alone
-_RECORDS = 1024  # of one unit of such a set
+Columns = tuple[Sequence[str] | None, Sequence[str] | None, Sequence[str] | None]
 
 
 class DataError(ValueError):
@@ -43,11 +44,22 @@ class Document(NamedTuple):
     text: str
 
 
+class About(NamedTuple):
+    """What a row says of its text."""
+
+    id: str | None
+    place: str  # the row's file and its own number there
+    source: str
+    work: str
+
+
 class Documents:
     """Random access to documents; a view of some `rows` of the columns.
 
     `fingerprint` identifies the data (not the view). `in_memory` is False where every text access
-    is a read.
+    is a read. `names_are_places`: the ids are the rows' places, because the data's own do not
+    identify them. `former`: ids, sources and works as versions before this rule read them, where
+    they read others (`splits.split_rows`).
     """
 
     def __init__(
@@ -59,12 +71,14 @@ class Documents:
         fingerprint: str,
         *,
         in_memory: bool = True,
-        rows: np.ndarray | None = None,
+        names_are_places: bool = False,
+        former: Columns | None = None,
     ):
         self.columns = (texts, ids, sources, works)
         self.fingerprint = fingerprint
         self.in_memory = in_memory
-        self.rows = np.arange(len(texts)) if rows is None else rows
+        self.names_are_places, self.former = names_are_places, former
+        self.rows = np.arange(len(texts))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -85,9 +99,9 @@ class Documents:
 
     def view(self, rows: np.ndarray) -> Documents:
         """The same data, only these rows (row numbers of the data, not of this view)."""
-        return Documents(
-            *self.columns, self.fingerprint, in_memory=self.in_memory, rows=np.asarray(rows)
-        )
+        found = copy.copy(self)
+        found.rows = np.asarray(rows)
+        return found
 
     def part(self, start: int, stop: int) -> Documents:
         """Documents start:stop of this view, as a view."""
@@ -108,30 +122,68 @@ def load_documents(data: DataConfig) -> Documents | LargeDocuments:
       StorageError: a bucket that is not there or may not be read.
     """
     if data.source == "tfds":
-        return _tfds(data)
+        from jaxcomp.data import tfds
+
+        return tfds.load(data)
     if data.source == "qa":
         from jaxcomp.data import questions
 
         return questions.load(data.path).documents
-    files = files_of(data.path)
-    rows: list[Document] = []
+    files, field = files_of(data.path), data.text_field
+    known = fingerprint(files, field)
     if all(suffix_of(f) == ".parquet" for f in files):
         from jaxcomp.data import parquet
 
-        return parquet.load(files, data.text_field, _fingerprint(files, data.text_field))
+        return parquet.load(files, field, known)
+    if any(suffix_of(f) == ".parquet" for f in files):
+        raise DataError(f"{data.path}: mixes .parquet with other kinds; give one kind at a time")
+    texts: list[str] = []
+    found: list[About] = []
+    former: list[str] = []
     for file in files:
-        suffix = suffix_of(file)
-        if suffix == ".parquet":
-            raise DataError(
-                f"{data.path}: mixes .parquet with other kinds; give one kind at a time"
-            )
-        rows += _txt(file) if suffix == ".txt" else _jsonl(file, data.text_field)
-    rows = [r for r in rows if r.text.strip()]
-    if not rows:
+        with phases.phase(f"reading {file.name}", unit="lines") as seen:
+            rows = _txt(file) if suffix_of(file) == ".txt" else _jsonl(file, field, seen)
+            for text, says, id_before in rows:
+                if text.strip():
+                    texts.append(text)
+                    found.append(says)
+                    former.append(id_before)
+    if not texts:
         raise DataError(f"{data.path}: no text in {len(files)} file(s); expected documents with "
                         "text in them")  # fmt: skip
-    ids, sources, works, texts = (list(c) for c in zip(*rows, strict=True))
-    return Documents(texts, ids, sources, works, _fingerprint(files, data.text_field))
+    columns = former, [a.source for a in found], [a.work for a in found]
+    return described(data.path, texts, found, known, columns)
+
+
+def about(row: dict[str, Any], place: str) -> About:
+    """What the fields of a row say of its text."""
+    work = next((word(row[k]) for k in WORK_FIELDS if row.get(k)), "")
+    given = row.get("id")
+    return About(None if given is None else str(given), place, word(row.get("source")), work)
+
+
+def described(
+    path: str, texts: Sequence[Any], found: list[About], known: str, former: Columns
+) -> Documents:
+    """Documents with the ids that their rows give, or, where these do not identify them, with
+    their places. Ids do where each is another one, or where they name many groups of rows."""
+    ids, given = [a.id for a in found], {a.id for a in found} - {None}
+    whole = None not in ids and (len(given) == len(ids) or len(given) >= MANY_SOURCES)
+    if given and not whole:
+        logging.getLogger(__name__).warning(
+            "%s: the field 'id' does not identify the documents (%d different ids in %d documents, "
+            "%d without one) and is not used; they are known by file and row",
+            path, len(given), len(ids), ids.count(None),
+        )  # fmt: skip
+    return Documents(
+        texts,
+        [a.id or "" for a in found] if whole else [a.place for a in found],
+        [a.source for a in found],
+        [a.work for a in found],
+        known,
+        names_are_places=not whole,
+        former=former,
+    )
 
 
 def files_of(path: str) -> list[Path]:
@@ -144,6 +196,11 @@ def files_of(path: str) -> list[Path]:
     for file in files:
         suffix_of(file)
     return files
+
+
+def fingerprint(files: list[Path], field: str) -> str:
+    """What names the text field of these files: by names, sizes and contents."""
+    return hashlib.sha256("\n".join([field, *map(digest, files)]).encode()).hexdigest()[:16]
 
 
 def suffix_of(file: Path) -> str:
@@ -174,53 +231,42 @@ def decode(file: Path, raw: bytes) -> str:
         ) from error
 
 
-def json_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def json_rows(file: Path, progress: phases.Phase) -> Iterator[tuple[int, dict[str, Any]]]:
     """(number of its line, object) of every line that is not blank."""
     # Not splitlines(): JSON strings may hold U+2028 and its like unescaped.
-    for number, line in enumerate(decode(file, _read(file)).split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{file}: line {number} is not JSON ({error}); expected one object a "
-                            "line") from error  # fmt: skip
-        if not isinstance(row, dict):
-            raise DataError(f"{file}: line {number} is a {type(row).__name__}; expected an object")
-        yield number, row
+    lines = decode(file, _read(file)).split("\n")
+    progress.total = len(lines)
+    for number, line in enumerate(lines, 1):
+        progress.done = number
+        if line.strip():
+            yield number, json_row(line, f"{file}: line {number}", DataError)
 
 
-def _jsonl(file: Path, field: str) -> list[Document]:
-    rows = []
-    for number, row in json_rows(file):
+def json_row(line: str, where: str, kind: type[ValueError]) -> dict[str, Any]:
+    """The object of one line of JSON. Raises `kind`."""
+    try:
+        return strict_json.parse(line, where, dict)
+    except strict_json.JsonError as error:
+        more = "" if "expected" in str(error) else "; expected one object a line"
+        raise kind(f"{error}{more}") from error
+
+
+def _jsonl(file: Path, field: str, progress: phases.Phase) -> Iterator[tuple[str, About, str]]:
+    for number, row in json_rows(file, progress):
         if field not in row:
             raise no_field(file, f"line {number}", field, sorted(row))
         text = row[field]
         if not isinstance(text, str):
             raise DataError(f"{file}: line {number}: field {field!r} is {type(text).__name__}; "
                             "expected text (set data.text_field)")  # fmt: skip
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise DataError(
-                f"{file}: line {number}: field {field!r} holds a lone surrogate at character "
-                f"{error.start}; expected valid Unicode"
-            ) from error
-        rows.append(
-            Document(
-                str(row.get("id", f"{file.stem}-{number}")),
-                word(row.get("source")),
-                next((word(row[k]) for k in WORK_FIELDS if row.get(k)), ""),
-                text,
-            )
-        )
-    return rows
+        place = f"{file.stem}-{number}"
+        yield text, about(row, place), str(row.get("id", place))
 
 
-def _txt(file: Path) -> list[Document]:
+def _txt(file: Path) -> Iterator[tuple[str, About, str]]:
     """Documents of about TXT_CHARS characters, cut at blank lines (or, failing that, at lines)."""
     text = decode(file, _read(file))
-    documents, start = [], 0
+    start = number = 0
     while start < len(text):
         end = start + TXT_CHARS
         if end < len(text):
@@ -229,97 +275,9 @@ def _txt(file: Path) -> list[Document]:
                 if at >= 0:
                     end = at + len(mark)
                     break
-        documents.append(text[start:end])
-        start = end
-    return [Document(f"{file.stem}-{i}", str(file.stem), "", d) for i, d in enumerate(documents)]
-
-
-class _TfdsTexts(Sequence[str]):
-    def __init__(self, source, name: str, field: str):
-        self._source, self._name, self._field = source, name, field
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, i):
-        value = self._source[i]
-        if self._field not in value:
-            raise no_field(self._name, f"record {i}", self._field, sorted(value))
-        value = value[self._field]
-        if isinstance(value, np.ndarray):
-            value = value.item()
-        if isinstance(value, bytes):
-            try:
-                return value.decode()
-            except UnicodeDecodeError as error:
-                raise DataError(
-                    f"{self._name}: record {i}: not UTF-8 at byte {error.start}"
-                ) from error
-        if not isinstance(value, str):
-            raise DataError(f"{self._name}: record {i}: field {self._field!r} is "
-                            f"{type(value).__name__}; expected text")  # fmt: skip
-        return value
-
-
-def _tfds(data: DataConfig) -> Documents | LargeDocuments:
-    import tensorflow_datasets as tfds  # slow to import, and only this kind of source needs it
-
-    name, where = data.tfds_name, os.path.expanduser(data.path) or None
-    try:
-        source = tfds.data_source(name, split=data.tfds_split, data_dir=where, download=False)
-    except Exception as error:  # TFDS raises many unrelated types for an unprepared data set
-        raise DataError(
-            f"tfds data set {name!r}, split {data.tfds_split!r}, in data.path = {data.path!r}: "
-            f"cannot be opened ({type(error).__name__}: {error}); prepare it with "
-            'file_format="array_record" (the only format readable without tensorflow)'
-        ) from error
-    texts = _TfdsTexts(source, name, data.text_field)
-    if not len(texts):
-        raise DataError(f"tfds data set {name!r}: split {data.tfds_split!r} is empty")
-    _ = texts[0]  # a wrong field fails now, not in the middle of training
-    info = json.dumps([name, data.tfds_split, data.text_field, len(texts), texts[0][:1000]])
-    fingerprint = hashlib.sha256(info.encode()).hexdigest()[:16]
-    if len(texts) > LARGE_RECORDS:
-        return _many_records(texts, name, fingerprint)
-    return Documents(texts, None, None, None, fingerprint, in_memory=False)
-
-
-class _Records:
-    """`large.Reader` of a set whose every record can be read alone."""
-
-    def __init__(self, texts: _TfdsTexts):
-        self._texts = texts
-
-    def texts(self, group: Group) -> Sequence[str]:
-        return _Run(self._texts, group.first)
-
-    def keys(self, group: Group) -> None:
-        return None
-
-
-class _Run(Sequence[str]):
-    """`texts` from number `first` on."""
-
-    def __init__(self, texts: _TfdsTexts, first: int):
-        self._texts, self._first = texts, first
-
-    def __len__(self) -> int:
-        return len(self._texts) - self._first
-
-    def __getitem__(self, i):
-        return self._texts[self._first + i]
-
-
-def _many_records(texts: _TfdsTexts, name: str, fingerprint: str) -> LargeDocuments:
-    from jaxcomp.data.large import Group, Held, LargeDocuments
-
-    count = len(texts)
-    groups = [
-        # A byte each: nothing is held, so any order is as good to read as another.
-        Group(name, i, min(_RECORDS, count - first), 1, first)
-        for i, first in enumerate(range(0, count, _RECORDS))
-    ]
-    return LargeDocuments(groups, Held(_Records(texts), groups), fingerprint)
+        place = f"{file.stem}-{number}"
+        yield text[start:end], About(None, place, file.stem, ""), place
+        start, number = end, number + 1
 
 
 def no_field(file, place: str, field: str, found) -> DataError:
@@ -331,7 +289,3 @@ def no_field(file, place: str, field: str, found) -> DataError:
 
 def word(value: Any) -> str:
     return "" if value is None else str(value)
-
-
-def _fingerprint(files: list[Path], field: str) -> str:
-    return hashlib.sha256("\n".join([field, *map(digest, files)]).encode()).hexdigest()[:16]

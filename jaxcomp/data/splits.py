@@ -15,18 +15,29 @@ import json
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from jaxcomp.data.cache import cache_dir, write_atomically
+from jaxcomp.config import DataConfig
+from jaxcomp.data import phases
+from jaxcomp.data.cache import cache_dir, read_json, write_atomically
 from jaxcomp.data.large import LargeDocuments, too_few
-from jaxcomp.data.sources import MANY_SOURCES, DataError, Documents
+from jaxcomp.data.sources import (
+    MANY_SOURCES,
+    Columns,
+    DataError,
+    Documents,
+    files_of,
+    fingerprint,
+    load_documents,
+)
 
 SHARE = 0.05  # of the documents, for validation and for test each
 BORDER = 16  # documents of a held-out stretch dropped at either end (at most an eighth of it)
 SHINGLE = 7  # words; compared by their consonants, so that old and new spelling agree
 OVERLAP = 0.1  # a held-out document with a larger share of shingles seen in training is dropped
+RULE = "split2"  # by what stands before the number of an id; rows without ids by their place
 _CHECKED = 200_000  # documents; beyond it the wording is not compared (it would take minutes)
 
 Split = dict[str, np.ndarray]
@@ -48,12 +59,15 @@ def split_documents(
         if not all(map(len, found.values())):
             raise too_few(docs, found)
         return found
+    if split_otherwise(docs, seed):
+        docs = docs.view(docs.rows)
+        docs.fingerprint = hashlib.sha256(f"{docs.fingerprint}-{RULE}".encode()).hexdigest()[:16]
     return {name: docs.view(rows) for name, rows in split_rows(docs, seed).items()}
 
 
 def split_rows(docs: Documents, seed: int) -> Split:
     """Row numbers of each split, ascending and disjoint."""
-    groups = _stretches(docs, seed) or _buckets(docs, seed)
+    groups = _groups(_columns(docs), len(docs), seed)
     rows = {name: np.sort(np.asarray(found, np.int64)) for name, found in groups.items()}
     if docs.in_memory and len(docs) <= _CHECKED:
         rows = _without_overlap(docs, rows, seed)
@@ -66,22 +80,77 @@ def split_rows(docs: Documents, seed: int) -> Split:
     return rows
 
 
+def rule_of(data: DataConfig) -> str:
+    """What the identity of a sweep names beside the files of text: `RULE` where it changes what is
+    held out of them, else "". Remembered in the cache, so that a finished sweep reads no text."""
+    files = files_of(data.path)
+    return RULE if _ruled(data, fingerprint(files, data.text_field)) else ""
+
+
+@functools.lru_cache(maxsize=8)
+def _ruled(data: DataConfig, known: str) -> bool:
+    file = cache_dir() / "splits" / f"{RULE}-{known}-{data.seed}.json"
+    found = read_json(file, bool)
+    if found is None:
+        docs = load_documents(data)
+        found = isinstance(docs, Documents) and split_otherwise(docs, data.seed)
+        write_atomically(file, json.dumps(found).encode())
+    return found
+
+
+def split_otherwise(docs: Documents, seed: int) -> bool:
+    """Whether versions before `RULE` held out other rows of these documents: a run's identity must
+    then be another one too, and only then."""
+    if docs.former is None:
+        return False
+    before = _groups(docs.former, len(docs), seed, by_prefix=False)
+    return before != _groups(_columns(docs), len(docs), seed)
+
+
+def _columns(docs: Documents) -> Columns:
+    _, ids, sources, works = docs.columns
+    # Places restart in every file: here rows are numbered through.
+    return (list(map(str, range(len(docs)))) if docs.names_are_places else ids), sources, works
+
+
+def _groups(
+    columns: Columns, count: int, seed: int, by_prefix: bool = True
+) -> dict[str, list[int]]:
+    ids, sources, works = columns
+    if works and all(works):
+        return _buckets([f"{s}\0{w}" for s, w in zip(sources or works, works, strict=True)], seed)
+    if sources and len(set(sources)) >= MANY_SOURCES:
+        return _buckets(sources, seed)
+    if not ids:
+        return _buckets([str(i) for i in range(count)], seed)
+    matches = [re.fullmatch(r"(.*?)(\d+)", name) for name in ids]
+    parts = [(match[1], int(match[2])) for match in matches if match and len(match[2]) <= 12]
+    if len(parts) < len(ids):
+        return _buckets(ids, seed)
+    names = [prefix for prefix, _ in parts] if sources is None else sources
+    numbered = _numbered(names, parts)
+    if numbered is None and by_prefix and sources is not None:
+        # Numbers of a source repeat: what stands before them in the ids names its works.
+        names = [s + prefix for s, (prefix, _) in zip(sources, parts, strict=True)]
+        numbered = _numbered(names, parts)
+        if numbered is not None and len(numbered) >= MANY_SOURCES:
+            return _buckets(names, seed)
+    if numbered is None:
+        return _buckets(ids, seed)
+    found = _stretches(numbered, seed)
+    if by_prefix and not (found["test"] and found["val"]):  # all are too short to have stretches
+        return _buckets(names, seed)
+    return found
+
+
 def _hash(*parts: object) -> float:
     """Uniform in [0, 1)."""
     digest = hashlib.blake2b("\0".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest) / 2**64
 
 
-def _buckets(docs: Documents, seed: int) -> dict[str, list[int]]:
-    _, ids, sources, works = docs.columns
-    if works and all(works):
-        keys = [f"{s}\0{w}" for s, w in zip(sources or works, works, strict=True)]
-    elif sources and len(set(sources)) >= MANY_SOURCES:
-        keys = list(sources)
-    elif ids:
-        keys = list(ids)
-    else:
-        keys = [str(i) for i in range(len(docs))]
+def _buckets(keys: Sequence[str], seed: int) -> dict[str, list[int]]:
+    """Rows of one key together, by its hash."""
     place = {key: _hash(seed, key) for key in set(keys)}
     test = {k for k, at in place.items() if at < SHARE}
     val = {k for k, at in place.items() if SHARE <= at < 2 * SHARE}
@@ -95,19 +164,8 @@ def _buckets(docs: Documents, seed: int) -> dict[str, list[int]]:
     return out
 
 
-def _stretches(docs: Documents, seed: int) -> dict[str, list[int]] | None:
-    """One stretch of each source for test and one for validation; None if ids are not numbered."""
-    _, ids, sources, works = docs.columns
-    if not ids or (works and all(works)) or (sources and len(set(sources)) >= MANY_SOURCES):
-        return None
-    numbered: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    for row, name in enumerate(ids):
-        match = re.fullmatch(r"(.*?)(\d+)", name)
-        if not match or len(match[2]) > 12:
-            return None
-        numbered[sources[row] if sources else match[1]].append((int(match[2]), row))
-    if any(len({n for n, _ in pieces}) < len(pieces) for pieces in numbered.values()):
-        return None
+def _stretches(numbered: dict[str, list[tuple[int, int]]], seed: int) -> dict[str, list[int]]:
+    """One stretch of each source's (number, row) for test and one for validation."""
     out: dict[str, list[int]] = {"train": [], "val": [], "test": []}
     for source, pieces in numbered.items():
         order = [row for _, row in sorted(pieces)]
@@ -126,15 +184,28 @@ def _stretches(docs: Documents, seed: int) -> dict[str, list[int]] | None:
     return out
 
 
+def _numbered(
+    names: Sequence[str], parts: list[tuple[str, int]]
+) -> dict[str, list[tuple[int, int]]] | None:
+    """(number, row) of the rows of each name; None where a number comes twice."""
+    out: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for row, (name, (_, number)) in enumerate(zip(names, parts, strict=True)):
+        out[name].append((number, row))
+    if any(len({n for n, _ in pieces}) < len(pieces) for pieces in out.values()):
+        return None
+    return out
+
+
 def _without_overlap(docs: Documents, rows: Split, seed: int) -> Split:
     rules = [docs.fingerprint, seed, SHARE, BORDER, SHINGLE, OVERLAP]
     key = hashlib.sha256(json.dumps([*rules, _ONLY_CONSONANTS.pattern]).encode()).hexdigest()[:16]
     file = cache_dir() / "splits" / f"{key}.json"
-    try:
-        dropped = set(json.loads(file.read_text()))
-    except (OSError, ValueError):
-        dropped = _overlapping(docs, rows)
-        write_atomically(file, json.dumps(sorted(dropped)).encode())
+    found = read_json(file, list)
+    held = np.concatenate([rows["val"], rows["test"]])
+    if found is None or not np.isin(found, held).all():
+        found = sorted(_overlapping(docs, rows))
+        write_atomically(file, json.dumps(found).encode())
+    dropped = set(found)
     kept = {n: rows[n][~np.isin(rows[n], sorted(dropped))] for n in ("val", "test")}
     if dropped:
         logging.getLogger(__name__).info(
@@ -149,8 +220,10 @@ def _overlapping(docs: Documents, rows: Split) -> set[int]:
     held = {int(r): _shingles(docs.columns[0][r]) for n in ("val", "test") for r in rows[n]}
     wanted = set().union(*held.values()) if held else set()
     seen: set[int] = set()
-    for row in rows["train"]:
-        seen |= wanted & _shingles(docs.columns[0][row])
+    count = len(rows["train"])
+    with phases.phase("comparing held-out with training documents", count, "documents") as progress:
+        for progress.done, row in enumerate(rows["train"]):
+            seen |= wanted & _shingles(docs.columns[0][row])
     return {r for r, own in held.items() if own and len(own & seen) > OVERLAP * len(own)}
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import gzip
-import json
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxcomp.data.sources import decode
+from jaxcomp.data.sources import decode, json_row
 from jaxcomp.probe.items import ProbeError
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
@@ -36,14 +35,7 @@ def objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, line in enumerate(decode(path, _bytes(path)).split("\n"), 1):
         if not line.strip():
             continue
-        where = f"{path}: line {number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ProbeError(f"{where}: not JSON ({error}); expected one object a line") from error
-        if not isinstance(row, dict):
-            raise ProbeError(f"{where}: a {type(row).__name__}; expected an object")
-        yield f"line {number}", row
+        yield f"line {number}", json_row(line, f"{path}: line {number}", ProbeError)
 
 
 def needs(row: dict[str, Any], expected: Sequence[str], where: str) -> None:
@@ -67,16 +59,9 @@ def text_of(row: dict[str, Any], name: str, where: str) -> str:
 
 
 def whole(value: str, name: str, where: str) -> str:
-    """The text itself. Raises ProbeError where it is blank or no valid Unicode."""
+    """The text itself. Raises ProbeError where it is blank."""
     if not value.strip():
         raise ProbeError(f"{where}: field {name!r} is blank; expected text")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise ProbeError(
-            f"{where}: field {name!r} holds a lone surrogate at character {error.start}; expected "
-            "valid Unicode"
-        ) from error
     return value
 
 

@@ -15,9 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from jaxcomp.data import parquet
+from jaxcomp.data.sources import DataError
 from jaxcomp.probe import jsonl
 from jaxcomp.probe.items import Item, ProbeError
 from jaxcomp.probe.squad import holds
@@ -207,15 +206,8 @@ def _jsonl(path: Path) -> Iterator[Row]:
 
 
 def _parquet(path: Path) -> Iterator[Row]:
-    number = 0
     try:
-        with pq.ParquetFile(path) as opened:
-            for batch in opened.iter_batches(batch_size=256):
-                for values in batch.to_pylist():
-                    yield Row(path, f"row {number}", values)
-                    number += 1
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise ProbeError(
-            f"{path}: not readable from row {number} on ({said}); is it a whole parquet file?"
-        ) from error
+        for number, values in parquet.rows(path):
+            yield Row(path, f"row {number}", values)
+    except DataError as error:
+        raise ProbeError(str(error)) from error

@@ -196,10 +196,21 @@ def _without(tree: dict[str, Any], paths: tuple[str, ...]) -> dict[str, Any]:
 def _by_content(tree: dict[str, Any], cfg: Config) -> dict[str, Any]:
     if cfg.data.source != "world":
         tree["data"]["path"] = [fingerprint(p) for p in data_files(cfg.data.path)]
+        tree["data"]["path"] += _split_rule(cfg)
     tree["folders"] = {k: weights_fingerprint(v) for k, v in cfg.folders.items()}
     if cfg.data.tokenizer:
         tree["data"]["tokenizer"] = fingerprint(os.path.join(cfg.data.tokenizer, "tokenizer.json"))
     return tree
+
+
+def _split_rule(cfg: Config) -> list[str]:
+    """What names another split of the same files than this version's predecessors made."""
+    if cfg.data.source != "text" or not matching(cfg.data.path):
+        return []
+    from jaxcomp.data.splits import rule_of
+
+    rule = rule_of(cfg.data)
+    return [rule] if rule else []
 
 
 def identity_hash(cfg: Config) -> str:

@@ -146,8 +146,8 @@ def test_a_stream_without_a_question_says_so(qa, tok, monkeypatch):
         ),
         ([row("a", "b", "c"), row("a", " ", "c")], "line 2: field 'question' is blank"),
         ([row("a", "b") | {"answers": 3}], "line 1: field 'answers' is int; expected a text, a"),
-        ([row("a\udc80", "b", "c")], "field 'context' holds a lone surrogate at character 1"),
-        ([3], "line 1 is a int; expected an object"),
+        ([row("a\udc80", "b", "c")], "line 1: a string holds half a surrogate pair"),
+        ([3], "line 1: holds an integer, expected an object"),
     ],
 )
 def test_bad_rows_are_one_clear_error(tmp_path, rows, message):

@@ -14,7 +14,8 @@ import pytest
 from data_configs import BATCH, assert_same, draw, text_config, world_config
 
 from jaxcomp.config import DataConfig
-from jaxcomp.data import blocks, keeping, large, parquet, pipeline, sources
+from jaxcomp.data import blocks, keeping, large, parquet, pipeline
+from jaxcomp.data import tfds as tfds_sets
 from jaxcomp.data.cache import keep_small
 from jaxcomp.data.large import LargeDocuments
 from jaxcomp.data.pipeline import data_tokenizer, eval_examples, lm_batches, train_batches
@@ -387,8 +388,8 @@ def test_tfds_sets_prepared_as_array_record(tmp_path, monkeypatch, called, featu
     )  # fmt: skip
     tok = None
     for most in (1 << 20, 100):  # small, and as one of many records
-        monkeypatch.setattr(sources, "LARGE_RECORDS", most)
-        monkeypatch.setattr(sources, "_RECORDS", 20)
+        monkeypatch.setattr(tfds_sets, "LARGE_RECORDS", most)
+        monkeypatch.setattr(tfds_sets, "_RECORDS", 20)
         cfg = dataclasses.replace(base, seed=most)
         docs = load_documents(cfg.data)
         assert isinstance(docs, LargeDocuments) == (most == 100)

@@ -3,11 +3,14 @@ import json
 from itertools import chain
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from jaxcomp.config import DataConfig
+from jaxcomp.data.cache import cache_dir
 from jaxcomp.data.sources import TXT_CHARS, DataError, load_documents
-from jaxcomp.data.splits import split_documents
+from jaxcomp.data.splits import rule_of, split_documents
 
 
 def text_config(path, **fields):
@@ -53,9 +56,6 @@ def test_glob_and_blank_lines_and_byte_order_mark(tmp_path):
 
 
 def test_parquet(tmp_path):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     table = pa.table({"body": ["one", "", "three é"], "id": [1, 2, 3], "other": [0.0, 1.0, 2.0]})
     pq.write_table(table, tmp_path / "x.parquet")
     docs = load_documents(text_config(tmp_path / "x.parquet", text_field="body"))
@@ -126,10 +126,19 @@ def test_tfds_without_tensorflow(tmp_path):
         ),
         ("a.txt", b"one\ntwo\n\xff", r"not UTF-8 at line 3, byte 8"),
         ("a.jsonl", b'{"body": "a", "id": 1}\n', "line 1: no field 'text'; found body, id"),
-        ("a.jsonl", b'{"text": "a"}\n{"text"\n', "line 2 is not JSON"),
-        ("a.jsonl", b"[1]\n", "line 1 is a list; expected an object"),
+        ("a.jsonl", b'{"text": "a"}\n{"text"\n', "line 2: not JSON"),
+        ("a.jsonl", b"[1]\n", r"line 1: holds a list \[...\], expected an object"),
         ("a.jsonl", b'{"text": 5}\n', "field 'text' is int; expected text"),
-        ("a.jsonl", b'{"text": "a\\ud800"}\n', "lone surrogate at character 1"),
+        ("a.jsonl", b'{"text": "a\\ud800"}\n', "line 1: a string holds half a surrogate pair"),
+        *[
+            ("a.jsonl", b'{"text": "a"}\n{"text": "b", %b}\n' % more, f"line 2: .*{message}")
+            for more, message in [
+                (b'"title": "\\udc00"', "half a surrogate pair"),
+                (b'"source": "\\ud800x"', "half a surrogate pair"),
+                (b'"id": ' + b"9" * 5000, "an integer of 5000 digits"),
+                (b'"x": ' + b"[" * 100_000 + b"]" * 100_000, "nested too deep"),
+            ]
+        ],
         ("a.jsonl", b'{"text": ""}\n', "no text in 1 file"),
         ("a.csv", b"text\n", r"a.csv: unsupported kind; expected one of .jsonl, .jsonl.gz"),
         ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 99, mtime=0)[:20], "cannot be read"),
@@ -142,6 +151,57 @@ def test_bad_files(tmp_path, name, content, message):
         load_documents(text_config(tmp_path / name))
 
 
+def test_shards_may_have_columns_of_other_types(tmp_path):
+    texts = sentences(120)
+    for i, kind in enumerate((pa.string(), pa.large_string())):
+        ids = range(60 * i, 60 * i + 60)
+        table = pa.table({
+            "text": pa.array(texts[60 * i : 60 * i + 60], kind),
+            "id": pa.array([str(n) for n in ids]) if i else pa.array(ids),
+            "title": [f"t{n // 4}" for n in ids] if i else [n // 4 for n in ids],
+        })  # fmt: skip
+        pq.write_table(table, tmp_path / f"{i}.parquet")
+    docs = load_documents(text_config(tmp_path / "*.parquet"))
+    assert [(d.id, d.text) for d in docs] == [(str(n), t) for n, t in enumerate(texts)]
+    split_documents(docs)
+
+
+def not_utf8(raw):
+    """`raw` as Arrow's text, though it is none."""
+    offsets = pa.py_buffer(np.array([0, 1, 1 + len(raw)], np.int32).tobytes())
+    return pa.StringArray.from_buffers(2, offsets, pa.py_buffer(b"a" + raw))
+
+
+def bad_tables():
+    two = ["one", "two"]
+    twice = pa.table([two, two, two], names=["text", "title", "title"])
+    strange = pa.table({"text": two, "when": pa.array([2**62, 1], pa.timestamp("us"))})
+    return {
+        r"has 2 columns named 'title'": twice,
+        r"has 2 columns named 'text'": pa.table([two, two], names=["text", "text"]),
+        r"row 1: not UTF-8 at byte 0 of its field 'title'": pa.table(
+            {"text": two, "title": not_utf8(b"\xe9\xff")}
+        ),
+        r"row 1: not UTF-8 at byte 0 of its field 'text'": pa.table({"text": not_utf8(b"\xe9")}),
+        r"from row 0 on, the columns id cannot be read": strange.rename_columns(["text", "id"]),
+    }
+
+
+@pytest.mark.parametrize("message", bad_tables())
+def test_bad_parquet_files(tmp_path, message):
+    pq.write_table(bad_tables()[message], tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=rf"a\.parquet: {message}"):
+        load_documents(text_config(tmp_path / "a.parquet"))
+
+
+def test_a_column_whose_name_is_not_utf8(tmp_path):
+    pq.write_table(pa.table({"text": ["one"], "nameless": ["two"]}), tmp_path / "a.parquet")
+    raw = (tmp_path / "a.parquet").read_bytes()
+    (tmp_path / "a.parquet").write_bytes(raw.replace(b"nameless", b"namele\xff\xfe"))
+    with pytest.raises(DataError, match=r"a\.parquet: the name of a column is not"):
+        load_documents(text_config(tmp_path / "a.parquet"))
+
+
 def test_missing_files(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         load_documents(text_config(tmp_path / "absent.jsonl"))
@@ -150,6 +210,167 @@ def test_missing_files(tmp_path):
 
 
 # Splits
+
+
+def write_parquet(file, rows):
+    pq.write_table(pa.Table.from_pylist(rows), file)
+    return file
+
+
+def written(folder, kind, parts):
+    """The same rows as one file a part."""
+    folder.mkdir(exist_ok=True)
+    for i, part in enumerate(parts):
+        write = write_parquet if kind == "parquet" else write_jsonl
+        write(folder / f"{i}.{kind}", part)
+    return folder / f"*.{kind}"
+
+
+def texts_of(found):
+    return {name: [d.text for d in part] for name, part in found.items()}
+
+
+def sentences(count, seed=0):
+    rng = np.random.default_rng(seed)
+    letters = np.array(list("bcdfghklmnprst"))
+    words = ["".join(rng.choice(letters, 5)) for _ in range(400)]
+    return [" ".join(rng.choice(words, 30)) for _ in range(count)]
+
+
+IDS = {
+    "of works": [f"{work}-{i}" for work in ("alpha", "beta") for i in range(60)],
+    "of many works": [f"work{w:02d}x-{i}" for w in range(40) for i in range(3)],
+    "numbered through": [f"page-{i}" for i in range(120)],
+    "none": None,
+    "null": [None] * 120,
+    "equal": ["x"] * 120,
+    "three labels": [("news", "web", "books")[i % 3] for i in range(120)],
+    "some missing": [None if i % 7 == 0 else f"x{i}y" for i in range(120)],
+    "not numbered": [f"x{i}y" for i in range(120)],
+    "numbers": list(range(1000, 1120)),
+}
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize(
+    "more", [{}, {"source": "s"}, {"title": "work"}, {"book": "", "title": ""}]
+)
+@pytest.mark.parametrize("ids", IDS)
+def test_equal_content_is_split_alike_in_every_format(tmp_path, ids, more, parts):
+    data = [{"text": t} | more for t in sentences(120)]
+    if "title" in more:
+        data = [r | {"title": f"{more['title']}{i // 4 if more['title'] else ''}"}
+                for i, r in enumerate(data)]  # fmt: skip
+    if IDS[ids] is not None:
+        data = [{"id": i} | row for i, row in zip(IDS[ids], data, strict=True)]
+    data[17]["text"], data[60]["text"] = "", " \n"
+    shares = [data[i * 120 // parts : (i + 1) * 120 // parts] for i in range(parts)]
+    found = {}
+    for kind in ("jsonl", "jsonl.gz", "parquet"):
+        docs = load_documents(text_config(written(tmp_path / kind, kind, shares)))
+        found[kind] = texts_of(split_documents(docs))
+    assert found["jsonl"] == found["jsonl.gz"] == found["parquet"]
+    assert min(map(len, found["jsonl"].values())) >= 2
+
+
+def neighbours(held, train):
+    """Held-out numbers whose neighbour on either side is trained on."""
+    return [n for n in held if {n - 1, n + 1} & set(train)]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "parquet"])
+@pytest.mark.parametrize("ids", ["of works", "none", "null", "equal", "three labels"])
+def test_neighbours_of_a_work_stand_on_one_side(tmp_path, kind, ids):
+    texts = sentences(120)
+    data = [{"text": t} for t in texts]
+    if IDS[ids] is not None:
+        data = [{"id": i} | row for i, row in zip(IDS[ids], data, strict=True)]
+    docs = load_documents(text_config(written(tmp_path / "d", kind, [data])))
+    found = {
+        n: [texts.index(t) for t in part] for n, part in texts_of(split_documents(docs)).items()
+    }
+    for name in ("val", "test"):
+        # A stretch has two ends; single rows would have two neighbours each.
+        works = 2 if ids == "of works" else 1
+        assert len(neighbours(found[name], found["train"])) <= 2 * works
+        assert 3 * works <= len(found[name]) <= 6
+
+
+def test_many_works_named_by_their_ids_are_held_out_whole(tmp_path):
+    data = [{"id": i, "text": t} for i, t in zip(IDS["of many works"], sentences(120), strict=True)]
+    found = names(
+        split_documents(load_documents(text_config(write_jsonl(tmp_path / "a.jsonl", data))))
+    )
+    works = {n: {i.rsplit("-", 1)[0] for i in ids} for n, ids in found.items()}
+    assert sum(map(len, works.values())) == 40 == len(set.union(*works.values()))
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+@pytest.mark.parametrize(
+    "ids", ["null", "equal", "three labels", "some missing", "none", "of works"]
+)
+def test_ids_that_do_not_identify_are_not_used_and_one_line_says_so(tmp_path, caplog, kind, ids):
+    data = [{"text": t} for t in sentences(120)]
+    if IDS[ids] is not None:
+        data = [{"id": i} | row for i, row in zip(IDS[ids], data, strict=True)]
+    docs = load_documents(text_config(written(tmp_path / "d", kind, [data])))
+    said = [r.message for r in caplog.records if "does not identify the documents" in r.message]
+    assert len(said) == (ids in ("equal", "three labels", "some missing"))
+    assert len({d.id for d in docs}) == 120
+
+
+def test_a_row_without_an_id_is_known_by_its_own_number(tmp_path):
+    data = [{"text": t} for t in ("one", "", "three")]
+    for kind, wanted in (("jsonl", ["0-1", "0-3"]), ("parquet", ["0-0", "0-2"])):
+        docs = load_documents(text_config(written(tmp_path / kind, kind, [data])))
+        assert [d.id for d in docs] == wanted
+
+
+def test_only_other_splits_have_another_identity(tmp_path):
+    """Runs of data that older versions split alike keep their identity; the others lose it."""
+
+    def otherwise(name, kind, data, parts=1):
+        shares = [data[i * 120 // parts : (i + 1) * 120 // parts] for i in range(parts)]
+        docs = load_documents(text_config(written(tmp_path / name, kind, shares)))
+        views = split_documents(docs)
+        assert len({v.fingerprint for v in views.values()}) == 1
+        marked = views["train"].fingerprint != docs.fingerprint
+        data_config = text_config(tmp_path / name / f"*.{kind}")
+        assert rule_of(data_config) == rule_of(data_config) == ("split2" if marked else "")
+        return marked
+
+    rows = [{"text": t} for t in sentences(120)]
+
+    def with_ids(kind, **more):
+        return [{"id": i} | r | more for i, r in zip(IDS[kind], rows, strict=True)]
+
+    assert not otherwise("a", "jsonl", rows)
+    assert not otherwise("b", "jsonl", with_ids("numbered through", source="s"))
+    assert not otherwise("c", "jsonl", with_ids("not numbered"))
+    assert not otherwise("d", "parquet", with_ids("numbered through", source="s"))
+    assert not otherwise("e", "parquet", with_ids("not numbered"))
+    assert not otherwise("f", "parquet", with_ids("of works"))
+    assert otherwise("g", "jsonl", with_ids("of works"))
+    assert otherwise("h", "parquet", rows)
+    assert otherwise("i", "jsonl", rows, parts=3)
+    assert otherwise("j", "jsonl", with_ids("three labels"))
+
+
+def test_a_damaged_file_of_the_cache_is_said_to_be_one_and_made_anew(tmp_path, caplog, monkeypatch):
+    monkeypatch.setenv("JAXCOMP_CACHE", str(tmp_path / "cache"))
+    data = [{"id": f"x{i}y", "text": t} for i, t in enumerate(sentences(119))]
+    data.append({"id": "copy", "text": data[5]["text"]})
+    docs = load_documents(text_config(write_jsonl(tmp_path / "a.jsonl", data)))
+    wanted = names(split_documents(docs))
+    files = list((cache_dir() / "splits").glob("*.json"))
+    assert files
+    for content in (b"", b"[1, 2", b"{}", b"[[[", b"[100000]"):
+        for file in files:
+            file.write_bytes(content)
+        caplog.clear()
+        assert names(split_documents(docs)) == wanted
+        assert content == b"[100000]" or "this file of the cache is damaged" in caplog.text
+        assert all(f.read_bytes() != content for f in files)
 
 
 def names(docs):

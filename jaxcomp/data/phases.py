@@ -1,0 +1,76 @@
+"""What takes long before the first step, reported while it goes on: which phase, how far, how long.
+
+A phase reports after a second and every few seconds from then on, from a thread of its own, so that
+work inside a library (unpacking, training a tokenizer) is reported too. Quick ones report nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from jaxcomp import distributed
+
+FIRST_S, EVERY_S = 1.0, 5.0
+
+
+class Phase:
+    """One phase; who works sets `done`, of `total` units (0: not known)."""
+
+    def __init__(self, what: str, total: int = 0, unit: str = ""):
+        self.what, self.total, self.unit = what, total, unit
+        self.done, self._began = 0, time.monotonic()
+
+    def __str__(self) -> str:
+        spent = time.monotonic() - self._began
+        if not self.total:
+            return f"{self.what}, {spent:.0f} s"
+        share = min(1.0, self.done / self.total)
+        left = f", about {spent * (1 - share) / share:.0f} s left" if share else ""
+        return (
+            f"{self.what}: {self.done:,} of {self.total:,} {self.unit} ({share:.0%}), "
+            f"{spent:.0f} s{left}"
+        )
+
+
+def _print(text: str) -> None:
+    if distributed.is_lead():
+        print(f"data: {text}", file=sys.stderr, flush=True)
+
+
+_say: Callable[[str], None] = _print
+
+
+@contextlib.contextmanager
+def reported_to(say: Callable[[str], None]) -> Iterator[None]:
+    """Phases are reported to `say` in this context, in place of standard error."""
+    global _say
+    before, _say = _say, say
+    try:
+        yield
+    finally:
+        _say = before
+
+
+@contextlib.contextmanager
+def phase(what: str, total: int = 0, unit: str = "") -> Iterator[Phase]:
+    """Report the work inside this context as `what`."""
+    found, over = Phase(what, total, unit), threading.Event()
+    thread = threading.Thread(target=_report, args=(found, over), daemon=True)
+    thread.start()
+    try:
+        yield found
+    finally:
+        over.set()
+        thread.join()  # `say` may write to a pipe that only one thread at a time may use
+
+
+def _report(found: Phase, over: threading.Event) -> None:
+    wait = FIRST_S
+    while not over.wait(wait):
+        with contextlib.suppress(OSError, ValueError):  # nobody reads any more
+            _say(str(found))
+        wait = EVERY_S
