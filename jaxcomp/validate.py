@@ -17,7 +17,9 @@ from jaxcomp.config import (
     check_numbers,
 )
 from jaxcomp.data.files import is_file, matching, size_of
+from jaxcomp.llm.config import SUPPORTED, check_shape
 from jaxcomp.llm.hub import is_id
+from jaxcomp.storage import is_remote
 
 CHOICES = {
     "data.source": ("world", "text", "tfds", "qa"),
@@ -34,7 +36,6 @@ CHOICES = {
     "decoder.pretrain.remat": ("none", "full", "offload"),
     "decoder.adapt.remat": ("none", "full", "offload"),
 }
-MODEL_TYPES = ("llama", "qwen2", "qwen3")
 OPTIMS = ("train.optim", "pretrain.optim", "decoder.pretrain.optim", "decoder.adapt.optim")
 
 
@@ -133,8 +134,14 @@ def _models(cfg: Config) -> None:
             raise ConfigError(
                 f"folders.{name}: expected decoder or one of {', '.join(_known(cfg)) or 'none'}"
             )
-        config = os.path.join(os.path.expanduser(folder), "config.json")
-        if not is_id(folder) and not is_file(config):
+        if is_id(folder):
+            continue
+        if not is_remote(folder) and not os.path.isdir(os.path.expanduser(folder)):
+            raise ConfigError(
+                f"folders.{name} = {folder!r}: no such folder; expected a Hugging Face model "
+                "folder, or a hub id such as Qwen/Qwen3-0.6B"
+            )
+        if not is_file(os.path.join(os.path.expanduser(folder), "config.json")):
             raise ConfigError(
                 f"folders.{name} = {folder!r}: holds no config.json; expected a Hugging Face "
                 "model folder, or a hub id such as Qwen/Qwen3-0.6B"
@@ -142,20 +149,8 @@ def _models(cfg: Config) -> None:
 
 
 def _model(key: str, m: ModelConfig) -> None:
-    _choice(f"{key}.model_type", m.model_type, MODEL_TYPES)
-    if m.num_attention_heads % m.num_key_value_heads:
-        raise ConfigError(
-            f"{key}.num_key_value_heads = {m.num_key_value_heads} does not divide "
-            f"num_attention_heads = {m.num_attention_heads}"
-        )
-    if m.head_dim % 2:
-        raise ConfigError(f"{key}.head_dim = {m.head_dim}: rotary embeddings need an even size")
-    rope = m.rope_scaling
-    if rope and rope.high_freq_factor <= rope.low_freq_factor:
-        raise ConfigError(
-            f"{key}.rope_scaling.high_freq_factor = {rope.high_freq_factor}: expected more than "
-            f"low_freq_factor = {rope.low_freq_factor}"
-        )
+    _choice(f"{key}.model_type", m.model_type, tuple(SUPPORTED))
+    check_shape(m, f"{key}.")
 
 
 def model_of(cfg: Config, name: str) -> ModelConfig:

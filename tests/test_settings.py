@@ -283,6 +283,14 @@ def test_one_set_of_weights_is_not_counted_as_several(spec, tmp_path):
         settings.load(spec, [*given, ("sweep.base_seeds", "0,1,2")])
 
 
+@pytest.mark.parametrize(
+    "folder", ["../lama", "./lama", "~/lama", "/nowhere/lama", "lama", "a/b/c"]
+)
+def test_a_model_folder_that_is_not_there_is_no_hub_id(spec, folder):
+    with pytest.raises(ConfigError, match="no such folder; expected a Hugging Face model folder"):
+        settings.load(spec, [("folders.toy/s", folder)])
+
+
 def test_every_dotted_field_can_be_overridden_by_its_own_value():
     cfg = Config()
     for key in settings.fields():

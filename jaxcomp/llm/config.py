@@ -1,11 +1,14 @@
-"""Hugging Face's config.json <-> ModelConfig. Anything we do not compute is refused by name."""
+"""Hugging Face's config.json <-> ModelConfig. Anything we do not compute is refused by name.
+
+Where two fields say the same thing differently, what counts is what transformers takes.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Any
 
-from jaxcomp.config import ConfigError, ModelConfig, RopeScaling
+from jaxcomp.config import ConfigError, ModelConfig, RopeScaling, check_numbers
 
 SUPPORTED = {
     "llama": "LlamaForCausalLM",
@@ -32,7 +35,7 @@ _INTS = (
 
 
 def from_hf(hf: dict[str, Any], source: str = "config.json") -> ModelConfig:
-    """ModelConfig of a config.json's contents; both `rope_parameters` and `rope_scaling` forms.
+    """ModelConfig of a config.json's contents, with transformers' defaults; RoPE in both spellings.
 
     Raises ConfigError naming the field where one is missing or asks for something unsupported.
     """
@@ -55,28 +58,34 @@ def from_hf(hf: dict[str, Any], source: str = "config.json") -> ModelConfig:
     for name, only in _ONLY.items():
         if hf.get(name) not in (None, only):
             raise ConfigError(f"{source}: {name} is {hf[name]!r}; only {only!r} is supported")
-    for layer in hf.get("layer_types") or ():
+    layers = hf.get("layer_types")
+    if not isinstance(layers, list | None):
+        raise ConfigError(f"{source}: layer_types is {layers!r}, expected a list")
+    for layer in layers or ():
         if layer != "full_attention":
             raise ConfigError(
                 f"{source}: layer_types has {layer!r}; only 'full_attention' is supported"
             )
     values: dict[str, Any] = {name: _integer(hf, name, source) for name in _INTS}
     heads = values["num_attention_heads"]
-    kv = _integer(hf, "num_key_value_heads", source, heads if kind == "llama" else None)
-    # The defaults of transformers: Qwen3 says 128, the others derive the head size.
-    head_dim = _integer(
-        hf, "head_dim", source, 128 if kind == "qwen3" else values["hidden_size"] // max(heads, 1)
-    )
-    theta, scaling = _rope(hf, source)
+    # Qwen's files that leave it out mean 32; null means one a head.
+    left_out = 32 if kind != "llama" and "num_key_value_heads" not in hf else heads
+    # Qwen3 says 128, the others derive the head size.
+    own = 128 if kind == "qwen3" else values["hidden_size"] // max(heads, 1)
+    most = _integer(hf, "max_position_embeddings", source, 2048 if kind == "llama" else 32_768)
+    theta, scaling = _rope(hf, most, source)
+    tied = hf.get("tie_word_embeddings")
+    if not isinstance(tied, bool | None):
+        raise ConfigError(f"{source}: tie_word_embeddings is {tied!r}, expected true or false")
     cfg = ModelConfig(
         model_type=kind,
-        num_key_value_heads=kv,
-        head_dim=head_dim,
+        num_key_value_heads=_integer(hf, "num_key_value_heads", source, left_out),
+        head_dim=_integer(hf, "head_dim", source, own),
         rms_norm_eps=_number(hf, "rms_norm_eps", source, 1e-6),
         rope_theta=theta,
         rope_scaling=scaling,
-        tie_word_embeddings=bool(hf.get("tie_word_embeddings", False)),
-        max_position_embeddings=_integer(hf, "max_position_embeddings", source, 4096),
+        tie_word_embeddings=bool(tied),
+        max_position_embeddings=most,
         **values,
     )
     check(cfg, source)
@@ -91,8 +100,14 @@ def _text_of_vision(hf: dict[str, Any], source: str) -> dict[str, Any]:
             "`cross_attention_layers`; expected the config.json of Llama-3.2-Vision"
         )
     layers = _integer(text, "num_hidden_layers", f"{source} (text_config)")
-    crossed = set(text["cross_attention_layers"])
-    own = layers - len(crossed & set(range(layers)))
+    crossed = text["cross_attention_layers"]
+    for layer in crossed:
+        if type(layer) is not int or not 0 <= layer < layers:
+            raise ConfigError(
+                f"{source} (text_config): cross_attention_layers has {layer!r}, expected numbers "
+                f"of layers, from 0 to {layers - 1}"
+            )
+    own = layers - len(set(crossed))
     return text | {"model_type": "llama", "num_hidden_layers": own}
 
 
@@ -122,23 +137,32 @@ def check(cfg: ModelConfig, source: str = "model") -> None:
         raise ConfigError(
             f"{source}: model_type is {cfg.model_type!r}; supported: {', '.join(SUPPORTED)}"
         )
-    for name in (*_INTS, "num_key_value_heads", "head_dim", "max_position_embeddings"):
-        if getattr(cfg, name) < 1:
-            mend = (
-                " (0 stands for the tokenizer's size: fill it in first)"
-                if name == "vocab_size"
-                else ""
-            )
-            raise ConfigError(
-                f"{source}: {name} is {getattr(cfg, name)}, expected at least 1{mend}"
-            )
+    check_numbers(cfg, f"{source}: ")
+    if not cfg.vocab_size:
+        raise ConfigError(
+            f"{source}: vocab_size is 0, expected at least 1 (0 stands for the tokenizer's size: "
+            "fill it in first)"
+        )
+    check_shape(cfg, f"{source}: ")
+
+
+def check_shape(cfg: ModelConfig, where: str) -> None:
+    """Raises ConfigError, begun by `where`, where sizes do not go together."""
     if cfg.num_attention_heads % cfg.num_key_value_heads:
         raise ConfigError(
-            f"{source}: num_attention_heads is {cfg.num_attention_heads}, expected a multiple of "
-            f"num_key_value_heads = {cfg.num_key_value_heads}"
+            f"{where}num_key_value_heads = {cfg.num_key_value_heads} does not divide "
+            f"num_attention_heads = {cfg.num_attention_heads}"
         )
     if cfg.head_dim % 2:
-        raise ConfigError(f"{source}: head_dim is {cfg.head_dim}, expected an even number (RoPE)")
+        raise ConfigError(
+            f"{where}head_dim = {cfg.head_dim}: expected an even number (rotary embeddings)"
+        )
+    rope = cfg.rope_scaling
+    if rope and rope.high_freq_factor <= rope.low_freq_factor:
+        raise ConfigError(
+            f"{where}rope_scaling.high_freq_factor = {rope.high_freq_factor}: expected more than "
+            f"low_freq_factor = {rope.low_freq_factor}"
+        )
 
 
 def _integer(hf: dict[str, Any], name: str, source: str, default: int | None = None) -> int:
@@ -157,13 +181,20 @@ def _number(hf: dict[str, Any], name: str, source: str, default: float | None = 
     return float(value)
 
 
-def _rope(hf: dict[str, Any], source: str) -> tuple[float, RopeScaling | None]:
-    """rope_theta and scaling of either spelling; the new one wins where both stand."""
-    field = "rope_parameters" if hf.get("rope_parameters") else "rope_scaling"
+def _rope(hf: dict[str, Any], most: int, source: str) -> tuple[float, RopeScaling | None]:
+    """rope_theta and scaling; `rope_scaling` wins where `rope_parameters` stands too."""
+    for field in ("rope_parameters", "rope_scaling"):
+        rope = hf.get(field) or {}
+        # Newer files of other families have one object for each kind of layer.
+        if not isinstance(rope, dict) or any(isinstance(value, dict) for value in rope.values()):
+            raise ConfigError(f"{source}: {field} is {rope!r}, expected one object for all layers")
+    field = "rope_scaling" if hf.get("rope_scaling") else "rope_parameters"
     rope = hf.get(field) or {}
-    # Newer files of other families have one object for each kind of layer.
-    if not isinstance(rope, dict) or any(isinstance(value, dict) for value in rope.values()):
-        raise ConfigError(f"{source}: {field} is {rope!r}, expected one object for all layers")
+    if rope.get("partial_rotary_factor", 1.0) != 1.0:
+        found = rope["partial_rotary_factor"]
+        raise ConfigError(
+            f"{source}: {field}.partial_rotary_factor is {found!r}; only 1.0 is supported"
+        )
     theta = _number({"rope_theta": 10_000.0} | hf | rope, "rope_theta", source)
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "default":
@@ -173,6 +204,7 @@ def _rope(hf: dict[str, Any], source: str) -> tuple[float, RopeScaling | None]:
             f"{source}: {field}.rope_type is {kind!r}; supported are 'default' and 'llama3'"
         )
     names = [f.name for f in dataclasses.fields(RopeScaling)]
+    rope = {names[-1]: most} | rope
     missing = [name for name in names if name not in rope]
     if missing:
         raise ConfigError(f"{source}: {field} lacks {', '.join(missing)}, which llama3 needs")

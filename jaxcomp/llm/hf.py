@@ -19,9 +19,10 @@ from jax.sharding import NamedSharding
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from jaxcomp import strict_json
 from jaxcomp.config import LoraConfig, ModelConfig
 from jaxcomp.llm.block import PROJECTIONS
-from jaxcomp.llm.config import from_hf, to_hf
+from jaxcomp.llm.config import VISION, from_hf, to_hf
 from jaxcomp.llm.layout import Tower, Weight, tower, weights
 from jaxcomp.llm.model import Transformer, layer_leaves
 from jaxcomp.llm.shards import DTYPES, HfError, Stored, read_all, stored_in
@@ -118,18 +119,23 @@ def _read_json(path: Path) -> dict[str, Any]:
             f"{WEIGHTS} (or {INDEX})"
         )
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise HfError(f"{path} is not JSON ({error}); download the folder again") from error
-    if not isinstance(found, dict):
-        raise HfError(f"{path} holds a {type(found).__name__}, expected a JSON object")
-    return found
+        return strict_json.read(path, dict)
+    except strict_json.JsonError as error:
+        raise HfError(f"{error}; download the folder again") from error
 
 
 def _checked(folder: Path) -> tuple[ModelConfig, dict[str, Weight], Files]:
     """What `folder` holds and where, after every check that needs no values."""
-    cfg, files = read_config(folder), _open_all(folder)
-    stored_as = tower(_read_json(folder / CONFIG), files)
+    cfg, files, config = read_config(folder), _open_all(folder), _read_json(folder / CONFIG)
+    layers = (config["text_config"] if config["model_type"] == VISION else config)[
+        "num_hidden_layers"
+    ]
+    if layers > len(files):  # before names are made for each of what may be a billion
+        raise HfError(
+            f"{folder / CONFIG}: num_hidden_layers is {layers}, but the weights have only "
+            f"{len(files)} tensors; {_MEND}"
+        )
+    stored_as = tower(config, files)
     table = weights(cfg, stored_as)
     _check_tensors(folder, cfg, stored_as, table, files)
     return cfg, table, files

@@ -16,7 +16,8 @@ from jaxcomp.storage import is_remote
 
 FILES = ("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*.json")
 CARD = "card.json"  # of a folder that `jaxcomp pretrain` made
-_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+# As the hub has it: no part begins with a dot, as those of a path may (../folder).
+_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@\w[\w./-]*)?", re.ASCII)
 
 
 class HubError(ValueError):
@@ -53,10 +54,15 @@ def folder_of(name: str) -> Path:
             f"{name}: no such folder, and the hub has no such model or revision (a private one "
             "needs `hf auth login`)"
         ) from error
+    except errors.HFValidationError as error:
+        raise HubError(f"{name}: no such folder, and no hub id ({_first_line(error)})") from error
     except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise HubError(
-            f"{name}: no such folder, and it cannot be downloaded ({first}); check the network, or "
-            "give a folder that holds it"
+            f"{name}: no such folder, and it cannot be downloaded ({_first_line(error)}); check "
+            "the network, or give a folder that holds it"
         ) from error
     return Path(found)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxcomp.config import ModelConfig
 from jaxcomp.llm.block import PROJECTIONS
+from jaxcomp.llm.config import VISION
 from jaxcomp.llm.model import layer_leaves, top_leaves
 
 LAYER_NAMES = {
@@ -54,9 +55,9 @@ _IMAGE_ROWS = 8
 
 def tower(config: dict[str, Any], names: Container[str]) -> Tower:
     """The language model of a checkpoint with this config.json and these tensor names."""
-    text = config.get("text_config")
-    if text is None:
+    if config.get("model_type") != VISION:
         return Tower()
+    text = config["text_config"]
     found = next((t for t in _VISION if t.emb in names), _VISION[0])
     crossed = set(text["cross_attention_layers"])
     return found._replace(
@@ -71,7 +72,7 @@ def tower(config: dict[str, Any], names: Container[str]) -> Tower:
 
 def module_tower(config: dict[str, Any]) -> Tower:
     """The language model's names as modules of transformers' model class, which adapters go by."""
-    if config.get("text_config") is None:
+    if config.get("model_type") != VISION:
         return Tower()
     return tower(config, (_VISION[1].emb,))
 

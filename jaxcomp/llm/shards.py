@@ -6,7 +6,6 @@ will be read (docs/bench.md).
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -18,10 +17,12 @@ import ml_dtypes
 import numpy as np
 from jax.sharding import NamedSharding
 
+from jaxcomp import strict_json
 from jaxcomp.llm.layout import Weight
 
 DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}  # that can be read
 _AHEAD = 1 << 28  # bytes
+_BLOCK = 1 << 18  # numbers looked at at once
 Index = tuple[slice, ...]
 
 
@@ -33,6 +34,7 @@ class Stored(NamedTuple):
     """One tensor of a safetensors file: `start` is its first byte in the file."""
 
     path: Path
+    name: str
     dtype: str  # as the file spells it
     shape: tuple[int, ...]
     start: int
@@ -52,7 +54,7 @@ class Stored(NamedTuple):
         if not whole_rows:
             # Mapped, so that of other devices' columns no more than a page's rest is read.
             mapped = np.memmap(self.path, dtype, "r", self.start, self.shape)
-            out[...] = mapped[where]
+            out[...] = self._finite(mapped[where])
             return
         raw = out if out.dtype == dtype else np.empty(out.shape, dtype)
         start, _ = self.span(where)
@@ -65,18 +67,31 @@ class Stored(NamedTuple):
             raise HfError(
                 f"{self.path} ends within a tensor: it became shorter while it was read; try again"
             )
+        self._finite(raw)
         if raw is not out:
             out[...] = raw
+
+    def _finite(self, x: np.ndarray) -> np.ndarray:
+        """`x`, values of this tensor. Raises HfError where one is NaN or infinity."""
+        infinity = np.array(np.inf, x.dtype).view(f"u{x.itemsize}")
+        bits = x.view(infinity.dtype)
+        for rows in np.array_split(bits, max(1, bits.size // _BLOCK)):
+            if rows.size and (rows & infinity).max() == infinity:  # all bits of the exponent
+                raise HfError(
+                    f"{self.path}: {self.name} holds NaN or infinity; the weights are damaged: "
+                    "take a copy or a checkpoint that is whole"
+                )
+        return x
 
 
 def stored_in(path: Path) -> dict[str, Stored]:
     """The tensors of a whole safetensors file, by name."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
+        header = strict_json.parse(file.read(length), f"{path}: header", dict)
     header.pop("__metadata__", None)
     return {
-        name: Stored(path, about["dtype"], tuple(about["shape"]), 8 + length + first)
+        name: Stored(path, name, about["dtype"], tuple(about["shape"]), 8 + length + first)
         for name, about in header.items()
         for first in about["data_offsets"][:1]
     }

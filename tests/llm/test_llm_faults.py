@@ -6,13 +6,15 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from conftest import mesh_of
 from golden_cases import LLAMA, QWEN3
 from safetensors.numpy import save_file
-from test_llm_hf import folder_of
+from test_llm_hf import WIDE, folder_of, vision
 from test_llm_parity import random_tensors, write_folder
 
 from jaxcomp.config import ConfigError
 from jaxcomp.llm import hf
+from jaxcomp.sharding import use_mesh
 
 NORM, EMB = "model.norm.weight", "model.embed_tokens.weight"
 Q_BIAS = "model.layers.0.self_attn.q_proj.bias"
@@ -85,13 +87,20 @@ def torch_only(path):
     (path / hf.WEIGHTS).rename(path / "pytorch_model.bin")
 
 
+def vision_of_a_billion(path):
+    vision(path)
+    config = json.loads((path / hf.CONFIG).read_text())
+    config["text_config"]["num_hidden_layers"] = 10**9
+    (path / hf.CONFIG).write_text(json.dumps(config))
+
+
 FAULTS = {
     "no folder": (lambda path: None, r"model/config\.json does not exist; expected a Hugging Face"),
     "no config": (written(hf.CONFIG, None), r"model/config\.json does not exist; expected a Hugg"),
-    "config is no JSON": (written(hf.CONFIG, b"{"), r"model/config\.json is not JSON"),
+    "config is no JSON": (written(hf.CONFIG, b"{"), r"model/config\.json: not JSON .*download"),
     "config is a list": (
         written(hf.CONFIG, b"[]"),
-        r"config\.json holds a list, expected a JSON o",
+        r"config\.json: holds a list \[...\], expected an object",
     ),
     "no weights": (
         written(hf.WEIGHTS, None),
@@ -125,6 +134,22 @@ FAULTS = {
     "missing head": (
         configured(tie_word_embeddings=False),
         r"lacks the tensor lm_head\.weight \(48, 24\) .*tie_word_embeddings",
+    ),
+    "a billion layers": (
+        configured(num_hidden_layers=10**9),
+        rf"config\.json: num_hidden_layers is 1000000000, but the weights have only \d+ te.*{SAME}",
+    ),
+    "a billion layers of text": (
+        vision_of_a_billion,
+        r"config\.json: num_hidden_layers is 1000000000, but the weights have only \d+ tensors",
+    ),
+    "a huge vocabulary": (
+        configured(vocab_size=2**31 - 1),
+        rf"{EMB} has shape \(48, 24\), expected \(2147483647, 24\)",
+    ),
+    "a vision model's name": (
+        configured(text_config={"num_hidden_layers": "many"}, model_type="mllama"),
+        r"there is no text_config with a list `cross_attention_layers`",
     ),
     "too few layers": (configured(num_hidden_layers=4), r"lacks the tensor model\.layers\.3\."),
     "too many layers": (configured(num_hidden_layers=2), rf"11 tensor\(s\) .*layers\.2\..*{SAME}"),
@@ -215,3 +240,23 @@ def test_a_checkpoint_of_mixed_types_is_read_exactly(tmp_path, mesh, held):
         np.testing.assert_array_equal(
             found.view(f"u{found.itemsize}"), expected.view(f"u{found.itemsize}")
         )
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 2, 4)])
+def test_a_weight_that_is_no_number_is_refused_by_its_tensor(tmp_path, value, dtype, shape):
+    name = "model.layers.1.mlp.down_proj.weight"
+    tensors = folder_of(tmp_path, WIDE, dtype)
+    tensors[name][-1, -1] = value
+    write_folder(tmp_path, WIDE, tensors)
+    with (
+        use_mesh(mesh_of(shape)),
+        pytest.raises(hf.HfError, match=rf"{name} holds NaN or infinity; the weights are damaged"),
+    ):
+        hf.load(tmp_path)
+
+
+def test_text_config_of_another_kind_of_model_says_nothing(tmp_path, mesh):
+    write_folder(tmp_path, QWEN3 | {"text_config": {}}, random_tensors(QWEN3))
+    hf.load(tmp_path)

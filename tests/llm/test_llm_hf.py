@@ -99,12 +99,11 @@ SPELLINGS = {
 }
 
 
-@pytest.mark.parametrize("spelling", SPELLINGS)
-@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 2, 4)])
-def test_the_text_tower_of_a_vision_model(tmp_path, spelling, shape):
+def vision(path, spelling="published"):
+    """A vision model in the folder `path`, and its text tower, a Llama, alone in `path`/plain."""
     prefix, head, other = SPELLINGS[spelling]
     llama = LLAMA | {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 4}
-    plain = folder_of(tmp_path / "plain", llama)
+    plain = folder_of(path / "plain", llama)
     # Layers 0, 2, 4 of five are the Llama's, as 1 and 3 look at the image.
     tensors = {
         name.replace("model.", prefix, 1).replace(f"layers.{y}.", f"layers.{2 * y}."): x
@@ -121,9 +120,15 @@ def test_the_text_tower_of_a_vision_model(tmp_path, spelling, shape):
     tensors[f"{other}multi_modal_projector.bias"] = np.ones(2, np.float32)
     text = llama | {"model_type": "mllama_text_model", "num_hidden_layers": 5}
     config = {"model_type": "mllama", "text_config": text | {"cross_attention_layers": [1, 3]}}
-    write_folder(tmp_path / "vision", config, tensors)
+    write_folder(path, config, tensors)
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 2, 4)])
+def test_the_text_tower_of_a_vision_model(tmp_path, spelling, shape):
+    vision(tmp_path, spelling)
     with use_mesh(mesh_of(shape)):
-        model = hf.load(tmp_path / "vision")
+        model = hf.load(tmp_path)
         states_equal(model, hf.load(tmp_path / "plain"))
         assert model.cfg == hf.read_config(tmp_path / "plain")
 

@@ -23,7 +23,21 @@ def test_ids(name, tmp_path, monkeypatch):
     assert asked == [(name.split("@")[0], name.partition("@")[2] or None)]
 
 
-@pytest.mark.parametrize("name", ["folder", "./a/b", "/a/b", "a/b/c", "~/models/a"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "folder",
+        "./a/b",
+        "../lama",
+        "..",
+        "/a/b",
+        "a/b/c",
+        "~/models/a",
+        "~/lama",
+        "modèle/é",
+        ".a/b",
+    ],
+)
 def test_folders_are_no_ids(name):
     assert not hub.is_id(name)
     assert not str(hub.folder_of(name)).startswith("~")
@@ -52,6 +66,7 @@ class Response:
         (errors.RepositoryNotFoundError, "no such model or revision"),
         (errors.RevisionNotFoundError, "no such model or revision"),
         (errors.LocalEntryNotFoundError, r"cannot be downloaded \(planted\)"),
+        (errors.HFValidationError, r"no such folder, and no hub id \(planted"),
         (ConnectionError, r"cannot be downloaded \(planted\)"),
     ],
 )
