@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from jaxcomp import strict_json
 from jaxcomp.data.facts import OUTCOMES
 from jaxcomp.fidelity import attribution
 from jaxcomp.fidelity.attribution import REBUILT, SOURCE, Word
@@ -104,8 +105,8 @@ def about_of(content: bytes) -> dict[str, Any] | None:
     head = content[:4096].decode(errors="replace")
     found = re.search(rf'<meta name="{_META}" content="([^"]*)">', head)
     try:
-        return json.loads(html.unescape(found[1])) if found else None
-    except json.JSONDecodeError:
+        return strict_json.parse(html.unescape(found[1]), _META, dict) if found else None
+    except strict_json.JsonError:
         return None
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxcomp import strict_json
 from jaxcomp.probe.items import ProbeError
 from jaxcomp.train.checkpoint import write_json
 
@@ -27,13 +28,13 @@ class Journal:
         if self.out is None or not self.out.exists():
             return None
         try:
-            found = json.loads(self.out.read_text("utf-8"))
+            found = strict_json.read(self.out, dict)
         except (OSError, ValueError) as error:
             raise ProbeError(
                 f"{self.out} is there already and is no result of a probe ({error}); choose "
                 "another --out or remove it"
             ) from error
-        self._same(found.get("about") if isinstance(found, dict) else None, self.out)
+        self._same(found.get("about"), self.out)
         return found
 
     def records(self) -> list[dict[str, Any]]:
@@ -46,8 +47,12 @@ class Journal:
             with self.part.open("r+b") as file:
                 file.truncate(len(whole))
         try:
-            lines = [json.loads(line) for line in whole.decode().split("\n") if line]
-        except ValueError as error:
+            lines = [
+                strict_json.parse(line, f"line {number}", dict)
+                for number, line in enumerate(whole.split(b"\n"), 1)
+                if line
+            ]
+        except strict_json.JsonError as error:
             raise ProbeError(f"{self.part} is damaged ({error}); remove it") from error
         if lines:
             self._same(lines[0], self.part)

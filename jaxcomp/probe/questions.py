@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxcomp import storage
+from jaxcomp import storage, strict_json
 from jaxcomp.config import config_hash
 from jaxcomp.probe import asking, jsonl, squad
 from jaxcomp.probe.asking import Probe, Probed, Say, head, shown
@@ -316,8 +316,11 @@ def _listed(reply: str) -> list[Any]:
     decoder, start = json.JSONDecoder(), reply.find("[")
     while start >= 0:
         try:
-            found, _ = decoder.raw_decode(reply, start)
-        except (json.JSONDecodeError, RecursionError):
+            _, end = decoder.raw_decode(reply, start)
+            found = strict_json.parse(reply[start:end], "a reply", list)
+        except RecursionError:
+            return []
+        except ValueError:
             found = []
         if any(isinstance(one, dict) for one in found):
             return found

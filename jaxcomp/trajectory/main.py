@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxcomp import storage
+from jaxcomp import storage, strict_json
 from jaxcomp.config import Config, config_hash, to_dict
 from jaxcomp.fidelity.evaluate import VERSION, evaluate
 from jaxcomp.sharding import use_mesh
@@ -102,10 +102,15 @@ class _Rows:
                 f"{self.file} is of another {' and '.join(differ)}; remove it to measure again"
             )
         self.lines = self.lines or [about]
-        self.found = {
-            line["step"]: Row(line["step"], line["metrics"], [tuple(p) for p in line["passages"]])
-            for line in self.lines[1:]
-        }
+        try:
+            self.found = {
+                line["step"]: Row(
+                    line["step"], line["metrics"], [tuple(p) for p in line["passages"]]
+                )
+                for line in self.lines[1:]
+            }
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(f"{self.file} is damaged ({error!r}); remove it") from error
 
     def add(self, row: Row) -> None:
         """On the disk, whole, when it returns."""
@@ -118,6 +123,9 @@ class _Rows:
         if not self.file.is_file():
             return []
         try:
-            return [json.loads(line) for line in self.file.read_text("utf-8").splitlines()]
-        except ValueError as error:
+            return [
+                strict_json.parse(line, f"line {number}", dict)
+                for number, line in enumerate(self.file.read_bytes().splitlines(), 1)
+            ]
+        except strict_json.JsonError as error:
             raise CheckpointError(f"{self.file} is damaged ({error}); remove it") from error

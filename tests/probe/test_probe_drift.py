@@ -315,7 +315,7 @@ def test_reading_passages(tmp_path):
             '{"id": "a", "text": "x"}\n{"id": "a", "text": "y"}',
             r"line 2: id 'a' is that of .*1 too",
         ),
-        ("[]", "line 1: a list; expected an object"),
+        ("[]", "line 1: holds a list .*, expected an object"),
         ("{", "line 1: not JSON"),
         ("\n", "empty; expected one object a line"),
     ],

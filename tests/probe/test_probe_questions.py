@@ -116,17 +116,19 @@ def test_replies_become_questions(tmp_path):
         {"passage_id": "p", "passage": PASSAGE, "reply": reply},
         {"passage_id": "q", "passage": PASSAGE, "reply": "I cannot do that."},
         {"passage_id": "r", "passage": PASSAGE, "reply": "[1, 2"},
+        {"passage_id": "s", "passage": PASSAGE, "reply": "[" * 100_000},
+        {"passage_id": "t", "passage": PASSAGE, "reply": '[{"answer": %s}]' % ("9" * 5000)},
     ]
     found = read(write(tmp_path / "r.jsonl", *rows))
     assert [(q.id, q.answer) for q in found.questions] == [("p/1", "nine"), ("p/2", "")]
-    assert found.rows == 6
+    assert found.rows == 8
     assert found.refused == {
         "a question of a reply that is no object": 1,
         "a field that is no text": 1,
-        "a reply that is no JSON list": 2,
+        "a reply that is no JSON list": 4,
     }
-    assert (found.passages, found.uneven, found.bare) == (3, 3, 2)
-    assert "about 3 passages, 3 of them with another number than 20, 2 with none" in found.told()
+    assert (found.passages, found.uneven, found.bare) == (5, 5, 4)
+    assert "about 5 passages, 5 of them with another number than 20, 4 with none" in found.told()
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,8 @@ def test_what_is_beyond_the_limit_is_not_looked_at(tmp_path):
         ("\n \n", "empty; expected rows"),
         ("{", "line 1: not JSON"),
         (f"{row()}\n[1]", "line 2: holds a list [...], expected an object"),
+        ("[" * 100_000, "line 1: nested too deep"),
+        (f'{{"id": {"9" * 5000}}}', "line 1: an integer of 5000 digits"),
         (without("prior_answer"), "line 1: the fields are id, question, context, context_answer; "
          "--probe=overwriting takes rows with the fields of conflicts (question, context,"),
         ('{"a": 1}', "or faitheval (question, context, choices, answerKey) or conflictqa ("),

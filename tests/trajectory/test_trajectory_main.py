@@ -118,9 +118,14 @@ def test_rows_of_another_evaluation_are_refused(fresh, monkeypatch):
 
 
 def test_damaged_rows_are_named(fresh):
-    (fresh / main.ROWS).write_text("{}\n{")
-    with pytest.raises(CheckpointError, match="damaged"):
-        follow(fresh)
+    follow(fresh)
+    file = fresh / main.ROWS
+    about = file.read_text().splitlines()[0]
+    for damaged in ("{", "[]", "1", "\0" * 40, "[" * 100_000, '{"step": 4}', '{"step": []}'):
+        for text in (damaged, f"{about}\n{damaged}\n"):
+            file.write_text(text)
+            with pytest.raises(CheckpointError, match=r"trajectory.jsonl is .*; remove it"):
+                follow(fresh)
 
 
 def test_a_run_with_one_checkpoint_is_told_how_to_keep_more(tmp_path):
