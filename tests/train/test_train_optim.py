@@ -66,9 +66,10 @@ def test_gradients_do_not_depend_on_the_mesh(shape):
     assert_same(loss_and_gradients(shape), reference())
 
 
-@pytest.mark.slow
-def test_gradients_do_not_depend_on_accumulation():
-    assert_same(loss_and_gradients((1, 1, 1), accumulate=4), reference())
+@pytest.mark.parametrize("accumulate", [pytest.param(4, marks=pytest.mark.slow), 8])
+def test_gradients_do_not_depend_on_accumulation(accumulate):
+    """Of 8 rows: two at a time, and each alone."""
+    assert_same(loss_and_gradients((1, 1, 1), accumulate), reference())
 
 
 def test_rate_warms_up_and_falls_to_its_floor():
