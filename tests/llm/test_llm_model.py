@@ -221,7 +221,7 @@ def test_abstract_model_has_shapes_and_layouts(mesh):
     ("change", "message"),
     [
         ({"vocab_size": 0}, "vocab_size is 0"),
-        ({"num_attention_heads": 6}, "num_key_value_heads = 2 does not divide"),
+        ({"num_attention_heads": 6}, "num_key_value_heads = 4 does not divide"),
         ({"head_dim": 5}, "head_dim = 5"),
         ({"model_type": "gpt2"}, "llama, qwen2, qwen3"),
     ],
