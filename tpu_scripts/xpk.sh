@@ -3,7 +3,8 @@
 # makes a cluster with Kueue and starts JobSets on it. Without xpk: jobset.yaml beside this script.
 #
 #   xpk.sh cluster --cluster=C --type=TYPE --spot|--on-demand|--reservation=R
-#       a cluster for --slices=N slices of TYPE (default 1), TYPE as in tpu.sh create
+#       a cluster for --slices=N slices of TYPE (default 1), TYPE as in tpu.sh create, of v5e from
+#       2x4 on
 #   xpk.sh start --cluster=C --name=X --type=TYPE -- COMMAND ...
 #       COMMAND on every worker of --slices=N slices (default 1), in a container
 #       --image=IMAGE        one in which jaxcomp is installed; without it, this checkout is put on a
@@ -41,6 +42,9 @@ flags() { # "value flags" "switches" ARGUMENTS...
 need_slices() {
   need type "say which slices, for example --type=v5e:4x4"
   resolve_type "${FLAG[type]}"
+  # Its src/xpk/core/system_characteristics.py: every other type of lib.sh is there too.
+  [[ ! $TOPOLOGY =~ ^v5e:(1x1|2x2)$ ]] ||
+    refuse "--type=$(quote "${FLAG[type]}"): xpk does not know $ACCELERATOR; of v5e it knows 2x4, 4x4, 4x8, 8x8, 8x16 and 16x16, as in --type=v5e:2x4; smaller ones: tpu.sh"
   need_count slices 1 1
   SLICES=("--tpu-type=$ACCELERATOR" "--num-slices=${FLAG[slices]}")
 }

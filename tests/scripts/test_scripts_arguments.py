@@ -51,6 +51,11 @@ WRONG = [
     (("xpk.sh", "start"), ["--cluster is missing"]),
     (START, ["no command"]),
     (("xpk.sh", "cluster", "--cluster=c", "--type=v5e:4x4"), ["exactly one", "--reservation"]),
+    ((*START[:-1], "--type=v5e:1x1", "--", "c"), ["v5e:1x1", "v5litepod-1", "2x4, 4x4", "tpu.sh"]),
+    (
+        ("xpk.sh", "cluster", "--cluster=c", "--spot", "--type=v5litepod-4"),
+        ["--type=v5litepod-4", "--type=v5e:2x4"],
+    ),
     (("slurm.sbatch", "--nodes=2", "jaxcomp"), ["--nodes=2", "sbatch"]),
     (("slurm.sbatch", "jaxcomp", "sweep"), ["not inside a SLURM job"]),
 ]
