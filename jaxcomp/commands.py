@@ -81,8 +81,7 @@ def train(flags: Flags) -> int:
 def sweep(flags: Flags) -> int:
     """The whole grid."""
     from jaxcomp.sweep import hosts, jobs, runner
-    from jaxcomp.sweep.report import current
-    from jaxcomp.sweep.report import report as write_report
+    from jaxcomp.sweep.results import current
 
     cfg = config_of(flags)
     _writable(flags)
@@ -106,6 +105,8 @@ def sweep(flags: Flags) -> int:
     if not summary.ran and not summary.failed and page.exists() and current(cfg, workdir):
         print(f"nothing to do: all {summary.before} jobs are done; the report is {page}")
         return 0
+    from jaxcomp.sweep.report import report as write_report  # loads SciPy and JAX
+
     _print_report(write_report(cfg, workdir))
     return FAILED if summary.failed else 0
 

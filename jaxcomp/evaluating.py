@@ -11,12 +11,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxcomp import distributed, storage
+from jaxcomp import definitions, distributed, storage, strict_json
 from jaxcomp.commands import Flags, config_of, needs_compressor, run_folders, together
 from jaxcomp.config import Config, ConfigError, config_hash
 from jaxcomp.probing import PROBES, RESULTS, alone, runs_of
 from jaxcomp.using import here, tell
 
+SUMMARY = "summary.json"  # as in train/checkpoint.py, which loads JAX
 _ASKED = ("overwriting", "qa")  # of items in a file
 _LOADED = (*_ASKED, "drift", "bounds")  # that ask one pair
 # A flag -> the probes that take it.
@@ -158,27 +159,28 @@ def held_out(flags: Flags) -> int:
 def _about(cfg: Config, workdir: Path) -> dict[str, Any] | None:
     """What decides the metrics of a finished run; None without one. The whole config is part of
     it: that the run is of another one is found where the run is opened to be measured."""
-    from jaxcomp.fidelity.evaluate import VERSION
-    from jaxcomp.probe import drift
-    from jaxcomp.train.checkpoint import SUMMARY, read_json
-
     if not (workdir / SUMMARY).is_file():
         return None
     return {
         "config": config_hash(cfg),
-        "definitions": [VERSION, drift.VERSION],
-        "run": config_hash(read_json(workdir / SUMMARY)),
+        "definitions": [definitions.EVALUATION, definitions.DRIFT],
+        "run": config_hash(_read(workdir / SUMMARY)),
     }
 
 
 def _kept(file: Path, lines: Path, about: dict[str, Any] | None) -> dict[str, Any] | None:
     """The metrics of `about` where they are measured already."""
-    from jaxcomp.train.checkpoint import read_json
-
     if about is None or not (file.is_file() and lines.is_file()):
         return None
-    found = read_json(file)
-    return found["metrics"] if found.get("about") == about else None
+    found = _read(file)
+    return found.get("metrics") if found.get("about") == about else None
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return strict_json.read(file, dict)
+    except strict_json.JsonError as error:
+        raise ConfigError(f"{error}; delete it and run the same command") from error
 
 
 def _print_headlines(cfg: Config, metrics: dict[str, Any]) -> None:

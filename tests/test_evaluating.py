@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 import jaxcomp
-from jaxcomp import cli, dissect, evaluating, probing, settings, trajectory
+from jaxcomp import cli, definitions, dissect, evaluating, probing, settings, trajectory
 from jaxcomp.dissect.main import Inspected
 from jaxcomp.probe import drift
 from jaxcomp.probe.asking import Probed
@@ -18,6 +18,7 @@ from jaxcomp.probe.items import ProbeError
 from jaxcomp.probe.minimal_pairs import Passage
 from jaxcomp.probe.twin_rules import DIMENSIONS
 from jaxcomp.sweep import jobs
+from jaxcomp.train import checkpoint
 from jaxcomp.trajectory import rates
 
 PASSAGES = [Passage(str(i), f"The {i} dogs barked.", "x") for i in range(4)]
@@ -247,6 +248,7 @@ def test_what_is_measured_already_is_not_measured_again(measured, monkeypatch, c
 
     monkeypatch.setattr(jobs, "measure", measure)
     monkeypatch.setattr(drift, "run", pairs)
+    assert evaluating.SUMMARY == checkpoint.SUMMARY
     assert counts() == (1, 0, False)
     assert counts() == (0, 0, True)
     assert counts("--all") == (0, 1, False)
@@ -256,7 +258,7 @@ def test_what_is_measured_already_is_not_measured_again(measured, monkeypatch, c
     assert counts() == (1, 0, False)
     (measured / "summary.json").write_text('{"train_loss": 0.9}')
     assert counts("--all") == (1, 1, False)
-    monkeypatch.setattr(drift, "VERSION", drift.VERSION + 1)
+    monkeypatch.setattr(definitions, "DRIFT", definitions.DRIFT + 1)
     assert counts("--all") == (1, 1, False)
     # Measuring opens the run, which refuses a config that is not its own; so must a kept result.
     cfg = dataclasses.replace(settings.load("configs/tiny.py"), compressor="llama/24", seed=1)

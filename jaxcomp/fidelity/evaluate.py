@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from jaxcomp import definitions
 from jaxcomp.compress.autoencoder import AutoEncoder, Memory
 from jaxcomp.config import Config, ConfigError
 from jaxcomp.data.heldout import TEXT_SET, WORLD_SETS, held_out
@@ -28,7 +29,7 @@ from jaxcomp.fidelity.priors import contested, measured, rival_of
 from jaxcomp.fidelity.reconstruction import Row
 from jaxcomp.sharding import on_host, put_batch, whole_batch
 
-VERSION = 2  # of the metrics and their definitions: what another one measured is measured again
+VERSION = definitions.EVALUATION
 Metrics = dict[str, float | int | None]
 
 

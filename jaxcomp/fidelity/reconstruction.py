@@ -10,26 +10,18 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import sacrebleu
 from flax import nnx
-from nltk.tokenize.destructive import NLTKWordTokenizer
-from nltk.tokenize.punkt import PunktSentenceTokenizer
-from nltk.translate.bleu_score import sentence_bleu
-from rouge_score import rouge_scorer
 
 from jaxcomp.compress.autoencoder import Memory, Prefix
 from jaxcomp.llm.generate import Generated, generate
 
 LOGITS_ELEMENTS = 2**26  # most float32 logits that exist at once (256 MB)
-BLEU = sacrebleu.BLEU(tokenize="13a")  # nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp
-_ROUGE = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=False)
-_SENTENCES, _WORDS = PunktSentenceTokenizer(), NLTKWordTokenizer()
 
 
 class Forced(NamedTuple):
@@ -161,10 +153,35 @@ def matches(source_ids: Sequence[int], rebuilt_ids: Sequence[int]) -> tuple[int,
     return same, max(len(source_ids), len(rebuilt_ids))
 
 
+# Scorers are made at first use: nltk and sacrebleu take seconds to load, which only scoring needs.
+
+
+@cache
+def bleu_scorer() -> Any:
+    import sacrebleu
+
+    return sacrebleu.BLEU(tokenize="13a")  # nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp
+
+
+@cache
+def _rouge_scorer() -> Any:
+    from rouge_score import rouge_scorer
+
+    return rouge_scorer.RougeScorer(["rougeL"], use_stemmer=False)
+
+
+@cache
+def _pcc_tokenizers() -> tuple[Any, Any]:
+    from nltk.tokenize.destructive import NLTKWordTokenizer
+    from nltk.tokenize.punkt import PunktSentenceTokenizer
+
+    return PunktSentenceTokenizer(), NLTKWordTokenizer()
+
+
 def bleu(references: Sequence[str], predictions: Sequence[str]) -> float:
     """Corpus BLEU (0 to 100), one reference each; sacrebleu, tokenisation 13a, exp smoothing."""
     # sacrebleu takes the predictions first; brevity penalty and precision are not symmetric.
-    return float(BLEU.corpus_score(list(predictions), [list(references)]).score)
+    return float(bleu_scorer().corpus_score(list(predictions), [list(references)]).score)
 
 
 def pcc_bleu(references: Sequence[str], predictions: Sequence[str]) -> float:
@@ -173,6 +190,8 @@ def pcc_bleu(references: Sequence[str], predictions: Sequence[str]) -> float:
     Its evaluation script gives the source in the place of the prediction, and no smoothing: so here
     (docs/metrics.md). A number to hold beside theirs; `bleu` is the one to believe.
     """
+    from nltk.translate.bleu_score import sentence_bleu
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that no smoothing is used, at each passage
         scores = [
@@ -184,14 +203,14 @@ def pcc_bleu(references: Sequence[str], predictions: Sequence[str]) -> float:
 
 def _pcc_words(text: str) -> list[str]:
     """nltk's `word_tokenize` but for the trained parameters of Punkt, which are a download."""
-    return [w for s in _SENTENCES.tokenize(text) for w in _WORDS.tokenize(s)]
+    sentences, words = _pcc_tokenizers()
+    return [w for s in sentences.tokenize(text) for w in words.tokenize(s)]
 
 
 def rouge_l(references: Sequence[str], predictions: Sequence[str]) -> float:
     """Mean over passages of the ROUGE-L F1 (0 to 1) of rouge-score, without stemming."""
-    scores = [
-        _ROUGE.score(r, p)["rougeL"].fmeasure for r, p in zip(references, predictions, strict=True)
-    ]
+    score = _rouge_scorer().score
+    scores = [score(r, p)["rougeL"].fmeasure for r, p in zip(references, predictions, strict=True)]
     return float(np.mean(scores))
 
 

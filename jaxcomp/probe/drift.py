@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxcomp import storage
+from jaxcomp import definitions, storage
 from jaxcomp.config import config_hash
 from jaxcomp.data.heldout import TEXT_SET, WORLD_SETS, eval_examples
 from jaxcomp.data.segments import SegmentError, cut_encoded
@@ -36,7 +36,7 @@ from jaxcomp.use.pair import Pair, Score
 
 __all__ = ["Passage", "Probed", "passages_of_run", "read", "run", "table"]
 
-VERSION = 1  # of the definitions: results of another one are not taken over
+VERSION = definitions.DRIFT
 FIELDS = ("id", "text")
 Say = Callable[[str], None]
 

@@ -13,7 +13,6 @@ from collections.abc import Hashable, Mapping
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-from scipy.stats import permutation_test
 
 from jaxcomp.sweep import stats
 
@@ -74,6 +73,8 @@ def _differences(found: stats.Sample, small: int, large: int) -> np.ndarray:
 
 
 def _flipped(difference_U: np.ndarray, seed: int) -> float:
+    from scipy.stats import permutation_test
+
     if len(difference_U) < 2 or not difference_U.any():
         return 1.0
     result = permutation_test(

@@ -89,14 +89,6 @@ def report(cfg: Config, workdir: Path, others: Sequence[tuple[Config, Path]] = (
     return Written(folder, said.sentence, done, tuple(results.failed), tuple(results.missing))
 
 
-def current(cfg: Config, workdir: Path) -> bool:
-    """Is the report that of the ledger as it is now, with nothing failed or missing?"""
-    path = workdir / "report" / "results.csv"
-    results = collect(cfg, Ledger(workdir))
-    unfinished = results.failed or results.missing
-    return not unfinished and path.is_file() and path.read_text() == results_csv(results)
-
-
 # --- content ---------------------------------------------------------------------------------
 
 

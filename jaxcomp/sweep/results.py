@@ -76,6 +76,14 @@ def collect(cfg: Config, ledger: Ledger) -> Results:
     return Results(cfg, rows, every, timings, failed, missing)
 
 
+def current(cfg: Config, workdir: Path) -> bool:
+    """Is the report that of the ledger as it is now, with nothing failed or missing?"""
+    path = workdir / "report" / "results.csv"
+    results = collect(cfg, Ledger(workdir))
+    unfinished = results.failed or results.missing
+    return not unfinished and path.is_file() and path.read_text() == results_csv(results)
+
+
 def with_passages(results: Results, workdir: Path, names: Sequence[str] | None = None) -> Results:
     """The passages of the metrics `names` (None: the two endpoints) beside each row, from
     `jobs/ID/passages.jsonl` under `workdir`.

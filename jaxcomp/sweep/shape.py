@@ -6,7 +6,6 @@ import functools
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import isotonic_regression
 
 from jaxcomp.sweep import stats
 
@@ -93,6 +92,8 @@ def residual_variance(value_US: np.ndarray) -> float:
 
 
 def _distance(mean_S: np.ndarray) -> float:
+    from scipy.optimize import isotonic_regression
+
     return float(np.sum((mean_S - isotonic_regression(mean_S).x) ** 2))
 
 

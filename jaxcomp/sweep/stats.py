@@ -33,8 +33,6 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import rankdata
-from scipy.stats import t as student
 
 ALPHA = 0.05
 MIN_REPLICATES = 3  # base seeds (of an interval: or runs): fewer cannot tell size from their luck
@@ -205,6 +203,8 @@ def half_width(
     `replicates_D` are its draws with all passages as they are. Degrees of freedom: units - 1, and
     those of the passages where these vary more (Satterthwaite 1946).
     """
+    from scipy.stats import t as student
+
     if found.units < MIN_REPLICATES:
         return None
     spread = float(np.std(all_D))
@@ -312,6 +312,8 @@ def _rho_half(found: Sample, seed: int) -> float | None:
 
 def _rhos(value_DRC: np.ndarray) -> np.ndarray:
     """Spearman's rho of the columns with their order, which is that of size; 0 for a flat row."""
+    from scipy.stats import rankdata
+
     y = rankdata(value_DRC, axis=-1)
     y = y - y.mean(axis=-1, keepdims=True)
     x = np.arange(y.shape[-1]) - (y.shape[-1] - 1) / 2
@@ -321,6 +323,8 @@ def _rhos(value_DRC: np.ndarray) -> np.ndarray:
 
 def _permuted_rho(block: list[Point], seed: int) -> np.ndarray:
     """Spearman's rho of a block under every order of its sizes (a sample above 7 sizes)."""
+    from scipy.stats import rankdata
+
     x = rankdata([p.params for p in block])
     y = rankdata([p.value for p in block])
     x, y = x - x.mean(), y - y.mean()

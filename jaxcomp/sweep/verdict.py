@@ -28,8 +28,6 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import norm, rankdata
-from scipy.stats import t as student
 
 from jaxcomp.sweep import stats
 from jaxcomp.sweep.pairs import holm
@@ -238,6 +236,8 @@ def replicates_needed(
         return float(np.mean(np.all(within, axis=0)))
 
     def seen(n: int) -> float:
+        from scipy.stats import norm, rankdata
+
         total, variance = np.zeros(SIMULATED), 0.0
         for values in noise(n):
             size = values.shape[-1]
@@ -252,6 +252,8 @@ def replicates_needed(
 
 def _within(values_XUS: np.ndarray, smallest: float, alpha: float) -> np.ndarray:
     """X sweeps: are all falls to the last size below the smallest effect, by their bounds?"""
+    from scipy.stats import t as student
+
     units = values_XUS.shape[1]
     fall = values_XUS[..., :-1] - values_XUS[..., -1:]
     spread = np.std(fall, axis=1, ddof=1) / math.sqrt(units)

@@ -6,7 +6,6 @@ import dataclasses
 
 import numpy as np
 
-from jaxcomp.compress.autoencoder import check_memory
 from jaxcomp.config import Config, ConfigError, TrainConfig
 
 
@@ -53,6 +52,8 @@ def suffix_at(cfg: Config, ratio: int) -> str:
 
 def check(cfg: Config) -> None:
     """Raises ConfigError where a memory vector would stand for a part of a token."""
+    from jaxcomp.compress.autoencoder import check_memory  # loads JAX
+
     check_memory(cfg.memory)
     T = cfg.data.segment
     for ratio in (cfg.memory.ratio, *cfg.train.ratios, *cfg.train.curriculum):

@@ -24,8 +24,8 @@ from jaxcomp.config import (
 )
 from jaxcomp.data.facts import KINDS, OUTCOMES
 from jaxcomp.data.pipeline import batch_examples, data_tokenizer, eval_examples
-from jaxcomp.fidelity import edits, evaluate, reconstruction, validation_loss
-from jaxcomp.fidelity.evaluate import _Pair
+from jaxcomp.fidelity import edits, reconstruction
+from jaxcomp.fidelity.evaluate import _Pair, evaluate, validation_loss
 from jaxcomp.llm import generate
 from jaxcomp.llm.model import Transformer
 from jaxcomp.sharding import make_mesh, put_batch, use_mesh

@@ -48,7 +48,7 @@ def test_bleu_takes_the_source_as_reference():
 
 def test_bleu_signature_is_the_documented_one():
     reconstruction.bleu([LONG], [LONG])
-    signature = str(reconstruction.BLEU.get_signature())
+    signature = str(reconstruction.bleu_scorer().get_signature())
     assert signature.startswith("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.")
 
 

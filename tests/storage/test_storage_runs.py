@@ -20,7 +20,8 @@ from jaxcomp.cli import main
 from jaxcomp.data import pipeline
 from jaxcomp.sweep.ledger import DONE, Ledger
 from jaxcomp.sweep.passages import finite
-from jaxcomp.sweep.report import current, report
+from jaxcomp.sweep.report import report
+from jaxcomp.sweep.results import current
 from jaxcomp.train import bases
 from jaxcomp.train.checkpoint import write_json
 

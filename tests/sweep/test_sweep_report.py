@@ -13,7 +13,8 @@ from jaxcomp.fidelity.intervals import ratio_interval
 from jaxcomp.sweep import beside, grid, passages, plots, results, stats
 from jaxcomp.sweep.headlines import WORLD
 from jaxcomp.sweep.ledger import DONE, FAILED, Ledger
-from jaxcomp.sweep.report import current, report
+from jaxcomp.sweep.report import report
+from jaxcomp.sweep.results import current
 from jaxcomp.sweep.stats import Point
 
 

@@ -1,0 +1,74 @@
+"""What a command loads that has nothing to compute: seconds of imports are not for it to spend."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from jaxcomp import definitions, settings
+from jaxcomp.config import config_hash
+from jaxcomp.sweep import grid
+from jaxcomp.sweep.ledger import DONE, Ledger
+from jaxcomp.sweep.report import report
+
+HEAVY = (
+    "flax", "grain", "jax", "matplotlib", "nltk", "optax", "orbax", "pyarrow", "sacrebleu", "scipy",
+    "sklearn", "tensorflow_datasets", "tokenizers", "transformers",
+)  # fmt: skip
+CODE = """
+import json, sys
+from jaxcomp import cli
+try:
+    code = cli.main(sys.argv[1:])
+except SystemExit as stop:
+    code = stop.code
+print(json.dumps([code, sorted({name.split(".")[0] for name in sys.modules})]))
+"""
+
+
+def loaded(*argv):
+    """The words printed, and the packages loaded, by a command that ends well."""
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, *argv], capture_output=True, text=True, check=True
+    )
+    said, _, last = done.stdout.strip().rpartition("\n")
+    code, packages = json.loads(last)
+    assert code == 0, done.stderr
+    return said + done.stderr, set(packages) & set(HEAVY)
+
+
+@pytest.mark.parametrize("command", ["", "sweep", "eval", "train", "compress", "report"])
+def test_help(command):
+    said, heavy = loaded(*command.split(), "--help")
+    assert "usage: jaxcomp" in said
+    assert not heavy
+
+
+def test_a_sweep_that_is_done(tmp_path):
+    cfg = settings.load("tiny", [])
+    ledger = Ledger(tmp_path)
+    ledger.open(cfg)
+    for job in grid.expand(cfg):
+        ledger.write(job, DONE, metrics={"params": 9, "ordinary/loss": 1.5})
+    report(cfg, tmp_path)
+    said, heavy = loaded("sweep", "--config=tiny", f"--workdir={tmp_path}")
+    assert "nothing to do: all 15 jobs are done" in said
+    assert not heavy
+
+
+def test_an_evaluation_that_is_done(tmp_path):
+    cfg = settings.load("tiny", [("compressor", "llama/24")])
+    summary = {"train_loss": 1.5}
+    about = {
+        "config": config_hash(cfg),
+        "definitions": [definitions.EVALUATION, definitions.DRIFT],
+        "run": config_hash(summary),
+    }
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    (tmp_path / "passages.jsonl").touch()
+    (tmp_path / "eval.json").write_text(json.dumps({"about": about, "metrics": {"a": 1.0}}))
+    typed = ("eval", "--config=tiny", "--compressor=llama/24", f"--workdir={tmp_path}")
+    said, heavy = loaded(*typed)
+    assert f"nothing to do: {tmp_path}/eval.json" in said
+    assert not heavy
