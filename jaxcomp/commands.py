@@ -191,6 +191,10 @@ def plan(flags: Flags) -> int:
     if flags.efficiency > 1:
         raise ConfigError(f"--efficiency={flags.efficiency}: expected a share, at most 1")
     names = [name for name in flags.topology.split(",") if name]
+    if not names:
+        raise ConfigError(
+            "--topology names no slice; expected one or more, as in v5e:4x4,v5p:4x4x4"
+        )
     rows = main.plan(config_of(flags), names, out=say)
     text = table(rows, flags.efficiency, flags.rate)
     print(f"\n{text}", end="")

@@ -15,6 +15,7 @@ from jaxcomp import definitions, distributed, storage, strict_json
 from jaxcomp.commands import Flags, config_of, needs_compressor, run_folders, together
 from jaxcomp.config import Config, ConfigError, config_hash
 from jaxcomp.probing import PROBES, RESULTS, alone, runs_of
+from jaxcomp.settings import integer
 from jaxcomp.using import here, tell
 
 SUMMARY = "summary.json"  # as in train/checkpoint.py, which loads JAX
@@ -60,7 +61,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--limit",
-        type=int,
+        type=integer,
         metavar="N",
         help="only the first N items, or passages of each held-out set (default: all)",
     )
@@ -91,12 +92,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--ratio",
-        type=int,
+        type=integer,
         metavar="N",
         help="one of those it was trained at, in place of memory.ratio (docs/training.md); without "
         "--probe writes eval-rN.json and passages-rN.jsonl",
     )
-    add("--batch", type=int, metavar="N", help="with --probe: items at once (32)")
+    add("--batch", type=integer, metavar="N", help="with --probe: items at once (32)")
 
 
 def evaluate(flags: Flags) -> int:

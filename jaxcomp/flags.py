@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from jaxcomp import commands, evaluating, using
 from jaxcomp.commands import Flags
-from jaxcomp.settings import shipped
+from jaxcomp.settings import integer, shipped
 
 FIELDS = """
 Any field of the config can be set: --train.optim.lr=3e-4 --data.path=FILE --sweep.ratios=4,16
@@ -52,7 +52,7 @@ def _parallel(parser: argparse.ArgumentParser) -> None:
     _common(parser)
     parser.add_argument(
         "--workers",
-        type=int,
+        type=integer,
         metavar="N",
         help="local processes (default: sweep.workers; 0: one a core on CPU, else one)",
     )
@@ -115,9 +115,9 @@ def _place(parser: argparse.ArgumentParser) -> None:
         help="workdir of a finished `jaxcomp train`, a sweep's jobs/JOB, or an exported folder",
     )
     parser.add_argument(
-        "--ratio", type=int, default=0, metavar="N", help="one of those it was trained at"
+        "--ratio", type=integer, default=0, metavar="N", help="one of those it was trained at"
     )
-    parser.add_argument("--batch", type=int, default=32, metavar="N", help="rows at once (32)")
+    parser.add_argument("--batch", type=integer, default=32, metavar="N", help="rows at once (32)")
     for base in ("compressor", "decoder"):
         parser.add_argument(
             f"--{base}",
@@ -144,7 +144,7 @@ def _compress_flags(parser: argparse.ArgumentParser) -> None:
         help="one NAME.safetensors, or a folder for files of --part texts each, which a rerun "
         "completes",
     )
-    parser.add_argument("--part", type=int, default=256, metavar="N", help="texts a file (256)")
+    parser.add_argument("--part", type=integer, default=256, metavar="N", help="texts a file (256)")
     parser.add_argument("--field", default="text", help="the field of a row that holds the text")
     parser.add_argument(
         "--dtype",
@@ -160,7 +160,7 @@ def _memory_flags(parser: argparse.ArgumentParser) -> None:
         "memories", nargs="+", metavar="MEMORY", help="files or folders of `jaxcomp compress`"
     )
     parser.add_argument(
-        "--max_new", type=int, default=0, metavar="N", help="most decoder tokens of an output"
+        "--max_new", type=integer, default=0, metavar="N", help="most decoder tokens of an output"
     )
 
 
@@ -179,9 +179,9 @@ def _eval_flags(parser: argparse.ArgumentParser) -> None:
 def _inspect_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", required=True, metavar="DIR", help="a finished run")
     parser.add_argument(
-        "--limit", type=int, default=64, metavar="N", help="passages of each held-out set (64)"
+        "--limit", type=integer, default=64, metavar="N", help="passages of each held-out set (64)"
     )
-    parser.add_argument("--batch", type=int, default=32, metavar="N", help="rows at once (32)")
+    parser.add_argument("--batch", type=integer, default=32, metavar="N", help="rows at once (32)")
     parser.add_argument(
         "--out", default="", metavar="FILE", help="the page (default: inspect.html in the run)"
     )

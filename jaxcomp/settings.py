@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxcomp.config import Config, ConfigError
+from jaxcomp.config import MOST, Config, ConfigError
 from jaxcomp.validate import validate
 
 
@@ -242,6 +242,14 @@ def _parse(text: str, kind: Any, what: str) -> Any:
         except (ValueError, ConfigError):
             raise ConfigError(f"{what}={text[:80]}: expected {_name(kind)}") from None
     raise ConfigError(f"{what}={text}: is a group of fields; name one of them, as in {what}.FIELD=")
+
+
+def integer(text: str) -> int:
+    """The value of a command's own flag. Raises ValueError, also beyond the range of any array."""
+    value = int(text)
+    if abs(value) > MOST:
+        raise ValueError(f"{text}: beyond {MOST}")
+    return value
 
 
 def _number(text: str) -> int | float:

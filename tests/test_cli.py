@@ -83,7 +83,10 @@ def test_a_failed_setup_is_exit_code_1_and_shown(flags, tmp_path, capsys):
         (["--sweep.ratios=7"], "does not divide data.segment"),
         (["--shard=3/2"], "expected i/n"),
         (["--reuse=/nowhere/at/all"], "holds no ledger"),
+        (["--shard=²/3"], "expected i/n"),
         (["--workers=two"], "--workers"),
+        (["--workers=" + "9" * 30], "argument --workers: invalid integer value"),
+        (["--workers=" + "9" * 5000], "argument --workers: invalid integer value"),
         (["--workers=-1"], "--workers=-1: expected at least 0"),
     ],
 )
@@ -114,6 +117,8 @@ def test_other_mistakes(flags, capsys, tmp_path):
     assert "train.optim.lr was 0.001, now 0.5" in error(capsys)
     assert cli.main(["train", flags[0]]) == 2
     assert "known: toy/s, toy/m" in error(capsys)
+    assert cli.main(["plan", "--topology=,"]) == 2
+    assert "--topology names no slice" in error(capsys)
     assert cli.main([]) == 2
     assert cli.main(["train", flags[0], f"--{'x' * 9000}=1"]) == 2
     assert len(error(capsys)) < 2100

@@ -113,7 +113,7 @@ def run_tasks(
 def parse_shard(text: str) -> tuple[int, int]:
     """`"1/4"` -> (1, 4). Raises ConfigError unless 0 <= i < n."""
     i, _, n = text.partition("/")
-    if not (i.isdigit() and n.isdigit() and int(i) < int(n)):
+    if not (i.isdecimal() and n.isdecimal() and int(i) < int(n)):
         raise ConfigError(f"--shard={text}: expected i/n with 0 <= i < n, as in 0/4")
     return int(i), int(n)
 

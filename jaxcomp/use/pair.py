@@ -111,6 +111,7 @@ class Pair(Listener):
         is the most decoder tokens of a part (0: what its text had, at least a training target).
         """
         self._mine(memory)
+        self._check_new(max_new)
         G = self.traits.segments
         windows = list(memory.windows(G))
         most = [max_new or max(self.traits.target, int(w.labels_G.sum()) + 1) for w in windows]
@@ -147,6 +148,7 @@ class Pair(Listener):
         empty memory: the decoder then guesses.
         """
         self._mine(memory)
+        self._check_new(max_new)
         questions = self._one_each(question, memory, "questions")
         tails = [template.format(question=q) for q in questions]
         answers = [""] * len(memory)
@@ -274,6 +276,14 @@ class Pair(Listener):
                 f"a text of {placed.seg_BM.shape[1]} memory slots and {tokens_B[worst]} tokens "
                 f"needs {need_B[worst]} positions, this decoder has {most} "
                 "(max_position_embeddings); ask about, or score, a shorter text"
+            )
+
+    def _check_new(self, max_new: int) -> None:
+        most = self.model.decoder.cfg.max_position_embeddings
+        if not 0 <= max_new <= most:
+            raise PairError(
+                f"max_new = {max_new}: expected at least 0 and at most {most}, the positions that "
+                "this decoder has (max_position_embeddings)"
             )
 
     def _batches(self, items: Sequence[Any]) -> Iterator[Sequence[Any]]:

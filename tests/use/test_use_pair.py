@@ -95,6 +95,13 @@ def test_a_batch_of_one_equals_a_batch_of_many(pair, memory):
     assert single.tokens_G.tolist() == memory[2].tokens_G.tolist()
 
 
+@pytest.mark.parametrize("max_new", [-1, 257, 2**31])
+def test_more_new_tokens_than_the_decoder_has_positions_are_refused(pair, memory, max_new):
+    for use in (pair.reconstruct, lambda memory, **kw: pair.ask(memory, "who", **kw)):
+        with pytest.raises(PairError, match=f"max_new = {max_new}: .*at most 256, the positions"):
+            use(memory, max_new=max_new)
+
+
 def test_a_part_is_at_most_as_long_as_its_own_text(pair, memory, monkeypatch):
     """... or a training target: whatever stands in the batch beside it."""
     monkeypatch.setattr(pair, "traits", pair.traits._replace(target=3))
