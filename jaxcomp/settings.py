@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxcomp.config import MOST, Config, ConfigError
+from jaxcomp.config import MOST, Config, ConfigError, check_numbers
 from jaxcomp.validate import validate
 
 
@@ -129,8 +129,13 @@ def parse_arg(arg: str, **defaults: Any) -> types.SimpleNamespace:
 
 
 def from_dict(tree: Mapping[str, Any], where: str = "config") -> Config:
-    """Build a Config; missing fields keep their defaults. Raises ConfigError for unknown fields."""
-    return _build(Config, tree, where, "")
+    """Build a Config; missing fields keep their defaults.
+
+    Raises ConfigError for unknown fields, and for numbers outside their range.
+    """
+    cfg = _build(Config, tree, where, "")
+    check_numbers(cfg, f"{where}: ")
+    return cfg
 
 
 def _build(kind: Any, value: Any, where: str, path: str) -> Any:

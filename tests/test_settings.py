@@ -175,6 +175,12 @@ def test_values_that_cannot_work(key, text, words):
     assert len(str(error.value)) < 300
 
 
+def test_a_number_that_a_file_of_a_run_holds_is_refused_by_file_and_field():
+    tree = {"decoder": {"adapt": {"optim": {"lr": float("nan")}}}}
+    with pytest.raises(ConfigError, match=r"^run\.json: decoder\.adapt\.optim\.lr = nan: expected"):
+        settings.from_dict(tree, where="run.json")
+
+
 def test_a_config_file_may_take_no_argument_and_its_faults_are_one_sentence(tmp_path):
     path = tmp_path / "plain.py"
     path.write_text("def get_config():\n    return {'seed': 3}\n")

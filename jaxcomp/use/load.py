@@ -220,5 +220,7 @@ def _filled(model: AutoEncoder, leaves: dict[str, Any], cfg: Config, place: Path
         shown = "; ".join(f"{n}: {given.get(n)}, expected {fresh.get(n)}" for n in differ[:4])
         raise ExportError(f"{place}: what was trained does not fit its {ABOUT}: {shown}")
     for name, x in leaves.items():
+        if not np.isfinite(x).all():
+            raise ExportError(f"{place}: {name} holds NaN or infinity; take a copy that is whole")
         trained[name] = jax.device_put(jnp.asarray(x, wanted[name].dtype), wanted[name].sharding)
     return layout.merge(trained, frozen)

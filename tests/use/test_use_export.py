@@ -107,6 +107,10 @@ def test_damage_is_named(exported, tmp_path):
     save_file({k: v for k, v in leaves.items() if k != "markers_4D"}, broken / PAIR)
     with pytest.raises(ExportError, match="markers_4D: None, expected"):
         jaxcomp.load(broken, mesh=pair.mesh)
+    name = next(n for n in leaves if n != "markers_4D")
+    save_file(leaves | {name: np.full_like(leaves[name], np.nan)}, broken / PAIR)
+    with pytest.raises(ExportError, match=f"{name} holds NaN or infinity"):
+        jaxcomp.load(broken, mesh=pair.mesh)
     (broken / PAIR).write_bytes(b"x")
     with pytest.raises(ExportError, match="cannot be read"):
         jaxcomp.load(broken, mesh=pair.mesh)
