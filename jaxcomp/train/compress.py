@@ -21,6 +21,7 @@ from jaxcomp.compress.autoencoder import (
     trainable_filter,
 )
 from jaxcomp.config import Config, LoraConfig, config_hash, to_dict
+from jaxcomp.data.heldout import check_held_out
 from jaxcomp.data.pipeline import CONTINUE, REBUILD, batch_examples, eval_examples, train_batches
 from jaxcomp.data.tokenizer import Tokenizer
 from jaxcomp.llm import hf
@@ -78,6 +79,8 @@ def train(
     finished = distributed.by_lead(lambda: (workdir / SUMMARY).is_file())
     # Before the workdir is claimed: the weights that take the place of broken ones are others.
     toks = None if finished else _usable(comp_folder, dec_folder)
+    if toks is not None:
+        check_held_out(cfg, *toks)
     claim_together(workdir, identity)
     settings = _settings(cfg, workdir, root or workdir)
     distributed.by_lead(lambda: write_json(workdir / SETTINGS, settings))
