@@ -53,3 +53,21 @@ def test_train_looks_at_what_it_will_be_measured_on_first(tmp_path, capsys, make
     assert main(asked) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_a_renamed_file_is_said_to_be_one(tmp_path, capsys):
+    asked = [
+        "train", "--config=configs/tiny.py", "--compressor=llama/24", "--train.optim.steps=1",
+        "--data.source=text", "--data.target=80",
+        f"--folders.decoder={ASSETS / 'decoders' / 'decoder-s0'}",
+        f"--folders.llama/24={ASSETS / 'bases' / 'llama-24-s0'}",
+        f"--workdir={tmp_path / 'run'}",
+    ]  # fmt: skip
+    write(tmp_path / "a.jsonl", 60)
+    assert main([*asked, f"--data.path={tmp_path / 'a.jsonl'}"]) == 0
+    (tmp_path / "a.jsonl").rename(tmp_path / "b.jsonl")
+    assert main([*asked, f"--data.path={tmp_path / 'b.jsonl'}"]) == 2
+    assert "a.jsonl', now it is" in capsys.readouterr().err
+    (tmp_path / "other").mkdir()
+    (tmp_path / "b.jsonl").rename(tmp_path / "other" / "a.jsonl")
+    assert main([*asked, f"--data.path={tmp_path / 'other' / 'a.jsonl'}"]) == 0
