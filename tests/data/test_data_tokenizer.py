@@ -2,6 +2,7 @@ import json
 import random
 import re
 import time
+from typing import Any
 
 import published
 import pytest
@@ -337,7 +338,8 @@ def test_a_panic_of_the_library_is_an_error(tmp_path):
         def __getattr__(self, name):
             raise PanicException("called `Option::unwrap()` on a `None` value")
 
-    tok._inner = Panics()
+    stand_in: Any = Panics()
+    tok._inner = stand_in
     for use in (lambda: tok.encode("a"), lambda: tok.decode([5])):
         with pytest.raises(TokenizerError, match="the tokenizers library fails with it"):
             use()
