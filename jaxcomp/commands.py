@@ -199,7 +199,7 @@ def plan(flags: Flags) -> int:
     text = table(rows, flags.efficiency, flags.rate)
     print(f"\n{text}", end="")
     if flags.out:
-        Path(flags.out).write_text(text)
+        storage.path(flags.out).write_text(text)
     return FAILED if any(row.failure for row in rows) else 0
 
 

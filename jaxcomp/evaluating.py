@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -212,7 +211,7 @@ def along(flags: Flags) -> int:
     more: Callable[[Path, int], dict[str, Any]] | None = _drift if flags.all else None
     _comparable(places)
     runs = [follow(place, more=more, say=tell) for place in places]
-    folder = Path(here(flags.out)).expanduser() if flags.out else runs[0].place / RESULTS
+    folder = here(flags.out) if flags.out else runs[0].place / RESULTS
     page = write(runs, folder)
     print((folder / "trajectory.md").read_text(), flush=True)
     if not any(run.made for run in runs):
@@ -226,7 +225,7 @@ def _comparable(places: Sequence[str]) -> None:
     from jaxcomp.trajectory.sizes import differing
     from jaxcomp.use.load import open_run
 
-    cfgs = [open_run(storage.path(os.path.expanduser(place)))[0] for place in places]
+    cfgs = [open_run(storage.path(place))[0] for place in places]
     kinds = {(cfg.data.source, cfg.data.segment) for cfg in cfgs}
     if len(kinds) > 1:
         raise ConfigError(

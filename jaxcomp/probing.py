@@ -39,7 +39,7 @@ def drift(flags: Flags) -> int:
 
     for name in ("filter", "select"):
         _no(name, flags)
-    file = Path(here(flags.data)).expanduser() if flags.data else None
+    file = here(flags.data) if flags.data else None
     if file is not None and questions.are_questions(file):
         _no("export", flags)
         return _made_questions(flags, file)
@@ -50,7 +50,7 @@ def drift(flags: Flags) -> int:
             at_least(flags, limit=1)
         passages = probe.passages_of_run(_run_of(flags), flags.limit)
     if flags.export:
-        target = Path(here(flags.export)).expanduser()
+        target = here(flags.export)
         tell(f"{questions.export(passages, target)} prompts in {target} (docs/drift.md)")
         return 0
     out = out_of(flags, _stem(file) if file else "held-out")
@@ -78,7 +78,7 @@ def rate(flags: Flags) -> int:
         _no(name, flags)
     alone(flags, ())
     places, ratio = runs_of(flags), flags.ratio or 0
-    folder = Path(here(flags.out)).expanduser() if flags.out else Path(places[0]) / RESULTS
+    folder = here(flags.out) if flags.out else storage.path(places[0]) / RESULTS
     found = [rates.measure(place, tell, ratio) for place in places]
     page = rates.write(found, folder)
     print(page.with_suffix(".md").read_text(), flush=True)
@@ -120,7 +120,7 @@ def _questions(flags: Flags, probe: Any) -> int:
     also = selection.parse(flags.select)
     if not flags.data:
         raise ConfigError(f"--probe={flags.probe} needs --data=FILE (docs/using.md: its fields)")
-    file = Path(here(flags.data)).expanduser()
+    file = here(flags.data)
     out = out_of(flags, "-".join([_stem(file), *also]))
     items = read(file, flags.limit, probe=flags.probe)
     found = probe.run(pair_of(flags), items, out, rules=rules, also=also, say=tell)
@@ -142,14 +142,14 @@ def out_of(flags: Flags, about: str) -> Path:
     if flags.batch is not None:
         at_least(flags, batch=1)
     if flags.out:
-        out = Path(here(flags.out)).expanduser()
+        out = here(flags.out)
         if out.is_dir():
             raise ConfigError(f"--out={out} is a folder; expected a file such as {out}/probe.json")
         return out
     run = _run_of(flags)
     if storage.is_remote(run):
         raise ConfigError(f"--run={run} is in a bucket: give --out=FILE of this machine")
-    return Path(run).expanduser() / RESULTS / f"{flags.probe}-{about}.json"
+    return storage.path(run) / RESULTS / f"{flags.probe}-{about}.json"
 
 
 def runs_of(flags: Flags) -> list[str]:

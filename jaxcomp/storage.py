@@ -13,36 +13,37 @@ from __future__ import annotations
 import contextlib
 import os
 import posixpath
+import re
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from jaxcomp.config import ConfigError
 
+if TYPE_CHECKING:
+    import numpy as np
+
 __all__ = [
-    "AppendFile", "MirroredFolder", "StorageError", "absolute", "cache_dir", "check_readable",
-    "copy_into", "is_remote", "join", "path", "probe", "relative", "rmtree", "size", "write_bytes",
+    "AppendFile", "MirroredFolder", "StorageError", "absolute", "atomically", "cache_dir",
+    "check_readable", "copy_into", "is_remote", "join", "path", "probe", "relative", "rmtree",
+    "save_tensors", "size", "write_bytes",
 ]  # fmt: skip
 Place = str | os.PathLike[str]
 
 
 class StorageError(RuntimeError):
-    """A bucket cannot be used; the message names it, the account where it is known, the mend."""
+    """A bucket or file cannot be used; the message names it, a bucket's account where that is
+    known, and the remedy."""
 
 
 def cache_dir() -> Path:
     """$JAXCOMP_CACHE, else $XDG_CACHE_HOME/jaxcomp, else ~/.cache/jaxcomp. Safe to delete."""
     if own := os.environ.get("JAXCOMP_CACHE"):
-        return Path(own).expanduser()
-    if base := os.environ.get("XDG_CACHE_HOME"):
-        return Path(base) / "jaxcomp"
-    try:
-        return Path.home() / ".cache" / "jaxcomp"
-    except RuntimeError as error:
-        raise StorageError(
-            "no home folder to keep the cache in; set JAXCOMP_CACHE, or HOME, to a folder"
-        ) from error
+        return _local(own)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return _local(base or "~/.cache") / "jaxcomp"
 
 
 def is_remote(place: Place) -> bool:
@@ -61,14 +62,26 @@ def is_remote(place: Place) -> bool:
 def path(place: Place) -> Path:
     """`pathlib.Path`, or for gs:// an object with its methods (`jaxcomp.gs.GsPath`).
 
-    Raises ConfigError for another scheme, or where gs:// needs a package that is not installed.
+    The one reading of a path that a flag, a config or a file gives: `~` is the home folder.
+
+    Raises ConfigError for another scheme, or where gs:// needs a package that is not installed;
+    StorageError for `~` where no home folder is known.
     """
     if not is_remote(place):
-        return Path(place)
+        return _local(place)
     from jaxcomp import gs
 
     gs.need_gcsfs()
     return cast(Path, gs.GsPath(os.fspath(place)))
+
+
+def _local(place: Place) -> Path:
+    name = os.path.expanduser(place)  # leaves ~nobody as it is, as a shell does
+    if name == "~" or name.startswith("~/"):
+        raise StorageError(
+            f"{name}: no home folder is known; name the whole path, or set JAXCOMP_CACHE, or HOME"
+        )
+    return Path(name)
 
 
 def probe(folder: Place) -> None:
@@ -96,18 +109,47 @@ def write_bytes(place: Place, content: bytes) -> None:
     if is_remote(target):
         target.write_bytes(content)
         return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    atomically(target, lambda part: part.write_bytes(content))
+
+
+def atomically(target: Path, write: Callable[[Path], Any]) -> None:
+    """Lets `write` make a file beside `target` of this machine, then gives it that name: `target`
+    is absent, as it was, or whole. Raises OSError, which names `target`."""
     part = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
+        part.touch()
+        mode = part.stat().st_mode  # what the umask says, whatever a library makes of it
+        write(part)
+        part.chmod(mode)
+        with part.open("rb") as file:
             os.fsync(file.fileno())
         part.replace(target)
-    except OSError:
+    except OSError as error:
+        error.filename = str(target)
+        raise
+    finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
-        raise
+
+
+def save_tensors(
+    tensors: dict[str, np.ndarray], target: Path, about: dict[str, str] | None = None
+) -> None:
+    """Writes a safetensors file, whole or not at all. Raises OSError, StorageError."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    def write(part: Path) -> None:
+        try:
+            save_file(tensors, part, metadata=about)
+        except SafetensorError as error:  # holds what the system said as text only
+            code = re.search(r"code: (\d+)", str(error))
+            if code is None:
+                raise StorageError(f"{target}: cannot be written ({error})") from error
+            raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
+
+    atomically(target, write)
 
 
 def size(place: Place) -> int:
@@ -126,7 +168,7 @@ def rmtree(folder: Place) -> None:
 
 def absolute(place: Place) -> str:
     """The place's name that is good from any working directory."""
-    return str(path(place)) if is_remote(place) else str(Path(place).expanduser().absolute())
+    return str(path(place) if is_remote(place) else path(place).absolute())
 
 
 def relative(place: Place, start: Place) -> str:
@@ -134,7 +176,8 @@ def relative(place: Place, start: Place) -> str:
     if is_remote(place) != is_remote(start):
         return absolute(place)
     if not is_remote(place):
-        return os.path.relpath(place, start)
+        # Of a symbolic link, ".." is the parent of the folder that it leads to.
+        return os.path.relpath(path(place).resolve(), path(start).resolve())
     ours, theirs = os.fspath(path(place)), os.fspath(path(start))
     if ours.split("/")[2] != theirs.split("/")[2]:
         return ours
@@ -146,7 +189,7 @@ def join(start: Place, name: str) -> Path:
     if is_remote(name):
         return path(name)
     if not is_remote(start) or os.path.isabs(name):
-        return Path(start) / name
+        return path(start) / name
     bucket, _, key = os.fspath(start).removeprefix("gs://").partition("/")
     found = posixpath.normpath(posixpath.join("/", key, name)).lstrip("/")
     return path(f"gs://{bucket}/{found}" if found else f"gs://{bucket}")

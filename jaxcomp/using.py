@@ -19,9 +19,9 @@ def compress(flags: Flags) -> int:
 
     no_fields(flags)
     at_least(flags, part=1, batch=1)
-    texts = documents.read([here(name) for name in flags.inputs], flags.field)
+    texts = documents.read([str(here(name)) for name in flags.inputs], flags.field)
     done = documents.compress(
-        pair_of(flags), texts, Path(here(flags.out)), part=flags.part, dtype=flags.dtype, say=tell
+        pair_of(flags), texts, here(flags.out), part=flags.part, dtype=flags.dtype, say=tell
     )
     if not done.texts:
         tell(f"nothing to do: {done.before} texts are in {flags.out} already")
@@ -82,13 +82,13 @@ def export(flags: Flags) -> int:
     no_fields(flags)
     if flags.prompt_embeds:
         memory = Memory.load(here(flags.prompt_embeds))
-        prompt_embeds(pair_of(flags), memory, Path(here(flags.out)), question=flags.question)
+        prompt_embeds(pair_of(flags), memory, here(flags.out), question=flags.question)
         tell(f"{len(memory)} prompts in {flags.out}")
         return 0
     for name in ("question", "ratio", "compressor", "decoder"):
         if getattr(flags, name):
             raise ConfigError(f"--{name} goes with --prompt_embeds; a run is exported as it is")
-    made = write(storage.path(flags.run), Path(here(flags.out)))
+    made = write(storage.path(flags.run), here(flags.out))
     tell(f"{flags.out} {'is written' if made else 'is there already: nothing to do'}")
     return 0
 
@@ -112,7 +112,7 @@ def _memories(flags: Flags) -> Iterator[Any]:
     at_least(flags, batch=1, max_new=0)
     first = None
     for name in flags.memories:
-        place = Path(here(name))
+        place = here(name)
         files = sorted(place.glob("*.safetensors")) if place.is_dir() else [place]
         if not files:
             raise ConfigError(f"{place}: holds no .safetensors file of `jaxcomp compress`")
@@ -134,14 +134,14 @@ def _lines() -> list[str]:
     return decode(Path("standard input"), sys.stdin.buffer.read()).splitlines()
 
 
-def here(name: str) -> str:
+def here(name: str) -> Path:
     """A file or folder of this machine. Raises ConfigError for one in a bucket."""
     if storage.is_remote(name):
         raise ConfigError(
             f"{name}: expected a file or folder of this machine (only --run may be gs://); copy "
             f"it with `gcloud storage cp -r {name} DIR`"
         )
-    return name
+    return storage.path(name)
 
 
 def no_fields(flags: Flags) -> None:

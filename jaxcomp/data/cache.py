@@ -82,6 +82,7 @@ def write_atomically(file: Path, content: bytes) -> bool:
         handle, made = tempfile.mkstemp(dir=file.parent, prefix=".making-")
         with os.fdopen(handle, "wb") as f:
             f.write(content)
+        os.chmod(made, file.parent.stat().st_mode & 0o666)  # what the umask says, not 0600
         os.replace(made, file)
         return True
     except OSError as error:

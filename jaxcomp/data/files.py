@@ -23,10 +23,9 @@ def matching(path: str) -> list[str]:
     if storage.is_remote(path):
         return sorted(_objects(path, int(time.monotonic() / _REMEMBERED_S)))
     pattern = os.path.expanduser(path)
-    files = [f for f in sorted(glob(pattern, recursive=True)) if os.path.isfile(f)]
-    if not files and os.path.isfile(pattern):  # a name that holds glob characters
-        files = [pattern]
-    return files
+    if os.path.isfile(pattern):  # also a name that holds glob characters
+        return [pattern]
+    return [f for f in sorted(glob(pattern, recursive=True)) if os.path.isfile(f)]
 
 
 def is_file(path: str) -> bool:

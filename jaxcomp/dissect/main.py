@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -64,9 +63,9 @@ def inspect(
     for name, value in (("limit", limit), ("batch", batch)):
         if value < 1:
             raise ConfigError(f"--{name} is {value}; expected at least 1")
-    folder = storage.path(os.path.expanduser(place))
+    folder = storage.path(place)
     cfg = _config(folder)
-    target = storage.path(os.path.expanduser(out)) if out else folder / PAGE
+    target = storage.path(out) if out else folder / PAGE
     about = _about(folder, limit)
     if _is_there(target, about):
         say(f"nothing to do: {target} is of this run and of these definitions already")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,8 @@ import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from jaxcomp import strict_json
+from jaxcomp import storage, strict_json
 from jaxcomp.config import LoraConfig, ModelConfig
 from jaxcomp.llm.block import PROJECTIONS
 from jaxcomp.llm.config import VISION, from_hf, to_hf
@@ -93,8 +91,8 @@ def save(model: Transformer, folder: str | os.PathLike[str], dtype: Any = "bfloa
     config = to_hf(model.cfg) | {"dtype": np.dtype(dtype).name}
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
     # The metadata is what transformers' reader insists on.
-    atomically(folder / WEIGHTS, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
-    atomically(folder / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
+    storage.save_tensors(tensors, folder / WEIGHTS, {"format": "pt"})
+    storage.write_bytes(folder / CONFIG, text.encode())
 
 
 def _params(model: Transformer) -> dict[str, jax.Array]:
@@ -228,15 +226,3 @@ def _check_tensors(
             f"{folder} holds {len(unknown)} tensor(s) that a {cfg.model_type} of this {CONFIG} "
             f"does not have, such as {', '.join(sorted(unknown)[:3])}; {_MEND}"
         )
-
-
-def atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """`write` to a temporary file beside `path`, then rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

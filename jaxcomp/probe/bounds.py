@@ -9,7 +9,6 @@ the run's compressor wrote, and vectors that were optimised for each text by its
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -83,7 +82,7 @@ def held_out(place: Path | str, limit: int | None = None) -> HeldOut:
     """The first `limit` (None: all) held-out passages of a run: of the controlled world
     `counterfactual`, of real text `test`. Raises ExportError where the folder is no run, DataError
     where its data are not there."""
-    cfg, root = open_run(storage.path(os.path.expanduser(place)))
+    cfg, root = open_run(storage.path(place))
     name = WORLD_SETS[1] if cfg.data.source == "world" else TEXT_SET
     return HeldOut(cfg, name, eval_examples(cfg, name, *tokenizers(cfg, root))[:limit])
 

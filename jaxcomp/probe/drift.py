@@ -8,7 +8,6 @@ as a plain language model. docs/drift.md tells what is asked, docs/metrics.md de
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -79,7 +78,7 @@ def passages_of_run(place: Path | str, limit: int | None = None) -> list[Passage
     Raises ExportError where the folder is no run, DataError where its data are not there,
     ProbeError for a limit below 1."""
     jsonl.check_limit(limit)
-    cfg, root = open_run(storage.path(os.path.expanduser(place)))
+    cfg, root = open_run(storage.path(place))
     toks = tokenizers(cfg, root)
     sets = WORLD_SETS if cfg.data.source == "world" else (TEXT_SET,)
     return [

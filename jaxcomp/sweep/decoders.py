@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from jaxcomp import storage
 from jaxcomp.config import Config, ConfigError
 from jaxcomp.llm.hub import is_id
@@ -31,5 +29,5 @@ def _mark(cfg: Config) -> str:
             return "unknown"
     if is_id(folder):
         return folder
-    found = bases.weights_identity(storage.path(os.path.expanduser(folder)))
+    found = bases.weights_identity(storage.path(folder))
     return found.get("config_hash") or ",".join(found["files"]) or folder

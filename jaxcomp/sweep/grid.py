@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from jaxcomp import recipes
+from jaxcomp import recipes, storage
 from jaxcomp.config import Config, ConfigError, ModelConfig, config_hash, to_dict
 from jaxcomp.data.files import digest, is_file, matching
 from jaxcomp.llm.hub import is_id
@@ -232,9 +232,10 @@ def weights_fingerprint(folder: str) -> list[str]:
     """What names a given model: its hub id, or the config and weights of its folder."""
     if is_id(folder):
         return [folder]
-    where = os.path.expanduser(folder)
-    names = matching(os.path.join(where, "*.safetensors"))
-    return [fingerprint(p) for p in (os.path.join(where, "config.json"), *names)]
+    where = storage.path(folder)
+    return [
+        fingerprint(str(p)) for p in (where / "config.json", *sorted(where.glob("*.safetensors")))
+    ]
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:

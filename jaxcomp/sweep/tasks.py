@@ -9,8 +9,7 @@ from typing import Any, NamedTuple, Protocol
 from jaxcomp.config import Config
 from jaxcomp.sweep.grid import Job
 
-# (what is happening, share of the task that is done; None: not known yet)
-Say = Callable[[str, float | None], None]
+Say = Callable[[str, float], None]  # (what is happening, share of the task that is done)
 
 
 class Task(NamedTuple):

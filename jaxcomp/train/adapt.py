@@ -7,14 +7,13 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from jaxcomp import distributed, storage
 from jaxcomp.config import Config, config_hash
 from jaxcomp.llm import hf
 from jaxcomp.llm.model import count_params
 from jaxcomp.sharding import on_host, use_mesh
-from jaxcomp.train import bases, ratios
+from jaxcomp.train import bases, lock, ratios
 from jaxcomp.train.compress import run_of, validate
 from jaxcomp.train.loop import Say, fit, mesh_for
 from jaxcomp.train.pretrain import as_written, finished_card, held_out, pretrain, publish
@@ -45,7 +44,9 @@ def adapt_decoder(cfg: Config, root: Path, *, command: str = "", say: Say | None
     toks = bases.tokenizer_of(ref_lm), bases.tokenizer_of(dec_lm)
     run = run_of(both, folder.name, identity, ref_lm, dec_lm, toks)
     mesh = mesh_for(cfg)
-    fitted = fit(run, storage.path(f"{folder}.work"), mesh, say=say)
+    work = storage.path(f"{folder}.work")
+    with lock.held(work):
+        fitted = fit(run, work, mesh, say=say)
     with use_mesh(mesh):
         model = fitted.model()
         part = Path(distributed.by_lead(lambda: str(bases.making(folder))))
@@ -80,4 +81,4 @@ def _beside(part: Path, source: Path, markers_4D: np.ndarray) -> None:
     """What stands in a decoder's folder beside the weights."""
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(source / name, part / name)
-    save_file({"markers_4D": markers_4D}, part / bases.MARKERS)
+    storage.save_tensors({"markers_4D": markers_4D}, part / bases.MARKERS)

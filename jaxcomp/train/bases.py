@@ -233,7 +233,7 @@ def weights_identity(folder: Path) -> Identity:
     """What names the weights of a folder in a run's identity: its card's hash, else its files."""
     card = folder / CARD
     if card.is_file():
-        return {"config_hash": read_json(card)["config_hash"]}
+        return {"config_hash": read_json(card, "config_hash")["config_hash"]}
     return {"files": [digest(p) for p in sorted(folder.glob("*.safetensors"))]}
 
 

@@ -18,8 +18,9 @@ from typing import Any, cast
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from jaxcomp import distributed, storage
+from jaxcomp import distributed, storage, strict_json
 from jaxcomp.config import ConfigError, config_hash
+from jaxcomp.train import orbax
 from jaxcomp.train.optim import TrainState
 
 IDENTITY = "run.json"
@@ -38,26 +39,29 @@ class Checkpoints:
     Args:
         workdir: the run's folder; made if missing.
         identity: JSON-able settings that must not change between runs of this workdir.
-        keep: how many of the latest checkpoints stay.
+        keep: how many of the latest checkpoints stay; None: they are only read, and nothing that
+            another process may be writing is removed.
 
     Raises:
         ConfigError: the workdir was made by another identity.
         CheckpointError: it cannot be written.
     """
 
-    def __init__(self, workdir: Path, identity: Json, *, keep: int):
+    def __init__(self, workdir: Path, identity: Json, *, keep: int | None):
         claim_together(workdir, identity)
         self.directory = storage.path(storage.absolute(workdir)) / "checkpoints"
         self._pending: Any = None
+        self._read_back = False
+        self._failed = False
         self._about: Json = {"config_hash": config_hash(identity)}
-        with _writing(self.directory):
+        with self._writing():
             # The annotations of Orbax 0.12 do not know its own policies.
-            latest: Any = ocp.training.preservation_policies.LatestN(keep)
+            latest: Any = ocp.training.preservation_policies.LatestN(keep) if keep else None
             self._orbax = ocp.training.Checkpointer(
-                str(self.directory),
+                orbax.folder_for(self.directory),
                 preservation_policy=latest,
                 custom_metadata=self._about,
-                cleanup_tmp_directories=True,
+                cleanup_tmp_directories=keep is not None,
             )
 
     @property
@@ -75,17 +79,23 @@ class Checkpoints:
         """Starts a save of `state` after `step` updates and of the iterator as it stands now.
 
         Call it before the next batch is drawn. It returns when everything is copied; the writing
-        goes on behind, and an error in it is raised by the next `save` or `close`.
+        goes on behind, and an error in it is raised by the next `save` or `close`. The first save
+        is waited for and read back: what cannot be restored must not cost more steps than these.
         """
         self.wait()
         # A copy, because the next step consumes (donates) the state while Orbax still reads it.
         parts: Json = {"state": named(jax.tree.map(_copy, state))}
         # Not as a checkpointable of its own, of which Orbax would write one a process.
         place = {} if data is None else {"data": cast(Any, data).get_state()}
-        with _writing(self.directory):
+        orbax.starting()
+        with self._writing():
             self._pending = self._orbax.save_checkpointables_async(
                 step, parts, force=True, custom_metadata=self._about | place
             )
+        if not self._read_back:
+            self.wait()
+            self._check_saved(step, parts["state"])
+            self._read_back = True
 
     def restore(
         self, state: TrainState, data: Iterator[Any] | None, step: int | None = None
@@ -96,39 +106,74 @@ class Checkpoints:
             k: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for k, x in names.items()
         }
         parts: Json = {"state": shapes}
+        step = step or self.latest
         try:
-            place = self._place(step) if data is not None else None
+            at = self._orbax.checkpointables_metadata(step).custom_metadata
+            about = at if isinstance(at, dict) else {}
+            self._check_owner(step, about)
+            place = about.get("data")
             if data is not None and place is None:
                 parts["data"] = data  # as checkpoints were until jaxcomp knew several processes
             loaded = self._orbax.load_checkpointables(step, parts)["state"]
-        except (ValueError, KeyError, OSError) as error:
-            raise CheckpointError(
-                f"{self.directory}: checkpoint {step or self.latest} cannot be read "
-                f"({type(error).__name__}: {error}); remove that folder to go on from the one "
-                "before it"
-            ) from error
-        if place is not None:
+        except ConfigError:
+            raise
+        except orbax.DAMAGED as error:
+            raise CheckpointError(_unreadable(self.directory / str(step), error)) from error
+        if data is not None and place is not None:
             cast(Any, data).set_state(place)
         leaves = [loaded[name] for name in names]
         return jax.tree.unflatten(jax.tree.structure(state), leaves)
 
-    def _place(self, step: int | None) -> Any:
-        """Where the data stood."""
-        at = self._orbax.checkpointables_metadata(step).custom_metadata
-        return at.get("data") if isinstance(at, dict) else None
+    def _check_owner(self, step: int | None, about: Json) -> None:
+        """Raises ConfigError where a checkpoint was saved by another identity."""
+        found, own = about.get("config_hash"), self._about["config_hash"]
+        if found not in (None, own):
+            raise _other_owner(f"{self.directory}/{step}", found, own)
+
+    def _check_saved(self, step: int, state: dict[str, jax.Array]) -> None:
+        """Raises CheckpointError where not every array of `state` can be found again."""
+        try:
+            found = cast(Any, self._orbax.checkpointables_metadata(step).metadata)["state"] or {}
+        except Exception as error:
+            found, why = {}, orbax.brief(error)
+        else:
+            lacking = [k for k, x in state.items() if k not in found or found[k].shape != x.shape]
+            if not lacking:
+                return
+            why = f"{len(lacking)} of {len(state)} arrays are missing, such as {lacking[0]}"
+        self._failed = True
+        raise CheckpointError(
+            f"{self.directory}/{step}: the first checkpoint was written, but cannot be read back "
+            f"({why}); nothing trained here could be resumed. Choose a --workdir on another disk"
+        )
 
     def wait(self) -> None:
         """Returns when the last save is whole on disk. Raises CheckpointError if it failed."""
         pending, self._pending = self._pending, None
         if pending is not None:
-            with _writing(self.directory):
-                pending.result()
+            with self._writing():
+                orbax.result(pending)
 
     def close(self) -> None:
+        """Waits for the last save. Raises CheckpointError if it failed and nothing said so yet."""
         try:
             self.wait()
         finally:
-            self._orbax.close()
+            # After a failed save Orbax would raise its error once more. Raised while the error made
+            # from it is on its way, the two become each other's cause, a ring without end. And of
+            # several processes it would wait for those whose save failed too.
+            if not self._failed:
+                with self._writing():
+                    self._orbax.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            with _writing(self.directory):
+                yield
+        except Exception:
+            self._failed = True
+            raise
 
 
 def saved_steps(workdir: Path) -> list[int]:
@@ -137,7 +182,7 @@ def saved_steps(workdir: Path) -> list[int]:
     identity = read_json(storage.path(workdir) / IDENTITY)
     if not folder.is_dir():
         return []
-    checkpoints = Checkpoints(workdir, identity, keep=1 << 30)
+    checkpoints = Checkpoints(workdir, identity, keep=None)
     try:
         return checkpoints.steps
     finally:
@@ -177,6 +222,11 @@ def claim(workdir: Path, identity: Json) -> None:
     """
     path = storage.path(workdir) / IDENTITY
     if not path.exists():
+        # The file may have been removed, since it was damaged; what it named is still there.
+        own, others = config_hash(identity), _owners(storage.path(workdir))
+        for place, found in others.items():
+            if found != own:
+                raise _other_owner(place, found, own)
         write_json(path, identity)
         return
     found = read_json(path)
@@ -197,12 +247,41 @@ def write_json(path: Path, value: Any) -> None:
         storage.write_bytes(path, text.encode())
 
 
-def read_json(path: Path) -> Any:
-    """Raises CheckpointError where the file is not whole JSON."""
+def read_json(path: Path, *needs: str) -> Json:
+    """The JSON object that jaxcomp wrote to `path`, which has the fields `needs`. Raises
+    CheckpointError where it is not whole."""
     try:
-        return json.loads(storage.path(path).read_text())
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{path}: not JSON ({error}); remove it and run again") from error
+        found = strict_json.read(storage.path(path), dict)
+    except strict_json.JsonError as error:
+        raise CheckpointError(f"{error}; remove it and run again") from error
+    lacking = [name for name in needs if name not in found]
+    if lacking:
+        raise CheckpointError(f"{path}: lacks {', '.join(lacking)}; remove it and run again")
+    return found
+
+
+def _owners(workdir: Path) -> dict[Path, Any]:
+    """What a workdir holds of a run -> the `config_hash` of its config, None where unknown."""
+    found: dict[Path, Any] = {}
+    if (workdir / SUMMARY).is_file():
+        found[workdir / SUMMARY] = read_json(workdir / SUMMARY).get("config_hash")
+    folder = workdir / "checkpoints"
+    steps = [int(p.name) for p in folder.iterdir() if p.name.isdigit()] if folder.is_dir() else []
+    if steps:
+        newest = storage.path(storage.absolute(folder)) / str(max(steps))
+        try:
+            about = ocp.checkpointables_metadata(orbax.folder_for(newest)).custom_metadata
+        except Exception as error:
+            raise CheckpointError(_unreadable(newest, error)) from error
+        found[newest] = about.get("config_hash") if isinstance(about, dict) else None
+    return found
+
+
+def _other_owner(place: Any, found: str | None, own: str) -> ConfigError:
+    return ConfigError(
+        f"{place} was made by another config (config_hash {found or 'unknown'}, this one is "
+        f"{own}); use another --workdir, or remove the whole folder to start again"
+    )
 
 
 def _copy(x: jax.Array) -> jax.Array:
@@ -226,7 +305,16 @@ def _writing(path: Path) -> Iterator[None]:
         raise
     except Exception as error:  # Orbax wraps a full disk in several types of its own
         raise CheckpointError(
-            f"{path}: cannot be written ({type(error).__name__}: {error}); "
-            "free some space or choose a --workdir that can be written, and run again: "
+            f"{path}: cannot be written ({orbax.brief(error)}); free some space, see that nothing "
+            "else removes files there, or choose a --workdir that can be written, and run again: "
             "it goes on from the last whole checkpoint"
         ) from error
+
+
+def _unreadable(place: Path, error: Exception) -> str:
+    # What Orbax says of a file that is missing or cut names its own classes.
+    why = orbax.brief(error) if isinstance(error, OSError) else "a file in it is missing or cut"
+    return (
+        f"{place}: the checkpoint cannot be read ({why}); remove that folder to go on from the "
+        "checkpoint before it, or from the start"
+    )

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from safetensors.numpy import load_file
 
 from jaxcomp import distributed, storage
@@ -20,18 +21,16 @@ from jaxcomp.compress.autoencoder import (
     dtypes,
     trainable_filter,
 )
-from jaxcomp.config import Config, ConfigError, LoraConfig, config_hash, to_dict
-from jaxcomp.data.heldout import check_held_out
+from jaxcomp.config import Config, LoraConfig, config_hash, to_dict
 from jaxcomp.data.pipeline import CONTINUE, REBUILD, batch_examples, eval_examples, train_batches
 from jaxcomp.data.tokenizer import Tokenizer
 from jaxcomp.llm import hf
 from jaxcomp.llm.hub import is_id
 from jaxcomp.llm.model import Transformer, count_params
 from jaxcomp.sharding import on_host, put_batch, use_mesh, whole_batch
-from jaxcomp.train import bases, ratios, start
+from jaxcomp.train import bases, lock, ratios, start
 from jaxcomp.train.answer import answered
 from jaxcomp.train.checkpoint import (
-    IDENTITY,
     SETTINGS,
     SUMMARY,
     CheckpointError,
@@ -80,19 +79,28 @@ def train(
     finished = distributed.by_lead(lambda: (workdir / SUMMARY).is_file())
     # Before the workdir is claimed: the weights that take the place of broken ones are others.
     toks = None if finished else _usable(comp_folder, dec_folder)
-    if toks is not None:
-        check_held_out(cfg, *toks)
-    try:
+    with lock.held(workdir):
         claim_together(workdir, identity)
-    except ConfigError as error:
-        raise ConfigError(f"{error}{_other_file(cfg, workdir, identity)}") from error
-    settings = _settings(cfg, workdir, root or workdir)
-    distributed.by_lead(lambda: write_json(workdir / SETTINGS, settings))
-    if toks is None:
-        return distributed.by_lead(lambda: read_json(workdir / SUMMARY))
-    mesh = mesh_for(cfg)
-    run = run_of(cfg, cfg.compressor, identity, comp_folder, dec_folder, toks, workdir)
-    fitted = fit(run, workdir, mesh, say=say, profile=profile, clock=clock)
+        settings = _settings(cfg, workdir, root or workdir)
+        distributed.by_lead(lambda: write_json(workdir / SETTINGS, settings))
+        if toks is None:
+            return distributed.by_lead(lambda: read_json(workdir / SUMMARY))
+        mesh = mesh_for(cfg)
+        run = run_of(cfg, cfg.compressor, identity, comp_folder, dec_folder, toks, workdir)
+        fitted = fit(run, workdir, mesh, say=say, profile=profile, clock=clock)
+        return _finish(cfg, workdir, identity, fitted, toks, mesh, clock)
+
+
+def _finish(
+    cfg: Config,
+    workdir: Path,
+    identity: dict[str, Any],
+    fitted: Fitted,
+    toks: tuple[Tokenizer, Tokenizer],
+    mesh: Mesh,
+    clock: Clock,
+) -> dict[str, Any]:
+    """Measures and writes the summary of what was trained."""
     with use_mesh(mesh), clock.part("evaluation"):
         model = fitted.model()
         values = validate(cfg, model, toks)
@@ -106,33 +114,17 @@ def train(
         **fitted.numbers,
         **values,
     }
-    return distributed.by_lead(lambda: _write_summary(workdir, summary, fitted, clock, run.what))
-
-
-def _other_file(cfg: Config, workdir: Path, identity: dict[str, Any]) -> str:
-    """What to add to the refusal of a workdir whose run read a data file of another name: hashes
-    alone do not tell that the file was renamed."""
-    if cfg.data.source == "world" or not (workdir / SETTINGS).is_file():
-        return ""
-    if read_json(workdir / IDENTITY)["data"]["path"] == identity["data"]["path"]:
-        return ""
-    was = read_json(workdir / SETTINGS)["config"]["data"]["path"]
-    if was.rsplit("/", 1)[-1] == cfg.data.path.rsplit("/", 1)[-1]:
-        return ""
-    return (
-        f". Its data.path was {was!r}, now it is {cfg.data.path!r}: text is known by the names and "
-        "the bytes of its files, so a renamed file needs the name that it had"
-    )
+    return distributed.by_lead(lambda: _write_summary(workdir, summary, fitted, clock))
 
 
 def _write_summary(
-    workdir: Path, summary: dict[str, Any], fitted: Fitted, clock: Clock, what: str
+    workdir: Path, summary: dict[str, Any], fitted: Fitted, clock: Clock
 ) -> dict[str, Any]:
     """Of a run that was only restored, the timings are those of its training."""
     if fitted.rates is not None:
         timings = clock.timings(fitted.rates)
         write_json(workdir / TIMINGS, timings)
-        print(told_time(what, timings), file=sys.stderr, flush=True)
+        print(told_time(summary["compressor"], timings), file=sys.stderr, flush=True)
     write_json(workdir / SUMMARY, summary)
     return read_json(workdir / SUMMARY)
 
@@ -192,7 +184,7 @@ def load_run(
     if cfg.train.optim.steps == 0:
         return start.begun(cfg, model, workdir)
     identity = run_identity(cfg, comp_folder, dec_folder, workdir)
-    checkpoints = Checkpoints(workdir, identity, keep=cfg.train.keep_checkpoints)
+    checkpoints = Checkpoints(workdir, identity, keep=None)
     layout, trained, frozen = split_model(model, trainable_filter(cfg.train, cfg.memory))
     state = init_state(trained, split_optim(cfg.train.optim)[0])
     try:

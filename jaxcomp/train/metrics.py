@@ -6,6 +6,7 @@ progress line and `timings.json`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import sys
@@ -17,7 +18,7 @@ from typing import Any
 
 import tensorboardX
 
-from jaxcomp import storage
+from jaxcomp import storage, strict_json
 from jaxcomp.train.checkpoint import CheckpointError
 
 METRICS = "metrics.jsonl"
@@ -126,15 +127,15 @@ class Logger:
 
 
 def _lines_until(path: Path, step: int) -> list[str]:
-    """Whole lines of steps <= `step`; a line cut by a kill is not one."""
+    """Whole lines of steps <= `step`; a line that a kill or a power loss damaged is not one."""
     if not path.exists():
         return []
     kept = []
-    for line in path.read_text().splitlines(keepends=True):
-        if not line.endswith("\n"):
-            break
-        if json.loads(line)["step"] <= step:
-            kept.append(line)
+    for line in path.read_bytes().decode(errors="replace").splitlines(keepends=True):
+        with contextlib.suppress(strict_json.JsonError):
+            at = strict_json.parse(line, str(path), dict).get("step")
+            if line.endswith("\n") and isinstance(at, int) and at <= step:
+                kept.append(line)
     return kept
 
 

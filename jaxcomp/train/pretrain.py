@@ -19,7 +19,7 @@ from jaxcomp.data.tokenizer import Tokenizer, load_tokenizer
 from jaxcomp.llm import hf
 from jaxcomp.llm.model import Transformer, count_params
 from jaxcomp.sharding import on_host, put_batch, use_mesh, whole_batch
-from jaxcomp.train import bases
+from jaxcomp.train import bases, lock
 from jaxcomp.train.checkpoint import read_json, write_json
 from jaxcomp.train.loop import Run, Say, fit, mesh_for
 from jaxcomp.train.loss import LmObjective
@@ -78,7 +78,9 @@ def pretrain(
         keep=settings.keep_checkpoints,
     )
     mesh = mesh_for(cfg)
-    fitted = fit(run, storage.path(f"{folder}.work"), mesh, say=say)
+    work = storage.path(f"{folder}.work")
+    with lock.held(work):
+        fitted = fit(run, work, mesh, say=say)
     with use_mesh(mesh):
         trained = fitted.model()
         part = Path(distributed.by_lead(lambda: str(bases.making(folder))))

@@ -43,7 +43,7 @@ def name_of(cfg: Config, identity: dict[str, Any], workdir: Path | None = None) 
         return known
     if there:
         _fits(cfg, place, identity)
-        return {"config_hash": read_json(place / SUMMARY)["config_hash"]}
+        return {"config_hash": read_json(place / SUMMARY, "config_hash")["config_hash"]}
     raise _missing(cfg)
 
 
@@ -57,7 +57,9 @@ def begun(cfg: Config, model: AutoEncoder, workdir: Path | None = None) -> AutoE
         return model
     place, known = _place(cfg), _recorded(workdir)
     there = (place / SUMMARY).is_file()
-    if not there or (known and known["config_hash"] != read_json(place / SUMMARY)["config_hash"]):
+    if not there or (
+        known and known["config_hash"] != read_json(place / SUMMARY, "config_hash")["config_hash"]
+    ):
         if workdir is not None and known is not None and saved_steps(workdir):
             return model
         raise _missing(cfg)
@@ -66,7 +68,7 @@ def begun(cfg: Config, model: AutoEncoder, workdir: Path | None = None) -> AutoE
         return begun(other, model, place)
     layout, trained, frozen = split_model(model, trainable_filter(other.train, other.memory))
     state = init_state(trained, split_optim(other.train.optim)[0])
-    checkpoints = Checkpoints(place, read_json(place / IDENTITY), keep=other.train.keep_checkpoints)
+    checkpoints = Checkpoints(place, read_json(place / IDENTITY), keep=None)
     try:
         state = checkpoints.restore(state, None, other.train.optim.steps)
     finally:
@@ -151,7 +153,9 @@ def _missing(cfg: Config) -> ConfigError:
 
 
 def _config(place: Path) -> Config:
-    return settings.from_dict(read_json(place / SETTINGS)["config"], where=str(place / SETTINGS))
+    return settings.from_dict(
+        read_json(place / SETTINGS, "config")["config"], where=str(place / SETTINGS)
+    )
 
 
 def _place(cfg: Config) -> Path:

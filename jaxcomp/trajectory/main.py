@@ -9,7 +9,6 @@ changes its result.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -59,7 +58,7 @@ def follow(place: str | Path, *, more: More | None = None, say: Say | None = Non
             rows are of another run; what `evaluate` raises.
     """
     say = say or (lambda text: None)
-    place = storage.path(os.path.expanduser(place))
+    place = storage.path(place)
     cfg, root = open_run(place)
     steps = saved_steps(place)
     if len(steps) < 2:

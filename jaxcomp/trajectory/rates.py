@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -50,7 +49,7 @@ def measure(
     """The rates of the finished run in `place`, kept in its rate.json; at another `ratio` that it
     was trained at in rate-r<ratio>.json. Raises what `at_ratio`, `load_run` and `evaluate` do, and
     CheckpointError where the file there is of another run or evaluation."""
-    place = storage.path(os.path.expanduser(place))
+    place = storage.path(place)
     own, root = open_run(place)
     cfg = at_ratio(own, ratio)
     name = f"{cfg.compressor} r{cfg.memory.ratio} b{cfg.base_seed} s{cfg.seed}"

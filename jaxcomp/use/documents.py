@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
+from jaxcomp import storage
 from jaxcomp.config import DataConfig
 from jaxcomp.data.sources import SUFFIXES, DataError, decode, load_documents
 from jaxcomp.data.tokenizer import TokenizerError
@@ -43,7 +44,7 @@ def read(inputs: Sequence[str], field: str = "text", stdin: TextIO | None = None
     in it is one (`field`). Of a folder every such file below it. Raises DataError: at once where
     an input does not exist or is of another kind, else when its turn comes and it cannot be read.
     """
-    places = [name if name == STDIN else Path(name).expanduser() for name in inputs or [STDIN]]
+    places = [name if name == STDIN else storage.path(name) for name in inputs or [STDIN]]
     files = [[place] if isinstance(place, str) else _files(place) for place in places]
     return _texts([file for some in files for file in some], field, stdin)
 

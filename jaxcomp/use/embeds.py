@@ -6,9 +6,8 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
-from safetensors.numpy import save_file
 
-from jaxcomp.llm.hf import atomically
+from jaxcomp import storage
 from jaxcomp.use.layout import ExportError
 from jaxcomp.use.memory import Memory
 from jaxcomp.use.pair import NO_PROMPT, Pair
@@ -38,4 +37,4 @@ def prompt_embeds(pair: Pair, memory: Memory, out: Path, *, question: str | None
         for name, row in zip(memory.ids, rows, strict=True)
     }
     out.parent.mkdir(parents=True, exist_ok=True)
-    atomically(out, lambda part: save_file(tensors, part))
+    storage.save_tensors(tensors, out)

@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from safetensors.numpy import save_file
 
 from jaxcomp import storage
 from jaxcomp.compress.autoencoder import AutoEncoder, trainable_filter
@@ -49,13 +48,15 @@ def export(run: Path, out: Path) -> bool:
 
     Raises ExportError where `out` holds something else, and what `jaxcomp.load` raises for `run`.
     """
-    run, out = storage.path(run), Path(out)
+    run, out = storage.path(run), storage.path(out)
     cfg, root = open_run(run)
     if cfg.train.train_decoder:
         raise ExportError(f"{run} trained its decoder too (train.train_decoder): no such export")
     with use_mesh(mesh_for(Config())):
         model = load_run(cfg, run, root=root)
-        about = _about(cfg, root, model, read_json(run / SUMMARY), _measured(run, root))
+        about = _about(
+            cfg, root, model, read_json(run / SUMMARY, "config_hash"), _measured(run, root)
+        )
         if _there(out, about):
             return False
         part = out.with_name(f".{out.name}.part-{os.getpid()}")
@@ -75,7 +76,7 @@ def _write(
     _, trained, _ = split_model(model, trainable_filter(cfg.train, cfg.memory))
     trained = {name: np.asarray(jax.device_get(x)) for name, x in trained.items()}
     small = {name: x for name, x in trained.items() if not name.startswith(_LLM)}
-    save_file({name: np.ascontiguousarray(x) for name, x in small.items()}, folder / PAIR)
+    storage.save_tensors({n: np.ascontiguousarray(x) for n, x in small.items()}, folder / PAIR)
     tower_folder = folder / (ADAPTER if cfg.memory.lora.rank else FULL)
     if cfg.memory.lora.rank:
         leaves = {name: x for name, x in trained.items() if name.startswith(_LLM)}

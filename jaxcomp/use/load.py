@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +62,7 @@ def load(
         fit, and the mend.
     """
     keep_freed_memory()
-    place = storage.path(os.path.expanduser(place))
+    place = storage.path(place)
     mesh = mesh or mesh_for(Config())
     with use_mesh(mesh):
         if (place / ABOUT).is_file():
@@ -95,7 +94,7 @@ def open_run(place: Path) -> tuple[Config, Path]:
             f"{place} holds no {SETTINGS}; expected the workdir of a run (an older one gets it "
             "from the same `jaxcomp train` command, which trains nothing again)"
         )
-    found = read_json(place / SETTINGS)
+    found = read_json(place / SETTINGS, "config", "root")
     cfg = settings.from_dict(found["config"], where=str(place / SETTINGS))
     return cfg, storage.join(place, found["root"])
 
@@ -117,7 +116,7 @@ def readable_by(decoder: dict[str, Any], markers_4D: Any, memory: MemoryConfig) 
 def _run(place: Path, ratio: int, batch: int, mesh: Mesh, step: int | None) -> Pair:
     cfg, root = open_run(place)
     model = load_run(cfg, place, root=root, step=step)
-    summary = read_json(place / SUMMARY)
+    summary = read_json(place / SUMMARY, "config_hash")
     dec = bases.weights_identity(bases.resolve_decoder(cfg, root))
     return _pair(cfg, model, tokenizers(cfg, root), dec, summary["config_hash"], ratio, batch, mesh)
 

@@ -16,15 +16,15 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from jaxcomp.llm.hf import atomically
+from jaxcomp import storage, strict_json
 
 FORMAT, VERSION = "jaxcomp-memory", 1
 _ARRAYS = ("vec_ND", "tokens_G", "labels_G", "bytes_G", "segments_B")
 _TEXTS = ("ids", "ratio", "segment", "decoder", "compressor")
 _FLOATS = ("float32", "bfloat16", "float16")
 _AGAIN = "make it again with `jaxcomp compress`"
+_MOST = 2**31 - 1  # of an int32
 
 
 class MemoryFileError(ValueError):
@@ -143,7 +143,7 @@ class Memory:
 
         Raises MemoryFileError for another dtype, or one that cannot hold the vectors.
         """
-        path = Path(path)
+        path = storage.path(path)
         if dtype not in _FLOATS:
             known = ", ".join(sorted(_FLOATS))
             raise MemoryFileError(f"dtype {dtype!r}; expected one of: {known}")
@@ -168,12 +168,12 @@ class Memory:
             "compressor": self.compressor,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
-        atomically(path, lambda part: save_file(tensors, part, metadata=about))
+        storage.save_tensors(tensors, path, about)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Memory:
         """Reads what `save` wrote. Raises MemoryFileError for any other file, or one cut short."""
-        path = Path(path)
+        path = storage.path(path)
         about, tensors = _read(path)
         missing = [name for name in (*_ARRAYS, *_TEXTS) if name not in (tensors | about)]
         if missing:
@@ -199,13 +199,13 @@ class Memory:
     @staticmethod
     def about(path: str | os.PathLike[str]) -> dict[str, str]:
         """What is written beside the vectors, as text. Raises like `load`."""
-        return _read(Path(path), arrays=())[0]
+        return _read(storage.path(path), arrays=())[0]
 
     def _check(self, path: Path) -> None:
         """Raises MemoryFileError where the values cannot be those of a memory."""
         least = {"tokens_G": 1, "labels_G": 0, "bytes_G": 0, "segments_B": 0}
         for name, low in least.items():
-            x, most = getattr(self, name), self.segment if name == "tokens_G" else 2**31 - 1
+            x, most = getattr(self, name), self.segment if name == "tokens_G" else _MOST
             if len(x) and not low <= x.min() <= x.max() <= most:
                 at = int(np.argmax((x < low) | (x > most)))
                 raise MemoryFileError(
@@ -228,20 +228,21 @@ class Memory:
 
 def _names(text: str, path: Path) -> tuple[str, ...]:
     try:
-        found = json.loads(text)
-    except json.JSONDecodeError:
+        found = strict_json.parse(text, "ids", list)
+    except strict_json.JsonError:
         found = None
-    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+    if found is None or not all(isinstance(name, str) for name in found):
         raise MemoryFileError(f"{path}: ids is {text[:40]!r}, expected a list of names; {_AGAIN}")
     return tuple(found)
 
 
 def _positive(about: dict[str, str], name: str, path: Path) -> int:
-    if not about[name].isdecimal() or int(about[name]) < 1:
+    text = about[name]
+    if not (text.isascii() and text.isdecimal() and len(text) < 11 and 1 <= int(text) <= _MOST):
         raise MemoryFileError(
-            f"{path}: {name} is {about[name][:40]!r}, expected a whole number from 1; {_AGAIN}"
+            f"{path}: {name} is {text[:40]!r}, expected a whole number from 1 to {_MOST}; {_AGAIN}"
         )
-    return int(about[name])
+    return int(text)
 
 
 def _read(
@@ -261,7 +262,7 @@ def _read(
         ) from error
     if about.get("format") != FORMAT or about.get("version") != str(VERSION):
         raise MemoryFileError(
-            f"{path} holds {about.get('format', 'no memory')}, version "
-            f"{about.get('version', 'none')}; expected {FORMAT}, version {VERSION}"
+            f"{path} holds {about.get('format', 'no memory')[:40]}, version "
+            f"{about.get('version', 'none')[:40]}; expected {FORMAT}, version {VERSION}"
         )
     return about, tensors

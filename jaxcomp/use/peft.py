@@ -14,8 +14,8 @@ from typing import Any
 import jax
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
+from jaxcomp import storage
 from jaxcomp.config import LoraConfig, ModelConfig
 from jaxcomp.llm.block import PROJECTIONS
 from jaxcomp.llm.layout import Tower, weights
@@ -41,7 +41,7 @@ def save(
             a_RI, b_OR = a[y].reshape(-1, lora.rank).T, b[y].reshape(lora.rank, -1).T
             tensors[f"{start}.lora_A.weight"] = np.ascontiguousarray(a_RI)
             tensors[f"{start}.lora_B.weight"] = np.ascontiguousarray(b_OR)
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    storage.save_tensors(tensors, folder / WEIGHTS, {"format": "pt"})
     about = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 from use_runs import LORA, config, texts
 
 import jaxcomp
-from jaxcomp.config import ConfigError
+from jaxcomp.config import ConfigError, config_hash
 from jaxcomp.llm import hf, lora
 from jaxcomp.sharding import use_mesh
 from jaxcomp.train import bases, compress
@@ -56,9 +56,12 @@ def test_the_place_of_a_first_stage_is_not_handed_on(exported):
     run = place / "staged"
     shutil.copytree(place / "run", run)
     identity, found = (json.loads((run / f).read_text()) for f in ("run.json", "settings.json"))
+    before = config_hash(identity)
     identity["train"]["start"] = {"config_hash": "another"}
     found["config"]["train"]["start"] = "/somewhere/gone"
     (run / "run.json").write_text(json.dumps(identity))
+    saved = run / "checkpoints" / "2" / "_CHECKPOINT_METADATA"
+    saved.write_text(saved.read_text().replace(before, config_hash(identity)))
     (run / "settings.json").write_text(json.dumps(found))
     with use_mesh(pair.mesh):
         assert export(run, place / "handed on")

@@ -1,6 +1,7 @@
 """A memory is the same after a file, and anything else in that file is refused."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -207,3 +208,55 @@ def test_memories_of_two_kinds_do_not_join():
         Memory.join([made([[3]]), made([[3]], ratio=2)])
     with pytest.raises(MemoryFileError, match="0 kinds"):
         Memory.join([])
+
+
+# --- fuzz --------------------------------------------------------------------------------------
+
+NASTY = [
+    "", "0", "-1", "4" * 5000, "2147483648", "²", "1e3", "nan", "null", "[", "{}", "[1]", "[[]]",
+    "[" * 100_000, '["\\ud800"]', '["a"' + ', "a"' * 3 + "]", "\x00", "[" + "9" * 5000 + "]",
+]  # fmt: skip
+
+
+def damaged(rng, raw):
+    """`raw`, a memory file, with something of it broken."""
+    kind = rng.integers(4)
+    if kind == 0:
+        return raw[: rng.integers(len(raw))]
+    size = int.from_bytes(raw[:8], "little")
+    if kind == 1:  # a byte, mostly of the header
+        at = int(rng.integers(8 + size if rng.random() < 0.7 else len(raw)))
+        return raw[:at] + bytes([int(rng.integers(256))]) + raw[at + 1 :]
+    header, content = json.loads(raw[8 : 8 + size]), bytearray(raw[8 + size :])
+    if kind == 2:
+        about = header["__metadata__"]
+        about[str(rng.choice(sorted(about)))] = NASTY[rng.integers(len(NASTY))]
+    else:
+        tensor = header[str(rng.choice([name for name in header if name != "__metadata__"]))]
+        what = rng.integers(4)
+        if what == 0:
+            tensor["dtype"] = str(rng.choice(["F32", "F64", "I64", "U8", "BOOL", "F8_E4M3", "X"]))
+        elif what == 1:
+            tensor["shape"] = [[], [0], [2**31], [2**62, 0], [1, 1, 1]][rng.integers(5)]
+        elif what == 2:
+            tensor["data_offsets"] = [0, int(rng.integers(2**40))]
+        else:  # its values
+            start, stop = tensor["data_offsets"]
+            content[start:stop] = rng.bytes(stop - start)
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + bytes(content)
+
+
+def test_a_damaged_file_is_read_or_refused_in_one_sentence(tmp_path):
+    rng, file = np.random.default_rng(0), tmp_path / "m.safetensors"
+    made([[3, 2], [4]]).save(file)
+    whole, said = file.read_bytes(), []
+    for _ in range(600):
+        file.write_bytes(damaged(rng, whole))
+        try:
+            Memory.load(file)
+            Memory.about(file)
+        except MemoryFileError as error:
+            said.append(str(error))
+    assert len(said) > 400
+    assert max(map(len, said)) < 600
