@@ -5,12 +5,14 @@ Training batches come from `pipeline.py`, which also exports everything public h
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxcomp.config import Config, ConfigError
+from jaxcomp.data import phases
 from jaxcomp.data.blocks import documents_of, where
 from jaxcomp.data.large import LargeDocuments
 from jaxcomp.data.pieces import (
@@ -68,6 +70,8 @@ _DRAWN = {  # of the world: name -> (split, counterfactual)
     "counterfactual": ("test", True),
 }
 _TEXT_SETS = ("train", "val", "test")
+_KEPT = 6  # held-out sets that stay in memory
+_kept: OrderedDict[Any, tuple[list[Piece], Counts]] = OrderedDict()
 
 
 def eval_examples(
@@ -83,6 +87,13 @@ def eval_examples(
       ConfigError: no such set for this source. DataError: no example fits.
     """
     return held_out(cfg, which, comp_tok, dec_tok).examples
+
+
+def check_held_out(cfg: Config, comp_tok: Tokenizer, dec_tok: Tokenizer) -> None:
+    """Raises what `eval_examples` does for the sets of validation and evaluation: before training,
+    because after it would be too late."""
+    for which in ("val", *(WORLD_SETS if cfg.data.source == "world" else (TEXT_SET,))):
+        eval_examples(cfg, which, comp_tok, dec_tok)
 
 
 class HeldOut(NamedTuple):
@@ -108,27 +119,45 @@ def held_pieces(cfg: Config, which: str, comp_tok: Tokenizer, dec_tok: Tokenizer
 def _held(
     cfg: Config, which: str, comp_tok: Tokenizer, dec_tok: Tokenizer
 ) -> tuple[list[Piece], int]:
-    names = tuple(_DRAWN) if cfg.data.source == "world" else _TEXT_SETS
-    if which not in names:
+    sets = tuple(_DRAWN) if cfg.data.source == "world" else _TEXT_SETS
+    if which not in sets:
         raise ConfigError(
             f"evaluation set {which!r} does not exist for data.source = {cfg.data.source!r}; "
-            f"expected one of {', '.join(names)}"
+            f"expected one of {', '.join(sets)}"
         )
     wanted = cfg.data.val_passages if which == "val" else cfg.data.eval_passages
-    if cfg.data.source == "world":
-        pieces, counts = _world_set(cfg, which, wanted, comp_tok, dec_tok)
-    elif cfg.data.source == "qa":
-        docs = documents_of(cfg, which).part(0, 2 * wanted)  # some of them may not fit
-        pieces, counts = whole_pieces(docs, cfg, comp_tok, dec_tok)
-    else:
-        docs = documents_of(cfg, which)
-        pieces, counts = _text_set(cfg, docs, wanted, comp_tok, dec_tok)
+    docs = None if cfg.data.source == "world" else documents_of(cfg, which)
+    # Looked at before training, read after it, and the same in all jobs of a sweep.
+    names = [(tok.name, tok.eos_id) for tok in (comp_tok, dec_tok)]
+    key = (which, cfg.data, cfg.world, docs, *names)
+    if key not in _kept:
+        with phases.phase(f"tokenising the examples of the set {which!r}"):
+            _kept[key] = _drawn(cfg, which, docs, wanted, comp_tok, dec_tok)
+    while len(_kept) > _KEPT:
+        _kept.popitem(last=False)
+    pieces, counts = _kept[key]
     if not pieces:
         raise DataError(
             f"{where(cfg)}: no example of {which!r} fits data.segment = {cfg.data.segment} x "
             f"data.segments = {cfg.data.segments} and data.target = {cfg.data.target}"
         )
     return pieces[:wanted], counts.too_long
+
+
+def _drawn(
+    cfg: Config,
+    which: str,
+    docs: Documents | LargeDocuments | None,
+    wanted: int,
+    comp_tok: Tokenizer,
+    dec_tok: Tokenizer,
+) -> tuple[list[Piece], Counts]:
+    if docs is None:
+        return _world_set(cfg, which, wanted, comp_tok, dec_tok)
+    if cfg.data.source == "qa":
+        # Twice as many, because some may not fit.
+        return whole_pieces(docs.part(0, 2 * wanted), cfg, comp_tok, dec_tok)
+    return _text_set(cfg, docs, wanted, comp_tok, dec_tok)
 
 
 def _world_set(cfg: Config, which: str, wanted: int, comp, dec) -> tuple[list[Piece], Counts]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import io
 import itertools
-import logging
 import os
 import random
-import time
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,9 +16,11 @@ from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 
-from jaxcomp.data.cache import cache_dir, keep_small, write_atomically
+from jaxcomp.data import phases
+from jaxcomp.data.cache import cache_dir, damaged, keep_small, write_atomically
 
 _HELD = 4  # blocks kept in memory
+_DAMAGE = (OSError, ValueError, TypeError, EOFError, LookupError, NotImplementedError)
 
 AnyBlock = TypeVar("AnyBlock", bound=tuple[Any, ...])  # a NamedTuple of arrays
 
@@ -85,21 +86,17 @@ class Blocks(Generic[AnyBlock]):
                 self._coming[n] = self._thread.submit(self._make, n)
 
     def prepare(self, numbers: Iterable[int]) -> None:
-        """Makes what is not cached yet, and says so where it takes long."""
+        """Makes what is not cached yet."""
         if self._thread is not None:
             return
         keep_small(cache_dir() / "blocks", self.key)
         missing = [n for n in numbers if n not in self._memory and not self._file(n).is_file()]
         # Each process in an order of its own: workers that start together share the making.
         random.Random(os.getpid()).shuffle(missing)
-        start = last = time.monotonic()
-        for done, number in enumerate(missing):
-            _ = self[number]
-            if time.monotonic() - last > 10.0:
-                last = time.monotonic()
-                logging.getLogger(__name__).info(
-                    "data: block %d of %d tokenised, %.0f s", done + 1, len(missing), last - start
-                )
+        with phases.phase("tokenising examples to train on", len(missing), "blocks") as progress:
+            for done, number in enumerate(missing):
+                progress.done = done
+                _ = self[number]
 
     def _file(self, number: int) -> Path:
         return self._folder / f"{number:06d}.npz"
@@ -109,5 +106,8 @@ class Blocks(Generic[AnyBlock]):
             # Read whole first: np.load leaves the file open where it finds it damaged.
             with np.load(io.BytesIO(self._file(number).read_bytes())) as arrays:
                 return self.kind(**arrays)
-        except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile):
-            return None  # not there yet, or damaged: it is made (anew)
+        except FileNotFoundError:
+            return None
+        except (*_DAMAGE, zipfile.BadZipFile, zlib.error) as error:
+            damaged(self._file(number), error)
+            return None

@@ -42,6 +42,8 @@ def _print(text: str) -> None:
 
 
 _say: Callable[[str], None] = _print
+_open: list[Phase] = []  # of phases in phases the last reports
+_saying = threading.Lock()  # `_say` may write to a pipe
 
 
 @contextlib.contextmanager
@@ -60,17 +62,20 @@ def phase(what: str, total: int = 0, unit: str = "") -> Iterator[Phase]:
     """Report the work inside this context as `what`."""
     found, over = Phase(what, total, unit), threading.Event()
     thread = threading.Thread(target=_report, args=(found, over), daemon=True)
+    _open.append(found)
     thread.start()
     try:
         yield found
     finally:
         over.set()
-        thread.join()  # `say` may write to a pipe that only one thread at a time may use
+        thread.join()  # after it the caller may write to that pipe
+        _open.remove(found)
 
 
 def _report(found: Phase, over: threading.Event) -> None:
     wait = FIRST_S
     while not over.wait(wait):
-        with contextlib.suppress(OSError, ValueError):  # nobody reads any more
-            _say(str(found))
+        with _saying, contextlib.suppress(OSError, ValueError):  # nobody may read any more
+            if _open[-1:] == [found]:
+                _say(str(found))
         wait = EVERY_S

@@ -6,7 +6,9 @@ Examples and their targets are drawn here, from the blocks that `stream.py` puts
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +24,7 @@ from jaxcomp.data.blocks import (
     train_documents,
     where,
 )
-from jaxcomp.data.cache import cache_dir
+from jaxcomp.data.cache import cache_dir, damaged
 from jaxcomp.data.heldout import (
     CONTINUE,
     REBUILD,
@@ -37,7 +39,13 @@ from jaxcomp.data.packing import pack_documents
 from jaxcomp.data.pieces import Counts
 from jaxcomp.data.sources import DataError, Documents
 from jaxcomp.data.stream import Order, WindowIterator
-from jaxcomp.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer, world_tokenizer
+from jaxcomp.data.tokenizer import (
+    Tokenizer,
+    TokenizerError,
+    load_tokenizer,
+    train_tokenizer,
+    world_tokenizer,
+)
 from jaxcomp.data.world import World
 
 __all__ = [
@@ -258,12 +266,25 @@ def tokenizer_folder(cfg: Config) -> str:
     cached = cache_dir() / "tokenizers"
     if cfg.data.source == "world":
         folder = cached / f"world-{config_hash(World(cfg.world).words())}"
+        _remove_damaged(folder)
         world_tokenizer(World(cfg.world).words(), folder)
         return str(folder)
     docs = documents_of(cfg, "train")
     folder = cached / f"bpe-{docs.fingerprint}-{len(docs)}-{cfg.data.seed}-{cfg.data.vocab_size}"
+    _remove_damaged(folder)
     train_tokenizer(_some_text(docs), cfg.data.vocab_size, folder)
     return str(folder)
+
+
+def _remove_damaged(folder: Path) -> None:
+    """Makes room for a tokenizer where the cached one cannot be read."""
+    if not (folder / "tokenizer.json").is_file():
+        return
+    try:
+        load_tokenizer(folder)
+    except TokenizerError as error:
+        damaged(folder, error)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _some_text(docs: Documents | LargeDocuments) -> Iterator[str]:

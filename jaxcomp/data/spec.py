@@ -2,7 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
+
+PAD, EOS, UNK = "<pad>", "<eos>", "<unk>"
+# Names of the end token in published folders whose tokenizer_config.json does not say.
+KNOWN_EOS = (EOS, "<|end_of_text|>", "<|endoftext|>", "<|im_end|>", "</s>")
+
+
+class TokenizerError(ValueError):
+    """A tokenizer folder cannot be used, or a text cannot be represented by it."""
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether the Rust code of `tokenizers` gave up: no Exception to Python, but an error to us."""
+    return type(error).__module__ == "pyo3_runtime"
+
+
+@contextlib.contextmanager
+def library(where: str) -> Iterator[None]:
+    """Raise TokenizerError for what `tokenizers` raises at work: bare Exceptions, and panics."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error) is not Exception and not is_panic(error):
+            raise
+        said = " ".join(str(error).split())[:200]
+        raise TokenizerError(
+            f"{where}: the tokenizers library fails with it ({said}); copy the folder again"
+        ) from error
 
 
 def types(node) -> list[str]:
@@ -50,3 +79,26 @@ def unk_id(model: dict[str, Any], vocab: dict[str, int]) -> int | None:
         return model.get("unk_id")
     unk = model.get("unk_token")
     return vocab.get(unk) if unk else None
+
+
+def special(vocab, config, field: str, known, where: str, default: int | None = None) -> int:
+    token = config.get(field)
+    if isinstance(token, dict):
+        token = token.get("content")
+    if token is not None and not isinstance(token, str):
+        raise TokenizerError(
+            f"{where}: {field} in tokenizer_config.json is {token!r}; expected text"
+        )
+    if token is not None:
+        if token not in vocab:
+            raise TokenizerError(f"{where}: {field} {token!r} is not in the vocabulary")
+        return vocab[token]
+    for name in known:
+        if name in vocab:
+            return vocab[name]
+    if default is not None:
+        return default
+    raise TokenizerError(
+        f"{where}: no {field} in tokenizer_config.json and none of {', '.join(known)} in the "
+        f"vocabulary; name the token in tokenizer_config.json"
+    )

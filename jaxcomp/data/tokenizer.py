@@ -10,28 +10,27 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import shutil
 import string
 import tempfile
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from jaxcomp import strict_json
+from jaxcomp.data import phases
 from jaxcomp.data import spec as parts
+from jaxcomp.data.spec import EOS, PAD, UNK, TokenizerError
 
-PAD, EOS, UNK = "<pad>", "<eos>", "<unk>"
-# Names of the end token in published folders whose tokenizer_config.json does not say.
-_KNOWN_EOS = (EOS, "<|end_of_text|>", "<|endoftext|>", "<|im_end|>", "</s>")
 _SPACE = "\u2581"  # how Metaspace writes a space
+LONGEST_WORD = 1000  # characters of a word that a tokenizer is trained on
+_LONG_RUN = re.compile(rf"\S{{{LONGEST_WORD + 1}}}|\s{{{LONGEST_WORD + 1}}}")
 _WORD_SCORE, _CHAR_SCORE = -1.0, -50.0  # log-weights: a whole word always beats its characters
-
-
-class TokenizerError(ValueError):
-    """A tokenizer folder cannot be used, or a text cannot be represented by it."""
 
 
 class Tokenizer:
@@ -43,8 +42,8 @@ class Tokenizer:
     """
 
     def __init__(self, spec: str, config: dict[str, Any] | None = None, where: str = "tokenizer"):
-        parsed = json.loads(spec)
-        if not isinstance(parsed, dict) or not isinstance(parsed.get("model"), dict):
+        parsed = strict_json.parse(spec, "tokenizer.json", dict)
+        if not isinstance(parsed.get("model"), dict):
             raise ValueError("it holds no model")
         content = json.dumps(parsed, indent=2, ensure_ascii=False)
         self.name = hashlib.sha256(content.encode()).hexdigest()[:12]
@@ -62,8 +61,8 @@ class Tokenizer:
         # Published vocabularies lack bytes that their training text did not hold (SmolLM2: 0x13).
         self._missing = bytes(b for b, s in enumerate(symbols) if s not in vocab)
         self._where, config = where, config or {}
-        self.eos_id = _special(vocab, config, "eos_token", _KNOWN_EOS, where)
-        self.pad_id = _special(vocab, config, "pad_token", (PAD,), where, default=self.eos_id)
+        self.eos_id = parts.special(vocab, config, "eos_token", parts.KNOWN_EOS, where)
+        self.pad_id = parts.special(vocab, config, "pad_token", (PAD,), where, default=self.eos_id)
         self._unk_id = parts.unk_id(parsed["model"], vocab)
         self._space_id = vocab.get(_SPACE)
 
@@ -88,7 +87,8 @@ class Tokenizer:
     ) -> list[tuple[list[int], list[tuple[int, int]]]]:
         """`encode_with_offsets` of many texts at once; empty offsets where not asked for."""
         try:
-            found = self._inner.encode_batch(list(texts), add_special_tokens=False)
+            with parts.library(self._where):
+                found = self._inner.encode_batch(list(texts), add_special_tokens=False)
         except (TypeError, UnicodeEncodeError) as error:
             raise TokenizerError(
                 f"a text is not valid Unicode ({error}); expected str without lone surrogates"
@@ -106,7 +106,8 @@ class Tokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; special tokens are left out. Exact inverse of `encode`, but for a
         tokenizer that normalises (`respell`)."""
-        return self._inner.decode([int(i) for i in ids], skip_special_tokens=True)
+        with parts.library(self._where):
+            return self._inner.decode([int(i) for i in ids], skip_special_tokens=True)
 
     def respell(self, texts: Sequence[str]) -> list[str]:
         """The texts in the Unicode form in which this tokenizer's tokens say them.
@@ -119,7 +120,9 @@ class Tokenizer:
         """
         if self._inner.normalizer is None:
             return list(texts)
-        said = self._inner.decode_batch(self.encode_batch(texts))
+        rows = self.encode_batch(texts)
+        with parts.library(self._where):
+            said = self._inner.decode_batch(rows)
         for text, form in zip(texts, said, strict=True):
             if form != text and not _equivalent(form, text):
                 raise self._says(form, text)
@@ -128,7 +131,9 @@ class Tokenizer:
     def encode_exactly(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode_batch` for labels: TokenizerError where the tokens do not say the very text."""
         rows = self.encode_batch(texts)
-        for text, said in zip(texts, self._inner.decode_batch(rows), strict=True):
+        with parts.library(self._where):
+            every = self._inner.decode_batch(rows)
+        for text, said in zip(texts, every, strict=True):
             if said != text:
                 raise self._says(said, text)
         return rows
@@ -216,7 +221,9 @@ def load_tokenizer(folder: str | os.PathLike) -> Tokenizer:
         return Tokenizer(file.read_text("utf-8"), config, where=str(folder))
     except TokenizerError:
         raise
-    except Exception as error:  # `tokenizers` raises bare Exception on a malformed file
+    except BaseException as error:  # of any kind where the file is malformed
+        if not isinstance(error, Exception) and not parts.is_panic(error):
+            raise
         with file.open("rb") as opened:
             begins = opened.read(24)
         raise TokenizerError(
@@ -227,14 +234,9 @@ def load_tokenizer(folder: str | os.PathLike) -> Tokenizer:
 
 def _read_config(file: Path) -> dict[str, Any]:
     try:
-        config = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+        return strict_json.read(file, dict) if file.is_file() else {}
     except (OSError, ValueError) as error:
-        raise TokenizerError(
-            f"{file}: not readable JSON ({error}); expected an object; copy it again"
-        ) from error
-    if not isinstance(config, dict):
-        raise TokenizerError(f"{file}: holds a {type(config).__name__}; expected an object")
-    return config
+        raise TokenizerError(f"{error}; copy the file again") from error
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str | os.PathLike) -> Tokenizer:
@@ -262,17 +264,33 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str | os.Path
         show_progress=False,
     )
     seen = 0
+    splitter = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    with phases.phase(f"training a tokenizer of {vocab_size:,} tokens: reading text") as progress:
 
-    def counted():
-        nonlocal seen
-        for text in texts:
-            seen += bool(text)
-            yield text
+        def counted():
+            nonlocal seen
+            for text in texts:
+                seen += bool(text)
+                progress.done += len(text)
+                yield from _short_words(text, splitter)
+            progress.what = f"training a tokenizer of {vocab_size:,} tokens: merging"
 
-    inner.train_from_iterator(counted(), trainer)
+        inner.train_from_iterator(counted(), trainer)
     if not seen:
         raise TokenizerError("no text to train a tokenizer on; expected at least one document")
     return _write(inner, folder, {"pad_token": PAD, "eos_token": EOS})
+
+
+def _short_words(text: str, splitter: pre_tokenizers.PreTokenizer) -> Iterator[str]:
+    """`text`, cut within words of more than LONGEST_WORD characters, and only there: the trainer
+    takes time that grows with the square of a word's length."""
+    start = 0
+    if _LONG_RUN.search(text):
+        for _, (first, last) in splitter.pre_tokenize_str(text):
+            for at in range(first + LONGEST_WORD, last, LONGEST_WORD):
+                yield text[start:at]
+                start = at
+    yield text[start:] if start else text
 
 
 def world_tokenizer(texts: Iterable[str], folder: str | os.PathLike) -> Tokenizer:
@@ -328,22 +346,3 @@ def _write(inner: tokenizers.Tokenizer, folder, special: dict[str, str]) -> Toke
 def _equivalent(one: str, two: str) -> bool:
     """The same text to Unicode (canonical equivalence, UAX #15): "é" in one or in two."""
     return unicodedata.normalize("NFC", one) == unicodedata.normalize("NFC", two)
-
-
-def _special(vocab, config, field: str, known, where: str, default: int | None = None) -> int:
-    token = config.get(field)
-    if isinstance(token, dict):
-        token = token.get("content")
-    if token is not None:
-        if token not in vocab:
-            raise TokenizerError(f"{where}: {field} {token!r} is not in the vocabulary")
-        return vocab[token]
-    for name in known:
-        if name in vocab:
-            return vocab[name]
-    if default is not None:
-        return default
-    raise TokenizerError(
-        f"{where}: no {field} in tokenizer_config.json and none of {', '.join(known)} in the "
-        f"vocabulary; name the token in tokenizer_config.json"
-    )

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from jaxcomp import recipes
 from jaxcomp.config import Config, ConfigError, config_hash, to_dict
-from jaxcomp.data.cache import cache_dir, write_atomically
+from jaxcomp.data.cache import cache_dir, damaged, read_json, write_atomically
 from jaxcomp.plan import compile as compiler
 from jaxcomp.plan.compile import Outcome, Program
 from jaxcomp.plan.layouts import Layout, candidates, ranked
@@ -180,10 +180,12 @@ class _Compiler:
 
     def __call__(self, cfg: Config, where: Slice, layout: Layout, only_train: bool) -> Outcome:
         file = cache_dir() / "plan" / f"{self._key(cfg, where, layout, only_train)}.json"
-        try:
-            return compiler.from_json(json.loads(file.read_text()))
-        except (OSError, ValueError, KeyError, TypeError):
-            pass  # not there yet, or damaged: it is made (anew)
+        kept = read_json(file, dict)
+        if kept is not None:
+            try:
+                return compiler.from_json(kept)
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
+                damaged(file, error)
         found = self._run(cfg, where.name, layout, only_train)
         write_atomically(file, json.dumps(found).encode())
         return compiler.from_json(found)

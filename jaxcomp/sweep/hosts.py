@@ -110,7 +110,7 @@ def _serve(conn: Connection, work: Work, workdir: Path, together: Together) -> i
     begin()
     send = speak(conn)
 
-    def say(text: str, share: float) -> None:
+    def say(text: str, share: float | None) -> None:
         send("progress", (text, share))
 
     try:

@@ -107,8 +107,8 @@ def check_data(cfg: Config, workdir: Path) -> str:
 
     `cfg` names a compressor. Bases still to be made will have the tokenizer of the data.
     """
-    from jaxcomp.data.heldout import TEXT_SET, WORLD_SETS
-    from jaxcomp.data.pipeline import data_stats, data_tokenizer, eval_examples
+    from jaxcomp.data.heldout import check_held_out
+    from jaxcomp.data.pipeline import data_stats, data_tokenizer
     from jaxcomp.train import bases
 
     family, size = bases.split_name(cfg.compressor)
@@ -117,9 +117,7 @@ def check_data(cfg: Config, workdir: Path) -> str:
         bases.find_decoder(cfg, workdir),
     )
     toks = [bases.tokenizer_of(f) if f is not None else data_tokenizer(cfg) for f in folders]
-    tests = WORLD_SETS if cfg.data.source == "world" else (TEXT_SET,)
-    for which in ("val", *tests):
-        eval_examples(cfg, which, *toks)
+    check_held_out(cfg, *toks)
     return f"data at ratio {cfg.memory.ratio}: {data_stats(cfg, *toks)}"
 
 

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple, Protocol
 from jaxcomp.config import Config
 from jaxcomp.sweep.grid import Job
 
-Say = Callable[[str, float], None]  # (what is happening, share of the task that is done)
+# (what is happening, share of the task that is done; None: not known yet)
+Say = Callable[[str, float | None], None]
 
 
 class Task(NamedTuple):

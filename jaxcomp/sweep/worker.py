@@ -22,6 +22,7 @@ from typing import Any
 
 from jaxcomp import storage
 from jaxcomp.allocator import one_arena
+from jaxcomp.data import phases
 from jaxcomp.errors import chain
 from jaxcomp.stopping import Terminated, on_sigterm
 from jaxcomp.sweep.ledger import DiskFullError
@@ -94,9 +95,12 @@ class Worker:
                 continue
             if word != "progress":
                 return word, content
-            (self.text, self.share), self.since = content, time.monotonic()
+            (self.text, share), self.since = content, time.monotonic()
+            if share is None:  # not known yet: the data are being prepared
+                continue
+            self.share = share
             if self.before is None:
-                self.before = self.share
+                self.before = share
         return None
 
     def _ended(self) -> tuple[str, str]:
@@ -163,7 +167,7 @@ def _main(conn: Connection, work: Work, workdir: Path) -> None:
     begin()
     send = speak(conn)
 
-    def say(text: str, share: float) -> None:
+    def say(text: str, share: float | None) -> None:
         send("progress", (text, share))
 
     try:
@@ -216,7 +220,8 @@ def ended_by_signal(code: int) -> None:
 def outcome(work: Work, workdir: Path, task: Task, say: Say) -> tuple[str, Any]:
     """("done" | "failed" | "full", content) of one task."""
     try:
-        return "done", work.run(task, workdir, say)
+        with phases.reported_to(lambda text: say(text, None)):
+            return "done", work.run(task, workdir, say)
     except Exception as e:  # a job may fail in any way; the others must go on
         traceback.print_exc()
         if _is_full(e):

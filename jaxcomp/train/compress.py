@@ -21,7 +21,8 @@ from jaxcomp.compress.autoencoder import (
     dtypes,
     trainable_filter,
 )
-from jaxcomp.config import Config, LoraConfig, config_hash, to_dict
+from jaxcomp.config import Config, ConfigError, LoraConfig, config_hash, to_dict
+from jaxcomp.data.heldout import check_held_out
 from jaxcomp.data.pipeline import CONTINUE, REBUILD, batch_examples, eval_examples, train_batches
 from jaxcomp.data.tokenizer import Tokenizer
 from jaxcomp.llm import hf
@@ -31,6 +32,7 @@ from jaxcomp.sharding import on_host, put_batch, use_mesh, whole_batch
 from jaxcomp.train import bases, lock, ratios, start
 from jaxcomp.train.answer import answered
 from jaxcomp.train.checkpoint import (
+    IDENTITY,
     SETTINGS,
     SUMMARY,
     CheckpointError,
@@ -79,8 +81,13 @@ def train(
     finished = distributed.by_lead(lambda: (workdir / SUMMARY).is_file())
     # Before the workdir is claimed: the weights that take the place of broken ones are others.
     toks = None if finished else _usable(comp_folder, dec_folder)
+    if toks is not None:
+        check_held_out(cfg, *toks)
     with lock.held(workdir):
-        claim_together(workdir, identity)
+        try:
+            claim_together(workdir, identity)
+        except ConfigError as error:
+            raise ConfigError(f"{error}{_other_file(cfg, workdir, identity)}") from error
         settings = _settings(cfg, workdir, root or workdir)
         distributed.by_lead(lambda: write_json(workdir / SETTINGS, settings))
         if toks is None:
@@ -115,6 +122,23 @@ def _finish(
         **values,
     }
     return distributed.by_lead(lambda: _write_summary(workdir, summary, fitted, clock))
+
+
+def _other_file(cfg: Config, workdir: Path, identity: dict[str, Any]) -> str:
+    """What to add to the refusal of a workdir whose run read a data file of another name: hashes
+    alone do not tell that the file was renamed."""
+    known = (workdir / SETTINGS).is_file() and (workdir / IDENTITY).is_file()
+    if cfg.data.source == "world" or not known:
+        return ""
+    if read_json(workdir / IDENTITY)["data"]["path"] == identity["data"]["path"]:
+        return ""
+    was = read_json(workdir / SETTINGS)["config"]["data"]["path"]
+    if was.rsplit("/", 1)[-1] == cfg.data.path.rsplit("/", 1)[-1]:
+        return ""
+    return (
+        f". Its data.path was {was!r}, now it is {cfg.data.path!r}: text is known by the names and "
+        "the bytes of its files, so a renamed file needs the name that it had"
+    )
 
 
 def _write_summary(

@@ -166,7 +166,9 @@ def test_seeds_change_the_order_and_nothing_else():
     assert sorted(rows[0]) == sorted(rows[2])
 
 
-def test_a_warm_cache_gives_the_same_batches_and_a_damaged_one_is_remade(tmp_path, monkeypatch):
+def test_a_warm_cache_gives_the_same_batches_and_a_damaged_one_is_remade(
+    tmp_path, monkeypatch, caplog
+):
     monkeypatch.setenv("JAXCOMP_CACHE", str(tmp_path / "fresh"))
     cfg = world_config()
     tok = data_tokenizer(cfg)
@@ -180,8 +182,13 @@ def test_a_warm_cache_gives_the_same_batches_and_a_damaged_one_is_remade(tmp_pat
     with monkeypatch.context() as patch:
         patch.setattr(World, "passage", never)
         assert_same(draw(train_batches(cfg, tok, tok), 12), cold)
-    files[0].write_bytes(files[0].read_bytes()[:100])
-    assert_same(draw(train_batches(cfg, tok, tok), 12), cold)
+    whole = files[0].read_bytes()
+    for damaged in (b"", whole[:100], whole[:-30], b"{}", whole[:200] + b"\xff" + whole[201:]):
+        files[0].write_bytes(damaged)
+        caplog.clear()
+        assert_same(draw(train_batches(cfg, tok, tok), 12), cold)
+        assert "this file of the cache is damaged" in caplog.text
+        assert files[0].read_bytes() == whole
 
 
 def test_an_unwritable_cache_costs_a_warning_only(tmp_path, monkeypatch, caplog):

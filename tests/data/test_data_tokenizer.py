@@ -1,12 +1,17 @@
 import json
+import random
 import re
+import time
+from typing import Any
 
 import published
 import pytest
+import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxcomp.config import WorldConfig
+from jaxcomp.config import Config, WorldConfig
+from jaxcomp.data.pipeline import data_tokenizer
 from jaxcomp.data.tokenizer import (
     Tokenizer,
     TokenizerError,
@@ -249,7 +254,7 @@ def test_unknown_end_token_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("config", "message"), [("{", "not readable JSON"), ("[]", "holds a list; expected an object")]
+    ("config", "message"), [("{", "not JSON"), ("[]", r"holds a list \[...\], expected an object")]
 )
 def test_a_broken_config_is_named_itself(tmp_path, config, message):
     train_tokenizer(["a b"], 300, tmp_path / "t")
@@ -271,3 +276,82 @@ def test_a_tokenizer_without_an_end_token_is_an_error(tmp_path):
     named = {"eos_token": {"content": "<end of story>"}}
     (tmp_path / "t" / "tokenizer_config.json").write_text(json.dumps(named))
     assert load_tokenizer(tmp_path / "t").eos_id == 1
+
+
+def test_long_words_do_not_hold_training_up(tmp_path):
+    """Training took time that grows with the square of a word's length: minutes for this one."""
+    rng = random.Random(0)
+    word = "".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=1_000_000))
+    began = time.perf_counter()
+    tok = train_tokenizer(
+        ["some text", f"before {word} after", " " * 200_000], 2000, tmp_path / "t"
+    )
+    assert time.perf_counter() - began < 60
+    assert tok.vocab_size == 2000
+    assert tok.decode(tok.encode(f"before {word[:5000]} after")) == f"before {word[:5000]} after"
+
+
+def test_texts_without_long_words_train_the_tokenizer_that_they_always_did(tmp_path):
+    texts = [World().passage("train", i).text for i in range(50)]
+    texts += ["x" * 1000 + " " * 1000 + "1" * 1000, "\u4e2d\u6587\u3002" * 900, "ab, " * 900]
+    plain = tokenizers.Tokenizer(tokenizers.models.BPE())
+    plain.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<pad>", "<eos>"],
+        initial_alphabet=sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    plain.train_from_iterator(texts, trainer)
+    train_tokenizer(texts, 400, tmp_path / "t")
+    ours = json.loads((tmp_path / "t" / "tokenizer.json").read_text("utf-8"))
+    assert ours["model"] == json.loads(plain.to_str())["model"]
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "message"),
+    [
+        ("tokenizer", '{"model": ' + "[" * 100_000, r"tokenizer\.json: nested too deep"),
+        ("tokenizer", '{"model": {"x": ' + "9" * 5000 + "}}", "an integer of 5000 digits"),
+        ("tokenizer_config", "[" * 100_000, r"tokenizer_config\.json: nested too deep"),
+        ("tokenizer_config", '{"eos_token": ' + "9" * 5000 + "}", "an integer of 5000 digits"),
+        ("tokenizer_config", '{"eos_token": ["</s>"]}', r"eos_token .* expected text"),
+        ("tokenizer_config", '{"eos_token": {"content": {}}}', r"eos_token .* expected text"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_one_sentence(tmp_path, field, text, message):
+    train_tokenizer(["a b"], 300, tmp_path / "t")
+    (tmp_path / "t" / f"{field}.json").write_text(text)
+    with pytest.raises(TokenizerError, match=message):
+        load_tokenizer(tmp_path / "t")
+
+
+def test_a_panic_of_the_library_is_an_error(tmp_path):
+    tok = train_tokenizer(["a b"], 300, tmp_path / "t")
+
+    class PanicException(BaseException):
+        pass
+
+    PanicException.__module__ = "pyo3_runtime"
+
+    class Panics:
+        def __getattr__(self, name):
+            raise PanicException("called `Option::unwrap()` on a `None` value")
+
+    stand_in: Any = Panics()
+    tok._inner = stand_in
+    for use in (lambda: tok.encode("a"), lambda: tok.decode([5])):
+        with pytest.raises(TokenizerError, match="the tokenizers library fails with it"):
+            use()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"model": {}}', b"[]"])
+def test_a_damaged_tokenizer_of_the_cache_is_said_to_be_one_and_made_anew(
+    tmp_path, monkeypatch, caplog, content
+):
+    monkeypatch.setenv("JAXCOMP_CACHE", str(tmp_path))
+    wanted = data_tokenizer(Config()).name
+    (file,) = tmp_path.glob("tokenizers/*/tokenizer.json")
+    file.write_bytes(content)
+    assert data_tokenizer(Config()).name == wanted
+    assert "this file of the cache is damaged" in caplog.text

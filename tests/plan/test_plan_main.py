@@ -70,6 +70,19 @@ def test_what_is_compiled_is_not_compiled_again(load):
     assert len(fake.calls) == 6
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"programs": 1}', '{"programs": {"x": {}}}'])
+def test_a_damaged_file_of_the_cache_is_said_to_be_one_and_made_anew(
+    load, tmp_path, caplog, content
+):
+    cfg, fake = load("configs/paper.py:family=llama,size=1B"), FakeCompiler(90 * GIB)
+    first = plan(cfg, ["v5e:4x4"], compile=fake, out=quiet)
+    for file in tmp_path.glob("plan/*.json"):
+        file.write_text(content)
+    assert plan(cfg, ["v5e:4x4"], compile=fake, out=quiet) == first
+    assert len(fake.calls) == 6
+    assert caplog.text.count("this file of the cache is damaged") == 3
+
+
 def test_a_stopped_plan_goes_on(load):
     cfg, fake = load("configs/paper.py:family=llama,size=1B"), FakeCompiler(90 * GIB)
 
