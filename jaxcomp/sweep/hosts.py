@@ -26,8 +26,7 @@ from jaxcomp.sweep.worker import (
     Worker,
     begin,
     ended_by_signal,
-    log_to,
-    outcome,
+    logged,
     speak,
 )
 
@@ -123,9 +122,7 @@ def _serve(conn: Connection, work: Work, workdir: Path, together: Together) -> i
             distributed.gather("task", None if task is None else _described(task))
             if task is None:
                 break
-            with log_to(workdir / "jobs" / task.id / "log.txt"):
-                answer = outcome(work, workdir, task, say)
-            send(*_agreed(task, answer))
+            send(*_agreed(task, logged(work, workdir, task, say)))
         distributed.finish()
     except KeyboardInterrupt as stop:
         _tell(send, "stopped", "")
@@ -156,9 +153,7 @@ def _obey(work: Work, workdir: Path, together: Together) -> int:
             job = known.get(found["id"]) if found["what"] == "job" else None
             task = Task(found["id"], found["what"], config, job=job)
             name = f"log-{together.cluster.process}.txt"
-            with log_to(workdir / "jobs" / task.id / name):
-                answer = outcome(work, workdir, task, lambda text, share: None)
-            _agreed(task, answer)
+            _agreed(task, logged(work, workdir, task, lambda text, share: None, name))
         distributed.finish()
     except KeyboardInterrupt as stop:
         return _stopped(stop)

@@ -150,6 +150,10 @@ def _cause(code: int | None) -> str:
 def environment(one_thread: bool) -> Iterator[None]:
     """Environment that a spawned process inherits; XLA reads it when it is imported."""
     before = dict(os.environ)
+    # A worker that is ended leaves semaphores to the tracker, which removes them and warns of each.
+    quiet = "ignore::UserWarning:multiprocessing.resource_tracker"
+    warnings = before.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = f"{warnings},{quiet}" if warnings else quiet
     if one_thread:
         os.environ.update(ONE_THREAD)
         os.environ["XLA_FLAGS"] = f"{before.get('XLA_FLAGS', '')} {ONE_THREAD_XLA}".strip()
@@ -176,9 +180,10 @@ def _main(conn: Connection, work: Work, workdir: Path) -> None:
                 task = conn.recv()
             except EOFError:
                 return
-            with log_to(workdir / "jobs" / task.id / "log.txt"):
-                answer = outcome(work, workdir, task, say)
+            answer = logged(work, workdir, task, say)
             send(*answer)
+            if answer[0] == "full":
+                ended_by_signal(1)  # before libraries say at their ends what they could not write
     except Terminated:
         ended_by_signal(TERMINATED)
 
@@ -212,22 +217,36 @@ def speak(conn: Connection) -> Callable[[str, Any], None]:
 
 def ended_by_signal(code: int) -> None:
     """Ends the process at once, whatever other threads still do."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
     os._exit(code)
 
 
-def outcome(work: Work, workdir: Path, task: Task, say: Say) -> tuple[str, Any]:
-    """("done" | "failed" | "full", content) of one task."""
+def logged(
+    work: Work, workdir: Path, task: Task, say: Say, name: str = "log.txt"
+) -> tuple[str, Any]:
+    """("done" | "failed" | "full", content) of one task, whose output goes to its log."""
+    answer = None
     try:
-        with phases.reported_to(lambda text: say(text, None)):
-            return "done", work.run(task, workdir, say)
-    except Exception as e:  # a job may fail in any way; the others must go on
-        traceback.print_exc()
-        if _is_full(e):
-            return "full", str(e)
-        first = (str(e).strip() or "no message").splitlines()[0]
-        return "failed", f"{type(e).__name__}: {first}"
+        with log_to(workdir / "jobs" / task.id / name):
+            try:
+                with phases.reported_to(lambda text: say(text, None)):
+                    answer = "done", work.run(task, workdir, say)
+            except Exception as error:  # a job may fail in any way; the others must go on
+                answer = _failure(error)
+                with contextlib.suppress(OSError):
+                    traceback.print_exc()
+    except Exception as error:  # of the log: it cannot be written, or not uploaded to its bucket
+        answer = answer or _failure(error)
+    return answer
+
+
+def _failure(error: Exception) -> tuple[str, str]:
+    if _is_full(error):
+        return "full", str(error)
+    first = (str(error).strip() or "no message").splitlines()[0]
+    return "failed", f"{type(error).__name__}: {first}"
 
 
 def _is_full(error: BaseException) -> bool:
@@ -253,9 +272,13 @@ def log_to(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        for fd, old in zip((1, 2), saved, strict=True):
+        for stream, fd, old in zip((sys.stdout, sys.stderr), (1, 2), saved, strict=True):
+            try:
+                stream.flush()
+            except OSError:  # the disk is full: what is left is for no screen either
+                with open(os.devnull, "w") as nowhere:
+                    os.dup2(nowhere.fileno(), fd)
+                    stream.flush()
             os.dup2(old, fd)
             os.close(old)
         log.close()

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 
 from jaxcomp.config import Config, ModelConfig, SweepConfig
@@ -48,7 +49,11 @@ class StubWork:
             raise ValueError("planted failure\nwith a second line")
         if kind == "die":
             os.kill(os.getpid(), signal.SIGKILL)
-        if kind == "full":
+        if kind == "full":  # so are the job's log, and what a library's thread writes to
+            with open("/dev/full", "w") as full:
+                os.dup2(full.fileno(), 1)
+                os.dup2(full.fileno(), 2)
+            threading.Thread(target=fails_later).start()
             raise RuntimeError("write failed") from OSError(28, "No space left on device")
         if kind == "stop":
             (workdir / "stopped").touch()
@@ -76,6 +81,11 @@ class StubWork:
             "counterfactual/nonfavourite/all/kept": 1 - value / 3,
         }
         return {"metrics": metrics, "timings": {"train_s": time.time()}, "note": "fine"}
+
+
+def fails_later():
+    time.sleep(0.2)
+    raise OSError(28, "No space left on device")
 
 
 def run(cfg, workdir, seconds=0.0, hear=lambda text: None, work=None, **kw):

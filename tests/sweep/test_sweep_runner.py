@@ -15,6 +15,7 @@ import sweep_stub
 from conftest import HANGS_S
 from sweep_stub import config
 
+from jaxcomp import storage
 from jaxcomp.config import Config, ConfigError
 from jaxcomp.sweep import claims, grid, runner, worker
 from jaxcomp.sweep.claims import ClaimedError, Claims
@@ -84,13 +85,32 @@ def test_a_failed_base_fails_only_its_jobs(tmp_path):
     assert summary.ran == 6
 
 
-def test_a_full_disk_stops_with_one_error_and_keeps_what_is_done(tmp_path):
+def test_a_full_disk_stops_with_one_error_and_keeps_what_is_done(tmp_path, capfd):
     (tmp_path / "trouble-toy-m-r16-b1-s0").write_text("full")
     with pytest.raises(DiskFullError, match="free some space"):
         go(config(), tmp_path, workers=1)
+    assert capfd.readouterr().err == ""  # no traceback beside it
     (tmp_path / "trouble-toy-m-r16-b1-s0").unlink()
     before = len(list((tmp_path / "ledger").glob("*.json")))
     assert go(config(), tmp_path)[0] == runner.Summary(8 - before, before, ())
+
+
+@pytest.mark.parametrize("kind", ["", "fail"])
+def test_a_log_that_its_bucket_does_not_take_is_no_error_of_its_own(tmp_path, monkeypatch, kind):
+    class Unreachable(storage.AppendFile):
+        def close(self):
+            super().close()
+            raise storage.StorageError("no answer")
+
+    job = grid.expand(config())[0]
+    (tmp_path / f"trouble-{job.id}").write_text(kind)
+    monkeypatch.setattr(storage, "AppendFile", Unreachable)
+    task = Task(job.id, "job", job.config, job=job)
+    word, content = worker.logged(sweep_stub.StubWork(), tmp_path, task, lambda text, share: None)
+    if kind:
+        assert (word, content) == ("failed", "ValueError: planted failure")
+    else:
+        assert (word, content["note"]) == ("done", "fine")
 
 
 def test_a_worker_that_stands_still_costs_its_job_alone(tmp_path, monkeypatch):
