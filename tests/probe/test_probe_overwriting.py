@@ -301,6 +301,19 @@ def test_a_stopped_run_goes_on(decoder, tmp_path, monkeypatch):
     assert not part.exists()
 
 
+@pytest.mark.parametrize("damage", ["{", "[]", "\0" * 40, "[" * 100_000, "9" * 5000])
+def test_a_damaged_file_is_named(decoder, tmp_path, damage):
+    out = tmp_path / "r.json"
+    part = tmp_path / "r.json.part.jsonl"
+    part.write_text(f"{damage}\n")
+    with pytest.raises(ProbeError, match=r"part\.jsonl is damaged \(line 1: .*\); remove it"):
+        run(pair_of(), planted(2), out)
+    part.unlink()
+    out.write_text(damage)
+    with pytest.raises(ProbeError, match=r"r\.json is there already and is no result of a probe"):
+        run(pair_of(), planted(2), out)
+
+
 def test_a_file_of_something_else_is_refused(decoder, tmp_path):
     out = tmp_path / "r.json"
     run(pair_of(), planted(2), out)
