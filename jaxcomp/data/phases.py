@@ -38,7 +38,7 @@ class Phase:
 
 def _print(text: str) -> None:
     if distributed.is_lead():
-        print(f"data: {text}", file=sys.stderr, flush=True)
+        print(f"jaxcomp: {text}", file=sys.stderr, flush=True)
 
 
 _say: Callable[[str], None] = _print

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from jax.sharding import Mesh
 from jaxcomp import distributed, stopping, storage
 from jaxcomp.allocator import keep_freed_memory
 from jaxcomp.config import Config, ConfigError, OptimConfig
+from jaxcomp.data import phases
 from jaxcomp.llm import attention
 from jaxcomp.sharding import make_mesh, put_batch, use_mesh, whole_batch
 from jaxcomp.train.checkpoint import Checkpoints, write_json
@@ -122,7 +124,8 @@ def fit(
         batches = run.batches()
 
         # ---- model, on its shards ---------------------------------------------------------------
-        layout, trained, frozen = split_model(run.model(), run.trainable)
+        with phases.phase(f"{run.what}: loading the model"):
+            layout, trained, frozen = split_model(run.model(), run.trainable)
         adam, schedule = split_optim(run.optim, run.marker_steps)
         state, schedule = init_state(trained, adam), on_mesh(schedule)
         # Random numbers of dropout depend on the step alone, so they survive a restart.
@@ -153,12 +156,14 @@ def fit(
                     part = "step" if objective in compiled else "compile"
                     first = not compiled
                     compiled.add(objective)
-                    with clock.part(part), jax.transfer_guard("disallow"), tracer.step(step):
+                    long = phases.phase(f"{run.what}: compiling the step")
+                    told = long if part == "compile" else contextlib.nullcontext()
+                    with told, clock.part(part), jax.transfer_guard("disallow"), tracer.step(step):
                         state, metrics = train_step(
                             spec, state, frozen, batch, schedule, dropout_key
                         )
                     if first:
-                        watch.say_kernels()
+                        watch.say_first(step)
                     # The step before: this one is running meanwhile.
                     watch.look()
                     watch.pending = (step + 1, metrics)
@@ -261,9 +266,11 @@ class _Watch:
             text = f"{self.run.what}: step {step}, loss {values['loss_ema']:.3f}"
             self.say(text, step / self.run.optim.steps)
 
-    def say_kernels(self) -> None:
-        """Which attention the step was compiled with."""
-        if self.say is None and distributed.is_lead():
+    def say_first(self, step: int) -> None:
+        """That training has begun, and which attention the step was compiled with."""
+        if self.say is not None:
+            self.say(f"{self.run.what}: step {step + 1}", step / self.run.optim.steps)
+        elif distributed.is_lead():
             print(f"{self.run.what}: attention by {attention.told()}", file=sys.stderr, flush=True)
 
     def _not_finite(self, step: int, loss: float, norm: float) -> str:

@@ -37,4 +37,4 @@ def test_quick_phases_say_nothing_and_long_ones_go_to_standard_error(capsys, mon
         time.sleep(0.2)
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith("data: reading a.jsonl, 0 s\n")
+    assert err.startswith("jaxcomp: reading a.jsonl, 0 s\n")

@@ -6,6 +6,7 @@ import threading
 import time
 
 from jaxcomp.config import Config, ModelConfig, SweepConfig
+from jaxcomp.data import phases
 from jaxcomp.sweep import grid, runner
 from jaxcomp.sweep.tasks import Task
 
@@ -55,6 +56,10 @@ class StubWork:
                 os.dup2(full.fileno(), 2)
             threading.Thread(target=fails_later).start()
             raise RuntimeError("write failed") from OSError(28, "No space left on device")
+        if kind == "prepare":
+            with phases.phase("reading a.jsonl", 10, "lines") as progress:
+                progress.done = 3
+                time.sleep(3)
         if kind == "stop":
             (workdir / "stopped").touch()
             os.kill(os.getpid(), signal.SIGSTOP)

@@ -135,6 +135,13 @@ def test_a_worker_that_stands_still_costs_its_job_alone(tmp_path, monkeypatch):
     assert said.count(message) == 1
 
 
+def test_the_preparation_of_data_is_told_with_how_far_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "PROGRESS_S", 0.1)
+    (tmp_path / "trouble-toy-s-b0").write_text("prepare")
+    said = go(config(), tmp_path)[2]
+    assert "toy-s-b0 0% reading a.jsonl: 3 of 10 lines (30%), 1 s, about 2 s left;" in said
+
+
 def test_a_long_step_is_no_standing_still(monkeypatch):
     monkeypatch.setattr(worker, "BEAT_S", 0.05)
     ours, theirs = mp.Pipe()
