@@ -54,11 +54,11 @@ def _pretrain(
     if not todo:
         print(f"nothing to do: {', '.join(t.id for t in tasks)} are in {workdir} already")
         return 0
-    say(jobs.check_data(grid.expand(cfg)[0].config, workdir))
-    with Claims(workdir / "claims") as claims:
-        failed = runner.run_tasks(
-            todo, work, workdir, claims, Ledger(workdir), _workers(flags, cfg), say, team
-        )
+    with runner.crew(work, workdir, _workers(flags, cfg), len(todo), team) as hands:
+        say(jobs.check_data(grid.expand(cfg)[0].config, workdir))
+        with Claims(workdir / "claims") as claims:
+            ledger = Ledger(workdir)
+            failed = runner.run_tasks(todo, work, workdir, claims, ledger, hands, say)
     return FAILED if failed else 0
 
 

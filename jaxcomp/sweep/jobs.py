@@ -41,6 +41,9 @@ class SweepWork:
     def __init__(self, command: str = ""):
         self.command = command  # for the cards of bases made on the way
 
+    def prepare(self) -> None:
+        import jaxcomp.train.compress  # noqa: F401
+
     def check(self, jobs: Sequence[grid.Job], workdir: Path) -> str:
         from jaxcomp.llm import hf
         from jaxcomp.llm.hub import folder_of

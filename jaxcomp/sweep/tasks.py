@@ -28,6 +28,10 @@ class Task(NamedTuple):
 class Work(Protocol):
     """What a sweep does. Must pickle: workers are spawned processes."""
 
+    def prepare(self) -> None:
+        """Of a worker, before its first task: loads what any task needs."""
+        ...
+
     def check(self, jobs: Sequence[Job], workdir: Path) -> str:
         """Raises where the data cannot serve, before any long work; says what it is like."""
         ...

@@ -175,6 +175,8 @@ def _main(conn: Connection, work: Work, workdir: Path) -> None:
         send("progress", (text, share))
 
     try:
+        with contextlib.suppress(Exception):  # its task will meet it too, and log it
+            work.prepare()
         while True:
             try:
                 task = conn.recv()

@@ -16,6 +16,9 @@ class StubWork:
     def __init__(self, seconds=0.0):
         self.seconds = seconds
 
+    def prepare(self):
+        pass
+
     def check(self, jobs, workdir):
         return "data: a stub's"
 

@@ -19,6 +19,7 @@ from jaxcomp import storage
 from jaxcomp.config import Config, ConfigError
 from jaxcomp.sweep import claims, grid, runner, worker
 from jaxcomp.sweep.claims import ClaimedError, Claims
+from jaxcomp.sweep.dispatch import Crew, Dispatch
 from jaxcomp.sweep.ledger import DiskFullError, Ledger
 from jaxcomp.sweep.results import collect, lr_grid_csv, results_csv
 from jaxcomp.sweep.tasks import Task
@@ -75,6 +76,24 @@ def test_one_failure_stops_no_other_and_is_retried(tmp_path, kind):
     assert go(config(), tmp_path)[0] == runner.Summary(1, 7, ())
     clean = go(config(), tmp_path.with_name(tmp_path.name + "-clean"))[1]
     assert csv(config(), tmp_path) == clean
+
+
+class Prepared(sweep_stub.StubWork):
+    def __init__(self, mark):
+        super().__init__()
+        self.mark = mark
+
+    def prepare(self):
+        self.mark.touch()
+
+    def check(self, jobs, workdir):
+        wait_for(self.mark.exists)
+        return super().check(jobs, workdir)
+
+
+def test_workers_load_what_they_need_while_the_data_are_looked_at(tmp_path):
+    work = Prepared(tmp_path / "prepared")
+    assert go(config(), tmp_path / "w", work=work)[0] == runner.Summary(8, 0, ())
 
 
 def test_a_failed_base_fails_only_its_jobs(tmp_path):
@@ -366,10 +385,10 @@ def test_a_damaged_ledger_file_is_named(tmp_path):
         Ledger(tmp_path).row(grid.expand(cfg)[0])
 
 
-def test_what_a_killed_process_left_is_no_speed(tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "_on_cpu", lambda: True)
+def test_what_a_killed_process_left_is_no_speed(tmp_path):
     tasks = [Task(name, "job", Config()) for name in "ab"]
-    left: Any = runner._Dispatch(tasks, None, tmp_path, None, None, 1, print)
+    none: Any = None
+    left: Any = Dispatch(tasks, none, tmp_path, none, none, Crew((), 1, True), print)
     left.workers = [SimpleNamespace(task=tasks[0], share=0.75, before=0.5)]
     left.began = time.monotonic() - 100
     # A quarter of one of two equal tasks in 100 s; 1.25 tasks are left.
