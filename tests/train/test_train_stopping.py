@@ -126,18 +126,19 @@ def test_outside_of_steps_sigterm_ends_at_once(sigterm):
 
 
 def test_training_goes_on_while_a_checkpoint_is_written(mesh, tmp_path, monkeypatch):
-    """The last act of writing step 3, to rename it, is held back until two steps are begun."""
+    """The last act of writing step 4, to rename it, is held back until two steps are begun. The
+    save before it is the run's first, which is waited for and read back."""
     there, before = [], loop._Watch.draw
 
     def drawn(self, batches, mesh):
-        there.append((tmp_path / "checkpoints" / "3").exists())
+        there.append((tmp_path / "checkpoints" / "4").exists())
         return before(self, batches, mesh)
 
     def held_back(rename):
         def late(*args, **kwargs):
             end = time.monotonic() + 5
             behind = threading.current_thread() is not threading.main_thread()
-            while behind and len(there) < 5 and time.monotonic() < end:
+            while behind and 4 <= len(there) < 6 and time.monotonic() < end:
                 time.sleep(0.01)
             return rename(*args, **kwargs)
 
@@ -146,9 +147,9 @@ def test_training_goes_on_while_a_checkpoint_is_written(mesh, tmp_path, monkeypa
     monkeypatch.setattr(loop._Watch, "draw", drawn)
     for name in ("rename", "replace"):
         monkeypatch.setattr(os, name, held_back(getattr(os, name)))
-    fit(tiny.run(), tmp_path, mesh)
-    assert there[:5] == [False] * 5
-    assert (tmp_path / "checkpoints" / "3").exists()
+    fit(tiny.run(checkpoint_every=2), tmp_path, mesh)
+    assert there[:6] == [False] * 6
+    assert (tmp_path / "checkpoints" / "4").exists()
 
 
 # --- time ---------------------------------------------------------------------------------------
