@@ -13,7 +13,7 @@ from typing import Any
 from jaxcomp import definitions, distributed, storage, strict_json
 from jaxcomp.commands import Flags, config_of, needs_compressor, run_folders, together
 from jaxcomp.config import Config, ConfigError, config_hash
-from jaxcomp.probing import PROBES, RESULTS, alone, runs_of
+from jaxcomp.probing import PROBES, RESULTS, alone, places_of, runs_of
 from jaxcomp.settings import integer
 from jaxcomp.using import here, tell
 
@@ -128,6 +128,7 @@ def held_out(flags: Flags) -> int:
     from jaxcomp.train.ratios import at_ratio, suffix_at
 
     cfg, workdir, root = _run(flags)
+    moved = places_of(flags) if flags.run else {}
     ratio = flags.ratio or 0
     at_ratio(cfg, ratio)  # raises before any work
     together(flags, cfg)
@@ -148,7 +149,7 @@ def held_out(flags: Flags) -> int:
         tell(_cost(len(passages), time.perf_counter() - began))
         metrics = keep(jobs.finite(found))  # before the pairs, which may be stopped
     if flags.all and not any(name.startswith("pairs/") for name in metrics):
-        metrics = keep(metrics | jobs.finite(_drift(workdir, None, ratio)))
+        metrics = keep(metrics | jobs.finite(_drift(workdir, None, ratio, **moved)))
     _print_headlines(cfg, metrics)
     print(f"all {len(metrics)} metrics: {file}; one line a passage: {lines.name}", flush=True)
     if metrics is kept:
@@ -241,7 +242,7 @@ def _comparable(places: Sequence[str]) -> None:
             )
 
 
-def _drift(place: Path, step: int | None, ratio: int = 0) -> dict[str, Any]:
+def _drift(place: Path, step: int | None, ratio: int = 0, **moved: Any) -> dict[str, Any]:
     """Of all minimal pairs of the held-out text: docs/metrics.md, "Drift on minimal pairs". Where
     none can be asked, the reason is said and every value is None: the rest was measured."""
     from jaxcomp.probe import drift
@@ -251,8 +252,9 @@ def _drift(place: Path, step: int | None, ratio: int = 0) -> dict[str, Any]:
 
     found: dict[str, Any] = {}
     try:
-        pair = load(place, step=step, ratio=ratio)
-        found = drift.run(pair, drift.passages_of_run(place), say=tell).result["dimensions"]
+        pair = load(place, step=step, ratio=ratio, **moved)
+        passages = drift.passages_of_run(place, **moved)
+        found = drift.run(pair, passages, say=tell).result["dimensions"]
     except NothingToAsk as error:
         tell(f"minimal pairs: not measurable: {error}")
     return {
@@ -273,7 +275,6 @@ def _run(flags: Flags) -> tuple[Config, Path, Path]:
         return cfg, *run_folders(flags, cfg)
     from jaxcomp.use.load import open_run
 
-    alone(flags, ())
     place = storage.path(flags.run)
-    cfg, root = open_run(place)
+    cfg, root = open_run(place, **places_of(flags))
     return cfg, place, root

@@ -123,8 +123,7 @@ def _place(parser: argparse.ArgumentParser) -> None:
             f"--{base}",
             default="",
             metavar="DIR",
-            help=f"where the {base}'s weights are, if an exported folder's are no longer where "
-            "they were",
+            help=f"where the {base}'s base model is, if it is no longer where it was",
         )
 
 
@@ -262,7 +261,7 @@ COMMANDS = (
         "match and F1. drift: does a memory prefer its text to a twin (docs/drift.md)? rate: the\n"
         "same memories in fewer bits. bounds: the run's memory between none and the best.\n"
         "A stopped probe goes on where it stopped; what is finished is printed and not measured\n"
-        "again. If the weights of an exported folder have moved, --compressor=DIR and\n"
+        "again. If the base models of --run have moved, --compressor=DIR and\n"
         "--decoder=DIR say where they are. Definitions: docs/metrics.md.",
         _eval_flags,
         evaluating.evaluate,

@@ -15,7 +15,7 @@ from jaxcomp.config import ConfigError
 from jaxcomp.using import at_least, here, tell
 
 RESULTS = "probes"  # the folder, in that of the pair, of what probes found
-_PLACES = ("compressor", "decoder")  # of an exported folder's weights; in the other form a field
+_PLACES = ("compressor", "decoder")  # of the base models of --run; in the other form fields
 
 
 def overwriting(flags: Flags) -> int:
@@ -48,7 +48,7 @@ def drift(flags: Flags) -> int:
     else:
         if flags.limit is not None:
             at_least(flags, limit=1)
-        passages = probe.passages_of_run(_run_of(flags), flags.limit)
+        passages = probe.passages_of_run(_run_of(flags), flags.limit, **places_of(flags))
     if flags.export:
         target = here(flags.export)
         tell(f"{questions.export(passages, target)} prompts in {target} (docs/drift.md)")
@@ -97,7 +97,7 @@ def bounds(flags: Flags) -> int:
     if flags.limit is not None:
         at_least(flags, limit=1)
     out = out_of(flags, "held-out")
-    held = probe.held_out(_run_of(flags), flags.limit)
+    held = probe.held_out(_run_of(flags), flags.limit, **places_of(flags))
     _told(probe.table, probe.run(pair_of(flags), held, out, say=tell), out)
     return 0
 
@@ -132,9 +132,15 @@ def pair_of(flags: Flags) -> Any:
     """The pair of --run. Raises what `jaxcomp.load` does, and ConfigError for any other field."""
     from jaxcomp.use import load
 
-    alone(flags, _PLACES)
     batch = 32 if flags.batch is None else flags.batch
-    return load(_run_of(flags), ratio=flags.ratio or 0, batch=batch, **dict(flags.overrides))
+    return load(_run_of(flags), ratio=flags.ratio or 0, batch=batch, **places_of(flags))
+
+
+def places_of(flags: Flags) -> dict[str, Any]:
+    """Where the base models of --run are, if they have moved. Raises ConfigError for any other
+    field."""
+    alone(flags, _PLACES)
+    return dict(flags.overrides)
 
 
 def out_of(flags: Flags, about: str) -> Path:

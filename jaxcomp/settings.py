@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxcomp import storage
 from jaxcomp.config import MOST, Config, ConfigError, check_numbers
 from jaxcomp.validate import validate
 
@@ -67,7 +68,7 @@ def split_spec(spec: str) -> tuple[Path, str]:
     if name in shipped() and not Path(name).is_file():
         return shipped()[name], arg
     head, mark, arg = spec.partition(".py:")
-    return Path(head + ".py" if mark else spec), arg
+    return storage.path(head + ".py" if mark else spec), arg
 
 
 def _get_config(path: Path):

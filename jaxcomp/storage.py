@@ -144,7 +144,7 @@ def save_tensors(
         try:
             save_file(tensors, part, metadata=about)
         except SafetensorError as error:  # holds what the system said as text only
-            code = re.search(r"code: (\d+)", str(error))
+            code = re.search(r"(?:code:|os error) (\d+)", str(error))
             if code is None:
                 raise StorageError(f"{target}: cannot be written ({error})") from error
             raise OSError(int(code[1]), os.strerror(int(code[1]))) from error

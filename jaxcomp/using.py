@@ -85,10 +85,11 @@ def export(flags: Flags) -> int:
         prompt_embeds(pair_of(flags), memory, here(flags.out), question=flags.question)
         tell(f"{len(memory)} prompts in {flags.out}")
         return 0
-    for name in ("question", "ratio", "compressor", "decoder"):
+    for name in ("question", "ratio"):
         if getattr(flags, name):
             raise ConfigError(f"--{name} goes with --prompt_embeds; a run is exported as it is")
-    made = write(storage.path(flags.run), here(flags.out))
+    places = {"compressor": flags.compressor, "decoder": flags.decoder}
+    made = write(storage.path(flags.run), here(flags.out), **places)
     tell(f"{flags.out} {'is written' if made else 'is there already: nothing to do'}")
     return 0
 

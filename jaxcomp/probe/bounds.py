@@ -18,7 +18,6 @@ import jax
 import numpy as np
 from flax import nnx
 
-from jaxcomp import storage
 from jaxcomp.compress.autoencoder import AutoEncoder
 from jaxcomp.compress.baselines import BASELINES, Baseline, Plain
 from jaxcomp.compress.cramming import LR, CrammedPair
@@ -78,11 +77,12 @@ class HeldOut(NamedTuple):
     examples: list[Example]
 
 
-def held_out(place: Path | str, limit: int | None = None) -> HeldOut:
+def held_out(place: Path | str, limit: int | None = None, **moved: str) -> HeldOut:
     """The first `limit` (None: all) held-out passages of a run: of the controlled world
-    `counterfactual`, of real text `test`. Raises ExportError where the folder is no run, DataError
-    where its data are not there."""
-    cfg, root = open_run(storage.path(place))
+    `counterfactual`, of real text `test`. `moved`: where its base models are now (`open_run`).
+
+    Raises ExportError where the folder is no run, DataError where its data are not there."""
+    cfg, root = open_run(place, **moved)
     name = WORLD_SETS[1] if cfg.data.source == "world" else TEXT_SET
     return HeldOut(cfg, name, eval_examples(cfg, name, *tokenizers(cfg, root))[:limit])
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxcomp import definitions, storage
+from jaxcomp import definitions
 from jaxcomp.config import config_hash
 from jaxcomp.data.heldout import TEXT_SET, WORLD_SETS, eval_examples
 from jaxcomp.data.segments import SegmentError, cut_encoded
@@ -72,13 +72,15 @@ def read(path: Path, limit: int | None = None) -> list[Passage]:
     return passages
 
 
-def passages_of_run(place: Path | str, limit: int | None = None) -> list[Passage]:
+def passages_of_run(place: Path | str, limit: int | None = None, **moved: str) -> list[Passage]:
     """The first `limit` (None: all) held-out passages of each set of a run, from its own config: of
     the controlled world `ordinary` and `counterfactual`, with their slots; of real text `test`.
+    `moved`: where its base models are now (`open_run`).
+
     Raises ExportError where the folder is no run, DataError where its data are not there,
     ProbeError for a limit below 1."""
     jsonl.check_limit(limit)
-    cfg, root = open_run(storage.path(place))
+    cfg, root = open_run(place, **moved)
     toks = tokenizers(cfg, root)
     sets = WORLD_SETS if cfg.data.source == "world" else (TEXT_SET,)
     return [

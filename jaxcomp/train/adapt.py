@@ -80,5 +80,5 @@ def adapt_decoder(cfg: Config, root: Path, *, command: str = "", say: Say | None
 def _beside(part: Path, source: Path, markers_4D: np.ndarray) -> None:
     """What stands in a decoder's folder beside the weights."""
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(source / name, part / name)
+        shutil.copyfile(source / name, part / name)
     storage.save_tensors({"markers_4D": markers_4D}, part / bases.MARKERS)

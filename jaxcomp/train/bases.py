@@ -203,7 +203,8 @@ def resolve_base(
             f"no pretrained weights for {base_name(family, size, base_seed)} with hash "
             f"{base_hash(cfg, family, size, base_seed)} in {ASSETS.name}/bases or "
             f"{workdir}/bases; make them with `jaxcomp pretrain --compressor={family}/{size} "
-            f"--base_seed={base_seed}`, or name a folder with --folders.{family}/{size}=DIR"
+            f"--base_seed={base_seed}`, or name a folder with --folders.{family}/{size}=DIR (of a "
+            "finished run: --compressor=DIR)"
         )
     return found
 
@@ -215,7 +216,7 @@ def resolve_decoder(cfg: Config, workdir: Path | None = None) -> Path:
         raise MissingBaseError(
             f"no decoder with hash {decoder_hash(cfg)} in {ASSETS.name}/decoders or "
             f"{workdir}/decoders; make it with `jaxcomp pretrain --compressor=decoder`, or name a "
-            "folder with --folders.decoder=DIR"
+            "folder with --folders.decoder=DIR (of a finished run: --decoder=DIR)"
         )
     return found
 
@@ -301,8 +302,10 @@ def readable(folder: Path) -> Path:
 def _given(folder: str, field: str) -> Path:
     path = folder_of(folder)
     if not (path / "config.json").is_file():
+        part = "decoder" if field == "folders.decoder" else "compressor"
         raise ConfigError(
-            f"{field} = {folder!r}: holds no config.json; expected a Hugging Face model folder"
+            f"{field} = {folder!r}: holds no config.json; expected a Hugging Face model folder. If "
+            f"it has moved, --{field}=DIR says where it is, of a finished run --{part}=DIR"
         )
     return path
 

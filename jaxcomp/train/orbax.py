@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import time
 import traceback
@@ -21,6 +22,8 @@ _FULL = "No space left on device"
 _SPEC = " [tensorstore_spec"
 _MOST = 200  # characters of an error
 _LOOK_S = 2.0
+_NEVER = r"coroutine '(_read_array|Store\.)\S* was never awaited"
+_LATE = re.compile(rf"Event loop is closed|TensorStore details|{_NEVER}")
 
 
 def folder_for(folder: Path) -> Any:
@@ -86,12 +89,11 @@ def _not_of_orbax(record: logging.LogRecord) -> bool:
 def _unraisable(found: Any, say: Any = sys.unraisablehook) -> None:
     """The other reads of a damaged checkpoint end after the first one failed, when Orbax has closed
     its event loop and nobody waits for them."""
-    text = str(found.exc_value)
-    if text != "Event loop is closed" and "TensorStore details" not in text:
+    if not _LATE.search(str(found.exc_value)):
         say(found)
 
 
 sys.unraisablehook = _unraisable
-warnings.filterwarnings("ignore", r"coroutine '(_read_array|Store\.)", RuntimeWarning)
+warnings.filterwarnings("ignore", _NEVER, RuntimeWarning)
 for _name in ("absl", "asyncio"):
     logging.getLogger(_name).addFilter(_not_of_orbax)

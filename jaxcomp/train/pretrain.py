@@ -142,7 +142,7 @@ def _rounded(state: Any) -> Any:
 
 def _copy_tokenizer(source: Path, part: Path) -> None:
     for name in _TOKENIZER_FILES:
-        shutil.copy(source / name, part / name)
+        shutil.copyfile(source / name, part / name)
 
 
 def pretrain_base(

@@ -42,14 +42,14 @@ from jaxcomp.use.load import open_run, read_about, readable_by
 _LLM = "compressor/llm/"
 
 
-def export(run: Path, out: Path) -> bool:
+def export(run: Path, out: Path, *, compressor: str = "", decoder: str = "") -> bool:
     """Writes the compressor of the finished run `run` to the folder `out`; False where it is there
-    already.
+    already. `compressor` and `decoder` are where its base models are, if they have moved.
 
     Raises ExportError where `out` holds something else, and what `jaxcomp.load` raises for `run`.
     """
     run, out = storage.path(run), storage.path(out)
-    cfg, root = open_run(run)
+    cfg, root = open_run(run, compressor, decoder)
     if cfg.train.train_decoder:
         raise ExportError(f"{run} trained its decoder too (train.train_decoder): no such export")
     with use_mesh(mesh_for(Config())):
@@ -87,9 +87,9 @@ def _write(
         hf.save(model.compressor.llm, tower_folder, dtype="float32")
     for name in TOKENIZER:
         if (base / name).is_file():
-            shutil.copy(base / name, tower_folder / name)
+            shutil.copyfile(base / name, tower_folder / name)
     write_json(folder / ABOUT, about)
-    (folder / CARD).write_text(card.text(about), encoding="utf-8")
+    storage.write_bytes(folder / CARD, card.text(about).encode())
 
 
 def _about(

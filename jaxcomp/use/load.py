@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,17 @@ from jax.sharding import Mesh
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from jaxcomp import settings, storage
+from jaxcomp import settings, storage, strict_json
 from jaxcomp.allocator import keep_freed_memory
 from jaxcomp.compress.autoencoder import AutoEncoder, build, trainable_filter
-from jaxcomp.config import Config, ConfigError, MemoryConfig, config_hash
+from jaxcomp.config import Config, MemoryConfig, config_hash
 from jaxcomp.data.tokenizer import Tokenizer
 from jaxcomp.llm import hf
 from jaxcomp.llm.hub import folder_of, is_id
 from jaxcomp.llm.layout import module_tower
 from jaxcomp.sharding import use_mesh
 from jaxcomp.train import bases
-from jaxcomp.train.checkpoint import SETTINGS, SUMMARY, read_json
+from jaxcomp.train.checkpoint import IDENTITY, SETTINGS, SUMMARY, read_json
 from jaxcomp.train.compress import load_run, tokenizers, towers
 from jaxcomp.train.loop import mesh_for
 from jaxcomp.train.optim import split_model
@@ -33,6 +33,18 @@ from jaxcomp.train.ratios import at_ratio
 from jaxcomp.use import peft
 from jaxcomp.use.layout import ABOUT, ADAPTER, FORMAT, FULL, PAIR, SHIPPED, VERSION, ExportError
 from jaxcomp.use.pair import Pair, Traits
+
+# Fields of jaxcomp.json that are read back.
+_FIELDS = {
+    "base.source": str,
+    "base.identity": dict,
+    "decoder.source": str,
+    "decoder.identity": dict,
+    "reader": str,
+    "compressor": str,
+    "connector_unit": float,
+    "config": dict,
+}
 
 
 def load(
@@ -52,8 +64,8 @@ def load(
         place: that folder.
         ratio: one of those it was trained at; 0: `memory.ratio`.
         batch: most rows computed at once.
-        compressor, decoder: where the base models of an exported folder are (a folder or a hub
-            id), if no longer where its jaxcomp.json says.
+        compressor, decoder: where the base models are (a folder or a hub id), if no longer where
+            the run or the exported folder says.
         step: of a run, the checkpoint after that many updates; None: the last.
         mesh: default: the active one, else all devices over fsdp.
 
@@ -73,12 +85,8 @@ def load(
                 )
             return _exported(place, ratio, batch, compressor, decoder, mesh)
         if (place / SETTINGS).is_file():
-            if compressor or decoder:
-                raise ConfigError(
-                    f"{place} is a run, which knows its own bases; compressor and decoder are for "
-                    "exported folders"
-                )
-            return _run(place, ratio, batch, mesh, step)
+            cfg, root = open_run(place, compressor, decoder)
+            return _run(cfg, place, root, ratio, batch, mesh, step)
     hint = "; it is a sweep: name one of its jobs, jobs/JOB" if (place / "jobs").is_dir() else ""
     raise ExportError(
         f"{place} holds neither {ABOUT} (of an exported compressor) nor {SETTINGS} (of a run of "
@@ -86,8 +94,15 @@ def load(
     )
 
 
-def open_run(place: Path) -> tuple[Config, Path]:
-    """The config of a run, and the folder where bases made for it stand. Raises ExportError."""
+def open_run(place: str | Path, compressor: str = "", decoder: str = "") -> tuple[Config, Path]:
+    """The config of a run, and the folder where bases made for it stand.
+
+    Args:
+        place: the run's folder.
+        compressor, decoder: where its base models are now, if they have moved.
+
+    Raises ExportError where there is no run, or the base models named are others.
+    """
     place = storage.path(place)
     if not (place / SETTINGS).is_file():
         raise ExportError(
@@ -96,6 +111,15 @@ def open_run(place: Path) -> tuple[Config, Path]:
         )
     found = read_json(place / SETTINGS, "config", "root")
     cfg = settings.from_dict(found["config"], where=str(place / SETTINGS))
+    for what, name, given in (
+        ("compressor", cfg.compressor, compressor),
+        ("decoder", "decoder", decoder),
+    ):
+        if given:
+            known = read_json(place / IDENTITY, "weights", "decoder")
+            source = {"identity": known["decoder" if what == "decoder" else "weights"]}
+            folder = _weights(place, source, given, what)
+            cfg = dataclasses.replace(cfg, folders=cfg.folders | {name: storage.absolute(folder)})
     return cfg, storage.join(place, found["root"])
 
 
@@ -113,8 +137,9 @@ def readable_by(decoder: dict[str, Any], markers_4D: Any, memory: MemoryConfig) 
     )
 
 
-def _run(place: Path, ratio: int, batch: int, mesh: Mesh, step: int | None) -> Pair:
-    cfg, root = open_run(place)
+def _run(
+    cfg: Config, place: Path, root: Path, ratio: int, batch: int, mesh: Mesh, step: int | None
+) -> Pair:
     model = load_run(cfg, place, root=root, step=step)
     summary = read_json(place / SUMMARY, "config_hash")
     dec = bases.weights_identity(bases.resolve_decoder(cfg, root))
@@ -136,7 +161,7 @@ def _exported(
     model.compressor.connector.unit = float(about["connector_unit"])
     leaves = _pair_leaves(place / PAIR)
     if lora is not None:
-        config = json.loads((comp_folder / hf.CONFIG).read_text())
+        config = read_json(comp_folder / hf.CONFIG)
         leaves |= peft.load(place / ADAPTER, llm.cfg, module_tower(config))
     model = _filled(model, leaves, cfg, place)
     toks = bases.tokenizer_of(comp_folder), bases.tokenizer_of(dec_folder)
@@ -169,18 +194,28 @@ def _pair(
 def read_about(place: Path) -> dict[str, Any]:
     """jaxcomp.json of an exported folder. Raises ExportError where it is of another kind."""
     try:
-        about = json.loads((place / ABOUT).read_text())
-    except (OSError, json.JSONDecodeError) as error:
+        about = strict_json.read(place / ABOUT, dict)
+    except (OSError, strict_json.JsonError) as error:
         raise ExportError(f"{place / ABOUT} cannot be read ({error})") from error
     found = about.get("format"), about.get("version")
     if found != (FORMAT, VERSION):
-        raise ExportError(f"{place / ABOUT} is of {found}; expected {(FORMAT, VERSION)}")
+        shown = str(found)[:80]
+        raise ExportError(f"{place / ABOUT} is of {shown}; expected {(FORMAT, VERSION)}")
+    for field, kind in _FIELDS.items():
+        value: Any = about
+        for part in field.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if not isinstance(value, kind):
+            raise ExportError(
+                f"{place / ABOUT}: {field} is {str(value)[:40]!r}, expected {kind.__name__}; "
+                "export the run again"
+            )
     return about
 
 
 def _weights(place: Path, source: dict[str, Any], given: str, what: str) -> Path:
     """The folder of a base model, checked to hold the weights the compressor was trained with."""
-    name, revision = source["source"], source.get("revision")
+    name, revision = source.get("source", given), source.get("revision")
     if given:
         folder = folder_of(given)
     elif name.startswith(SHIPPED):
@@ -188,6 +223,11 @@ def _weights(place: Path, source: dict[str, Any], given: str, what: str) -> Path
     else:
         folder = folder_of(f"{name}@{revision}" if is_id(name) and revision else name)
     if not (folder / hf.CONFIG).is_file():
+        if given:
+            raise ExportError(
+                f"{what} = {given!r}: holds no {hf.CONFIG}; expected the folder of the model that "
+                f"{place} was trained with"
+            )
         raise ExportError(
             f"{place / ABOUT}: the {what}'s weights were at {name}, where there are none now; name "
             f"their place with {what}=DIR (--{what}=DIR)"

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from jaxcomp import storage
+from jaxcomp import storage, strict_json
 from jaxcomp.config import LoraConfig, ModelConfig
 from jaxcomp.llm.block import PROJECTIONS
 from jaxcomp.llm.layout import Tower, weights
@@ -54,7 +54,8 @@ def save(
         "fan_in_fan_out": False,
         "inference_mode": True,
     }
-    (folder / CONFIG).write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
+    text = json.dumps(about, indent=1, sort_keys=True) + "\n"
+    storage.write_bytes(folder / CONFIG, text.encode())
 
 
 def load(folder: Path, cfg: ModelConfig, tower: Tower) -> Leaves:
@@ -87,9 +88,9 @@ def read_config(folder: Path) -> LoraConfig:
     """Rank, alpha and dropout of an adapter. Raises ExportError where they are not there."""
     path = folder / CONFIG
     try:
-        found = json.loads(path.read_text())
+        found = strict_json.read(path, dict)
         return LoraConfig(int(found["r"]), float(found["lora_alpha"]), float(found["lora_dropout"]))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise ExportError(f"{path} is no PEFT config ({error}); export the run again") from error
 
 

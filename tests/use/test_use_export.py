@@ -1,7 +1,10 @@
 """What is handed on is what was trained: by jaxcomp, by PEFT's file layout, by transformers."""
 
 import json
+import os
+import resource
 import shutil
+import stat
 
 import jax
 import numpy as np
@@ -11,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 from use_runs import LORA, config, texts
 
 import jaxcomp
+from jaxcomp import cli
 from jaxcomp.config import ConfigError, config_hash
 from jaxcomp.llm import hf, lora
 from jaxcomp.sharding import use_mesh
@@ -96,6 +100,113 @@ def test_weights_that_moved_are_named_and_found_by_hand(exported, tmp_path):
     other = bases.ASSETS / "bases" / "llama-24-s0"
     with pytest.raises(ExportError, match="does not hold the weights"):
         jaxcomp.load(moved, decoder=str(other), mesh=pair.mesh)
+
+
+@pytest.fixture
+def moved(exported, tmp_path):
+    """A run whose base models are no longer where it says."""
+    run = shutil.copytree(exported[1] / "run", tmp_path / "moved run")
+    found = json.loads((run / "settings.json").read_text())
+    found["config"]["folders"] = {"decoder": "/nowhere/d", "llama/24": "/nowhere/c"}
+    (run / "settings.json").write_text(json.dumps(found))
+    return run
+
+
+BASE, DECODER = bases.ASSETS / "bases" / "llama-24-s0", bases.ASSETS / "decoders" / "decoder-s0"
+
+
+def test_base_models_of_a_run_are_found_by_hand(exported, moved):
+    pair, _ = exported
+    with pytest.raises(ConfigError, match=r"/nowhere/.*holds no config\.json.*--\w+=DIR"):
+        jaxcomp.load(moved, mesh=pair.mesh)
+    with pytest.raises(ExportError, match=r"decoder = '/elsewhere': holds no config\.json"):
+        jaxcomp.load(moved, decoder="/elsewhere", mesh=pair.mesh)
+    with pytest.raises(ExportError, match="does not hold the weights"):
+        jaxcomp.load(moved, compressor=str(BASE), decoder=str(BASE), mesh=pair.mesh)
+    again = jaxcomp.load(moved, compressor=str(BASE), decoder=str(DECODER), mesh=pair.mesh)
+    assert again.traits == pair.traits
+    np.testing.assert_array_equal(again.compress(texts()).vec_ND, pair.compress(texts()).vec_ND)
+
+
+def test_commands_are_told_where_base_models_are(exported, moved, tmp_path, capsys):
+    here = [f"--run={moved}", f"--compressor={BASE}", f"--decoder={DECODER}"]
+    with use_mesh(exported[0].mesh):
+        assert cli.main(["eval", *here[:1]]) == 2
+        assert "--compressor=DIR" in capsys.readouterr().err
+        assert cli.main(["eval", *here]) == 0
+        assert cli.main(["eval", *here, "--probe=drift", "--limit=1"]) == 0
+        assert cli.main(["export", *here, f"--out={tmp_path}/out"]) == 0
+    about = [json.loads((p / "out" / ABOUT).read_text()) for p in (exported[1], tmp_path)]
+    assert about[0]["reader"] == about[1]["reader"]
+
+
+def test_what_is_written_may_be_read_by_whom_the_umask_lets(exported, tmp_path):
+    pair, place = exported
+    before = os.umask(0o027)
+    try:
+        with use_mesh(pair.mesh):
+            export(place / "run", tmp_path / "made" / "out")
+        pair.compress(texts()[:1]).save(tmp_path / "made" / "m.safetensors")
+    finally:
+        os.umask(before)
+    made = [p for p in (tmp_path / "made").rglob("*") if p.is_file()]
+    assert {p.suffix for p in made} >= {".safetensors", ".json", ".md"}
+    assert {stat.S_IMODE(p.stat().st_mode) for p in made} == {0o640}
+
+
+@pytest.mark.parametrize("command", ["compress", "export"])
+def test_a_full_disk_is_one_sentence_that_names_the_file(exported, tmp_path, capsys, command):
+    pair, place = exported
+    out, text = tmp_path / "out", tmp_path / "a.txt"
+    text.write_text(texts()[0])
+    argv = [command, f"--run={place}/run", f"--out={out}"]
+    argv += [str(text)] if command == "compress" else []
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with use_mesh(pair.mesh):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+        try:
+            code = cli.main(argv)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    said = capsys.readouterr().err
+    assert code == 2
+    assert said.count("\n") == 1
+    assert ".safetensors: File too large" in said
+    assert not [p for p in tmp_path.rglob("*") if p.is_file() and p != text]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"base": None}, "base.source is 'None', expected str"),
+        ({"decoder": {"source": "x", "identity": []}}, r"identity is '\[\]', expected dict"),
+        ({"connector_unit": "1"}, "connector_unit is '1', expected float"),
+        ({"config": [1]}, r"config is '\[1\]', expected dict"),
+        ({"config": {"memory": 3}}, "memory"),
+        ({"version": "9" * 500}, "expected .*jaxcomp-compressor"),
+        ({"reader": "\ud800"}, "half a surrogate pair"),
+    ],
+)
+def test_a_damaged_description_is_one_sentence(exported, tmp_path, change, said):
+    pair, place = exported
+    broken = shutil.copytree(place / "out", tmp_path / "broken")
+    about = json.loads((broken / ABOUT).read_text())
+    (broken / ABOUT).write_text(json.dumps(about | change))
+    with pytest.raises((ExportError, ConfigError), match=said) as raised:
+        jaxcomp.load(broken, mesh=pair.mesh)
+    assert len(str(raised.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "", '{"r": null}', '{"r": [1]}', '{"r": 1e999}', "[" * 9999]
+)
+@pytest.mark.parametrize("exported", ["lora"], indirect=True)
+def test_a_damaged_adapter_is_one_sentence(exported, tmp_path, content):
+    pair, place = exported
+    broken = shutil.copytree(place / "out", tmp_path / "broken")
+    (broken / "adapter" / "adapter_config.json").write_text(content)
+    with pytest.raises(ExportError, match=r"adapter_config\.json is no PEFT config"):
+        jaxcomp.load(broken, mesh=pair.mesh)
 
 
 def test_damage_is_named(exported, tmp_path):
