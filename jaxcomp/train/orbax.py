@@ -22,7 +22,7 @@ _FULL = "No space left on device"
 _SPEC = " [tensorstore_spec"
 _MOST = 200  # characters of an error
 _LOOK_S = 2.0
-_NEVER = r"coroutine '(_read_array|Store\.)\S* was never awaited"
+_NEVER = r"coroutine '(_read_array|async_serialize|Store\.)\S* was never awaited"
 _LATE = re.compile(rf"Event loop is closed|TensorStore details|{_NEVER}")
 
 
@@ -87,9 +87,10 @@ def _not_of_orbax(record: logging.LogRecord) -> bool:
 
 
 def _unraisable(found: Any, say: Any = sys.unraisablehook) -> None:
-    """The other reads of a damaged checkpoint end after the first one failed, when Orbax has closed
-    its event loop and nobody waits for them."""
-    if not _LATE.search(str(found.exc_value)):
+    """The other reads and writes of a checkpoint end after the first one failed, when Orbax has
+    closed its event loop and nobody waits for them."""
+    file = getattr(getattr(found.object, "cr_code", None), "co_filename", "")
+    if "/orbax/" not in file and not _LATE.search(str(found.exc_value)):
         say(found)
 
 
