@@ -172,7 +172,14 @@ def _agreed(task: Task, answer: tuple[str, Any]) -> tuple[str, Any]:
     """The answer, if the task ended alike everywhere. Raises Lost where it did not."""
     word, content = answer
     mine = [word, content if word != "done" else None]
-    every = distributed.gather("task ended", mine, None if word == "done" else _FAILED_ALONE_S)
+    try:
+        every = distributed.gather("task ended", mine, None if word == "done" else _FAILED_ALONE_S)
+    except Lost as lost:
+        channel = distributed.channel()
+        if word == "done" or channel is None or channel.lost is not None:
+            raise
+        # The others still run the task, and wait for this process.
+        raise Lost(f"{task.id} failed on process {channel.process} alone: {content}") from lost
     if len({word for word, _ in every}) > 1:
         at, (_, why) = next((i, a) for i, a in enumerate(every) if a[0] != "done")
         raise Lost(f"{task.id} failed on process {at} alone: {why}")

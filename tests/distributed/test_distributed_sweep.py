@@ -81,6 +81,18 @@ def test_a_job_that_fails_on_one_host_alone_ends_the_command(start, tmp_path):
     assert said.endswith("start all processes again with the same command: it resumes")
 
 
+@pytest.mark.slow
+def test_a_save_that_fails_ends_the_command_with_its_error(start, tmp_path):
+    """Orbax on the other process would wait ten minutes for it."""
+    config = make_weights(tmp_path)
+    running = start([str(Path(__file__).with_name("vanishing_sweep.py")), config, tmp_path / "w"])
+    assert 0 not in running.wait()
+    said = running.error(0)
+    assert "toy-s-r4-b0-s0 failed on process 0 alone" in said
+    assert str(tmp_path / "w/jobs/toy-s-r4-b0-s0/checkpoints") in said
+    assert "Traceback" not in running.text(0) + running.text(1)
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_sweep_that_is_told_to_stop_saves_what_runs(start, tmp_path, count):
     """On one machine two workers run two jobs; on two hosts, the one that only follows is told."""

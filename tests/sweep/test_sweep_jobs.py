@@ -147,7 +147,7 @@ def test_a_save_that_fails_ends_its_job_and_no_other(tmp_path, decoder, monkeypa
     assert summary.ran == 1
     ((job, message),) = summary.failed
     assert job == "toy-s-r4-b0-s0"
-    assert "jobs/toy-s-r4-b0-s0/checkpoints" in message
+    assert "jobs/toy-s-r4-b0-s0/checkpoints: cannot be written" in message
 
 
 @pytest.mark.slow
