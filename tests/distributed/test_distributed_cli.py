@@ -2,6 +2,7 @@
 
 import json
 import signal
+import time
 
 import pytest
 from processes import Processes, cli, make_weights, rows
@@ -78,3 +79,32 @@ def test_stopped_then_killed_then_finished_is_a_run_never_disturbed(place, train
     one, other = (json.loads((w / "summary.json").read_text()) for w in (whole, torn))
     assert one == other
     assert (whole / "metrics.jsonl").read_bytes() == (torn / "metrics.jsonl").read_bytes()
+
+
+# A disk of process 1 that takes no file above 20 kB, also of root.
+SMALL = """
+import os, resource, sys
+from jaxcomp import cli
+if os.environ["JAXCOMP_PROCESS"] == "1":
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+sys.exit(cli.main())
+"""
+
+
+def test_a_save_that_fails_on_one_process_ends_all_with_one_line_each(place):
+    """Orbax alone has them wait for each other ten minutes."""
+    folder, config = place
+    train = ["train", f"--config={config}", f"--workdir={folder / 'small'}", *SET]
+    running = Processes(["-c", SMALL, *train], 2, 2, folder=folder)
+    try:
+        running.until(lambda: steps(folder / "small") >= 19)
+        began = time.monotonic()
+        while any(process.poll() is None for process in running.running):
+            assert time.monotonic() - began < 60, [running.text(i) for i in (0, 1)]
+            time.sleep(0.1)
+    finally:
+        running.close()
+    assert [p.returncode for p in running.running] == [1, 2]
+    assert "checkpoints: cannot be written" in running.error(1)
+    assert "process 1 (" in running.error(0)
+    assert not any("Traceback" in running.text(i) for i in (0, 1))
