@@ -186,9 +186,9 @@ def relative(place: Place, start: Place) -> str:
 
 def join(start: Place, name: str) -> Path:
     """`start`/`name`, where `name` comes from `relative`: it may climb, or be another place."""
-    if is_remote(name):
+    if is_remote(name) or os.path.isabs(name):
         return path(name)
-    if not is_remote(start) or os.path.isabs(name):
+    if not is_remote(start):
         return path(start) / name
     bucket, _, key = os.fspath(start).removeprefix("gs://").partition("/")
     found = posixpath.normpath(posixpath.join("/", key, name)).lstrip("/")

@@ -17,7 +17,7 @@ from sweep_stub import config
 
 from jaxcomp import storage
 from jaxcomp.config import Config, ConfigError
-from jaxcomp.sweep import claims, grid, runner, worker
+from jaxcomp.sweep import claims, dispatch, grid, runner, worker
 from jaxcomp.sweep.claims import ClaimedError, Claims
 from jaxcomp.sweep.dispatch import Crew, Dispatch
 from jaxcomp.sweep.ledger import DiskFullError, Ledger
@@ -155,7 +155,7 @@ def test_a_worker_that_stands_still_costs_its_job_alone(tmp_path, monkeypatch):
 
 
 def test_the_preparation_of_data_is_told_with_how_far_it_is(tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "PROGRESS_S", 0.1)
+    monkeypatch.setattr(dispatch, "PROGRESS_S", 0.1)
     (tmp_path / "trouble-toy-s-b0").write_text("prepare")
     said = go(config(), tmp_path)[2]
     assert "toy-s-b0 0% reading a.jsonl: 3 of 10 lines (30%), 1 s, about 2 s left;" in said
