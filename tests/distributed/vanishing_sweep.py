@@ -1,42 +1,32 @@
 """`vanishing_sweep.py CONFIG WORKDIR`: `jaxcomp sweep` whose first job's checkpoints vanish while
 they are written: somebody cleans up, or a shared disk goes stale."""
 
+import os
 import shutil
 import signal
 import sys
-import threading
-import time
 from pathlib import Path
 
-from jaxcomp import cli, distributed, settings, stopping
+from jaxcomp import cli, settings, stopping
 from jaxcomp.sweep import hosts, jobs, runner
-from jaxcomp.train import checkpoint
-
-
-def remove(folder):
-    """What is half written, again and again."""
-    while True:
-        for place in folder.glob("*tmp*/*"):
-            shutil.rmtree(place.parent, ignore_errors=True)
-        time.sleep(0.001)
 
 
 class Work(jobs.SweepWork):
     def run(self, task, workdir, say):
         hosts._FAILED_ALONE_S = 3.0  # pyright: ignore[reportPrivateUsage]
-        save = checkpoint.Checkpoints.save
+        rename = os.rename
 
-        def vanishing(self, step, state, data):
-            if distributed.is_lead():
-                threading.Thread(target=remove, args=(self.directory,), daemon=True).start()
-            save(self, step, state, data)
+        def vanishing(source, target, **kw):
+            if f"{task.id}/checkpoints" in os.fspath(source):
+                shutil.rmtree(source)
+            rename(source, target, **kw)
 
         if task.config.seed == 0:
-            checkpoint.Checkpoints.save = vanishing
+            os.rename = vanishing
         try:
             return super().run(task, workdir, say)
         finally:
-            checkpoint.Checkpoints.save = save
+            os.rename = rename
 
 
 def main(config, workdir):

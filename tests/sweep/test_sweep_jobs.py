@@ -22,7 +22,7 @@ from jaxcomp.llm import hf
 from jaxcomp.llm.model import Transformer
 from jaxcomp.sweep import grid, jobs, runner
 from jaxcomp.sweep.tasks import Task
-from jaxcomp.train import checkpoint, compress, loop
+from jaxcomp.train import compress, loop
 
 CONFIG = """
 def shape(width):
@@ -122,21 +122,20 @@ def test_only_in_a_rate_grid_is_divergence_a_finding(tmp_path, decoder, monkeypa
 
 
 class VanishingCheckpoints(jobs.SweepWork):
-    """Somebody cleans up the folder of one job's checkpoints while Orbax writes to it."""
+    """Somebody cleans up one job's checkpoint, after Orbax wrote it and before it has its name."""
 
     def run(self, task, workdir, say):
-        save = checkpoint.Checkpoints.save
+        rename = os.rename
 
-        def vanishing(self, step, state, data):
-            save(self, step, state, data)
-            shutil.rmtree(self.directory)
+        def vanishing(source, target, **kw):
+            if f"{task.id}/checkpoints" in os.fspath(source):
+                shutil.rmtree(source)
+            rename(source, target, **kw)
 
-        if task.id == "toy-s-r4-b0-s0":
-            checkpoint.Checkpoints.save = vanishing
-        try:
+        with pytest.MonkeyPatch.context() as patch:
+            if task.id == "toy-s-r4-b0-s0":
+                patch.setattr(os, "rename", vanishing)
             return super().run(task, workdir, say)
-        finally:
-            checkpoint.Checkpoints.save = save
 
 
 @pytest.mark.slow
