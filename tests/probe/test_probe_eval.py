@@ -95,7 +95,7 @@ def test_gold_answers_of_an_exported_folder(run, tmp_path, capsys):
         (["--probe=qa", "--run=gs://b/x", "--data=i.jsonl"], "give --out=FILE of this machine"),
         (["--run=x", "--data=i.jsonl"], "--data goes with --probe=overwriting|qa"),
         (["--run=x", "--config=c.py"], "--config does not go with --run"),
-        (["--run=x", "--compressor=llama/24"], "--compressor does not go with --run"),
+        (["--run=x", "--compressor=llama/24"], "x holds no settings.json"),
         (["--run=x"], "x holds no settings.json"),
         ([], "--config is missing"),
     ],
