@@ -36,7 +36,8 @@ def measure(cfg: Config, workdir: Path, steps: int, every: int) -> RunTimes:
     resident: dict[int, int] = {}
 
     def look(_: str, share: float) -> None:
-        resident[round(share * steps)] = resident_bytes()
+        if share:  # not of the line that says that training has begun
+            resident[round(share * steps)] = resident_bytes()
 
     train(cfg, workdir, say=look)
     return RunTimes(steps, read_json(workdir / TIMINGS)["seconds"], resident)
