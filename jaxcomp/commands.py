@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from jaxcomp import distributed, settings, storage
+from jaxcomp import compiled, distributed, settings, storage
 from jaxcomp.config import Config, ConfigError, config_hash, to_dict
 
 Flags = argparse.Namespace
@@ -72,6 +72,7 @@ def train(flags: Flags) -> int:
     together(flags, cfg)
     _writable(flags)
     workdir, root = run_folders(flags, cfg)
+    compiled.keep()
     summary = compress.train(cfg, workdir, root=root, profile=profile)
     print(json.dumps(summary, indent=1))
     print(f"next: jaxcomp eval with the same flags; the run is in {workdir}")

@@ -10,14 +10,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxcomp import definitions, distributed, storage, strict_json
+from jaxcomp import compiled, definitions, distributed, settings, storage, strict_json
 from jaxcomp.commands import Flags, config_of, needs_compressor, run_folders, together
 from jaxcomp.config import Config, ConfigError, config_hash
 from jaxcomp.probing import PROBES, RESULTS, alone, places_of, runs_of
 from jaxcomp.settings import integer
 from jaxcomp.using import here, tell
 
-SUMMARY = "summary.json"  # as in train/checkpoint.py, which loads JAX
+SETTINGS, SUMMARY = "settings.json", "summary.json"  # as in train/checkpoint.py, which loads JAX
 _ASKED = ("overwriting", "qa")  # of items in a file
 _LOADED = (*_ASKED, "drift", "bounds")  # that ask one pair
 # A flag -> the probes that take it.
@@ -144,6 +144,7 @@ def held_out(flags: Flags) -> int:
 
     kept = metrics = distributed.by_lead(lambda: _kept(file, lines, about))
     if metrics is None:
+        compiled.keep()
         began = time.perf_counter()
         found, passages = jobs.measure(cfg, workdir, root, ratio)
         tell(_cost(len(passages), time.perf_counter() - began))
@@ -211,6 +212,7 @@ def along(flags: Flags) -> int:
     alone(flags, ())
     more: Callable[[Path, int], dict[str, Any]] | None = _drift if flags.all else None
     _comparable(places)
+    compiled.keep()
     runs = [follow(place, more=more, say=tell) for place in places]
     folder = here(flags.out) if flags.out else runs[0].place / RESULTS
     page = write(runs, folder)
@@ -250,6 +252,7 @@ def _drift(place: Path, step: int | None, ratio: int = 0, **moved: Any) -> dict[
     from jaxcomp.probe.twin_rules import DIMENSIONS
     from jaxcomp.use import load
 
+    compiled.keep()
     found: dict[str, Any] = {}
     try:
         pair = load(place, step=step, ratio=ratio, **moved)
@@ -273,8 +276,13 @@ def _run(flags: Flags) -> tuple[Config, Path, Path]:
         cfg = config_of(flags)
         needs_compressor(cfg, "eval")
         return cfg, *run_folders(flags, cfg)
-    from jaxcomp.use.load import open_run
+    place, moved = storage.path(flags.run), places_of(flags)
+    file = place / SETTINGS
+    found = _read(file) if not moved and file.is_file() else {}
+    if {"config", "root"} <= found.keys():
+        cfg = settings.from_dict(found["config"], where=str(file))
+        return cfg, place, storage.join(place, found["root"])
+    from jaxcomp.use.load import open_run  # loads JAX
 
-    place = storage.path(flags.run)
-    cfg, root = open_run(place, **places_of(flags))
+    cfg, root = open_run(place, **moved)
     return cfg, place, root

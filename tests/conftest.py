@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from jaxcomp.config import MeshConfig
 from jaxcomp.sharding import make_mesh, use_mesh
@@ -14,6 +15,7 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 # Tests compile far more than they compute; this halves the time XLA takes.
 jax.config.update("jax_disable_most_optimizations", True)
+COMPILED = getattr(jax.config, "jax_compilation_cache_dir", None)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -24,6 +26,15 @@ def _cache(tmp_path_factory):
     patch.setenv("JAXCOMP_CACHE", str(tmp_path_factory.mktemp("cache")))
     yield
     patch.undo()
+
+
+@pytest.fixture(autouse=True)
+def _compiled():
+    """What one test's commands keep of compiled steps, and where, is no matter of the next."""
+    yield
+    if getattr(jax.config, "jax_compilation_cache_dir", None) != COMPILED:
+        jax.config.update("jax_compilation_cache_dir", COMPILED)
+        compilation_cache.reset_cache()
 
 
 HANGS_S = 300.0  # to wait for what must come: a machine with other work to do takes its time

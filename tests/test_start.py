@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from jaxcomp import definitions, settings
-from jaxcomp.config import config_hash
+from jaxcomp.config import config_hash, to_dict
 from jaxcomp.sweep import grid
 from jaxcomp.sweep.ledger import DONE, Ledger
 from jaxcomp.sweep.report import report
@@ -57,7 +57,8 @@ def test_a_sweep_that_is_done(tmp_path):
     assert not heavy
 
 
-def test_an_evaluation_that_is_done(tmp_path):
+@pytest.mark.parametrize("form", ["--config", "--run"])
+def test_an_evaluation_that_is_done(form, tmp_path):
     cfg = settings.load("tiny", [("compressor", "llama/24")])
     summary = {"train_loss": 1.5}
     about = {
@@ -68,7 +69,18 @@ def test_an_evaluation_that_is_done(tmp_path):
     (tmp_path / "summary.json").write_text(json.dumps(summary))
     (tmp_path / "passages.jsonl").touch()
     (tmp_path / "eval.json").write_text(json.dumps({"about": about, "metrics": {"a": 1.0}}))
-    typed = ("eval", "--config=tiny", "--compressor=llama/24", f"--workdir={tmp_path}")
-    said, heavy = loaded(*typed)
+    (tmp_path / "settings.json").write_text(json.dumps({"config": to_dict(cfg), "root": "."}))
+    typed = ["--config=tiny", "--compressor=llama/24", f"--workdir={tmp_path}"]
+    said, heavy = loaded("eval", *(typed if form == "--config" else [f"--run={tmp_path}"]))
     assert f"nothing to do: {tmp_path}/eval.json" in said
     assert not heavy
+
+
+def test_training_loads_only_what_it_computes_with():
+    code = (
+        "import json, sys, jaxcomp.train.compress, jaxcomp.sweep.jobs\n"
+        "print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    needed = {"flax", "grain", "jax", "optax", "orbax", "tokenizers"}
+    assert set(json.loads(done.stdout)) & {*HEAVY, "pandas", "torch"} == needed

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxcomp import distributed, storage
+from jaxcomp import compiled, distributed, storage
 from jaxcomp.config import Config
 from jaxcomp.sweep import grid
 from jaxcomp.sweep.headlines import endpoints, headlines
@@ -80,7 +80,7 @@ class SweepWork:
         return bases.find_base(cfg, family, size, cfg.base_seed, workdir) is not None
 
     def run(self, task: Task, workdir: Path, say: Say) -> dict[str, Any]:
-        use_compilation_cache(workdir)
+        compiled.keep(workdir / "cache" / "xla")
         if task.what == "job":
             return _run_job(task, workdir, say)
         make(task, workdir, self.command, say)
@@ -238,11 +238,3 @@ def _drop_checkpoints(folder: Path, last: int) -> None:
         for step in folder.iterdir():
             if step.name.isdigit() and int(step.name) < last:
                 storage.rmtree(step)
-
-
-def use_compilation_cache(workdir: Path) -> None:
-    """Compiled steps are kept in the workdir, so workers and reruns need not compile again."""
-    import jax
-
-    jax.config.update("jax_compilation_cache_dir", storage.absolute(workdir / "cache" / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
