@@ -6,14 +6,15 @@ import argparse
 import itertools
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jaxcomp import compiled, definitions, distributed, settings, storage, strict_json
 from jaxcomp.commands import Flags, config_of, needs_compressor, run_folders, together
 from jaxcomp.config import Config, ConfigError, config_hash
-from jaxcomp.probing import PROBES, RESULTS, alone, places_of, runs_of
+from jaxcomp.probing import PROBES, RESULTS, moved_runs, places_of, runs_of
 from jaxcomp.settings import integer
 from jaxcomp.using import here, tell
 
@@ -206,14 +207,15 @@ def along(flags: Flags) -> int:
     """Every saved checkpoint of one run or of several."""
     from jaxcomp.trajectory import follow, write
 
-    places = runs_of(flags)
-    if not places:
+    if not runs_of(flags):
         raise ConfigError("--checkpoints=all needs --run=DIR[,DIR] of finished runs")
-    alone(flags, ())
-    more: Callable[[Path, int], dict[str, Any]] | None = _drift if flags.all else None
-    _comparable(places)
+    moved = moved_runs(flags)
+    _comparable(runs_of(flags))
     compiled.keep()
-    runs = [follow(place, more=more, say=tell) for place in places]
+    runs = [
+        follow(place, more=partial(_drift, **at) if flags.all else None, say=tell, **at)
+        for place, at in moved
+    ]
     folder = here(flags.out) if flags.out else runs[0].place / RESULTS
     page = write(runs, folder)
     print((folder / "trajectory.md").read_text(), flush=True)

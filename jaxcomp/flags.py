@@ -117,6 +117,10 @@ def _place(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ratio", type=integer, default=0, metavar="N", help="one of those it was trained at"
     )
+    _batch_and_places(parser)
+
+
+def _batch_and_places(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=integer, default=32, metavar="N", help="rows at once (32)")
     for base in ("compressor", "decoder"):
         parser.add_argument(
@@ -180,7 +184,7 @@ def _inspect_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--limit", type=integer, default=64, metavar="N", help="passages of each held-out set (64)"
     )
-    parser.add_argument("--batch", type=integer, default=32, metavar="N", help="rows at once (32)")
+    _batch_and_places(parser)
     parser.add_argument(
         "--out", default="", metavar="FILE", help="the page (default: inspect.html in the run)"
     )
@@ -262,7 +266,8 @@ COMMANDS = (
         "same memories in fewer bits. bounds: the run's memory between none and the best.\n"
         "A stopped probe goes on where it stopped; what is finished is printed and not measured\n"
         "again. If the base models of --run have moved, --compressor=DIR and\n"
-        "--decoder=DIR say where they are. Definitions: docs/metrics.md.",
+        "--decoder=DIR say where they are; for several runs one folder, or one for each: DIR,DIR.\n"
+        "Definitions: docs/metrics.md.",
         _eval_flags,
         evaluating.evaluate,
         processes="all",

@@ -76,10 +76,9 @@ def rate(flags: Flags) -> int:
 
     for name in ("data", "limit", "filter", "select", "export", "batch"):
         _no(name, flags)
-    alone(flags, ())
-    places, ratio = runs_of(flags), flags.ratio or 0
-    folder = here(flags.out) if flags.out else storage.path(places[0]) / RESULTS
-    found = [rates.measure(place, tell, ratio) for place in places]
+    runs, ratio = moved_runs(flags), flags.ratio or 0
+    folder = here(flags.out) if flags.out else storage.path(runs[0][0]) / RESULTS
+    found = [rates.measure(place, tell, ratio, **moved) for place, moved in runs]
     page = rates.write(found, folder)
     print(page.with_suffix(".md").read_text(), flush=True)
     if not any(one.made for one in found):
@@ -141,6 +140,23 @@ def places_of(flags: Flags) -> dict[str, Any]:
     field."""
     alone(flags, _PLACES)
     return dict(flags.overrides)
+
+
+def moved_runs(flags: Flags) -> list[tuple[str, dict[str, str]]]:
+    """The folders that --run names, each with where its base models are, if they have moved: one
+    folder for all runs, or one for each. Raises ConfigError for any other number."""
+    runs = runs_of(flags)
+    given = {name: folders.split(",") for name, folders in places_of(flags).items()}
+    for name, folders in given.items():
+        if len(folders) not in (1, len(runs)):
+            raise ConfigError(
+                f"--{name} names {len(folders)} folders for {len(runs)} runs; expected one for all "
+                "or one for each, in the order of --run"
+            )
+    return [
+        (run, {name: folders[i % len(folders)] for name, folders in given.items()})
+        for i, run in enumerate(runs)
+    ]
 
 
 def out_of(flags: Flags, about: str) -> Path:

@@ -68,7 +68,8 @@ def inspect(flags: Flags) -> int:
     from jaxcomp.dissect import inspect as write
 
     no_fields(flags)
-    found = write(flags.run, limit=flags.limit, batch=flags.batch, out=flags.out, say=tell)
+    shown = {"limit": flags.limit, "batch": flags.batch, "out": flags.out}
+    found = write(flags.run, **shown, say=tell, **places_of(flags))
     for name, counts in found.counts.items():
         print(json.dumps({"set": name, **counts}))
     return 0
@@ -88,8 +89,7 @@ def export(flags: Flags) -> int:
     for name in ("question", "ratio"):
         if getattr(flags, name):
             raise ConfigError(f"--{name} goes with --prompt_embeds; a run is exported as it is")
-    places = {"compressor": flags.compressor, "decoder": flags.decoder}
-    made = write(storage.path(flags.run), here(flags.out), **places)
+    made = write(storage.path(flags.run), here(flags.out), **places_of(flags))
     tell(f"{flags.out} {'is written' if made else 'is there already: nothing to do'}")
     return 0
 
@@ -97,13 +97,12 @@ def export(flags: Flags) -> int:
 def pair_of(flags: Flags) -> Any:
     from jaxcomp.use import load
 
-    return load(
-        flags.run,
-        ratio=flags.ratio,
-        batch=flags.batch,
-        compressor=flags.compressor,
-        decoder=flags.decoder,
-    )
+    return load(flags.run, ratio=flags.ratio, batch=flags.batch, **places_of(flags))
+
+
+def places_of(flags: Flags) -> dict[str, Any]:
+    """Where the base models of --run are, if they have moved."""
+    return {"compressor": flags.compressor, "decoder": flags.decoder}
 
 
 def _memories(flags: Flags) -> Iterator[Any]:

@@ -43,8 +43,8 @@ def runs(monkeypatch, tmp_path):
         for name in ("a", "b", "a2", "A")
     }
 
-    def follow(place, *, more, say):
-        asked.append((place, more))
+    def follow(place, *, more, say, **moved):
+        asked.append((place, more, *moved.values()))
         return trajectory.Followed(tmp_path / place, made[place], [], 0)
 
     def open_run(place):
@@ -60,6 +60,15 @@ def runs(monkeypatch, tmp_path):
 
     monkeypatch.setattr(trajectory, "write", write)
     return asked
+
+
+def test_base_models_of_several_runs_are_named_for_all_or_for_each(runs, tmp_path, capsys):
+    argv = ["eval", "--run=a,b", "--checkpoints=all", f"--out={tmp_path}"]
+    (tmp_path / "trajectory.md").write_text("")
+    assert cli.main([*argv, "--compressor=x,y", "--decoder=d"]) == 0
+    assert runs == [("a", None, "x", "d"), ("b", None, "y", "d")]
+    assert cli.main([*argv, "--compressor=x,y,z"]) == 2
+    assert "--compressor names 3 folders for 2 runs" in capsys.readouterr().err
 
 
 def test_checkpoints_of_several_runs_go_into_one_page(runs, tmp_path, capsys):

@@ -46,6 +46,7 @@ def inspect(
     batch: int = 32,
     out: str | Path = "",
     say: Say = lambda _: None,
+    **moved: Any,
 ) -> Inspected:
     """Writes the page of the finished run in `place`; does nothing where it is there already.
 
@@ -55,6 +56,7 @@ def inspect(
       batch: most rows computed at once.
       out: the file; default: inspect.html in the run's folder.
       say: is told how far it is.
+      moved: where its base models are, as in `open_run`.
 
     Raises:
       ConfigError: a folder that is no run, a file that is no such page, a bad number; and whatever
@@ -64,13 +66,13 @@ def inspect(
         if value < 1:
             raise ConfigError(f"--{name} is {value}; expected at least 1")
     folder = storage.path(place)
-    cfg = _config(folder)
+    cfg = _config(folder, **moved)
     target = storage.path(out) if out else folder / PAGE
     about = _about(folder, limit)
     if _is_there(target, about):
         say(f"nothing to do: {target} is of this run and of these definitions already")
         return Inspected(target, False, {})
-    pair = load(folder, batch=batch)
+    pair = load(folder, batch=batch, **moved)
     content = _content(_sized(cfg, limit, batch), pair, limit, about, say)
     text = page.html_of(content)
     storage.write_bytes(target, text.encode())
@@ -78,7 +80,7 @@ def inspect(
     return Inspected(target, True, content.counts)
 
 
-def _config(folder: Path) -> Config:
+def _config(folder: Path, **moved: Any) -> Config:
     if (folder / ABOUT).is_file():
         raise ConfigError(
             f"{folder} is an exported compressor, which knows no held-out text; expected --run to "
@@ -86,7 +88,7 @@ def _config(folder: Path) -> Config:
         )
     if (folder / "jobs").is_dir():
         raise ConfigError(f"{folder} is a sweep; expected --run to be one of its jobs, jobs/JOB")
-    return open_run(folder)[0]
+    return open_run(folder, **moved)[0]
 
 
 def _about(folder: Path, limit: int) -> dict[str, Any]:

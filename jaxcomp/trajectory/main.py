@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from jaxcomp import storage, strict_json
@@ -41,17 +42,22 @@ class Row(NamedTuple):
 
 
 class Followed(NamedTuple):
-    """A run and its rows by step; `made` of them were measured now."""
+    """A run and its rows by step; `made` of them were measured now. `moved`: what `open_run` is to
+    be given for base models that have moved."""
 
     place: Path
     cfg: Config
     rows: list[Row]
     made: int
+    moved: Mapping[str, str] = MappingProxyType({})
 
 
-def follow(place: str | Path, *, more: More | None = None, say: Say | None = None) -> Followed:
+def follow(
+    place: str | Path, *, more: More | None = None, say: Say | None = None, **moved: str
+) -> Followed:
     """Measures every saved checkpoint of the finished run in `place` that has no row yet, and keeps
-    the rows in its trajectory.jsonl. `more` adds numbers of its own to every row.
+    the rows in its trajectory.jsonl. `more` adds numbers of its own to every row. `moved`: as in
+    `open_run`.
 
     Raises:
         ExportError, CheckpointError: `place` is no finished run, holds a single checkpoint, or its
@@ -59,7 +65,7 @@ def follow(place: str | Path, *, more: More | None = None, say: Say | None = Non
     """
     say = say or (lambda text: None)
     place = storage.path(place)
-    cfg, root = open_run(place)
+    cfg, root = open_run(place, **moved)
     steps = saved_steps(place)
     if len(steps) < 2:
         raise CheckpointError(
@@ -80,7 +86,8 @@ def follow(place: str | Path, *, more: More | None = None, say: Say | None = Non
         spent = time.perf_counter() - began
         left = duration(spent / (done + 1) * (len(todo) - done - 1))
         say(f"checkpoint {step:,}: {done + 1} of {len(todo)} measured, {left} left")
-    return Followed(place, cfg, [rows.found[step] for step in sorted(rows.found)], len(todo))
+    found = [rows.found[step] for step in sorted(rows.found)]
+    return Followed(place, cfg, found, len(todo), moved)
 
 
 class _Rows:

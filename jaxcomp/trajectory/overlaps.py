@@ -46,7 +46,7 @@ def alike(one: Memories, other: Memories) -> bool:
 
 def memories(run: Followed) -> Memories:
     """Every valid vector of the last held-out set, passage by passage, float32."""
-    cfg, root = open_run(run.place)
+    cfg, root = open_run(run.place, **run.moved)
     name = WORLD_SETS[-1] if cfg.data.source == "world" else TEXT_SET
     mesh = mesh_for(cfg)
     with use_mesh(mesh):

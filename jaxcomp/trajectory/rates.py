@@ -44,13 +44,17 @@ class Measured(NamedTuple):
 
 
 def measure(
-    place: str | Path, say: Callable[[str], None] = lambda text: None, ratio: int = 0
+    place: str | Path,
+    say: Callable[[str], None] = lambda text: None,
+    ratio: int = 0,
+    **moved: str,
 ) -> Measured:
     """The rates of the finished run in `place`, kept in its rate.json; at another `ratio` that it
-    was trained at in rate-r<ratio>.json. Raises what `at_ratio`, `load_run` and `evaluate` do, and
-    CheckpointError where the file there is of another run or evaluation."""
+    was trained at in rate-r<ratio>.json. `moved`: as in `open_run`. Raises what it, `at_ratio`,
+    `load_run` and `evaluate` do, and CheckpointError where the file there is of another run or
+    evaluation."""
     place = storage.path(place)
-    own, root = open_run(place)
+    own, root = open_run(place, **moved)
     cfg = at_ratio(own, ratio)
     name = f"{cfg.compressor} r{cfg.memory.ratio} b{cfg.base_seed} s{cfg.seed}"
     about = {

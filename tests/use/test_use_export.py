@@ -1,7 +1,9 @@
 """What is handed on is what was trained: by jaxcomp, by PEFT's file layout, by transformers."""
 
+import dataclasses
 import json
 import os
+import re
 import resource
 import shutil
 import stat
@@ -19,6 +21,8 @@ from jaxcomp.config import ConfigError, config_hash
 from jaxcomp.llm import hf, lora
 from jaxcomp.sharding import use_mesh
 from jaxcomp.train import bases, compress
+from jaxcomp.trajectory import follow
+from jaxcomp.trajectory.overlaps import memories
 from jaxcomp.use import export
 from jaxcomp.use.layout import ABOUT, PAIR, ExportError
 
@@ -28,7 +32,9 @@ def exported(request, tmp_path_factory):
     """(the pair of a run, the folder it was exported to)."""
     place = tmp_path_factory.mktemp(request.param)
     with use_mesh(mesh_of((1, 1, 1))):
-        compress.train(config(LORA if request.param == "lora" else None), place / "run")
+        cfg = config(LORA if request.param == "lora" else None)
+        saves = dataclasses.replace(cfg.train, checkpoint_every=1, keep_checkpoints=2)
+        compress.train(dataclasses.replace(cfg, train=saves), place / "run")
         assert export(place / "run", place / "out")
         yield jaxcomp.load(place / "run"), place
 
@@ -138,6 +144,36 @@ def test_commands_are_told_where_base_models_are(exported, moved, tmp_path, caps
         assert cli.main(["export", *here, f"--out={tmp_path}/out"]) == 0
     about = [json.loads((p / "out" / ABOUT).read_text()) for p in (exported[1], tmp_path)]
     assert about[0]["reader"] == about[1]["reader"]
+
+
+COMMANDS = {  # all that read a run, with what they need besides
+    "compress": "--out={tmp}/new.safetensors {tmp}/a.txt",
+    "reconstruct": "--max_new=2 {tmp}/m.safetensors",
+    "ask": "--max_new=2 --question=Who? {tmp}/m.safetensors",
+    "inspect": "--limit=1",
+    "eval --probe=rate": "",
+    "eval --probe=bounds": "--limit=1",
+    "eval --checkpoints=all": "",
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_told_where_base_models_are(exported, moved, tmp_path, capsys, command):
+    (tmp_path / "a.txt").write_text(texts()[0])
+    exported[0].compress(texts()[:1]).save(tmp_path / "m.safetensors")
+    argv = [*command.split(), f"--run={moved}", *COMMANDS[command].format(tmp=tmp_path).split()]
+    with use_mesh(exported[0].mesh):
+        assert cli.main(argv) == 2
+        assert re.search(r"/nowhere/.*--\w+=DIR", capsys.readouterr().err)
+        assert cli.main([*argv, f"--compressor={BASE}", f"--decoder={BASE}"]) == 2
+        assert "does not hold the weights" in capsys.readouterr().err
+        assert cli.main([*argv, f"--compressor={BASE}", f"--decoder={DECODER}"]) == 0
+
+
+def test_memories_of_a_followed_run_are_of_the_base_models_named(exported, moved):
+    with use_mesh(exported[0].mesh):
+        run = follow(moved, compressor=str(BASE), decoder=str(DECODER))
+        assert memories(run).vec_WD.any()
 
 
 def test_what_is_written_may_be_read_by_whom_the_umask_lets(exported, tmp_path):
