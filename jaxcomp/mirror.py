@@ -1,8 +1,8 @@
 """Folders of a bucket copied to this machine once, for what reads files: weights and tokenizers.
 
 Whole files: published weights are cut into files by tensor, and a host's shards lie in all of them.
-The copy's name holds a hash of names, sizes and checksums, so that changed weights are another copy
-and a copy never needs to be looked at again.
+The copy's name holds a hash of names, sizes and checksums, so that changed weights are another
+copy. A file of it that was cut or removed since is copied anew.
 """
 
 from __future__ import annotations
@@ -53,13 +53,26 @@ def local_copy(folder: str, patterns: Sequence[str]) -> Path:
     digest = hashlib.sha256(known.encode()).hexdigest()[:12]
     name = folder.removeprefix("gs://").strip("/").replace("/", "--")
     target = cache_dir() / "weights" / f"{name}-{digest}"
-    if (target / _WHOLE).is_file():
+    if (target / _WHOLE).is_file() and all(_intact(target, r) for r in found):
         return target
     with _alone(target):
-        if not (target / _WHOLE).is_file():
+        missing = [target / r.name for r in found if not _intact(target, r)]
+        for file in filter(Path.is_file, missing):
+            _say(f"{file}: this file of the cache is damaged; it is copied anew")
+            file.unlink()
+        if missing or not (target / _WHOLE).is_file():
             _copy(folder, found, target)
             (target / _WHOLE).touch()
     return target
+
+
+def _intact(target: Path, remote: Remote) -> bool:
+    """Is its file of this size, and, if it is small, of this checksum? One of gigabytes would take
+    seconds to read at every start."""
+    file = target / remote.name
+    if not file.is_file() or file.stat().st_size != remote.size:
+        return False
+    return remote.size > _AT_ONCE or not remote.crc32c or _crc32c(file) == remote.crc32c
 
 
 def _listed(folder: str, patterns: Sequence[str]) -> list[Remote]:

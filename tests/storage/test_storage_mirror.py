@@ -83,6 +83,38 @@ def test_what_arrived_damaged_is_not_used():
     assert not part.exists()
 
 
+@pytest.mark.parametrize("kept", ["nothing", "half", None])
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_file_of_the_cache_that_was_damaged_since_is_copied_anew(name, kept, capsys):
+    place, _ = model("later")
+    file = folder_of(place) / name
+    whole = file.read_bytes()
+    before = len(downloads("later"))
+    capsys.readouterr()
+    if kept is None:
+        file.unlink()
+    else:
+        file.write_bytes(whole[: len(whole) // 2] if kept == "half" else b"")
+    assert folder_of(place) == file.parent
+    assert file.read_bytes() == whole
+    assert len(downloads("later")) == before + 1  # no other file
+    said = f"{file}: this file of the cache is damaged; it is copied anew"
+    assert (said in capsys.readouterr().err) == (kept is not None)
+
+
+def test_other_bytes_in_a_file_of_the_cache_are_found(monkeypatch):
+    place, weights = model("flipped")
+    file = folder_of(place) / "model.safetensors"
+    other = weights[:-1] + bytes([weights[-1] ^ 1])
+    file.write_bytes(other)
+    with monkeypatch.context() as patch:
+        patch.setattr(mirror, "_AT_ONCE", 1000)  # a large one is known by its size alone
+        assert folder_of(place) == file.parent
+        assert file.read_bytes() == other
+    folder_of(place)
+    assert file.read_bytes() == weights
+
+
 def test_two_processes_of_a_machine_copy_once():
     place, _ = model("shared", size=200_000)
     server().slow["download/storage/v1/b/shared"] = 1.0
