@@ -199,7 +199,11 @@ def _stem(file: Path) -> str:
 
 
 def _told(table: Callable[[dict[str, Any]], str], found: Any, out: Path) -> None:
-    print(table(found.result), flush=True)
+    from jaxcomp.probe.journal import intact
+
+    with intact(None if found.made else out):
+        text = table(found.result)
+    print(text, flush=True)
     tell(f"written: {out}" if found.made else f"nothing to do: the result is in {out} already")
 
 

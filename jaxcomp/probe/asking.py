@@ -13,7 +13,7 @@ from jaxcomp.config import config_hash
 from jaxcomp.probe.conditions import Asked, Reading, batches, fills_up, measure, prepare
 from jaxcomp.probe.filters import Holds, Record, Rules, Step, after, before
 from jaxcomp.probe.items import Item, ProbeError, fingerprint
-from jaxcomp.probe.journal import Journal
+from jaxcomp.probe.journal import Journal, intact
 from jaxcomp.probe.selection import VERSION as SELECTED
 from jaxcomp.probe.squad import holds
 from jaxcomp.train.metrics import duration
@@ -78,12 +78,13 @@ def run(
     journal = Journal(out, about)
     found = journal.finished()
     # A result of before passages were counted is counted again, from its own records.
-    if (
-        found is not None
-        and found["filter"]["rules"] == dataclasses.asdict(rules)
-        and "contexts" in found["items"]
-    ):
-        return Probed(found, False)
+    with intact(journal.read):
+        if (
+            found is not None
+            and found["filter"]["rules"] == dataclasses.asdict(rules)
+            and "contexts" in found["items"]
+        ):
+            return Probed(found, False)
     asked, left_out = prepare(pair, items, max_new=max_new)
     if left_out:
         say(f"left out: {_reasons(left_out)}")
@@ -94,24 +95,29 @@ def run(
     chosen, steps = before(rules, list(described.values()))
     steps = [Step("read", len(items)), Step("can be asked", len(asked)), *steps]
     _some_left(chosen, steps)
-    before_now = [*(found["records"] if found else []), *journal.records()]
-    records = {r["id"]: r | texts[r["id"]] for r in before_now}
+    with intact(journal.read):
+        records = {r["id"]: r | texts[r["id"]] for r in (found["records"] if found else [])}
+    later = journal.records()
+    with intact(journal.read):
+        records |= {r["id"]: r | texts[r["id"]] for r in later}
     wanted = {record["id"] for record in chosen}
     if done := len(wanted & records.keys()):
         say(f"{done:,} of {len(wanted):,} items were done already")
     todo = [a for a in asked if a.item.id in wanted - records.keys()]
     records |= _measured(probe, pair, todo, journal, described, max_new, also, say)
-    counted, more = after(rules, [records[r["id"]] for r in chosen], probe.answerable, probe.known)
-    steps += more
-    _some_left(counted, steps)
-    result = {
-        "about": about,
-        "filter": {"rules": dataclasses.asdict(rules), "steps": [s._asdict() for s in steps]},
-        "items": _counts(pair, counted, left_out),
-        **({"selection": _selection(counted, also)} if also else {}),
-        **probe.rates(counted),
-        "records": [records[a.item.id] for a in asked if a.item.id in records],
-    }
+    every = [records[r["id"]] for r in chosen]
+    with intact(journal.read):
+        counted, more = after(rules, every, probe.answerable, probe.known)
+        steps += more
+        _some_left(counted, steps)
+        result = {
+            "about": about,
+            "filter": {"rules": dataclasses.asdict(rules), "steps": [s._asdict() for s in steps]},
+            "items": _counts(pair, counted, left_out),
+            **({"selection": _selection(counted, also)} if also else {}),
+            **probe.rates(counted),
+            "records": [records[a.item.id] for a in asked if a.item.id in records],
+        }
     journal.finish(result)
     return Probed(result, True)
 

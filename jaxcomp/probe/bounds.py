@@ -30,7 +30,7 @@ from jaxcomp.fidelity import reconstruction, slots
 from jaxcomp.fidelity.intervals import ratio_interval
 from jaxcomp.probe.asking import Probed
 from jaxcomp.probe.items import ProbeError
-from jaxcomp.probe.journal import Journal
+from jaxcomp.probe.journal import Journal, intact
 from jaxcomp.sharding import on_host, put_batch, use_mesh, whole_batch
 from jaxcomp.train.compress import tokenizers
 from jaxcomp.train.metrics import duration
@@ -100,7 +100,9 @@ def run(pair: Pair, held: HeldOut, out: Path | None = None, *, say: Say | None =
     if (found := journal.finished()) is not None:
         return Probed(found, False)
     recut = _recut(pair, held)
-    rows = {row["memory"]: row for row in journal.records()}
+    kept = journal.records()
+    with intact(journal.read):
+        rows = {row["memory"]: row for row in kept}
     if rows:
         say(f"measured already: {', '.join(rows)}")
     for name in MEMORIES:
@@ -113,11 +115,13 @@ def run(pair: Pair, held: HeldOut, out: Path | None = None, *, say: Say | None =
         spent = time.perf_counter() - began
         cost = f"{spent / len(held.examples):.3g} s a passage, compiling included"
         say(f"{name}: {duration(spent)}, {cost}")
+    with intact(journal.read):
+        memories = {name: _counted(rows[name]) for name in MEMORIES}
     result = {
         "about": about,
         "set": held.name,
         "passages": len(held.examples),
-        "memories": {name: _counted(rows[name]) for name in MEMORIES},
+        "memories": memories,
         "definitions": DEFINITIONS,
         "records": [rows[name] for name in MEMORIES],
     }

@@ -25,7 +25,7 @@ from jaxcomp.probe.asking import Probed
 from jaxcomp.probe.conditions import fills_up, room
 from jaxcomp.probe.drift_rates import passage_of, rates, table
 from jaxcomp.probe.items import NothingToAsk, ProbeError
-from jaxcomp.probe.journal import Journal
+from jaxcomp.probe.journal import Journal, intact
 from jaxcomp.probe.minimal_pairs import MinimalPair, Passage, make, windows
 from jaxcomp.probe.twin_rules import DIMENSIONS
 from jaxcomp.train.compress import tokenizers
@@ -103,10 +103,11 @@ def run(
     about = _about(pair, passages)
     journal = Journal(out, about)
     if (found := journal.finished()) is not None:
-        if "passages_asked" in found["pairs"]:
-            return Probed(found, False)
-        # One of before passages were counted is counted again, from its own records.
-        found = _counted(found, found["records"])
+        with intact(journal.read):
+            if "passages_asked" in found["pairs"]:
+                return Probed(found, False)
+            # One of before passages were counted is counted again, from its own records.
+            found = _counted(found, found["records"])
         journal.finish(found)
         return Probed(found, True)
     ready, read_counts = prepare(pair, passages)
@@ -119,7 +120,9 @@ def run(
         )
     if reasons:
         say(f"left out: {reasons}")
-    records = {record["id"]: record for record in journal.records()}
+    kept = journal.records()
+    with intact(journal.read):
+        records = {record["id"]: record for record in kept}
     if records:
         say(f"{len(records):,} of {len(ready):,} pairs were done already")
     todo = [r for r in ready if r.pair.id not in records]
@@ -140,7 +143,8 @@ def run(
     ordered = [records[r.pair.id] for r in ready]
     beyond = sum(r.segments > pair.traits.segments for r in ready)
     counts = read_counts | {"asked": len(ready), "beyond_training": beyond}
-    result = _counted({"about": about, "pairs": counts}, ordered)
+    with intact(journal.read):
+        result = _counted({"about": about, "pairs": counts}, ordered)
     journal.finish(result)
     return Probed(result, True)
 

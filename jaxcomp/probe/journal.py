@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,29 @@ from jaxcomp.probe.items import ProbeError
 from jaxcomp.train.checkpoint import write_json
 
 
+@contextlib.contextmanager
+def intact(file: Path | None) -> Iterator[None]:
+    """Raises ProbeError that names `file` where what was read from it has another shape. None:
+    nothing was read, and an error is one of the program."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        if file is None or isinstance(error, ProbeError):
+            raise
+        raise ProbeError(
+            f"{file} is damaged, or of another version ({error!r}); remove it, or choose another "
+            "--out"
+        ) from error
+
+
 class Journal:
     """The file `out` of what `about` says; None: nothing is kept.
 
     Until it is finished, its records stand in `<out>.part.jsonl`, below a line that holds `about`.
+    `read`: the file of which something was read.
     """
+
+    read: Path | None = None
 
     def __init__(self, out: Path | None, about: dict[str, Any]):
         self.out, self.about = out, about
@@ -35,6 +54,7 @@ class Journal:
                 "another --out or remove it"
             ) from error
         self._same(found.get("about"), self.out)
+        self.read = self.out
         return found
 
     def records(self) -> list[dict[str, Any]]:
@@ -56,6 +76,7 @@ class Journal:
             raise ProbeError(f"{self.part} is damaged ({error}); remove it") from error
         if lines:
             self._same(lines[0], self.part)
+            self.read = self.part
         return lines[1:]
 
     def add(self, records: Sequence[dict[str, Any]]) -> None:

@@ -124,6 +124,10 @@ def test_a_stopped_run_goes_on_after_its_last_memory(pair, held, found, monkeypa
     assert all("s a passage, compiling included" in line for line in said[1:])
     assert not bounds.run(pair, held, part.with_name("c.json")).made
     assert len(measured) == 2
+    part.with_name("c.json").unlink()
+    part.write_text(f'{json.dumps(result["about"])}\n{{"memory": "nothing"}}\n')
+    with pytest.raises(ProbeError, match=r"part\.jsonl is damaged, or of another version"):
+        bounds.run(pair, held, part.with_name("c.json"))
     fewer = held._replace(examples=held.examples[:3])
     with pytest.raises(ProbeError, match="with another passages; choose another --out"):
         bounds.run(pair, fewer, out)

@@ -257,6 +257,10 @@ def test_a_stopped_run_goes_on(pair, passages, result, tmp_path, monkeypatch):
     allowed[0] = 0
     assert run(pair, some, out).result == json.loads(json.dumps(whole.result))
     assert not run(pair, some, out).made
+    for kept in (old | {"records": [{}]}, {"about": old["about"]}):
+        out.write_text(json.dumps(kept))
+        with pytest.raises(ProbeError, match=f"{out} is damaged, or of another version"):
+            run(pair, some, out)
 
 
 def test_what_cannot_be_asked_is_counted(pair, passages):

@@ -57,6 +57,11 @@ def test_probes_write_beside_the_run_and_resume(run, tmp_path, capsys):
     assert (code, again) == (0, first)
     assert told == f"nothing to do: the result is in {out} already\n"
     assert typed(capsys, *argv[:3], "--limit=3")[0] == 2
+    out.write_text(json.dumps({name: result[name] for name in ("about", "filter", "items")}))
+    code, _, told = typed(capsys, *argv)
+    assert (code, told.count("\n")) == (2, 1)
+    assert f"{out} is damaged, or of another version (KeyError" in told
+    out.write_text(json.dumps(result))
     # The same measurements under another rule: nothing is asked again.
     code, _, told = typed(capsys, *argv, "--filter=max_tokens=999")
     assert (code, told) == (0, f"2 of 2 items were done already\nwritten: {out}\n")

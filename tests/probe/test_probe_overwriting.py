@@ -314,6 +314,39 @@ def test_a_damaged_file_is_named(decoder, tmp_path, damage):
         run(pair_of(), planted(2), out)
 
 
+SHAPES = {  # what is put into a kept result, and whether it is counted by other rules then
+    "no records": ({"records": None}, True),
+    "a list of numbers": ({"records": [1]}, True),
+    "an object of records": ({"records": {"n0": {}}}, True),
+    "records without what was scored": ({"records": [{"id": "n0"}, {"id": "n1"}]}, True),
+    "an id that is no item": ({"records": [{"id": "n9"}]}, True),
+    "no filter": ({"filter": None}, False),
+    "items are a list": ({"items": 5}, False),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_result_of_another_shape_is_named(decoder, tmp_path, shape):
+    out, (change, recounted) = tmp_path / "r.json", SHAPES[shape]
+    whole = run(pair_of(), planted(2), out).result | change
+    rules = Rules(answerable=True) if recounted else Rules()
+    for kept in (whole, {name: part for name, part in whole.items() if part is not None}):
+        out.write_text(json.dumps(kept))
+        with pytest.raises(ProbeError, match=r"r\.json is damaged, or of another .*remove"):
+            run(pair_of(), planted(2), out, rules=rules)
+
+
+@pytest.mark.parametrize("record", [{}, {"id": []}, {"id": "n0"}])
+def test_records_of_another_shape_are_named(decoder, tmp_path, record):
+    out = tmp_path / "r.json"
+    about = run(pair_of(), planted(2), out).result["about"]
+    out.unlink()
+    part = tmp_path / "r.json.part.jsonl"
+    part.write_text(f"{json.dumps(about)}\n{json.dumps(record)}\n")
+    with pytest.raises(ProbeError, match=r"part\.jsonl is damaged, or of another version"):
+        run(pair_of(), planted(2), out)
+
+
 def test_a_file_of_something_else_is_refused(decoder, tmp_path):
     out = tmp_path / "r.json"
     run(pair_of(), planted(2), out)
