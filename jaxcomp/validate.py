@@ -14,6 +14,7 @@ from jaxcomp.config import (
     DataConfig,
     ModelConfig,
     OptimConfig,
+    SweepConfig,
     check_numbers,
 )
 from jaxcomp.data.files import is_file, matching, size_of
@@ -249,6 +250,13 @@ def _sweep(cfg: Config) -> None:
         values = getattr(sweep, key)
         if not values or len(set(values)) != len(values):
             raise ConfigError(f"sweep.{key} = {values}: expected one or more different numbers")
+    ratios = sorted({*sweep.ratios}.union(*sweep.own_ratios.values()))
+    # A grid without the default one, such as a first look at a single ratio, says so in its report.
+    if sweep.primary_ratio not in (*ratios, SweepConfig.primary_ratio):
+        raise ConfigError(
+            f"sweep.primary_ratio = {sweep.primary_ratio}: expected one of the sweep's "
+            f"ratios: {', '.join(map(str, ratios))}; or add it to sweep.ratios"
+        )
     given = sorted(cfg.folders.keys() - {"decoder"})
     if given and len(sweep.base_seeds) > 1:
         raise ConfigError(

@@ -81,6 +81,7 @@ def test_a_failed_setup_is_exit_code_1_and_shown(flags, tmp_path, capsys):
         (["--train.optim.lr"], "--train.optim.lr has no value"),
         (["junk"], "'junk' is not a flag"),
         (["--sweep.ratios=7"], "does not divide data.segment"),
+        (["--sweep.primary_ratio=8"], "expected one of the sweep's ratios: 4, 16"),
         (["--shard=3/2"], "expected i/n"),
         (["--reuse=/nowhere/at/all"], "holds no ledger"),
         (["--shard=²/3"], "expected i/n"),

@@ -257,6 +257,20 @@ def test_an_unknown_name_lists_the_shipped_ones(tmp_path, monkeypatch):
         assert known in str(error.value)
 
 
+def test_the_primary_ratio_is_one_of_the_sweeps():
+    cfg = settings.load("recipes")
+
+    def check(primary, **own):
+        fields = {"ratios": (4,), "own_ratios": own, "primary_ratio": primary}
+        validate(dataclasses.replace(cfg, sweep=dataclasses.replace(cfg.sweep, **fields)))
+
+    check(4)
+    check(8, arc=(8,))
+    check(16)  # the default: the report says that the grid is without it
+    with pytest.raises(ConfigError, match=r"sweep\.primary_ratio = 64: .*ratios: 4, 8; or add it"):
+        check(64, arc=(8,))
+
+
 def test_missing_and_empty_data_are_refused(spec, tmp_path):
     missing = [("data.source", "text"), ("data.path", str(tmp_path / "no.jsonl"))]
     with pytest.raises(ConfigError, match="no such file"):
