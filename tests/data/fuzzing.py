@@ -19,15 +19,22 @@ from pathlib import Path
 
 MOST_BYTES = 6 << 30  # of addresses, most of which the libraries reserve and never touch
 CASE_S = 20.0
-RAW = {"@digits": "9" * 5000, "@deep": "[" * 100_000 + "]" * 100_000, "@half": '"\\ud800"'}
+RAW = {  # what json.dumps cannot write, by the string that stands for it
+    "@digits": "9" * 5000,
+    "@deep": "[" * 100_000 + "]" * 100_000,
+    "@deep dict": '{"a":' * 900 + "1" + "}" * 900,
+    "@half": '"\\ud800"',
+}
 VALUES = (
     None, True, False, 0, -1, 2**31, 2**63, 10**299, 0.5, 1e308, float("nan"), float("inf"), "",
     " ", "x", "\0", "é" * 50, [], {}, [1], [None], [[]], {"": {}}, {"text": 1}, ["a", "b"], *RAW,
 )  # fmt: skip
+NAMES = ("id", "title", "", "x", "type")
 
 
-def tree(rng, value):
-    """`value` with one to three of its parts, at any depth, replaced, removed or added."""
+def tree(rng, value, values=VALUES, names=NAMES):
+    """`value` with one to three of its parts, at any depth, replaced by one of `values`, removed,
+    added by one of `names`, repeated or, a whole number, made another."""
     value = copy.deepcopy(value)
     for _ in range(rng.randint(1, 3)):
         nodes = [value]
@@ -36,17 +43,20 @@ def tree(rng, value):
             nodes += [x for x in inside if isinstance(x, dict | list) and x]
         node = rng.choice(nodes)
         keys = list(node) if isinstance(node, dict) else list(range(len(node)))
-        if not keys:
-            continue
-        key, kind = rng.choice(keys), rng.random()
-        if kind < 0.15:
+        key = rng.choice(keys) if keys and rng.random() < 0.85 else None
+        odd, kind = copy.deepcopy(rng.choice(values)), rng.random()
+        if key is None and isinstance(node, dict):
+            node[rng.choice(names)] = odd
+        elif key is None:
+            node.append(odd)
+        elif kind < 0.15:
             del node[key]
-        elif kind < 0.25 and isinstance(node, dict):
-            node[rng.choice(("id", "title", "", "x", "type"))] = rng.choice(VALUES)
-        elif kind < 0.35:
+        elif kind < 0.3:
             node[key] = copy.deepcopy(node[rng.choice(keys)])
+        elif kind < 0.5 and isinstance(node[key], int):
+            node[key] += rng.choice((-1, 1, 8, 1 << 20, 1 << 40))
         else:
-            node[key] = copy.deepcopy(rng.choice(VALUES))
+            node[key] = odd
     return value
 
 

@@ -1,6 +1,5 @@
 """`stub_sweep.py WORKDIR`: `jaxcomp sweep` with jobs that only sleep, or loop until stopped."""
 
-import signal
 import sys
 import time
 from pathlib import Path
@@ -8,9 +7,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from sweep import sweep_stub
+from sweep_command import command
 
-from jaxcomp import cli, distributed, stopping
-from jaxcomp.sweep import hosts, runner
+from jaxcomp import distributed, stopping
 
 CFG = sweep_stub.config(base_seeds=(0,))
 
@@ -41,21 +40,5 @@ class Work(sweep_stub.StubWork):
                 raise stopping.Terminated(together=True)
 
 
-def main(workdir):
-    work = Work()
-    with hosts.joined(sys.argv[1:], CFG, work, workdir, None) as team:
-        if team.follows:
-            return team.wait()
-        summary = runner.run(CFG, workdir, work=work, workers=2, team=team.worker)
-    print(summary)
-    return len(summary.failed)
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, stopping.on_sigterm)
-    try:
-        sys.exit(main(Path(sys.argv[1])))
-    except stopping.Terminated:
-        sys.exit(143)
-    except Exception as error:
-        sys.exit(cli._failed(error))
+    command(CFG, Work(), Path(sys.argv[1]), workers=2)

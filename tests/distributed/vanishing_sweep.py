@@ -3,12 +3,13 @@ they are written: somebody cleans up, or a shared disk goes stale."""
 
 import os
 import shutil
-import signal
 import sys
 from pathlib import Path
 
-from jaxcomp import cli, settings, stopping
-from jaxcomp.sweep import hosts, jobs, runner
+from sweep_command import command
+
+from jaxcomp import settings
+from jaxcomp.sweep import hosts, jobs
 
 
 class Work(jobs.SweepWork):
@@ -29,19 +30,5 @@ class Work(jobs.SweepWork):
             os.rename = rename
 
 
-def main(config, workdir):
-    cfg, work = settings.load(config), Work()
-    with hosts.joined(sys.argv[1:], cfg, work, workdir, None) as team:
-        if team.follows:
-            return team.wait()
-        summary = runner.run(cfg, workdir, work=work, workers=1, team=team.worker)
-    print(summary)
-    return len(summary.failed)
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, stopping.on_sigterm)
-    try:
-        sys.exit(main(sys.argv[1], Path(sys.argv[2])))
-    except Exception as error:
-        sys.exit(cli._failed(error))
+    command(settings.load(sys.argv[1]), Work(), Path(sys.argv[2]), workers=1)

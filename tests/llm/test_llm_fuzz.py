@@ -1,10 +1,10 @@
 """Hundreds of broken model folders: each is read, or refused by one sentence. Seeded."""
 
-import copy
 import json
 import random
 
 import pytest
+from data import fuzzing
 from golden_cases import LLAMA31, QWEN2, QWEN3
 from test_llm_faults import sharded
 from test_llm_hf import folder_of, vision
@@ -13,14 +13,11 @@ from jaxcomp.config import ConfigError
 from jaxcomp.llm import hf
 
 CASES = 150  # of each kind of file, for each kind of model
-DEEP = "[" * 100_000 + "]" * 100_000  # read as text: what json.dumps cannot write
-RAW = {"@digits": "9" * 5000, "@deep": DEEP, "@deep dict": '{"a":' * 900 + "1" + "}" * 900}
 VALUES = [
-    None, True, False, 0, 1, -1, 2, 3, 7, 64, 2**31, 2**63, -(2**63), 10**15, 10**299, 0.5, -0.5,
-    1.0, 1e308, 5e-324, float("nan"), float("inf"), float("-inf"), "", "8", "true", "false", "null",
-    "llama", "llama3", "default", "F64", "BF16", "I8", "../x", "a\0b", "\ud800", "é" * 50, [], {},
-    [1], [None], [[]], [0, 0], [0, 4], [-1, 4], ["a"], {"a": 1}, {"": {}}, {"rope_theta": 1e4},
-    {"rope_type": "llama3"}, {"full_attention": {"rope_theta": 1.0}}, *RAW,
+    *fuzzing.VALUES, 1, -1, 2, 3, 7, 64, -(2**63), 10**15, -0.5, 1.0, 5e-324, float("-inf"), "8",
+    "true", "false", "null", "llama", "llama3", "default", "F64", "BF16", "I8", "../x", "a\0b",
+    [0, 0], [0, 4], [-1, 4], {"a": 1}, {"rope_theta": 1e4}, {"rope_type": "llama3"},
+    {"full_attention": {"rope_theta": 1.0}},
 ]  # fmt: skip
 NAMES = [
     "rope_parameters", "rope_scaling", "rope_theta", "layer_types", "quantization_config", "",
@@ -30,39 +27,9 @@ NAMES = [
 ]  # fmt: skip
 
 
-def mutated(rng, tree):
-    """`tree` with one to three of its values, at any depth, replaced, removed, added or moved."""
-    tree = copy.deepcopy(tree)
-    for _ in range(rng.randint(1, 3)):
-        nodes = [tree]
-        for node in nodes:
-            inner = node.values() if isinstance(node, dict) else node
-            nodes += [x for x in inner if isinstance(x, dict | list) and x]
-        node = rng.choice(nodes)
-        keys = list(node) if isinstance(node, dict) else list(range(len(node)))
-        key = rng.choice(keys) if keys and rng.random() < 0.8 else None
-        if key is None:
-            if isinstance(node, dict):
-                node[rng.choice(NAMES)] = rng.choice(VALUES)
-            else:
-                node.append(rng.choice(VALUES))
-        elif rng.random() < 0.15:
-            del node[key]
-        elif rng.random() < 0.15:
-            node[key] = copy.deepcopy(rng.choice([node[k] for k in keys]))
-        elif isinstance(node[key], int) and rng.random() < 0.3:
-            node[key] += rng.choice([-1, 1, 8, 1 << 20, 1 << 40])
-        else:
-            node[key] = copy.deepcopy(rng.choice(VALUES))
-    return tree
-
-
-def written(rng, tree):
-    """JSON of `tree`, with what no JSON writer writes; now and then cut, or with other bytes."""
-    text = json.dumps(tree)
-    for name, raw in RAW.items():
-        text = text.replace(json.dumps(name), raw)
-    data = text.encode()
+def damaged(rng, value):
+    """JSON of `value` with other parts; now and then cut, or with other bytes."""
+    data = fuzzing.written(fuzzing.tree(rng, value, VALUES, NAMES))
     if rng.random() < 0.1:
         return data[: rng.randrange(len(data))]
     if rng.random() < 0.1:
@@ -96,18 +63,22 @@ def read_or_refused(folder, what):
     return True
 
 
+def read_of_damaged(file, seed):
+    """How many of CASES folders with a damaged JSON `file` are read."""
+    rng, whole = random.Random(seed), json.loads(file.read_text())
+    found = []
+    for _ in range(CASES):
+        data = damaged(rng, whole)
+        file.write_bytes(data)
+        found.append(read_or_refused(file.parent, data))
+    return sum(found)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "vision"])
 def test_config_json(kind, tmp_path, mesh):
     model(tmp_path, kind)
-    file, rng = tmp_path / hf.CONFIG, random.Random(kind)
-    whole = json.loads(file.read_text())
-    found = []
-    for _ in range(CASES):
-        data = written(rng, mutated(rng, whole))
-        file.write_bytes(data)
-        found.append(read_or_refused(tmp_path, data))
-    assert 0 < sum(found) < CASES / 2
+    assert 0 < read_of_damaged(tmp_path / hf.CONFIG, kind) < CASES / 2
 
 
 @pytest.mark.slow
@@ -120,7 +91,7 @@ def test_the_header_of_safetensors(kind, tmp_path, mesh):
     whole, tensors = json.loads(data[8:size]), data[size:]
     found = []
     for _ in range(CASES):
-        header = written(rng, mutated(rng, whole))
+        header = damaged(rng, whole)
         header += b" " * (-len(header) % 8)
         length = len(header) + rng.choice([0] * 8 + [1, 1 << 20, 1 << 60])
         file.write_bytes(length.to_bytes(8, "little") + header + tensors)
@@ -131,11 +102,4 @@ def test_the_header_of_safetensors(kind, tmp_path, mesh):
 @pytest.mark.slow
 def test_the_index_of_shards(tmp_path, mesh):
     model(tmp_path, "shards")
-    file, rng = tmp_path / hf.INDEX, random.Random(0)
-    whole = json.loads(file.read_text())
-    found = []
-    for _ in range(CASES):
-        data = written(rng, mutated(rng, whole))
-        file.write_bytes(data)
-        found.append(read_or_refused(tmp_path, data))
-    assert sum(found) < CASES / 2
+    assert read_of_damaged(tmp_path / hf.INDEX, 0) < CASES / 2
