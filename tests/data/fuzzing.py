@@ -45,10 +45,11 @@ def tree(rng, value, values=VALUES, names=NAMES):
         keys = list(node) if isinstance(node, dict) else list(range(len(node)))
         key = rng.choice(keys) if keys and rng.random() < 0.85 else None
         odd, kind = copy.deepcopy(rng.choice(values)), rng.random()
-        if key is None and isinstance(node, dict):
-            node[rng.choice(names)] = odd
-        elif key is None:
-            node.append(odd)
+        if key is None:  # one more
+            if isinstance(node, list):
+                node.append(odd)
+            else:
+                node[rng.choice(names)] = odd
         elif kind < 0.15:
             del node[key]
         elif kind < 0.3:
