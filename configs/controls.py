@@ -18,8 +18,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from jaxcomp.config import ConfigError
-from jaxcomp.settings import parse_arg
+from jaxcomp.config import ConfigError, parse_arg
 
 TINY = runpy.run_path(str(Path(__file__).with_name("tiny.py")))
 OTHER = 1  # the seed of a world in which 136 of 140 favourites are another value (docs/controls.md)

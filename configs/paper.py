@@ -11,9 +11,8 @@ that it seems to follow, `assumed` our choice (../shared/PROTOCOL.md of this pro
 
 from ml_collections import ConfigDict
 
-from jaxcomp.config import ConfigError, to_dict
-from jaxcomp.llm.registry import published
-from jaxcomp.settings import parse_arg
+from jaxcomp.config import ConfigError, parse_arg, to_dict
+from jaxcomp.models.registry import published
 
 # assumed: which nine. 14B can be asked for by size=14B. Llama's 11B and 90B are the text towers of
 # the Vision models: about 8B and 70B parameters are used.

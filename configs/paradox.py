@@ -18,7 +18,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 import jaxcomp
-from jaxcomp.settings import parse_arg
+from jaxcomp.config import parse_arg
 
 TINY = Path(__file__).with_name("tiny.py")
 SHIPPED = Path(jaxcomp.__file__).with_name("assets") / "decoders"  # learned from text=0.5

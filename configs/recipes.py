@@ -28,9 +28,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 import jaxcomp
-from jaxcomp.config import ConfigError
-from jaxcomp.recipes import RECIPES
-from jaxcomp.settings import parse_arg
+from jaxcomp.compress.recipes import RECIPES
+from jaxcomp.config import ConfigError, parse_arg
 
 HERE = Path(__file__).parent
 SHIPPED = Path(jaxcomp.__file__).with_name("assets") / "decoders/decoder-s0"

@@ -12,9 +12,8 @@ learn within an hour. Nothing is tuned, nor compared with longer ones (docs/resu
 
 from ml_collections import ConfigDict
 
-from jaxcomp.config import to_dict
-from jaxcomp.llm.registry import published
-from jaxcomp.settings import parse_arg
+from jaxcomp.config import parse_arg, to_dict
+from jaxcomp.models.registry import published
 
 NAME = "smollm2-135m"
 TOKENS = 256  # of context in a step

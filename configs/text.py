@@ -10,7 +10,7 @@ towers, for a vocabulary of 1024 needs wider codes.
 
 from ml_collections import ConfigDict
 
-from jaxcomp.settings import parse_arg
+from jaxcomp.config import parse_arg
 
 T = 64  # context tokens of a segment: ratio 64 leaves one vector
 

@@ -11,7 +11,7 @@ A size is named by its width. How these numbers were found: docs/tiny-models.md.
 
 from ml_collections import ConfigDict
 
-from jaxcomp.settings import parse_arg
+from jaxcomp.config import parse_arg
 
 T = 64  # context tokens of a segment: ratio 64 leaves one vector
 

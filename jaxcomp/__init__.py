@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxcomp.use import Memory, Pair, load
+    from jaxcomp.inference import Memory, Pair, load
 
 __all__ = ["Memory", "Pair", "load"]
 

@@ -1,5 +1,5 @@
 """`python -m jaxcomp` is the command `jaxcomp`."""
 
-from jaxcomp.cli import main
+from jaxcomp.cli.main import main
 
 raise SystemExit(main())

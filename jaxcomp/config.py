@@ -2,7 +2,7 @@
 
 The type of a number says which values it may have (`check_numbers`).
 
-`configs/*.py` build these trees through ml_collections at the edge (`jaxcomp.cli`); inside the
+`configs/*.py` build these trees through ml_collections at the edge (`jaxcomp.cli.main`); inside the
 package only the dataclasses travel. `config_hash` names a tree, so results can be matched to what
 made them.
 """
@@ -10,11 +10,14 @@ made them.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
 import json
 import math
+import types
 import typing
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -139,7 +142,9 @@ class DataConfig:
 class MemoryConfig:
     """What the memory is and where it stands."""
 
-    recipe: str = "pcc"  # a name for kind and connector (jaxcomp/recipes.py); custom: any of them
+    recipe: str = (
+        "pcc"  # a name for kind and connector (jaxcomp/compress/recipes.py); custom: any of them
+    )
     # append: learned memory tokens after the segment; interleave: one after every `ratio` tokens;
     # pool: means of blocks of states; kv: appended tokens' keys and values of every layer
     kind: str = "append"
@@ -246,7 +251,7 @@ class SweepConfig:
     families: tuple[str, ...] = ()  # (): every family of `families`
     sizes: tuple[str, ...] = ()  # (): every size of a family
     ratios: tuple[Size, ...] = (4, 16, 64)
-    # (): the one of `memory`; else each of these (jaxcomp/recipes.py), for one and the same decoder
+    # (): the one of `memory`; else each of these (jaxcomp/compress/recipes.py), for one and the same decoder
     recipes: tuple[str, ...] = field(default=(), metadata=LATER)
     # of `recipes`, those that run at ratios of their own, such as ones of equal bytes
     own_ratios: dict[str, tuple[Size, ...]] = field(default_factory=dict, metadata=LATER)
@@ -353,3 +358,155 @@ def config_hash(*parts: Any) -> str:
     """Twelve hex digits of the SHA-256 of the canonical JSON of `parts`."""
     text = json.dumps([to_dict(p) for p in parts], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def parse_arg(arg: str, **defaults: Any) -> types.SimpleNamespace:
+    """Read `"full,steps=20"` by the types of `defaults`; a bare name sets a boolean to True.
+
+    Raises ConfigError for names that are not in `defaults`.
+    """
+    values = dict(defaults)
+    for part in filter(None, (p.strip() for p in arg.split(","))):
+        name, mark, text = part.partition("=")
+        if name not in defaults:
+            raise ConfigError(
+                f"config argument {part!r} is unknown{_suggest(name, defaults)}; "
+                f"known: {', '.join(defaults)}"
+            )
+        kind = type(defaults[name])
+        if not mark and kind is not bool:
+            raise ConfigError(f"config argument {name} needs a value: {name}=...")
+        values[name] = _parse(text, kind, name) if mark else True
+    return types.SimpleNamespace(**values)
+
+
+def from_dict(tree: Mapping[str, Any], where: str = "config") -> Config:
+    """Build a Config; missing fields keep their defaults.
+
+    Raises ConfigError for unknown fields, and for numbers outside their range.
+    """
+    cfg = _build(Config, tree, where, "")
+    check_numbers(cfg, f"{where}: ")
+    return cfg
+
+
+def _build(kind: Any, value: Any, where: str, path: str) -> Any:
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        if isinstance(value, kind):
+            return value
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where}: {path} = {value!r}; expected fields of {kind.__name__}")
+        hints = typing.get_type_hints(kind)
+        for name in value:
+            if name not in hints:
+                raise _unknown(kind, f"{path}.{name}".lstrip("."), where)
+        parts = {k: _build(hints[k], v, where, f"{path}.{k}".lstrip(".")) for k, v in value.items()}
+        return kind(**parts)
+    if typing.get_origin(kind) is dict:
+        inner = typing.get_args(kind)[1]
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where}: {path} = {value!r}; expected a dict")
+        return {str(k): _build(inner, v, where, f"{path}.{k}") for k, v in value.items()}
+    if _optional(kind):
+        return None if value is None else _build(_optional(kind), value, where, path)
+    return _coerce(kind, value, f"{where}: {path}")
+
+
+def _optional(kind: Any) -> Any:
+    """X of `X | None`, else None."""
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        rest = [k for k in typing.get_args(kind) if k is not type(None)]
+        return rest[0] if len(rest) == 1 else None
+    return None
+
+
+def _coerce(kind: Any, value: Any, what: str) -> Any:
+    """`value` as `kind`; only what loses nothing passes (int for float, list for tuple)."""
+    if typing.get_origin(kind) is tuple:
+        inner = typing.get_args(kind)[0]
+        if isinstance(value, str) or not isinstance(value, Iterable):
+            raise ConfigError(f"{what} = {value!r}; expected a list of {inner.__name__}")
+        return tuple(_coerce(inner, v, what) for v in value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value) if abs(value) < 2**1000 else math.inf  # refused by its range
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if type(value) is not kind:
+        raise ConfigError(f"{what} = {value!r}; expected {_name(kind)}")
+    # Control characters, and halves of surrogate pairs: bytes of a command line that is not UTF-8.
+    if isinstance(value, str) and any(unicodedata.category(c) in ("Cc", "Cs") for c in value):
+        raise ConfigError(f"{what} = {value!r}; expected text without control characters, in UTF-8")
+    return value
+
+
+def _parse(text: str, kind: Any, what: str) -> Any:
+    """A command line's text as a value of type `kind`."""
+    if _optional(kind):
+        if text.lower() in ("none", "null"):
+            return None
+        kind = _optional(kind)
+    if typing.get_origin(kind) is tuple:
+        inner = typing.get_args(kind)[0]
+        text = text.strip()
+        if text[:1] + text[-1:] in ("()", "[]"):
+            text = text[1:-1]
+        items = [t.strip().strip("'\"") for t in text.split(",")]
+        return tuple(_parse(t, inner, what) for t in items if t)
+    if kind is str:
+        return _coerce(kind, text, what)
+    if kind is bool:
+        known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+        if text.lower() not in known:
+            raise ConfigError(f"{what}={text}: expected true or false")
+        return known[text.lower()]
+    if kind in (int, float):
+        try:
+            return _coerce(kind, _number(text), what)
+        except (ValueError, ConfigError):
+            raise ConfigError(f"{what}={text[:80]}: expected {_name(kind)}") from None
+    raise ConfigError(f"{what}={text}: is a group of fields; name one of them, as in {what}.FIELD=")
+
+
+def _number(text: str) -> int | float:
+    try:
+        return int(text, 0)
+    except ValueError:
+        return float(text)
+
+
+def fields(kind: Any = Config, prefix: str = "") -> list[str]:
+    """Every dotted field below `kind`; dict entries are left out."""
+    out = []
+    for name, hint in typing.get_type_hints(kind).items():
+        inner = _optional(hint) or hint
+        if dataclasses.is_dataclass(inner):
+            out += fields(inner, f"{prefix}{name}.")
+        else:
+            out.append(prefix + name)
+    return out
+
+
+def _unknown(kind: Any, key: str, where: str, prefix: str | None = None) -> ConfigError:
+    """The nearest field: first inside the group, then anywhere by its last name, then by path."""
+    prefix = key.rpartition(".")[0] if prefix is None else prefix.rstrip(".")
+    dot = f"{prefix}." if prefix else ""
+    name, _, rest = key[len(dot) :].partition(".")
+    tail = f".{rest}" if rest else ""
+    inside = list(typing.get_type_hints(kind))
+    near = [dot + n + tail for n in difflib.get_close_matches(name, inside, n=1)]
+    leaf = key.rpartition(".")[2]
+    near = near or [f for f in fields() if f.rpartition(".")[2] == leaf][:3]
+    near = near or difflib.get_close_matches(key, fields(), n=1)
+    hint = f"; did you mean {' or '.join(near)}?" if near else f"; known here: {', '.join(inside)}"
+    return ConfigError(f"{where}: no field {key}{hint}")
+
+
+def _suggest(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _name(kind: Any) -> str:
+    return {int: "an integer", float: "a number", str: "text", bool: "true or false"}.get(
+        kind, getattr(kind, "__name__", str(kind))
+    )

@@ -8,7 +8,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from jaxcomp.config import MeshConfig
-from jaxcomp.sharding import make_mesh, use_mesh
+from jaxcomp.runtime.sharding import make_mesh, use_mesh
 
 # Not through XLA_FLAGS: child processes (the CLI) shall see the machine as a user does.
 jax.config.update("jax_platforms", "cpu")

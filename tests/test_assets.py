@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxcomp import settings
+from jaxcomp.cli import overrides
 from jaxcomp.config import config_hash
-from jaxcomp.data.pipeline import batch_examples, eval_examples
+from jaxcomp.data.batches import batch_examples, data_tokenizer, eval_examples
 from jaxcomp.data.tokenizer import load_tokenizer
-from jaxcomp.fidelity import reconstruction
-from jaxcomp.llm import hf
-from jaxcomp.llm.model import count_params
-from jaxcomp.sharding import put_batch
+from jaxcomp.inference import decode
+from jaxcomp.models import hf
+from jaxcomp.models.model import count_params
+from jaxcomp.runtime.sharding import put_batch
 from jaxcomp.sweep import grid
-from jaxcomp.train import bases, pretrain
-from jaxcomp.train.checkpoint import read_json
-from jaxcomp.train.compress import pair
+from jaxcomp.training import manifest, pretrain, pretrained
+from jaxcomp.training.compressor import pair
+from jaxcomp.training.manifest import read_json
 
 TINY = Path(__file__).parents[1] / "configs" / "tiny.py"
 CONFIGS = ("", "full", "full,reference=2")
@@ -32,7 +32,7 @@ CARD_NATS = 1e-3
 
 
 def load(arg):
-    return settings.load(f"{TINY}:{arg}" if arg else str(TINY))
+    return overrides.load(f"{TINY}:{arg}" if arg else str(TINY))
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +43,13 @@ def full():
 @pytest.fixture(scope="module")
 def held_out(full):
     """The validation sets of the two kinds of cards, drawn once: they cost more than a forward."""
-    tok = bases.data_tokenizer(full)
+    tok = data_tokenizer(full)
     configs = {"lm": pretrain.pretraining_text(full), "decoder": full}
     return {kind: (cfg, eval_examples(cfg, "val", tok, tok)) for kind, cfg in configs.items()}
 
 
 def cards():
-    return sorted(bases.ASSETS.glob(f"*/*/{bases.CARD}"))
+    return sorted(pretrained.ASSETS.glob(f"*/*/{manifest.CARD}"))
 
 
 def sizes(cfg):
@@ -58,7 +58,7 @@ def sizes(cfg):
 
 
 def test_the_package_stays_small():
-    size = sum(p.stat().st_size for p in bases.ASSETS.rglob("*") if p.is_file())
+    size = sum(p.stat().st_size for p in pretrained.ASSETS.rglob("*") if p.is_file())
     assert 0 < size <= MOST_BYTES
 
 
@@ -66,8 +66,10 @@ def test_every_asset_is_a_whole_model_folder():
     for card in cards():
         names = {p.name for p in card.parent.iterdir()}
         assert {"config.json", "model.safetensors", "tokenizer.json"} <= names
-        assert (bases.MARKERS in names) == (card.parent.parent.name == "decoders")
-    folders = {p for p in bases.ASSETS.glob("*/*") if p.is_dir() and p.parent.name != "__pycache__"}
+        assert (pretrained.MARKERS in names) == (card.parent.parent.name == "decoders")
+    folders = {
+        p for p in pretrained.ASSETS.glob("*/*") if p.is_dir() and p.parent.name != "__pycache__"
+    }
     assert {card.parent for card in cards()} == folders
 
 
@@ -75,13 +77,13 @@ def test_every_asset_is_a_whole_model_folder():
 def test_every_base_of_the_configs_is_shipped(arg):
     """By hash: a setting of the config that the shipped weights were not made with is noticed."""
     cfg = load(arg)
-    decoder = bases.find_decoder(cfg)
-    assert decoder is not None, f"no asset has {bases.decoder_hash(cfg)}"
-    assert read_json(decoder / bases.CARD)["config_hash"] == bases.decoder_hash(cfg)
+    decoder = pretrained.find_decoder(cfg)
+    assert decoder is not None, f"no asset has {manifest.decoder_hash(cfg)}"
+    assert read_json(decoder / manifest.CARD)["config_hash"] == manifest.decoder_hash(cfg)
     for name in sizes(cfg):
-        folder = bases.find_base(cfg, *name)
-        assert folder is not None, f"no asset of {name} has {bases.base_hash(cfg, *name)}"
-        assert read_json(folder / bases.CARD)["config_hash"] == bases.base_hash(cfg, *name)
+        folder = pretrained.find_base(cfg, *name)
+        assert folder is not None, f"no asset of {name} has {manifest.base_hash(cfg, *name)}"
+        assert read_json(folder / manifest.CARD)["config_hash"] == manifest.base_hash(cfg, *name)
 
 
 @pytest.mark.parametrize("arg", CONFIGS[1:])
@@ -89,7 +91,8 @@ def test_a_size_has_three_independent_bases(arg):
     cfg = load(arg)
     found = sizes(cfg)
     weights = {
-        bases.resolve_base(cfg, *name).joinpath("model.safetensors").read_bytes() for name in found
+        pretrained.resolve_base(cfg, *name).joinpath("model.safetensors").read_bytes()
+        for name in found
     }
     assert len(weights) == len(found) == 3 * len({name[:2] for name in found})
 
@@ -97,7 +100,9 @@ def test_a_size_has_three_independent_bases(arg):
 def test_no_asset_is_out_of_reach():
     wanted = set()
     for cfg in map(load, CONFIGS):
-        wanted |= {bases.decoder_hash(cfg)} | {bases.base_hash(cfg, *name) for name in sizes(cfg)}
+        wanted |= {manifest.decoder_hash(cfg)} | {
+            manifest.base_hash(cfg, *name) for name in sizes(cfg)
+        }
     found = {read_json(card)["config_hash"] for card in cards()}
     assert found
     assert found <= wanted
@@ -107,7 +112,7 @@ def test_the_decoder_was_taught_by_a_compressor_outside_the_grid(full):
     shapes = [m for family in full.families.values() for m in family.values()]
     for cfg in map(load, CONFIGS):
         assert cfg.decoder.reference not in shapes
-        assert not set(bases.decoder_seeds(cfg)) & set(full.sweep.base_seeds)
+        assert not set(manifest.decoder_seeds(cfg)) & set(full.sweep.base_seeds)
 
 
 @pytest.mark.slow
@@ -132,17 +137,17 @@ def test_every_card_tells_the_truth(full, held_out, mesh, monkeypatch):
 
 def gains(cfg, name, examples):
     """Nats a passage that the memory of an untrained compressor saves the decoder."""
-    decoder = bases.resolve_decoder(cfg)
-    model = pair(cfg, bases.resolve_base(cfg, *name), decoder)
+    decoder = pretrained.resolve_decoder(cfg)
+    model = pair(cfg, pretrained.resolve_base(cfg, *name), decoder)
     graphdef, state = nnx.split(model)
     mesh, saved = jax.sharding.get_mesh(), []
     for batch, valid in batch_examples(examples, 64, cfg):
         put = put_batch(batch, mesh)
         args = (put.mode_BO[:, 0], put.tok_BOL[:, 0], put.tok_len_BO[:, 0])
-        memory = reconstruction.read(graphdef, state, put.ctx_BGT, put.ctx_len_BG, cfg.memory.ratio)
+        memory = decode.read(graphdef, state, put.ctx_BGT, put.ctx_len_BG, cfg.memory.ratio)
         with_B, without_B = (
-            np.asarray(reconstruction.forced(graphdef, state, m, *args).nll_BL, np.float64).sum(1)
-            for m in (memory, reconstruction.no_memory(memory))
+            np.asarray(decode.forced(graphdef, state, m, *args).nll_BL, np.float64).sum(1)
+            for m in (memory, decode.no_memory(memory))
         )
         saved += (without_B - with_B)[:valid].tolist()
     return np.array(saved)
@@ -152,9 +157,9 @@ def test_the_default_grid_is_part_of_the_full_one(full):
     """So that what holds of the full one's bases holds of the default's."""
     default = load("")
     assert set(sizes(default)) <= set(sizes(full))
-    assert bases.resolve_decoder(default) == bases.resolve_decoder(full)
+    assert pretrained.resolve_decoder(default) == pretrained.resolve_decoder(full)
     for name in sizes(default):
-        assert bases.resolve_base(default, *name) == bases.resolve_base(full, *name)
+        assert pretrained.resolve_base(default, *name) == pretrained.resolve_base(full, *name)
 
 
 @pytest.mark.slow

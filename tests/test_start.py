@@ -6,11 +6,12 @@ import sys
 
 import pytest
 
-from jaxcomp import definitions, settings
+from jaxcomp.analysis.report import report
+from jaxcomp.cli import overrides
 from jaxcomp.config import config_hash, to_dict
+from jaxcomp.evals import versions
 from jaxcomp.sweep import grid
-from jaxcomp.sweep.ledger import DONE, Ledger
-from jaxcomp.sweep.report import report
+from jaxcomp.sweep.store import DONE, Ledger
 
 HEAVY = (
     "flax", "grain", "jax", "matplotlib", "nltk", "optax", "orbax", "pyarrow", "sacrebleu", "scipy",
@@ -46,7 +47,7 @@ def test_help(command):
 
 
 def test_a_sweep_that_is_done(tmp_path):
-    cfg = settings.load("tiny", [])
+    cfg = overrides.load("tiny", [])
     ledger = Ledger(tmp_path)
     ledger.open(cfg)
     for job in grid.expand(cfg):
@@ -59,11 +60,11 @@ def test_a_sweep_that_is_done(tmp_path):
 
 @pytest.mark.parametrize("form", ["--config", "--run"])
 def test_an_evaluation_that_is_done(form, tmp_path):
-    cfg = settings.load("tiny", [("compressor", "llama/24")])
+    cfg = overrides.load("tiny", [("compressor", "llama/24")])
     summary = {"train_loss": 1.5}
     about = {
         "config": config_hash(cfg),
-        "definitions": [definitions.EVALUATION, definitions.DRIFT],
+        "definitions": [versions.EVALUATION, versions.DRIFT],
         "run": config_hash(summary),
     }
     (tmp_path / "summary.json").write_text(json.dumps(summary))
@@ -78,7 +79,7 @@ def test_an_evaluation_that_is_done(form, tmp_path):
 
 def test_training_loads_only_what_it_computes_with():
     code = (
-        "import json, sys, jaxcomp.train.compress, jaxcomp.sweep.jobs\n"
+        "import json, sys, jaxcomp.training.compressor, jaxcomp.sweep.jobs\n"
         "print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -8,8 +8,9 @@ from jaxcomp.compress.autoencoder import (
     check_memory,
     trainable_filter,
 )
-from jaxcomp.compress.compressor import Compressor, Memory, kind_of
 from jaxcomp.compress.connector import Connector
+from jaxcomp.compress.kinds import kind_of
+from jaxcomp.compress.memory import Compressor, Memory
 
 __all__ = [
     "AutoEncoder",

@@ -21,14 +21,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxcomp import recipes
-from jaxcomp.compress import keyvalues
-from jaxcomp.compress.compressor import Compressor, Memory, Scale, kind_of, moments, scale_of
+from jaxcomp.compress import kv, recipes
+from jaxcomp.compress.kinds import kind_of
+from jaxcomp.compress.memory import Compressor, Memory, Scale, moments, scale_of
 from jaxcomp.config import ConfigError, MemoryConfig, TrainConfig
-from jaxcomp.llm.block import Given
-from jaxcomp.llm.lora import LoraParam
-from jaxcomp.llm.model import Transformer
-from jaxcomp.sharding import SPECS, constrain
+from jaxcomp.models.block import Given
+from jaxcomp.models.lora import LoraParam
+from jaxcomp.models.model import Transformer
+from jaxcomp.runtime.sharding import SPECS, constrain
 
 BEGIN, END, REBUILD, CONTINUE = range(4)  # rows of markers_4D; mode 0 is REBUILD, 1 CONTINUE
 
@@ -85,9 +85,9 @@ class AutoEncoder(nnx.Module):
 
     @property
     def width(self) -> int:
-        """Numbers of one memory vector: the decoder's width D, or D' of `keyvalues.width`."""
+        """Numbers of one memory vector: the decoder's width D, or D' of `kv.width`."""
         cfg = self.decoder.cfg
-        return keyvalues.width(cfg) if self.per_layer else cfg.hidden_size
+        return kv.width(cfg) if self.per_layer else cfg.hidden_size
 
     def memory(
         self,
@@ -152,8 +152,8 @@ class AutoEncoder(nnx.Module):
         marker_BD = jnp.einsum("BK,KD->BD", hot_B2, markers_4D[REBUILD:])
         mem_BMD, given = memory.vec_BMD, None
         if self.per_layer:
-            kv = keyvalues.unflat(memory.vec_BMD, self.decoder.cfg)
-            given = Given(kv, jnp.int32(1))
+            given_kv = kv.unflat(memory.vec_BMD, self.decoder.cfg)
+            given = Given(given_kv, jnp.int32(1))
             shape = (*memory.seg_BM.shape, markers_4D.shape[1])
             mem_BMD = jnp.zeros(shape, markers_4D.dtype, out_sharding=SPECS["act_BLD"])
         x_BPD = jnp.concatenate(

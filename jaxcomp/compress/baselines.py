@@ -1,7 +1,7 @@
 """What a trained memory is compared with: memories that nobody trained, of the same decoder.
 
 Each is a pair without a compressor. Its `memory` reads *decoder* tokens, so that
-`fidelity.evaluate(cfg, Baseline("lead", pair), dec_tok, dec_tok)` measures it as any other pair:
+`evals.evaluate(cfg, Baseline("lead", pair), dec_tok, dec_tok)` measures it as any other pair:
 the decoder's tokenizer is given in both places. The budget of a text is that of a compressor at the
 same ratio: K = sum over segments of ceil(t / ratio) vectors, t in decoder tokens.
 
@@ -24,9 +24,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxcomp.compress.autoencoder import AutoEncoder
-from jaxcomp.compress.compressor import Memory, block_means
+from jaxcomp.compress.memory import Memory
+from jaxcomp.compress.pool import block_means
 from jaxcomp.config import ConfigError
-from jaxcomp.sharding import SPECS, constrain
+from jaxcomp.runtime.sharding import SPECS, constrain
 
 BASELINES = ("nothing", "lead", "strided", "random", "mean", "full")
 

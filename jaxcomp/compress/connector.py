@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxcomp.config import ConfigError
-from jaxcomp.sharding import SPECS, constrain
+from jaxcomp.runtime.sharding import SPECS, constrain
 
 # E[gelu(z)^2] for z ~ N(0, 1) (the exact, erf form): keeps the output at the wanted scale.
 _GELU_SECOND_MOMENT = 0.4252

@@ -18,8 +18,8 @@ from flax import nnx
 
 from jaxcomp.compress.autoencoder import AutoEncoder
 from jaxcomp.compress.baselines import Plain, blocks, picks
-from jaxcomp.compress.compressor import Memory, moments
-from jaxcomp.sharding import constrain
+from jaxcomp.compress.memory import Memory, moments
+from jaxcomp.runtime.sharding import constrain
 
 LR = 0.3  # of Adam, in standard deviations of the decoder's token embeddings
 
@@ -109,7 +109,7 @@ def mean_start(model: AutoEncoder, memory: Memory) -> Memory:
 
 
 class CrammedPair(Plain):
-    """A pair whose memory of a text is crammed on the spot, for `fidelity.evaluate` as in
+    """A pair whose memory of a text is crammed on the spot, for `evals.evaluate` as in
     baselines.py: context tokens are the decoder's. Starts at `mean_start`.
 
     Args:

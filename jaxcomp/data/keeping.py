@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar, cast
 import numpy as np
 
 from jaxcomp.data import phases
-from jaxcomp.data.cache import cache_dir, damaged, keep_small, write_atomically
+from jaxcomp.runtime.cache import cache_dir, damaged, keep_small, write_atomically
 
 _HELD = 4  # blocks kept in memory
 _DAMAGE = (OSError, ValueError, TypeError, EOFError, LookupError, NotImplementedError)

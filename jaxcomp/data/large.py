@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from jaxcomp.data.sources import DataError, Document
+from jaxcomp.data.documents import DataError, Document
 
 UNIT = 1024  # rows of a unit at most
 _UNITS = 400  # that there should be at least
@@ -74,7 +74,7 @@ class Held:
 
 
 class LargeDocuments:
-    """Documents by number, as `sources.Documents`, in the order of `units`.
+    """Documents by number, as `documents.Documents`, in the order of `units`.
 
     Rows without text are documents too (they give no example).
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from jaxcomp.data.blocks import LmBlock
+from jaxcomp.data.prepare import LmBlock
 
 
 def pack_documents(

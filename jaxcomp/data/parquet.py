@@ -15,10 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from jaxcomp import storage
 from jaxcomp.data import phases
-from jaxcomp.data.large import Group, Held, Keys, LargeDocuments
-from jaxcomp.data.sources import (
+from jaxcomp.data.documents import (
     MANY_SOURCES,
     WORK_FIELDS,
     About,
@@ -29,6 +27,8 @@ from jaxcomp.data.sources import (
     no_field,
     word,
 )
+from jaxcomp.data.large import Group, Held, Keys, LargeDocuments
+from jaxcomp.runtime import errors, paths
 
 LARGE = 1 << 28  # bytes of text, not compressed, above which documents are read by row group
 _OPEN = 8  # files that stay open
@@ -126,7 +126,7 @@ def _check_field(file: Path, field: str, schema: pa.Schema) -> None:
 def _reading(file: Path | str) -> Iterator[None]:
     try:
         yield
-    except (DataError, storage.StorageError):
+    except (DataError, errors.StorageError):
         raise
     except UnicodeDecodeError as error:
         raise DataError(
@@ -134,29 +134,29 @@ def _reading(file: Path | str) -> Iterator[None]:
         ) from error
     except (pa.ArrowException, OSError, EOFError) as error:
         said = " ".join(str(error).split())[:200]
-        if storage.is_remote(file) and "Forbidden" in said:
+        if paths.is_remote(file) and "Forbidden" in said:
             raise _explained(file, error) from error
         raise DataError(
             f"{file}: not a readable parquet file ({said}); is it complete? Download or write it "
             "again"
         ) from error
     except Exception as error:
-        if storage.is_remote(file):  # the network's errors come through pyarrow as they are
+        if paths.is_remote(file):  # the network's errors come through pyarrow as they are
             raise _explained(file, error) from error
         raise
 
 
-def _explained(file: Path | str, error: Exception) -> storage.StorageError:
-    from jaxcomp import gs
+def _explained(file: Path | str, error: Exception) -> errors.StorageError:
+    from jaxcomp.runtime import gs
 
     return gs.explained(file, error)
 
 
 def _open(file: Path | str) -> pq.ParquetFile:
     """To be closed; call it within `_reading`."""
-    if not storage.is_remote(file):
+    if not paths.is_remote(file):
         return pq.ParquetFile(file)
-    from jaxcomp import gs
+    from jaxcomp.runtime import gs
 
     raw: Any = gs.files().open(os.fspath(file), "rb", cache_type="none")
     return pq.ParquetFile(raw, pre_buffer=True)

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from jaxcomp import distributed
+from jaxcomp.runtime import distributed
 
 FIRST_S, EVERY_S = 1.0, 5.0
 

@@ -21,17 +21,11 @@ import numpy as np
 
 from jaxcomp.config import DataConfig
 from jaxcomp.data import phases
-from jaxcomp.data.cache import cache_dir, read_json, write_atomically
+from jaxcomp.data.documents import MANY_SOURCES, Columns, DataError, Documents
 from jaxcomp.data.large import LargeDocuments, too_few
-from jaxcomp.data.sources import (
-    MANY_SOURCES,
-    Columns,
-    DataError,
-    Documents,
-    files_of,
-    fingerprint,
-    load_documents,
-)
+from jaxcomp.data.readers import files_of, fingerprint
+from jaxcomp.data.sources import load_documents
+from jaxcomp.runtime.cache import cache_dir, read_json, write_atomically
 
 SHARE = 0.05  # of the documents, for validation and for test each
 BORDER = 16  # documents of a held-out stretch dropped at either end (at most an eighth of it)

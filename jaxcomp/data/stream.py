@@ -18,9 +18,9 @@ import grain
 import jax
 import numpy as np
 
+from jaxcomp.data.documents import DataError
 from jaxcomp.data.keeping import Blocks
-from jaxcomp.data.sources import DataError
-from jaxcomp.sharding import everywhere, rows_here
+from jaxcomp.runtime.sharding import everywhere, rows_here
 
 _AHEAD = 4  # blocks of a large set that are made before they are wanted, shared among the lanes
 

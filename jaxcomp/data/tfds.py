@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxcomp.config import DataConfig
+from jaxcomp.data.documents import DataError, Documents, no_field
 from jaxcomp.data.large import Group, Held, LargeDocuments
-from jaxcomp.data.sources import DataError, Documents, no_field
 
 LARGE_RECORDS = 1 << 20  # of a TFDS set, above which it is known by its length alone
 _RECORDS = 1024  # of one unit of such a set

@@ -22,10 +22,10 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from jaxcomp import strict_json
 from jaxcomp.data import phases
 from jaxcomp.data import spec as parts
 from jaxcomp.data.spec import EOS, PAD, UNK, TokenizerError
+from jaxcomp.runtime import strict_json
 
 _SPACE = "\u2581"  # how Metaspace writes a space
 LONGEST_WORD = 1000  # characters of a word that a tokenizer is trained on

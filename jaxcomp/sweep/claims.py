@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from jaxcomp import storage, strict_json
+from jaxcomp.runtime import errors, paths, strict_json
 
 HEARTBEAT_S = 20.0
 STALE_S = 120.0  # a claim of another machine whose heartbeat is older than this is taken over
@@ -38,9 +38,9 @@ class Claims:
     """
 
     def __init__(self, folder: Path):
-        self.folder = storage.path(folder)
+        self.folder = paths.path(folder)
         self.held: set[str] = set()
-        self._locks: _Locks = (_Objects if storage.is_remote(folder) else _Files)(self.folder)
+        self._locks: _Locks = (_Objects if paths.is_remote(folder) else _Files)(self.folder)
         self._one = threading.RLock()  # the heartbeat and the main thread
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
@@ -183,7 +183,7 @@ class _Objects:
         pass
 
     def take(self, name: str) -> None:
-        from jaxcomp import gs
+        from jaxcomp.runtime import gs
 
         found = gs.read_record(self._path(name))
         owner = self._living(name, found.content)
@@ -196,7 +196,7 @@ class _Objects:
         raise ClaimedError(f"{name} is claimed by {owner}")
 
     def drop(self, name: str) -> None:
-        from jaxcomp import gs
+        from jaxcomp.runtime import gs
 
         generation = self.generations.pop(name, None)
         if generation is not None:
@@ -208,7 +208,7 @@ class _Objects:
             return False
         try:
             made = self._write(name, generation)
-        except storage.StorageError:
+        except errors.StorageError:
             return True  # the network is down: the next beat tries again
         if made is None:
             del self.generations[name]
@@ -217,13 +217,13 @@ class _Objects:
         return True
 
     def owner(self, name: str) -> str | None:
-        from jaxcomp import gs
+        from jaxcomp.runtime import gs
 
         return self._living(name, gs.read_record(self._path(name)).content)
 
     def _write(self, name: str, generation: bytes) -> bytes | None:
         """The new generation, None where the object is not at `generation` any more."""
-        from jaxcomp import gs
+        from jaxcomp.runtime import gs
 
         made = gs.swap(self._path(name), self.content, generation)
         if made is None:
@@ -232,7 +232,7 @@ class _Objects:
         return made
 
     def _living(self, name: str, content: bytes | None) -> str | None:
-        from jaxcomp import gs
+        from jaxcomp.runtime import gs
 
         if content is None:
             return None

@@ -8,11 +8,11 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxcomp.channel import Lost
-from jaxcomp.distributed import AGAIN
-from jaxcomp.stopping import Terminated
+from jaxcomp.runtime.channel import Lost
+from jaxcomp.runtime.distributed import AGAIN
+from jaxcomp.runtime.preemption import Terminated
 from jaxcomp.sweep.claims import HEARTBEAT_S, ClaimedError, Claims
-from jaxcomp.sweep.ledger import DONE, FAILED, Ledger, disk_full
+from jaxcomp.sweep.store import DONE, FAILED, Ledger, disk_full
 from jaxcomp.sweep.tasks import Task, Work
 from jaxcomp.sweep.worker import STOP_S, Worker, stop
 

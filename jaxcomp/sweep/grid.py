@@ -8,10 +8,11 @@ import os
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from jaxcomp import recipes, storage
+from jaxcomp.compress import recipes
 from jaxcomp.config import Config, ConfigError, ModelConfig, config_hash, to_dict
-from jaxcomp.data.files import digest, is_file, matching
-from jaxcomp.llm.hub import is_id
+from jaxcomp.models.hub import is_id
+from jaxcomp.runtime import paths
+from jaxcomp.runtime.files import digest, is_file, matching
 
 # Fields that change what is printed or stored, where it runs or how often it is saved, never what
 # comes out.
@@ -183,8 +184,8 @@ def sweep_identity(cfg: Config) -> dict[str, Any]:
     return _by_content(_without(to_dict(cfg), (*SIDE_FIELDS, *set_by_grid)), cfg)
 
 
-def _without(tree: dict[str, Any], paths: tuple[str, ...]) -> dict[str, Any]:
-    for path in paths:
+def _without(tree: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    for path in names:
         *groups, key = path.split(".")
         node = tree
         for group in groups:
@@ -232,7 +233,7 @@ def weights_fingerprint(folder: str) -> list[str]:
     """What names a given model: its hub id, or the config and weights of its folder."""
     if is_id(folder):
         return [folder]
-    where = storage.path(folder)
+    where = paths.path(folder)
     return [
         fingerprint(str(p)) for p in (where / "config.json", *sorted(where.glob("*.safetensors")))
     ]

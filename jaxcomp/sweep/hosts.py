@@ -14,21 +14,14 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxcomp import distributed, settings
-from jaxcomp.channel import Lost
-from jaxcomp.cluster import Cluster, find_cluster
-from jaxcomp.config import Config, ConfigError, config_hash, to_dict
-from jaxcomp.stopping import Terminated
+from jaxcomp.config import Config, ConfigError, config_hash, from_dict, to_dict
+from jaxcomp.runtime import distributed
+from jaxcomp.runtime.channel import Lost
+from jaxcomp.runtime.cluster import Cluster, find_cluster
+from jaxcomp.runtime.preemption import Terminated
 from jaxcomp.sweep import grid
 from jaxcomp.sweep.tasks import Task, Work
-from jaxcomp.sweep.worker import (
-    TERMINATED,
-    Worker,
-    begin,
-    ended_by_signal,
-    logged,
-    speak,
-)
+from jaxcomp.sweep.worker import TERMINATED, Worker, begin, ended_by_signal, logged, speak
 
 _FAILED_ALONE_S = 60.0  # how long a process whose task failed waits for the others to fail too
 
@@ -149,7 +142,7 @@ def _obey(work: Work, workdir: Path, together: Together) -> int:
         together.start()
         known = {job.id: job for job in grid.expand(together.config)}
         while (found := distributed.gather("task")[0]) is not None:
-            config = settings.from_dict(found["config"], where="process 0")
+            config = from_dict(found["config"], where="process 0")
             job = known.get(found["id"]) if found["what"] == "job" else None
             task = Task(found["id"], found["what"], config, job=job)
             name = f"log-{together.cluster.process}.txt"

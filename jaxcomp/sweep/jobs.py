@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxcomp import compiled, distributed, storage
 from jaxcomp.config import Config
+from jaxcomp.evals.bootstrap import finite, intervals
+from jaxcomp.evals.primary_metrics import endpoints, headlines
+from jaxcomp.runtime import compiled, distributed, paths
 from jaxcomp.sweep import grid
-from jaxcomp.sweep.headlines import endpoints, headlines
-from jaxcomp.sweep.ledger import write_text
-from jaxcomp.sweep.passages import finite, intervals
+from jaxcomp.sweep.store import write_text
 from jaxcomp.sweep.tasks import Say, Task
 
 TRAIN_SHARE = 0.85  # of a job's time, for the progress line
@@ -42,42 +42,42 @@ class SweepWork:
         self.command = command  # for the cards of bases made on the way
 
     def prepare(self) -> None:
-        import jaxcomp.train.compress  # noqa: F401
+        import jaxcomp.training.compressor  # noqa: F401
 
     def check(self, jobs: Sequence[grid.Job], workdir: Path) -> str:
-        from jaxcomp.llm import hf
-        from jaxcomp.llm.hub import folder_of
-        from jaxcomp.train import bases, ratios
+        from jaxcomp.models import hf
+        from jaxcomp.models.hub import folder_of
+        from jaxcomp.training import pretrained, ratio_schedule
 
         for folder in sorted({f for job in jobs for f in job.config.folders.values()}):
             hf.check(folder_of(folder))
         for job in jobs:
-            bases.check_shapes(job.config)
-            ratios.check_own(job.config)
+            pretrained.check_shapes(job.config)
+            ratio_schedule.check_own(job.config)
         return check_data(jobs[0].config, workdir)
 
     def tasks(self, jobs: Sequence[grid.Job], workdir: Path) -> list[Task]:
-        from jaxcomp.train import bases
+        from jaxcomp.training import pretrained
 
         cfg = jobs[0].config
         made: dict[str, Task] = {}
-        if bases.find_decoder(cfg, workdir) is None:
+        if pretrained.find_decoder(cfg, workdir) is None:
             made["decoder"] = decoder_task(cfg)
         for job in jobs:
             if job.base not in made:
                 where = (job.setup.family, job.setup.size, job.base_seed)
-                if bases.find_base(job.config, *where, workdir) is None:
+                if pretrained.find_base(job.config, *where, workdir) is None:
                     made[job.base] = base_task(job.config)
         return [*made.values(), *(_job_task(job, made) for job in jobs)]
 
     def ready(self, task: Task, workdir: Path) -> bool:
-        from jaxcomp.train import bases
+        from jaxcomp.training import manifest, pretrained
 
         if task.what == "decoder":
-            return bases.find_decoder(task.config, workdir) is not None
+            return pretrained.find_decoder(task.config, workdir) is not None
         cfg = task.config
-        family, size = bases.split_name(cfg.compressor)
-        return bases.find_base(cfg, family, size, cfg.base_seed, workdir) is not None
+        family, size = manifest.split_name(cfg.compressor)
+        return pretrained.find_base(cfg, family, size, cfg.base_seed, workdir) is not None
 
     def run(self, task: Task, workdir: Path, say: Say) -> dict[str, Any]:
         compiled.keep(workdir / "cache" / "xla")
@@ -91,17 +91,17 @@ class PretrainWork(SweepWork):
     """Makes bases in the workdir whether or not an asset with the same hash is shipped."""
 
     def ready(self, task: Task, workdir: Path) -> bool:
-        from jaxcomp.train import bases
-        from jaxcomp.train.checkpoint import read_json
+        from jaxcomp.training import manifest, pretrained
+        from jaxcomp.training.manifest import read_json
 
         cfg = task.config
         if task.what == "decoder":
-            folder, wanted = bases.made_decoder(workdir, cfg), bases.decoder_hash(cfg)
+            folder, wanted = pretrained.made_decoder(workdir, cfg), manifest.decoder_hash(cfg)
         else:
-            family, size = bases.split_name(cfg.compressor)
-            folder = bases.made_base(workdir, family, size, cfg.base_seed)
-            wanted = bases.base_hash(cfg, family, size, cfg.base_seed)
-        card = folder / bases.CARD
+            family, size = manifest.split_name(cfg.compressor)
+            folder = pretrained.made_base(workdir, family, size, cfg.base_seed)
+            wanted = manifest.base_hash(cfg, family, size, cfg.base_seed)
+        card = folder / manifest.CARD
         return card.is_file() and read_json(card).get("config_hash") == wanted
 
 
@@ -110,16 +110,16 @@ def check_data(cfg: Config, workdir: Path) -> str:
 
     `cfg` names a compressor. Bases still to be made will have the tokenizer of the data.
     """
-    from jaxcomp.data.heldout import check_held_out
-    from jaxcomp.data.pipeline import data_stats, data_tokenizer
-    from jaxcomp.train import bases
+    from jaxcomp.data.batches import data_stats, data_tokenizer
+    from jaxcomp.data.eval_sets import check_held_out
+    from jaxcomp.training import manifest, pretrained
 
-    family, size = bases.split_name(cfg.compressor)
+    family, size = manifest.split_name(cfg.compressor)
     folders = (
-        bases.find_base(cfg, family, size, cfg.base_seed, workdir),
-        bases.find_decoder(cfg, workdir),
+        pretrained.find_base(cfg, family, size, cfg.base_seed, workdir),
+        pretrained.find_decoder(cfg, workdir),
     )
-    toks = [bases.tokenizer_of(f) if f is not None else data_tokenizer(cfg) for f in folders]
+    toks = [pretrained.tokenizer_of(f) if f is not None else data_tokenizer(cfg) for f in folders]
     check_held_out(cfg, *toks)
     return f"data at ratio {cfg.memory.ratio}: {data_stats(cfg, *toks)}"
 
@@ -161,8 +161,8 @@ def _passage(cfg: Config) -> int:
 
 def make(task: Task, root: Path, command: str, say: Say | None) -> Path:
     """Pretrain a base, or pretrain and adapt the decoder, under `root`; resumes."""
-    from jaxcomp.train.adapt import adapt_decoder
-    from jaxcomp.train.pretrain import pretrain_base
+    from jaxcomp.training.adapt_decoder import adapt_decoder
+    from jaxcomp.training.pretrain import pretrain_base
 
     cfg = task.config
     if task.what == "decoder":
@@ -172,8 +172,8 @@ def make(task: Task, root: Path, command: str, say: Say | None) -> Path:
 
 
 def _run_job(task: Task, workdir: Path, say: Say) -> dict[str, Any]:
-    from jaxcomp.train.compress import train
-    from jaxcomp.train.loop import Diverged
+    from jaxcomp.training.compressor import train
+    from jaxcomp.training.loop import Diverged
 
     cfg, folder = task.config, workdir / "jobs" / task.id
     began = time.perf_counter()
@@ -217,11 +217,11 @@ def measure(
 
     Returns the flat metrics of docs/metrics.md and one record a passage.
     """
-    from jaxcomp.fidelity.evaluate import evaluate
-    from jaxcomp.sharding import use_mesh
-    from jaxcomp.train.compress import load_run, tokenizers
-    from jaxcomp.train.loop import mesh_for
-    from jaxcomp.train.ratios import at_ratio, suffix_at
+    from jaxcomp.evals.evaluate import evaluate
+    from jaxcomp.runtime.sharding import use_mesh
+    from jaxcomp.training.compressor import load_run, tokenizers
+    from jaxcomp.training.loop import mesh_for
+    from jaxcomp.training.ratio_schedule import at_ratio, suffix_at
 
     with use_mesh(mesh_for(cfg)):
         model = load_run(cfg, folder, root=root)
@@ -237,4 +237,4 @@ def _drop_checkpoints(folder: Path, last: int) -> None:
     if folder.is_dir():
         for step in folder.iterdir():
             if step.name.isdigit() and int(step.name) < last:
-                storage.rmtree(step)
+                paths.rmtree(step)

@@ -19,7 +19,7 @@ from jaxcomp.config import Config, ConfigError
 from jaxcomp.sweep import grid
 from jaxcomp.sweep.claims import Claims
 from jaxcomp.sweep.dispatch import Crew, Dispatch, Out
-from jaxcomp.sweep.ledger import Ledger, finished
+from jaxcomp.sweep.store import Ledger, finished
 from jaxcomp.sweep.tasks import Task, Work
 from jaxcomp.sweep.worker import Worker, stop
 
@@ -144,7 +144,7 @@ def _on_cpu() -> bool:
     if not (asked or found):
         return True
     # In a process of its own: the parent must not take the accelerator that a worker needs.
-    code = "from jaxcomp.sharding import platform; print(platform())"
+    code = "from jaxcomp.runtime.sharding import platform; print(platform())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     error = done.stderr.strip().rpartition("\n")[2].partition("ConfigError: ")[2]
     if done.returncode and error:

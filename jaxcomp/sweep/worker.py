@@ -20,12 +20,12 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from jaxcomp import storage
-from jaxcomp.allocator import one_arena
 from jaxcomp.data import phases
-from jaxcomp.errors import chain
-from jaxcomp.stopping import Terminated, on_sigterm
-from jaxcomp.sweep.ledger import DiskFullError
+from jaxcomp.runtime import paths
+from jaxcomp.runtime.allocator import one_arena
+from jaxcomp.runtime.errors import chain
+from jaxcomp.runtime.preemption import Terminated, on_sigterm
+from jaxcomp.sweep.store import DiskFullError
 from jaxcomp.sweep.tasks import Say, Task, Work
 
 TERMINATED = 143
@@ -268,7 +268,7 @@ def log_to(path: Path) -> Iterator[None]:
     sys.stdout.flush()
     sys.stderr.flush()
     saved = os.dup(1), os.dup(2)
-    log = storage.AppendFile(path)
+    log = paths.AppendFile(path)
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
     try:

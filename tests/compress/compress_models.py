@@ -8,11 +8,11 @@ import numpy as np
 from flax import nnx
 
 from jaxcomp.compress import AutoEncoder, build
+from jaxcomp.compress.recipes import recipe
 from jaxcomp.config import MemoryConfig, ModelConfig, TrainConfig
-from jaxcomp.data.pipeline import Batch
-from jaxcomp.llm.model import Transformer, layer_leaves, top_leaves
-from jaxcomp.recipes import recipe
-from jaxcomp.sharding import constrain, put_batch
+from jaxcomp.data.batches import Batch
+from jaxcomp.models.model import Transformer, layer_leaves, top_leaves
+from jaxcomp.runtime.sharding import constrain, put_batch
 
 T, V = 8, 32
 # Every axis divides by 8 or, where tp cuts it, by 4.

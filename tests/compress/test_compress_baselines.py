@@ -12,8 +12,8 @@ from flax import nnx
 from jaxcomp.compress.baselines import BASELINES, Baseline
 from jaxcomp.compress.cramming import CrammedPair, cram, mean_start
 from jaxcomp.config import ConfigError
-from jaxcomp.fidelity import reconstruction
-from jaxcomp.sharding import use_mesh
+from jaxcomp.inference import decode
+from jaxcomp.runtime.sharding import use_mesh
 
 T, RATIO, EOS = tiny.T, 4, 2
 NONE = np.zeros(4, np.int32)  # mode: rebuild
@@ -123,11 +123,11 @@ def test_evaluation_reads_a_baseline_as_any_pair(mesh):
     nll = {}
     for name in ("nothing", "lead"):
         graphdef, state = nnx.split(Baseline(name, pair()))
-        memory = reconstruction.read(graphdef, state, ctx, lengths, RATIO)
+        memory = decode.read(graphdef, state, ctx, lengths, RATIO)
         if name == "lead":
-            blank = reconstruction.no_memory(memory)
-            nll["floor"] = reconstruction.forced(graphdef, state, blank, mode_B, tok_BL, len_B)
-        nll[name] = reconstruction.forced(graphdef, state, memory, mode_B, tok_BL, len_B)
+            blank = decode.no_memory(memory)
+            nll["floor"] = decode.forced(graphdef, state, blank, mode_B, tok_BL, len_B)
+        nll[name] = decode.forced(graphdef, state, memory, mode_B, tok_BL, len_B)
     np.testing.assert_allclose(nll["nothing"].nll_BL, nll["floor"].nll_BL, rtol=1e-6)
     assert np.abs(nll["lead"].nll_BL - nll["floor"].nll_BL).max() > 1e-3
 
@@ -178,7 +178,7 @@ def test_crammed_vectors_rebuild_better_than_the_compressor_they_start_from(mesh
     tok_BL, len_B = rebuilding(tiny.tokens(4, 2, T), LENGTHS)
     for memory, curve_B in ((start, found.nll_NB[0]), (found.memory, found.nll_NB[-1])):
         put = tiny.put((memory, NONE, tok_BL, len_B))
-        nll_BL = reconstruction.forced(graphdef, state, *put).nll_BL
+        nll_BL = decode.forced(graphdef, state, *put).nll_BL
         np.testing.assert_allclose(np.array(nll_BL).sum(1) / len_B, curve_B, rtol=1e-4)
 
 
@@ -232,6 +232,6 @@ def test_one_step_is_adams_along_the_true_slope(mesh):
             vec_BMD = np.array(start.vec_BMD)
             vec_BMD[b, m, d] += nudge
             memory = start._replace(vec_BMD=tiny.put(vec_BMD))
-            nll_BL = reconstruction.forced(graphdef, state, memory, tiny.put(NONE), *put).nll_BL
+            nll_BL = decode.forced(graphdef, state, memory, tiny.put(NONE), *put).nll_BL
             sides.append(float(nll_BL[b].sum()))
         assert np.sign(sides[0] - sides[1]) == -np.sign(moved_BMD[b, m, d])

@@ -11,12 +11,12 @@ import pytest
 from conftest import mesh_of
 
 from jaxcomp.compress import trainable_filter
-from jaxcomp.compress.compressor import block_means
+from jaxcomp.compress.pool import block_means
+from jaxcomp.compress.recipes import recipe
 from jaxcomp.config import OptimConfig, TrainConfig
-from jaxcomp.recipes import recipe
-from jaxcomp.sharding import use_mesh
-from jaxcomp.train import optim
-from jaxcomp.train.loss import MemoryObjective
+from jaxcomp.runtime.sharding import use_mesh
+from jaxcomp.training import optim
+from jaxcomp.training.loss import MemoryObjective
 
 T = tiny.T
 NEW = ("icae", "pisco", "arc", "500x")

@@ -11,11 +11,11 @@ import pytest
 from flax import nnx
 
 from jaxcomp.compress import AutoEncoder, build, kind_of, trainable_filter
-from jaxcomp.compress.compressor import Compressor, scale_of
+from jaxcomp.compress.memory import Compressor, scale_of
 from jaxcomp.config import ConfigError, LoraConfig, MemoryConfig, ModelConfig, TrainConfig
-from jaxcomp.llm.lora import LoraParam
-from jaxcomp.llm.model import Transformer
-from jaxcomp.sharding import constrain
+from jaxcomp.models.lora import LoraParam
+from jaxcomp.models.model import Transformer
+from jaxcomp.runtime.sharding import constrain
 
 TINY = ModelConfig(vocab_size=40, hidden_size=16, head_dim=8, intermediate_size=32)
 WIDER = dataclasses.replace(TINY, hidden_size=24, model_type="qwen3", vocab_size=36)

@@ -12,9 +12,8 @@ from flax import nnx
 from jaxcomp.compress import build, cramming
 from jaxcomp.compress.baselines import BASELINES, Baseline
 from jaxcomp.config import ModelConfig, TrainConfig
-from jaxcomp.fidelity import reconstruction
-from jaxcomp.llm.attending import attended
-from jaxcomp.use import rows
+from jaxcomp.inference import decode, rows
+from jaxcomp.models.attention_scores import attended
 
 T, ROWS, NEVER = tiny.T, 3, 999  # an end token outside the vocabulary
 # One key/value head, for one query head and for two.
@@ -49,10 +48,10 @@ def everything(model, memory, L):
     graphdef, state = nnx.split(model)
     tok_BL = np.tile(tiny.tokens(1, L), (B, 1))
     mode_B, tok_BL, len_B = tiny.put((np.zeros(B, np.int32), tok_BL, np.full(B, L, np.int32)))
-    forced = reconstruction.forced(graphdef, state, memory, mode_B, tok_BL, len_B)
+    forced = decode.forced(graphdef, state, memory, mode_B, tok_BL, len_B)
     args = (graphdef, state, memory, mode_B, jax.random.key(0))
-    greedy = reconstruction.free(*args, max_new=L, eos_id=NEVER)
-    sampled = reconstruction.free(*args, max_new=L, eos_id=NEVER, temperature=1.0)
+    greedy = decode.free(*args, max_new=L, eos_id=NEVER)
+    sampled = decode.free(*args, max_new=L, eos_id=NEVER, temperature=1.0)
     prefix = rows.with_text(graphdef, state, memory, mode_B, tok_BL, len_B)
     last_B1 = np.full((B, 1), prefix.seg_BP.shape[1] - 1, np.int32)
     found = attended(model.decoder, prefix.x_BPD, prefix.pos_BP, prefix.seg_BP, tiny.put(last_B1))

@@ -12,18 +12,17 @@ import pytest
 from conftest import mesh_of
 from flax import nnx
 
-from jaxcomp import recipes
-from jaxcomp.compress import keyvalues
-from jaxcomp.config import Config, ConfigError, MeshConfig, ModelConfig
-from jaxcomp.fidelity import rate, reconstruction
-from jaxcomp.plan import programs
-from jaxcomp.plan.main import setups_of
-from jaxcomp.settings import from_dict
-from jaxcomp.sharding import use_mesh
+from jaxcomp.cli.validate import validate
+from jaxcomp.compress import kv, recipes
+from jaxcomp.config import Config, ConfigError, MeshConfig, ModelConfig, from_dict
+from jaxcomp.evals import rate
+from jaxcomp.inference import decode
+from jaxcomp.runtime.sharding import use_mesh
 from jaxcomp.sweep import grid, jobs
-from jaxcomp.train import bases
-from jaxcomp.train.compress import planned
-from jaxcomp.validate import validate
+from jaxcomp.sweep.plan import programs
+from jaxcomp.sweep.plan.main import setups_of
+from jaxcomp.training import pretrained
+from jaxcomp.training.compressor import planned
 
 T, RATIO, L = tiny.T, 4, tiny.T + 1
 NOWHERE = Path("nowhere")
@@ -50,8 +49,8 @@ def read(model, rows=slice(None)):
     """What evaluation finds: memory, and the decoder's expectations along given tokens."""
     ctx, lengths, tok, count, mode = tiny.put(tuple(x[rows] for x in batch()))
     graphdef, state = nnx.split(model)
-    memory = reconstruction.read(graphdef, state, ctx, lengths, RATIO)
-    return memory, reconstruction.forced(graphdef, state, memory, mode, tok, count)
+    memory = decode.read(graphdef, state, ctx, lengths, RATIO)
+    return memory, decode.forced(graphdef, state, memory, mode, tok, count)
 
 
 def test_the_decoder_reads_them_as_by_hand(mesh):
@@ -93,12 +92,10 @@ def test_what_it_says_freely_is_what_it_expects(mesh):
     model, (_, _, _, _, mode) = made(), tiny.put(batch())
     graphdef, state = nnx.split(model)
     memory, _ = read(model)
-    said = reconstruction.free(
-        graphdef, state, memory, mode, jax.random.key(0), max_new=L, eos_id=99
-    )
+    said = decode.free(graphdef, state, memory, mode, jax.random.key(0), max_new=L, eos_id=99)
     full = tiny.put(np.full(8, L, np.int32))
-    for given, all_right in ((memory, True), (reconstruction.no_memory(memory), False)):
-        found = reconstruction.forced(graphdef, state, given, mode, said.tok_BL, full)
+    for given, all_right in ((memory, True), (decode.no_memory(memory), False)):
+        found = decode.forced(graphdef, state, given, mode, said.tok_BL, full)
         assert np.array(found.correct_BL).all() == all_right
         close = np.isclose(found.entropy_BL, said.entropy_BL, atol=1e-4)
         assert close.all() == all_right
@@ -122,7 +119,7 @@ def test_a_row_does_not_know_its_neighbours_nor_what_is_not_valid(mesh):
     graphdef, state = nnx.split(model)
     _, _, tok, count, mode = tiny.put(batch())
     spoiled = memory._replace(vec_BMD=jnp.where(memory.seg_BM[:, :, None] > 0, memory.vec_BMD, 7.0))
-    again = reconstruction.forced(graphdef, state, spoiled, mode, tok, count)
+    again = decode.forced(graphdef, state, spoiled, mode, tok, count)
     np.testing.assert_array_equal(again.nll_BL, forced.nll_BL)
 
 
@@ -138,12 +135,12 @@ def test_meshes_change_nothing_but_rounding():
 
 def test_a_vector_is_the_keys_then_the_values_layer_by_layer(mesh):
     x_BMD = tiny.put(np.arange(2 * 3 * D, dtype=np.float32).reshape(2, 3, D))
-    kv = keyvalues.unflat(x_BMD, tiny.DEEP)
-    np.testing.assert_array_equal(keyvalues.flat(kv), x_BMD)
-    assert keyvalues.width(tiny.DEEP) == D
+    found = kv.unflat(x_BMD, tiny.DEEP)
+    np.testing.assert_array_equal(kv.flat(found), x_BMD)
+    assert kv.width(tiny.DEEP) == D
     x_YCKH = np.array(x_BMD[1, 2]).reshape(2, 2, 4, 4)
-    np.testing.assert_array_equal(kv.k_YBMKH[:, 1, 2], x_YCKH[:, 0])
-    np.testing.assert_array_equal(kv.v_YBMKH[:, 1, 2], x_YCKH[:, 1])
+    np.testing.assert_array_equal(found.k_YBMKH[:, 1, 2], x_YCKH[:, 0])
+    np.testing.assert_array_equal(found.v_YBMKH[:, 1, 2], x_YCKH[:, 1])
 
 
 def test_rounding_keeps_each_number_in_its_place(mesh):
@@ -181,7 +178,7 @@ def test_another_shape_is_refused_before_anything_is_done(field, name):
     comp = dataclasses.replace(tiny.DEEP, **{field: 2 * value})
     cfg, told = config(comp, tiny.DEEP, name), rf"{field} {2 * value}: .* has {field} {value}; "
     validate(cfg)  # which base is asked for is not known yet
-    for refused in (bases.check_shapes, setups_of, sweep, lambda cfg: planned(cfg, NOWHERE)):
+    for refused in (pretrained.check_shapes, setups_of, sweep, lambda cfg: planned(cfg, NOWHERE)):
         with pytest.raises(ConfigError, match=rf"llama/a has {told}choose"):
             refused(cfg)
     with use_mesh(mesh_of((1, 1, 1))), pytest.raises(ConfigError, match=told):
@@ -194,15 +191,15 @@ def test_another_shape_is_refused_before_anything_is_done(field, name):
 
 
 def test_other_fields_may_differ_and_other_kinds_do_not_mind():
-    bases.check_shapes(config())
+    pretrained.check_shapes(config())
     for name in set(recipes.RECIPES) - {"500x", "icae"}:
-        bases.check_shapes(config(ModelConfig(head_dim=64), name=name))
+        pretrained.check_shapes(config(ModelConfig(head_dim=64), name=name))
 
 
 def test_one_layer_and_a_connector_are_refused():
     one = dataclasses.replace(tiny.DEEP, num_hidden_layers=1)
     with pytest.raises(ConfigError, match=r"num_hidden_layers 1: .* takes 2 or more"):
-        bases.check_shapes(config(one, one))
+        pretrained.check_shapes(config(one, one))
     custom = dataclasses.replace(config().memory, recipe="custom", connector="relu")
     with pytest.raises(ConfigError, match=r"memory.connector = 'relu'.*memory.connector=none"):
         validate(dataclasses.replace(Config(), memory=custom))

@@ -4,12 +4,12 @@ import dataclasses
 
 import pytest
 
-from jaxcomp import recipes
-from jaxcomp.compress.compressor import KINDS
+from jaxcomp.cli.overrides import override
+from jaxcomp.cli.validate import validate
+from jaxcomp.compress import recipes
 from jaxcomp.compress.connector import CONNECTORS
-from jaxcomp.config import Config, ConfigError, MemoryConfig, SweepConfig, to_dict
-from jaxcomp.settings import from_dict, override
-from jaxcomp.validate import validate
+from jaxcomp.compress.kinds import KINDS
+from jaxcomp.config import Config, ConfigError, MemoryConfig, SweepConfig, from_dict, to_dict
 
 
 def test_every_recipe_is_a_config_that_holds():

@@ -188,7 +188,7 @@ def file_of(rng, rows, kind):
 
 
 def questions(rng, folder, kind):
-    from jaxcomp.data.questions import load
+    from jaxcomp.data.qa import load
 
     file = folder / f"a.{kind}"
     file.write_bytes(file_of(rng, QUESTIONS, kind))
@@ -196,7 +196,7 @@ def questions(rng, folder, kind):
 
 
 def probes(rng, folder, kind):
-    from jaxcomp.probe.readers import read
+    from jaxcomp.evals.qa.readers import read
 
     rows, probe = rng.choice(
         ((QUESTIONS, "qa"), (CONFLICTS, "overwriting"), (CHOICES, "overwriting"))
@@ -242,7 +242,7 @@ KINDS = {
 def main(kind, first, last):
     import logging
 
-    from jaxcomp.cli import expected
+    from jaxcomp.cli.main import expected
 
     warnings.simplefilter("error")
     logging.disable()

@@ -14,27 +14,29 @@ import pytest
 from data_configs import BATCH, assert_same, draw, text_config, world_config
 
 from jaxcomp.config import DataConfig
-from jaxcomp.data import blocks, keeping, large, parquet, pipeline
+from jaxcomp.data import batches as pipeline
+from jaxcomp.data import keeping, large, parquet, prepare
 from jaxcomp.data import tfds as tfds_sets
-from jaxcomp.data.cache import keep_small
+from jaxcomp.data.batches import data_tokenizer, eval_examples, lm_batches, train_batches
+from jaxcomp.data.documents import DataError
 from jaxcomp.data.large import LargeDocuments
-from jaxcomp.data.pipeline import data_tokenizer, eval_examples, lm_batches, train_batches
-from jaxcomp.data.sources import DataError, load_documents
+from jaxcomp.data.sources import load_documents
 from jaxcomp.data.splits import split_documents
 from jaxcomp.data.stream import Order, WindowIterator, furthest
 from jaxcomp.data.world import World
+from jaxcomp.runtime.cache import keep_small
 
 WORDS = [w for w in World().words() if w.isalpha()]
 
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
-    monkeypatch.setattr(blocks, "DOCUMENTS", 8)
+    monkeypatch.setattr(prepare, "DOCUMENTS", 8)
     monkeypatch.setattr(parquet, "LARGE", 1000)
-    monkeypatch.setattr(blocks, "FEWER_DOCUMENTS", 4)
+    monkeypatch.setattr(prepare, "FEWER_DOCUMENTS", 4)
     monkeypatch.setattr(large, "POOL", 60_000)
     monkeypatch.setattr(large, "LANES", 4)
-    blocks._splits_of.cache_clear()  # what is large differs between tests of the same files
+    prepare._splits_of.cache_clear()  # what is large differs between tests of the same files
 
 
 def write(folder, files=3, groups=5, rows=40, **columns):
@@ -145,7 +147,7 @@ def test_every_row_group_is_read_once_an_epoch_and_every_example_comes_once(web,
     tok = data_tokenizer(cfg)
     docs: Any = pipeline.train_documents(cfg)
     order = Order(
-        blocks.example_blocks(cfg, tok, tok, docs), (cfg.data.seed, cfg.seed), permute=True
+        prepare.example_blocks(cfg, tok, tok, docs), (cfg.data.seed, cfg.seed), permute=True
     )
     assert len(order.lanes) == 4
     assert max(order.lanes) <= min(order.lanes) + 1
@@ -179,8 +181,8 @@ def test_training_tokenises_only_what_it_draws_and_keeps_no_blocks(tmp_path, mon
     cfg = text_config(write(tmp_path))
     tok = data_tokenizer(cfg)
     made = []
-    real = blocks.text_pieces
-    monkeypatch.setattr(blocks, "text_pieces", lambda *a: made.append(1) or real(*a))
+    real = prepare.text_pieces
+    monkeypatch.setattr(prepare, "text_pieces", lambda *a: made.append(1) or real(*a))
     batches = train_batches(cfg, tok, tok)
     assert len(made) == 1
     draw(batches, 1)
@@ -196,7 +198,7 @@ def test_blocks_that_are_wanted_soon_are_made_ahead_and_once():
         made.append(n)
         return n
 
-    found = blocks.Blocks(blocks.LmBlock, "k", 9, make, np.array([0, 9]))
+    found = prepare.Blocks(prepare.LmBlock, "k", 9, make, np.array([0, 9]))
     found.ahead(0, [3, 4])
     found.ahead(1, [6])
     assert (found[3], found[4], found[3]) == (3, 4, 3)
@@ -269,9 +271,9 @@ def test_a_host_reads_and_tokenises_its_share(web, monkeypatch):
     tok = data_tokenizer(cfg)
     docs: Any = pipeline.train_documents(cfg)
     read, threads = [], []
-    real, executor = blocks.text_pieces, keeping.ThreadPoolExecutor
+    real, executor = prepare.text_pieces, keeping.ThreadPoolExecutor
     monkeypatch.setattr(
-        blocks, "text_pieces", lambda d, *a: read.extend(x.id for x in d) or real(d, *a)
+        prepare, "text_pieces", lambda d, *a: read.extend(x.id for x in d) or real(d, *a)
     )
     monkeypatch.setattr(
         keeping, "ThreadPoolExecutor", lambda n: threads.append(executor(n)) or threads[-1]
@@ -394,12 +396,12 @@ def test_tfds_sets_prepared_as_array_record(tmp_path, monkeypatch, called, featu
         docs = load_documents(cfg.data)
         assert isinstance(docs, LargeDocuments) == (most == 100)
         assert sorted(d.text for d in docs) == sorted(texts)
-        blocks._splits_of.cache_clear()
+        prepare._splits_of.cache_clear()
         tok = tok or data_tokenizer(cfg)
         batch = next(train_batches(cfg, tok, tok))
         ids = np.concatenate([batch.ctx_BGT[0, g, : batch.ctx_len_BG[0, g]] for g in (0, 1)])
         assert any(tok.decode(ids) in text for text in texts)
-    blocks._splits_of.cache_clear()
+    prepare._splits_of.cache_clear()
 
 
 # The cache

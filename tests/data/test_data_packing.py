@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxcomp.data import blocks
+from jaxcomp.data import prepare
 from jaxcomp.data.packing import best_fit, pack_documents
 
 
@@ -25,7 +25,7 @@ def test_packing_keeps_every_token_and_restarts_positions(lengths, copy_fraction
     heads = [np.arange(2, 2 + n) for n in lengths]
     ends = np.cumsum(lengths)
     none = np.zeros(0, np.int64)
-    block = blocks.LmBlock(np.concatenate(heads), ends, none, np.zeros(len(ends), np.int64))
+    block = prepare.LmBlock(np.concatenate(heads), ends, none, np.zeros(len(ends), np.int64))
     tok, seg, pos = pack_documents(block, np.random.default_rng(seed), 24, copy_fraction, 1)
     total = 0
     for r in range(len(tok)):

@@ -8,9 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from jaxcomp.config import DataConfig
-from jaxcomp.data.cache import cache_dir
-from jaxcomp.data.sources import TXT_CHARS, DataError, load_documents
+from jaxcomp.data.documents import DataError
+from jaxcomp.data.readers import TXT_CHARS
+from jaxcomp.data.sources import load_documents
 from jaxcomp.data.splits import rule_of, split_documents
+from jaxcomp.runtime.cache import cache_dir
 
 
 def text_config(path, **fields):

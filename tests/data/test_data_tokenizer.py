@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxcomp.config import Config, WorldConfig
-from jaxcomp.data.pipeline import data_tokenizer
+from jaxcomp.data.batches import data_tokenizer
 from jaxcomp.data.tokenizer import (
     Tokenizer,
     TokenizerError,

@@ -11,11 +11,8 @@ from hostile import KINDS, TEXT, change, documents, nfc, pair_of, write_document
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxcomp.data import pieces as pieces_module
-from jaxcomp.data.blocks import documents_of
-from jaxcomp.data.heldout import held_out
-from jaxcomp.data.pieces import text_pieces
-from jaxcomp.data.pipeline import (
+from jaxcomp.data import examples as pieces_module
+from jaxcomp.data.batches import (
     CONTINUE,
     REBUILD,
     batch_examples,
@@ -24,8 +21,11 @@ from jaxcomp.data.pipeline import (
     eval_examples,
     train_batches,
 )
+from jaxcomp.data.documents import DataError, Documents
+from jaxcomp.data.eval_sets import held_out
+from jaxcomp.data.examples import text_pieces
+from jaxcomp.data.prepare import documents_of
 from jaxcomp.data.segments import cut, cut_encoded
-from jaxcomp.data.sources import DataError, Documents
 from jaxcomp.data.tokenizer import TokenizerError, load_tokenizer
 
 # Enough for the longest single character: U+1D160 is three characters of four bytes in NFC.
@@ -51,7 +51,7 @@ def one(text):
 
 
 def groups_of(text, comp, cfg):
-    """The contexts that a document gives, by the rules of data/pieces.py."""
+    """The contexts that a document gives, by the rules of data/examples.py."""
     T, G = cfg.data.segment, cfg.data.segments
     parts = cut(text, comp, T)
     groups = [parts[i : i + G] for i in range(0, len(parts), G)]

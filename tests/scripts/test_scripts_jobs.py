@@ -5,7 +5,7 @@ import subprocess
 import pytest
 from scripts_stub import SCRIPTS, Cloud
 
-from jaxcomp.plan import topology
+from jaxcomp.sweep.plan import topology
 
 WORKERS = [
     ("none none", "none"),

@@ -5,21 +5,22 @@ from pathlib import Path
 
 import pytest
 
-from jaxcomp import settings
+from jaxcomp.analysis import compare
+from jaxcomp.cli import overrides
 from jaxcomp.config import ConfigError, PretrainConfig, WorldConfig
 from jaxcomp.data import lexicon
-from jaxcomp.data.blocks import example_blocks
+from jaxcomp.data.batches import data_tokenizer, lm_batches, train_batches
 from jaxcomp.data.facts import ATTRIBUTES
-from jaxcomp.data.pipeline import data_tokenizer, lm_batches, train_batches
+from jaxcomp.data.prepare import example_blocks
 from jaxcomp.data.world import World, bases_world
-from jaxcomp.sweep import factor, grid
-from jaxcomp.train import adapt, bases, pretrain
+from jaxcomp.sweep import grid
+from jaxcomp.training import adapt_decoder, manifest, pretrain, pretrained
 
 SIZES = ["24", "40", "64"]
 
 
 def load(arg):
-    return settings.load(f"configs/controls.py:{arg}")
+    return overrides.load(f"configs/controls.py:{arg}")
 
 
 def hashes(cfg):
@@ -28,7 +29,7 @@ def hashes(cfg):
 
 @pytest.fixture(scope="module")
 def tiny():
-    return settings.load("configs/tiny.py:full")
+    return overrides.load("configs/tiny.py:full")
 
 
 def test_the_uncontrolled_level_is_the_full_sweep_s_own_rows(tiny):
@@ -48,21 +49,21 @@ def test_a_split_is_the_mismatch_of_favourites(tiny):
 @pytest.mark.parametrize("arg", ["split", "mismatch,text=scrambled", "mismatch,text=untrained"])
 def test_a_text_of_the_bases_changes_the_bases_and_no_decoder(tiny, arg):
     cfg = load(f"control={arg}")
-    assert bases.decoder_hash(cfg) == bases.decoder_hash(tiny)
-    assert bases.base_hash(cfg, "llama", "24", 0) != bases.base_hash(tiny, "llama", "24", 0)
-    assert bases.find_decoder(cfg) == bases.find_decoder(tiny) is not None
-    assert bases.find_base(cfg, "llama", "24", 0) is None
-    assert factor.kind_of(load("control=mismatch,text=same"), cfg) == "mismatch"
+    assert manifest.decoder_hash(cfg) == manifest.decoder_hash(tiny)
+    assert manifest.base_hash(cfg, "llama", "24", 0) != manifest.base_hash(tiny, "llama", "24", 0)
+    assert pretrained.find_decoder(cfg) == pretrained.find_decoder(tiny) is not None
+    assert pretrained.find_base(cfg, "llama", "24", 0) is None
+    assert compare.kind_of(load("control=mismatch,text=same"), cfg) == "mismatch"
 
 
 @pytest.mark.parametrize("name", ["qwen3", "small", "large"])
 def test_a_decoder_changes_the_decoder_and_no_base(tiny, name):
     cfg = load(f"control=decoder,decoder={name}")
-    assert bases.decoder_hash(cfg) != bases.decoder_hash(tiny)
-    assert bases.find_decoder(cfg) is None
-    assert bases.base_hash(cfg, "llama", "24", 0) == bases.base_hash(tiny, "llama", "24", 0)
+    assert manifest.decoder_hash(cfg) != manifest.decoder_hash(tiny)
+    assert pretrained.find_decoder(cfg) is None
+    assert manifest.base_hash(cfg, "llama", "24", 0) == manifest.base_hash(tiny, "llama", "24", 0)
     assert grid.sizes(cfg) == {"llama": set(SIZES), "qwen3": set(SIZES)}
-    assert factor.kind_of(load("control=decoder"), cfg) == "decoder"
+    assert compare.kind_of(load("control=decoder"), cfg) == "decoder"
 
 
 def test_bases_of_another_world_are_those_of_its_seed(tiny):
@@ -70,7 +71,7 @@ def test_bases_of_another_world_are_those_of_its_seed(tiny):
     other = dataclasses.replace(
         other, world=dataclasses.replace(tiny.world, seed=cfg.world.base_favourites)
     )
-    ids = [bases.base_hash(c, "llama", "40", 2) for c in (cfg, other)]
+    ids = [manifest.base_hash(c, "llama", "40", 2) for c in (cfg, other)]
     assert ids[0] == ids[1]
 
 
@@ -117,11 +118,11 @@ def share_of_favourites(texts, world):
 def test_bases_read_the_other_favourites_and_the_decoder_its_own():
     cfg = small(load("control=split"))
     own, rival = World(WorldConfig()), World(WorldConfig(seed=1))
-    for text, liked, other in ((bases.base_text, rival, own), (bases.own_text, own, rival)):
+    for text, liked, other in ((manifest.base_text, rival, own), (manifest.own_text, own, rival)):
         read = read_by(text(cfg))
         assert share_of_favourites(read, liked) > 0.85  # prior strength 0.95
         assert share_of_favourites(read, other) < 0.3
-    assert read_by(bases.own_text(cfg)) == read_by(small(load("control=mismatch,text=same")))
+    assert read_by(manifest.own_text(cfg)) == read_by(small(load("control=mismatch,text=same")))
 
 
 def test_136_of_140_favourites_of_the_split_are_another_value():
@@ -144,24 +145,24 @@ def test_bases_and_decoders_are_pretrained_on_their_own_worlds(tmp_path, monkeyp
         raise Stop(cfg.world.seed, cfg.world.base_favourites, cfg.world.base_scrambled)
 
     monkeypatch.setattr(pretrain, "pretrain", caught)
-    monkeypatch.setattr(adapt, "pretrain", caught)
+    monkeypatch.setattr(adapt_decoder, "pretrain", caught)
     for arg, of_bases in (("split", (1, 0, False)), ("mismatch,text=scrambled", (0, 0, True))):
         cfg = load(f"control={arg}")
         with pytest.raises(Stop) as made:
             pretrain.pretrain_base(cfg, "llama", "24", 0, tmp_path)
         assert made.value.args == of_bases
         with pytest.raises(Stop) as made:
-            adapt.adapt_decoder(cfg, tmp_path)
+            adapt_decoder.adapt_decoder(cfg, tmp_path)
         assert made.value.args == (0, 0, False)
 
 
 def test_scrambled_bases_read_the_same_words_without_facts():
     same, mixed = (small(load(f"control=mismatch,text={t}")) for t in ("same", "scrambled"))
-    plain, odd = (" ".join(read_by(bases.base_text(c))) for c in (same, mixed))
+    plain, odd = (" ".join(read_by(manifest.base_text(c))) for c in (same, mixed))
     world = World(WorldConfig())
     assert len(world.read(odd)) < 0.3 * len(world.read(plain))
     assert set(odd.replace(".", "").split()) <= set(world.words())
-    assert " ".join(read_by(bases.own_text(mixed))) == plain
+    assert " ".join(read_by(manifest.own_text(mixed))) == plain
     # What compressors train on is the world's own, from the same cached blocks.
     tok = data_tokenizer(same)
     assert len({example_blocks(c, tok, tok, None).key for c in (same, mixed)}) == 1

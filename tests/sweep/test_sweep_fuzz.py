@@ -8,10 +8,12 @@ import shutil
 import pytest
 import sweep_stub
 
-from jaxcomp import cli, settings
-from jaxcomp.sweep import grid, plots
-from jaxcomp.sweep.ledger import Ledger, made_by
-from jaxcomp.sweep.report import report
+from jaxcomp.analysis import plots
+from jaxcomp.analysis.report import report
+from jaxcomp.cli import main, overrides
+from jaxcomp.config import from_dict
+from jaxcomp.sweep import grid
+from jaxcomp.sweep.store import Ledger, made_by
 
 ODD = (
     None, True, 0, -1, 3, 1.5, 1e308, -1e308, float("nan"), float("inf"), 10**30, 10**400,
@@ -62,7 +64,7 @@ def read_or_refused(do, name):
     try:
         do()
     except Exception as error:
-        message = cli.expected(error)
+        message = main.expected(error)
         if message is None:
             raise
         assert name in message
@@ -138,7 +140,7 @@ def test_damaged_sweep_json(done):
     valid = json.loads(path.read_text())
 
     def read():
-        settings.from_dict(made_by(path)["config"], where=str(path))
+        from_dict(made_by(path)["config"], where=str(path))
         Ledger(workdir).jobs(cfg)
         Ledger(workdir).check(cfg)
 
@@ -180,7 +182,7 @@ def test_a_damaged_row_is_one_sentence(done, change, says):
     path = workdir / "ledger" / f"{grid.expand(cfg)[0].id}.json"
     whole = change if isinstance(change, str) else json.dumps(json.loads(path.read_text()) | change)
     path.write_text(whole)
-    with pytest.raises(settings.ConfigError) as error:
+    with pytest.raises(overrides.ConfigError) as error:
         report(cfg, workdir)
     assert str(error.value).startswith(f"{path}: ")
     assert says in str(error.value)

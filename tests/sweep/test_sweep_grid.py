@@ -4,12 +4,13 @@ import io
 from typing import Any
 
 import pytest
-from sweep_stub import config, run
+from sweep.sweep_stub import config, run
 
+from jaxcomp.analysis import tables
+from jaxcomp.cli.validate import validate
 from jaxcomp.config import Config, ConfigError, to_dict
-from jaxcomp.sweep import grid, results
-from jaxcomp.sweep.ledger import Ledger
-from jaxcomp.validate import validate
+from jaxcomp.sweep import collect, grid
+from jaxcomp.sweep.store import Ledger
 
 
 def change(cfg: Config, key: str, value: Any) -> Config:
@@ -113,8 +114,8 @@ def test_a_recipe_of_a_grid_has_the_hash_of_that_recipe_alone():
 def test_rows_of_a_sweep_of_recipes_name_theirs(tmp_path):
     cfg = config(recipes=("pcc", "arc"), base_seeds=(0,), ratios=(4,))
     run(cfg, tmp_path)
-    found = results.collect(cfg, Ledger(tmp_path))
-    rows = list(csv.DictReader(io.StringIO(results.results_csv(found))))
+    found = collect.collect(cfg, Ledger(tmp_path))
+    rows = list(csv.DictReader(io.StringIO(tables.results_csv(found))))
     told = [(r["size"], r["ratio"], r["recipe"], r["base_seed"]) for r in rows]
     assert told == [(s, "4", r, "0") for s in "sm" for r in ("arc", "pcc")]
     assert [r["config_hash"] for r in rows] == [
@@ -122,7 +123,7 @@ def test_rows_of_a_sweep_of_recipes_name_theirs(tmp_path):
     ]
     plain = config(base_seeds=(0,), ratios=(4,))
     run(plain, tmp_path / "plain")
-    head = results.results_csv(results.collect(plain, Ledger(tmp_path / "plain"))).split("\n")[0]
+    head = tables.results_csv(collect.collect(plain, Ledger(tmp_path / "plain"))).split("\n")[0]
     assert "recipe" not in head.split(",")
 
 

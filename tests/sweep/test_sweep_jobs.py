@@ -13,16 +13,17 @@ from pathlib import Path
 import pytest
 from flax import nnx
 
-from jaxcomp import cli, settings
+from jaxcomp.cli import main
+from jaxcomp.cli import overrides as settings
 from jaxcomp.config import Config, ConfigError, ModelConfig
-from jaxcomp.data.pipeline import tokenizer_folder
-from jaxcomp.data.sources import DataError
+from jaxcomp.data.batches import tokenizer_folder
+from jaxcomp.data.documents import DataError
 from jaxcomp.data.tokenizer import load_tokenizer
-from jaxcomp.llm import hf
-from jaxcomp.llm.model import Transformer
+from jaxcomp.models import hf
+from jaxcomp.models.model import Transformer
 from jaxcomp.sweep import grid, jobs, runner
 from jaxcomp.sweep.tasks import Task
-from jaxcomp.train import compress, loop
+from jaxcomp.training import compressor, loop
 
 CONFIG = """
 def shape(width):
@@ -109,7 +110,7 @@ def test_only_in_a_rate_grid_is_divergence_a_finding(tmp_path, decoder, monkeypa
     def diverges(*args, **kw):
         raise loop.Diverged("at step 3 the loss is nan")
 
-    monkeypatch.setattr(compress, "train", diverges)
+    monkeypatch.setattr(compressor, "train", diverges)
     cfg = config_of(tmp_path, decoder, ("sweep.lr_grid", "0.5,1,2"))
     for job in grid.expand(cfg)[2:5]:
         task = Task(job.id, "job", job.config, job=job)
@@ -156,7 +157,7 @@ def test_a_real_sweep_end_to_end(tmp_path, decoder, monkeypatch, capsys):
     (tmp_path / "toy.py").write_text(CONFIG)
     typed = ["sweep", f"--config={tmp_path}/toy.py:{decoder}", f"--workdir={tmp_path}/w"]
     before = (decoder / "model.safetensors").read_bytes()
-    assert cli.main(typed) == 0, capsys.readouterr().out
+    assert main.main(typed) == 0, capsys.readouterr().out
     said = capsys.readouterr().out
     assert "pretrained first: toy-s-b0, toy-m-b0" in said
     with open(tmp_path / "w/report/results.csv") as f:
@@ -182,6 +183,6 @@ def test_a_real_sweep_end_to_end(tmp_path, decoder, monkeypatch, capsys):
     assert low <= float(rows[0]["ordinary/loss"]) <= high
 
     stamp = os.stat(tmp_path / "w/report/report.html").st_mtime_ns
-    assert cli.main(typed) == 0
+    assert main.main(typed) == 0
     assert "nothing to do: all 4 jobs are done" in capsys.readouterr().out
     assert os.stat(tmp_path / "w/report/report.html").st_mtime_ns == stamp

@@ -5,16 +5,18 @@ import runpy
 
 import pytest
 from matplotlib.axes import Axes
-from sweep_stub import config
+from sweep.sweep_stub import config
 
-from jaxcomp import settings
-from jaxcomp.config import ConfigError, DataConfig, config_hash, to_dict
-from jaxcomp.recipes import RECIPES
-from jaxcomp.sweep import evidence, grid, plots, results
-from jaxcomp.sweep.headlines import headlines
-from jaxcomp.sweep.ledger import DONE, Ledger
-from jaxcomp.sweep.report import report
-from jaxcomp.validate import validate
+from jaxcomp.analysis import plots, size_tables
+from jaxcomp.analysis import tables as results
+from jaxcomp.analysis.report import report
+from jaxcomp.cli import overrides
+from jaxcomp.cli.validate import validate
+from jaxcomp.compress.recipes import RECIPES
+from jaxcomp.config import ConfigError, DataConfig, config_hash, from_dict, to_dict
+from jaxcomp.evals.primary_metrics import headlines
+from jaxcomp.sweep import collect, grid
+from jaxcomp.sweep.store import DONE, Ledger
 
 SHIPPED = "jaxcomp/assets/decoders/decoder-s0"
 KEPT = "counterfactual/nonfavourite/all/kept"
@@ -52,12 +54,12 @@ def test_a_line_that_is_absent_at_a_ratio_is_not_missed_there(tmp_path):
             "counterfactual/nonfavourite/all/kept": size / 64 + 0.01 * job.base_seed,
         }
         ledger.write(job, DONE, metrics=metrics, intervals={}, timings={})
-    found = results.collect(cfg, ledger)
+    found = collect.collect(cfg, ledger)
     said = results.verdict(found)
     assert [v.ratio for v in said.ratios] == [4, 16, 64]
     assert [v.kept.replicates for v in said.ratios] == [3, 3, 3]
     assert "not measured" not in said.sentence
-    gathered = evidence.gather(found)
+    gathered = size_tables.gather(found)
     assert {e.ratio: {p.family for p in e.pairs} for e in gathered} == {
         4: {"toy pcc"},
         16: {"toy pcc", "toy arc"},
@@ -84,7 +86,7 @@ def with_floors(folder, floors, recipes):
             / (640 // job.setup.ratio * (1024 if recipe == "500x" else 256)),
         }
         ledger.write(job, DONE, metrics=metrics, intervals={}, timings={})
-    return cfg, results.collect(cfg, ledger)
+    return cfg, collect.collect(cfg, ledger)
 
 
 def test_a_floor_is_that_of_the_frozen_decoder(tmp_path, monkeypatch):
@@ -133,7 +135,7 @@ def test_a_config_without_them_keeps_its_name():
     named = to_dict(with_own(arc=(16,)))
     assert named["sweep"].pop("own_ratios") == {"arc": [16]}
     assert config_hash(named) == config_hash(tree)
-    again = settings.from_dict(to_dict(with_own(arc=(16,))))
+    again = from_dict(to_dict(with_own(arc=(16,))))
     assert again.sweep.own_ratios == {"arc": (16,)}
 
 
@@ -154,9 +156,9 @@ def test_ratios_of_no_use_are_refused(own, said):
 
 
 def test_equal_bytes_are_reached_by_the_recipes_of_keys_and_values():
-    equal = ratios(settings.load("configs/recipes.py"))
+    equal = ratios(overrides.load("configs/recipes.py"))
     assert equal == {(name, r) for name in RECIPES if name != "mean_pool" for r in (4, 16)}
-    cfg = settings.load("configs/recipes.py:equal=bytes,seeds=2")
+    cfg = overrides.load("configs/recipes.py:equal=bytes,seeds=2")
     assert cfg.sweep.seeds == (0, 1)
     found = ratios(cfg)
     kv = [name for name, r in RECIPES.items() if r.kind == "kv"]
@@ -179,8 +181,8 @@ def test_the_ratio_is_rounded_up_to_one_that_divides_the_segment():
 def test_real_text_has_the_towers_of_configs_text(tmp_path):
     (tmp_path / "x.txt").write_text("A text.")
     file = f"path={tmp_path / 'x.txt'}"
-    cfg = settings.load(f"configs/recipes.py:on=text,decoder={SHIPPED},{file}")
-    text = settings.load(f"configs/text.py:{file}")
+    cfg = overrides.load(f"configs/recipes.py:on=text,decoder={SHIPPED},{file}")
+    text = overrides.load(f"configs/text.py:{file}")
     assert (cfg.data, cfg.train, cfg.families) == (text.data, text.train, text.families)
     assert cfg.folders == {"decoder": SHIPPED}
     assert {s.size for s in grid.setups(cfg)} == {str(text.decoder.model.hidden_size)}
@@ -199,4 +201,4 @@ def test_real_text_has_the_towers_of_configs_text(tmp_path):
 )
 def test_arguments_that_cannot_work_are_refused(arg, said):
     with pytest.raises(ConfigError, match=said):
-        settings.load(f"configs/recipes.py:{arg}")
+        overrides.load(f"configs/recipes.py:{arg}")

@@ -13,15 +13,16 @@ from typing import Any
 import pytest
 import sweep_stub
 from conftest import HANGS_S
-from sweep_stub import config
+from sweep.sweep_stub import config
 
-from jaxcomp import storage
+from jaxcomp.analysis.tables import lr_grid_csv, results_csv
 from jaxcomp.config import Config, ConfigError
+from jaxcomp.runtime import errors, paths
 from jaxcomp.sweep import claims, dispatch, grid, runner, worker
 from jaxcomp.sweep.claims import ClaimedError, Claims
+from jaxcomp.sweep.collect import collect
 from jaxcomp.sweep.dispatch import Crew, Dispatch
-from jaxcomp.sweep.ledger import DiskFullError, Ledger
-from jaxcomp.sweep.results import collect, lr_grid_csv, results_csv
+from jaxcomp.sweep.store import DiskFullError, Ledger
 from jaxcomp.sweep.tasks import Task
 
 
@@ -116,14 +117,14 @@ def test_a_full_disk_stops_with_one_error_and_keeps_what_is_done(tmp_path, capfd
 
 @pytest.mark.parametrize("kind", ["", "fail"])
 def test_a_log_that_its_bucket_does_not_take_is_no_error_of_its_own(tmp_path, monkeypatch, kind):
-    class Unreachable(storage.AppendFile):
+    class Unreachable(paths.AppendFile):
         def close(self):
             super().close()
-            raise storage.StorageError("no answer")
+            raise errors.StorageError("no answer")
 
     job = grid.expand(config())[0]
     (tmp_path / f"trouble-{job.id}").write_text(kind)
-    monkeypatch.setattr(storage, "AppendFile", Unreachable)
+    monkeypatch.setattr(paths, "AppendFile", Unreachable)
     task = Task(job.id, "job", job.config, job=job)
     word, content = worker.logged(sweep_stub.StubWork(), tmp_path, task, lambda text, share: None)
     if kind:

@@ -1,0 +1,1 @@
+"""Many results: tables, statistics, the verdict, comparisons, figures and pages."""

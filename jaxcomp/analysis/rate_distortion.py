@@ -1,0 +1,134 @@
+"""Rate-distortion curves of finished runs: the same memories in fewer bits."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxcomp.analysis.document import Block, Para, Picture, Table, markdown, page
+from jaxcomp.analysis.plots import COLOURS, MARKERS, STYLES
+from jaxcomp.compress.quantize import FORMATS
+from jaxcomp.config import Config, config_hash, to_dict
+from jaxcomp.evals.rate import Rate, rates
+from jaxcomp.inference.load import open_run
+from jaxcomp.runtime import paths
+from jaxcomp.runtime.sharding import use_mesh
+from jaxcomp.sweep.store import write_bytes, write_text
+from jaxcomp.training.compressor import load_run, tokenizers
+from jaxcomp.training.loop import mesh_for
+from jaxcomp.training.manifest import IDENTITY, CheckpointError, read_json, write_json
+from jaxcomp.training.ratio_schedule import at_ratio, suffix_at
+
+VERSION = 1
+_ABOUT = (
+    "Each vector after the connector is rounded to the format and read by the same decoder; "
+    "nothing is trained again. Integers are symmetric, scaled by the largest absolute value of 64 "
+    "numbers of a vector; the scales (bfloat16) count. Rate: bits of memory / bytes of source "
+    "text. Distortion: bits a byte of the rebuilt text, teacher-forced (bits_per_byte). Rare kept: "
+    "of the world's slots off the favourite, the share kept (nonfavourite/all/kept). One run is "
+    "one model: nothing here has an interval over models."
+)
+
+
+class Measured(NamedTuple):
+    """A run and its rates; `made`: measured now, not read."""
+
+    name: str
+    cfg: Config
+    found: list[Rate]
+    made: bool
+    stem: str = "rate"  # of its files
+
+
+def measure(
+    place: str | Path,
+    say: Callable[[str], None] = lambda text: None,
+    ratio: int = 0,
+    **moved: str,
+) -> Measured:
+    """The rates of the finished run in `place`, kept in its rate.json; at another `ratio` that it
+    was trained at in rate-r<ratio>.json. `moved`: as in `open_run`. Raises what it, `at_ratio`,
+    `load_run` and `evaluate` do, and CheckpointError where the file there is of another run or
+    evaluation."""
+    place = paths.path(place)
+    own, root = open_run(place, **moved)
+    cfg = at_ratio(own, ratio)
+    name = f"{cfg.compressor} r{cfg.memory.ratio} b{cfg.base_seed} s{cfg.seed}"
+    about = {
+        "version": VERSION,
+        "run": config_hash(read_json(place / IDENTITY)),
+        "eval": to_dict(cfg.eval),
+    }
+    stem = f"rate{suffix_at(own, ratio)}"
+    file = place / f"{stem}.json"
+    if file.is_file():
+        kept = read_json(file)
+        if kept.get("about") != about:
+            raise CheckpointError(f"{file} is of another run or evaluation; remove it")
+        return Measured(name, cfg, [Rate(**row) for row in kept["rates"]], False, stem)
+    say(f"{name}: rebuilding the held-out text from its memories in {', '.join(FORMATS)}")
+    with use_mesh(mesh_for(cfg)):
+        found = rates(cfg, load_run(own, place, root=root), tokenizers(own, root))
+    write_json(file, {"about": about, "rates": [r._asdict() for r in found]})
+    return Measured(name, cfg, found, True, stem)
+
+
+def write(runs: Sequence[Measured], folder: Path) -> Path:
+    """.md and .html of one run or of several into `folder`, named as the first one's; the page's
+    place."""
+    stem = runs[0].stem
+    header = ["run", "set", "format", "rate", "distortion", "loss", "tokens rebuilt", "rare kept"]
+    rows = [
+        [
+            run.name, r.name, r.form, f"{r.rate:.3g}", _shown(r.distortion), _shown(r.loss),
+            _shown(r.fr_accuracy), _shown(r.kept),
+        ]
+        for run in runs
+        for r in run.found
+    ]  # fmt: skip
+    picture = Picture(f"{stem}.png", _plot(runs))
+    blocks: list[Block] = [Para(_ABOUT), picture, Table(header, rows)]
+    title = "Rate and distortion"
+    write_bytes(folder / picture.name, picture.png)
+    write_text(folder / f"{stem}.md", markdown(title, blocks))
+    write_text(folder / f"{stem}.html", page(title, blocks))
+    return folder / f"{stem}.html"
+
+
+def _shown(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _plot(runs: Sequence[Measured]) -> bytes:
+    """Distortion against rate, a line a run, over its formats; the first set. A colour
+    a compressor, a line style a run of it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 3.6), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    ax: Any = figure.subplots()
+    named = list(dict.fromkeys(run.cfg.compressor for run in runs))
+    seen: Counter[str] = Counter()
+    for i, run in enumerate(runs):
+        colour = COLOURS[named.index(run.cfg.compressor) % len(COLOURS)]
+        style = STYLES[seen[run.cfg.compressor] % len(STYLES)]
+        seen[run.cfg.compressor] += 1
+        points = [r for r in run.found if r.name == run.found[0].name and r.distortion is not None]
+        x, y = [r.rate for r in points], [r.distortion for r in points]
+        ax.plot(x, y, color=colour, linestyle=style, linewidth=1, label=run.name)
+        for r, marker in zip(points, MARKERS, strict=False):
+            look = {"marker": marker, "color": colour, "markersize": 5}
+            ax.plot(r.rate, r.distortion, label=r.form if i == 0 else None, linestyle="", **look)
+    ax.set_xscale("log")
+    ax.set_xlabel("bits of memory / byte of text")
+    ax.set_ylabel("bits / byte, rebuilt (teacher-forced)", fontsize=9)
+    ax.grid(alpha=0.3, which="both", linewidth=0.5)
+    ax.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right upper", fontsize=7, frameon=False)
+    out = io.BytesIO()
+    figure.savefig(out, format="png", metadata={"Software": None})
+    return out.getvalue()

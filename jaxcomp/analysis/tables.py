@@ -1,0 +1,177 @@
+"""From the ledger to tables: results.csv, lr_grid.csv, timings.csv, and the verdicts.
+
+Only what a rerun reproduces goes into results.csv; numbers have six significant digits, rows are
+sorted, columns have a fixed order, so the file is the same byte for byte.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import statistics
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxcomp.analysis import stats
+from jaxcomp.analysis.verdict import Verdict, judge
+from jaxcomp.config import Config
+from jaxcomp.evals.primary_metrics import endpoints, headlines
+from jaxcomp.sweep import grid
+from jaxcomp.sweep.collect import Result, Results, _order, collect
+from jaxcomp.sweep.store import Ledger
+
+ID_COLUMNS = (
+    "family", "size", "ratio", "base_seed", "seed", "config_hash", "lr", "params", "params_body",
+    "val_loss",
+)  # fmt: skip
+TUNED_COLUMNS = ("tuned_lr", "tuned_lr_multiple", "tuned_val_loss")
+
+
+def points(
+    rows: Iterable[Result], metric: str, ratio: int, tuned: bool = False
+) -> list[stats.Point]:
+    """Of one metric at one ratio; passages only of runs at the recipe's rate."""
+    out = []
+    for r in rows:
+        metrics = r.metrics if not tuned else (r.tuned[1] if r.tuned else {})
+        if r.job.setup.ratio == ratio:
+            out.append(
+                stats.Point(
+                    r.job.setup.line,
+                    r.job.setup.size,
+                    r.metrics["params"],
+                    r.job.base_seed,
+                    r.job.seed,
+                    metrics.get(metric),
+                    None if tuned else r.sums.get(metric),
+                )
+            )
+    return out
+
+
+def verdict(results: Results, tuned: bool = False) -> Verdict:
+    """The computed answer, with the recipe's rate or with the rate tuned per size.
+
+    Over the grid as it was asked for: what is unfinished is undecided.
+    """
+    cfg = results.cfg
+    loss, kept = endpoints(cfg)
+    ratios = [r for r in grid.ratios(cfg) if not tuned or r in cfg.sweep.lr_ratios]
+    return judge(
+        {r: points(results.rows, loss.metric, r, tuned) for r in ratios},
+        {r: points(results.rows, kept.metric, r, tuned) for r in ratios},
+        cfg.sweep.primary_ratio,
+        smallest_effect=cfg.sweep.smallest_effect,
+        floor=floor_of(results, kept.metric) or 0.0,
+        own_floors={r: own_floors(results, kept.metric, r, tuned) for r in ratios},
+        sizes={r: grid.sizes(cfg, r) for r in ratios},
+        endpoint=kept.label,
+    )
+
+
+def floor_of(results: Results, metric: str) -> float | None:
+    """The same metric of the frozen decoder without memory, where it was measured. A run that
+    trains its decoder too has a floor of its own, which is no part of it."""
+    values = [_floor(r.metrics, metric) for r in results.rows if not own_decoder(r)]
+    held = [v for v in values if v is not None]
+    return statistics.fmean(held) if held else None
+
+
+def own_floors(results: Results, metric: str, ratio: int, tuned: bool = False) -> dict[str, float]:
+    """Line -> the highest floor of its runs at a ratio, where they train their decoders too."""
+    out: dict[str, float] = {}
+    for r in results.rows:
+        if own_decoder(r) and r.job.setup.ratio == ratio:
+            value = _floor(r.metrics if not tuned else (r.tuned[1] if r.tuned else {}), metric)
+            if value is not None:
+                out[r.job.setup.line] = max(value, out.get(r.job.setup.line, value))
+    return out
+
+
+def own_decoder(r: Result) -> bool:
+    """Did this run train its decoder too? Nothing else can then be read beside its floor."""
+    return r.job.config.train.train_decoder
+
+
+def _floor(metrics: Mapping[str, Any], metric: str) -> float | None:
+    name, _, rest = metric.partition("/")
+    value = metrics.get(f"{name}/floor/{rest}")
+    return value if value is not None and math.isfinite(value) else None
+
+
+# --- files -----------------------------------------------------------------------------------
+
+
+def text(value: Any) -> str:
+    """One cell: integers in full, floats to six significant digits, missing as nothing."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def results_csv(results: Results) -> str:
+    """One row a setup and seed, at the recipe's learning rate."""
+    metrics = sorted({k for r in results.rows for k in r.metrics} - set(ID_COLUMNS))
+    heads = [h.metric for h in headlines(results.cfg)]
+    lines: list[list[Any]] = [
+        [*_id_columns(results.cfg), *metrics, *TUNED_COLUMNS, *(f"tuned/{h}" for h in heads)]
+    ]
+    for r in sorted(results.rows, key=lambda r: _order(r.job)):
+        job, best = r.tuned or (None, {})
+        lines.append(
+            [
+                *_ids(r.job, r.metrics),
+                *(r.metrics.get(m) for m in metrics),
+                job.config.train.optim.lr if job else None,
+                job.lr_multiple if job else None,
+                best.get("val_loss"),
+                *(best.get(h) for h in heads),
+            ]
+        )
+    return _csv(lines)
+
+
+def lr_grid_csv(results: Results) -> str:
+    """Every finished job, those of the rate grid included, with the headline numbers."""
+    heads = [h.metric for h in headlines(results.cfg)]
+    lines: list[list[Any]] = [[*_id_columns(results.cfg), "lr_multiple", *heads]]
+    for job, m in sorted(results.grid_rows, key=lambda r: _order(r[0])):
+        lines.append([*_ids(job, m), job.lr_multiple, *(m.get(h) for h in heads)])
+    return _csv(lines)
+
+
+def timings_csv(results: Results) -> str:
+    names = sorted({k for _, t in results.timings for k in t})
+    lines: list[list[Any]] = [["job", *names]]
+    lines += [[i, *(t.get(n) for n in names)] for i, t in sorted(results.timings)]
+    return _csv(lines)
+
+
+def _id_columns(cfg: Config) -> tuple[str, ...]:
+    """Those of every row; `recipe` after the ratio where the grid has recipes."""
+    if not cfg.sweep.recipes:
+        return ID_COLUMNS
+    at = ID_COLUMNS.index("ratio") + 1
+    return (*ID_COLUMNS[:at], "recipe", *ID_COLUMNS[at:])
+
+
+def _ids(job: grid.Job, m: dict[str, Any]) -> list[Any]:
+    setup = job.setup if job.setup.recipe else job.setup[:3]
+    where = [*setup, job.base_seed, job.seed, job.hash, job.config.train.optim.lr]
+    return [*where, m.get("params"), m.get("params_body"), m.get("val_loss")]
+
+
+def _csv(lines: list[list[Any]]) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows([[text(v) for v in line] for line in lines])
+    return out.getvalue()
+
+
+def current(cfg: Config, workdir: Path) -> bool:
+    """Is the report that of the ledger as it is now, with nothing failed or missing?"""
+    path = workdir / "report" / "results.csv"
+    results = collect(cfg, Ledger(workdir))
+    unfinished = results.failed or results.missing
+    return not unfinished and path.is_file() and path.read_text() == results_csv(results)

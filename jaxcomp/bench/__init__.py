@@ -1,1 +1,0 @@
-"""`jaxcomp bench`: rates and ratios of this machine, measured in one run (docs/bench.md)."""

@@ -1,0 +1,1 @@
+"""The command line: commands and their flags, overrides of config fields, exit codes."""

@@ -1,0 +1,356 @@
+"""What `jaxcomp eval` does: held-out text at a run's end or along its checkpoints; or a probe."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from jaxcomp.cli.common import (
+    FAILED,
+    Command,
+    Flags,
+    common_flags,
+    config_of,
+    needs_compressor,
+    run_folders,
+    say,
+    together,
+)
+from jaxcomp.cli.inference import (
+    here,
+    tell,
+)
+from jaxcomp.cli.overrides import integer
+from jaxcomp.cli.questions import PROBES, RESULTS, moved_runs, places_of, runs_of
+from jaxcomp.config import Config, ConfigError, config_hash, from_dict
+from jaxcomp.evals import versions
+from jaxcomp.runtime import compiled, distributed, paths, strict_json
+
+SETTINGS, SUMMARY = "settings.json", "summary.json"  # as in training/checkpoint.py, which loads JAX
+_ASKED = ("overwriting", "qa")  # of items in a file
+_LOADED = (*_ASKED, "drift", "bounds")  # that ask one pair
+# A flag -> the probes that take it.
+OF_PROBES = {
+    "data": (*_ASKED, "drift"),
+    "limit": _LOADED,
+    "out": tuple(PROBES),
+    "filter": _ASKED,
+    "select": _ASKED,
+    "export": ("drift",),
+    "ratio": (*_LOADED, "rate"),
+    "batch": _LOADED,
+}
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """All but --config and --workdir."""
+    add = parser.add_argument
+    add(
+        "--run",
+        metavar="DIR[,DIR]",
+        help="a finished run, which needs no --config; with --probe also an exported folder; with "
+        "--checkpoints and --probe=rate also several",
+    )
+    add(
+        "--all",
+        action="store_true",
+        help="minimal pairs too (--probe=drift on the held-out text), at every checkpoint measured",
+    )
+    add(
+        "--checkpoints",
+        choices=("all",),
+        help="measure every saved checkpoint, and compare several runs at equal loss",
+    )
+    add("--probe", choices=tuple(PROBES), help="ask this instead")
+    add(
+        "--data",
+        metavar="FILE",
+        help="the probe's items, .jsonl[.gz] or .parquet (docs/using.md: known schemas)",
+    )
+    add(
+        "--limit",
+        type=integer,
+        metavar="N",
+        help="only the first N items, or passages of each held-out set (default: all)",
+    )
+    add(
+        "--filter",
+        metavar="RULE[,RULE]",
+        help="count only some of the items: max_tokens=N, stated, answerable, known "
+        "(docs/metrics.md)",
+    )
+    add(
+        "--select",
+        metavar="NAME[,NAME]",
+        help="with --probe=qa or overwriting: ask also from whole sentences of the text within "
+        "the memory's budget: lead, random, sage (docs/using.md)",
+    )
+    add(
+        "--export",
+        metavar="FILE",
+        help="with --probe=drift: write prompts that ask a language model for questions about the "
+        "passages, and measure nothing (docs/drift.md)",
+    )
+    add(
+        "--out",
+        metavar="FILE",
+        help="a .json for the counts and a record an item (answers and likelihoods, not the "
+        "texts); default: DIR/probes/<probe>-<name of the data>.json. With --checkpoints and "
+        "--probe=rate: the folder of the page",
+    )
+    add(
+        "--ratio",
+        type=integer,
+        metavar="N",
+        help="one of those it was trained at, in place of memory.ratio (docs/training.md); without "
+        "--probe writes eval-rN.json and passages-rN.jsonl",
+    )
+    add("--batch", type=integer, metavar="N", help="with --probe: items at once (32)")
+
+
+def evaluate(flags: Flags) -> int:
+    """What survived, or what a probe finds."""
+    if flags.probe:
+        distributed.refuse_several("eval --probe")
+        for name in ("all", "checkpoints"):
+            if getattr(flags, name):
+                raise ConfigError(f"--{name} does not go with --probe={flags.probe}")
+        return PROBES[flags.probe](flags)
+    given = [n for n in OF_PROBES if n != "ratio" and getattr(flags, n) is not None]
+    if given and (given != ["out"] or not flags.checkpoints):
+        name = next((n for n in given if n != "out"), "out")
+        raise ConfigError(f"--{name} goes with --probe={'|'.join(OF_PROBES[name])}")
+    if flags.checkpoints:
+        distributed.refuse_several("eval --checkpoints")
+        if flags.ratio is not None:
+            raise ConfigError("--ratio does not go with --checkpoints, which are of memory.ratio")
+        return along(flags)
+    if flags.all:
+        distributed.refuse_several("eval --all")
+    return held_out(flags)
+
+
+def held_out(flags: Flags) -> int:
+    """One finished run on held-out text; prints what is measured already."""
+    from jaxcomp.sweep import jobs
+    from jaxcomp.sweep.store import write_text
+    from jaxcomp.training.ratio_schedule import at_ratio, suffix_at
+
+    cfg, workdir, root = _run(flags)
+    moved = places_of(flags) if flags.run else {}
+    ratio = flags.ratio or 0
+    at_ratio(cfg, ratio)  # raises before any work
+    together(flags, cfg)
+    paths.probe(workdir)
+    suffix = suffix_at(cfg, ratio)
+    file, lines = workdir / f"eval{suffix}.json", workdir / f"passages{suffix}.jsonl"
+    about = _about(cfg, workdir)
+
+    def keep(metrics: dict[str, Any]) -> dict[str, Any]:
+        text = json.dumps({"about": about, "metrics": metrics}, indent=1, sort_keys=True) + "\n"
+        distributed.by_lead(lambda: write_text(file, text))
+        return metrics
+
+    kept = metrics = distributed.by_lead(lambda: _kept(file, lines, about))
+    if metrics is None:
+        compiled.keep()
+        began = time.perf_counter()
+        found, passages = jobs.measure(cfg, workdir, root, ratio)
+        tell(_cost(len(passages), time.perf_counter() - began))
+        metrics = keep(jobs.finite(found))  # before the pairs, which may be stopped
+    if flags.all and not any(name.startswith("pairs/") for name in metrics):
+        metrics = keep(metrics | jobs.finite(_drift(workdir, None, ratio, **moved)))
+    _print_headlines(cfg, metrics)
+    print(f"all {len(metrics)} metrics: {file}; one line a passage: {lines.name}", flush=True)
+    if metrics is kept:
+        tell(f"nothing to do: {file} is of this run and of these definitions already")
+    return 0
+
+
+def _about(cfg: Config, workdir: Path) -> dict[str, Any] | None:
+    """What decides the metrics of a finished run; None without one. The whole config is part of
+    it: that the run is of another one is found where the run is opened to be measured."""
+    if not (workdir / SUMMARY).is_file():
+        return None
+    return {
+        "config": config_hash(cfg),
+        "definitions": [versions.EVALUATION, versions.DRIFT],
+        "run": config_hash(_read(workdir / SUMMARY)),
+    }
+
+
+def _kept(file: Path, lines: Path, about: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The metrics of `about` where they are measured already."""
+    if about is None or not (file.is_file() and lines.is_file()):
+        return None
+    found = _read(file)
+    return found.get("metrics") if found.get("about") == about else None
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return strict_json.read(file, dict)
+    except strict_json.JsonError as error:
+        raise ConfigError(f"{error}; delete it and run the same command") from error
+
+
+def _print_headlines(cfg: Config, metrics: dict[str, Any]) -> None:
+    from jaxcomp.evals.primary_metrics import headlines
+
+    for head in headlines(cfg):
+        value = metrics.get(head.metric)
+        shown = "not measurable" if value is None else f"{value:.4f}"
+        print(f"{head.label:>26}  {shown:>14}  {head.metric}")
+    for name, count in metrics.items():
+        if count and name.endswith("left_out") and (name.count("/") == 1 or "/all/" in name):
+            print(f"{'left out, too long':>26}  {count:>14}  {name}")
+
+
+def _cost(passages: int, seconds: float) -> str:
+    each = seconds / max(1, passages)
+    return f"{passages:,} passages in {seconds:.1f} s: {each:.3g} s a passage, compiling included"
+
+
+def along(flags: Flags) -> int:
+    """Every saved checkpoint of one run or of several."""
+    from jaxcomp.analysis.checkpoints_page import write
+    from jaxcomp.evals.checkpoints import follow
+
+    if not runs_of(flags):
+        raise ConfigError("--checkpoints=all needs --run=DIR[,DIR] of finished runs")
+    moved = moved_runs(flags)
+    _comparable(runs_of(flags))
+    compiled.keep()
+    runs = [
+        follow(place, more=partial(_drift, **at) if flags.all else None, say=tell, **at)
+        for place, at in moved
+    ]
+    folder = here(flags.out) if flags.out else runs[0].place / RESULTS
+    page = write(runs, folder)
+    print((folder / "trajectory.md").read_text(), flush=True)
+    if not any(run.made for run in runs):
+        tell("nothing was measured: every checkpoint has its row already")
+    tell(f"written: {page}")
+    return 0
+
+
+def _comparable(places: Sequence[str]) -> None:
+    """Raises ConfigError for runs of other text, and for one run given twice."""
+    from jaxcomp.analysis.equal_loss import differing
+    from jaxcomp.inference.load import open_run
+
+    cfgs = [open_run(paths.path(place))[0] for place in places]
+    kinds = {(cfg.data.source, cfg.data.segment) for cfg in cfgs}
+    if len(kinds) > 1:
+        raise ConfigError(
+            f"--run: runs of different text or segments ({sorted(kinds)}); expected runs that were "
+            "measured on the same held-out text"
+        )
+    for (one, a), (two, b) in itertools.combinations(zip(places, cfgs, strict=True), 2):
+        same = all(getattr(a, n) == getattr(b, n) for n in ("compressor", "base_seed", "seed"))
+        if same and not differing([a, b]):
+            raise ConfigError(
+                f"--run: {one} and {two} are one run twice: compressor {a.compressor}, base_seed "
+                f"{a.base_seed}, seed {a.seed}, and nothing else differs; expected each run once"
+            )
+
+
+def _drift(place: Path, step: int | None, ratio: int = 0, **moved: Any) -> dict[str, Any]:
+    """Of all minimal pairs of the held-out text: docs/metrics.md, "Drift on minimal pairs". Where
+    none can be asked, the reason is said and every value is None: the rest was measured."""
+    from jaxcomp.evals.pairs import drift
+    from jaxcomp.evals.pairs.edit_rules import DIMENSIONS
+    from jaxcomp.evals.qa.items import NothingToAsk
+    from jaxcomp.inference import load
+
+    compiled.keep()
+    found: dict[str, Any] = {}
+    try:
+        pair = load(place, step=step, ratio=ratio, **moved)
+        passages = drift.passages_of_run(place, **moved)
+        found = drift.run(pair, passages, say=tell).result["dimensions"]
+    except NothingToAsk as error:
+        tell(f"minimal pairs: not measurable: {error}")
+    return {
+        f"pairs/{dimension}/{name}": found[dimension][name]["rate"] if found else None
+        for dimension in found or (*DIMENSIONS, "all")
+        for name in ("memory", "floor", "told_apart")
+    }
+
+
+# --- which run ---------------------------------------------------------------------------------
+
+
+def _run(flags: Flags) -> tuple[Config, Path, Path]:
+    """Its config, its folder, and where bases made for it stand."""
+    if not flags.run:
+        cfg = config_of(flags)
+        needs_compressor(cfg, "eval")
+        return cfg, *run_folders(flags, cfg)
+    place, moved = paths.path(flags.run), places_of(flags)
+    file = place / SETTINGS
+    found = _read(file) if not moved and file.is_file() else {}
+    if {"config", "root"} <= found.keys():
+        cfg = from_dict(found["config"], where=str(file))
+        return cfg, place, paths.join(place, found["root"])
+    from jaxcomp.inference.load import open_run  # loads JAX
+
+    cfg, root = open_run(place, **moved)
+    return cfg, place, root
+
+
+def _eval_flags(parser: argparse.ArgumentParser) -> None:
+    common_flags(parser)
+    add_flags(parser)
+
+
+def doctor(flags: Flags) -> int:
+    """What to see before a long run."""
+    from jaxcomp.evals.preview import main
+
+    cfg = main.chosen(config_of(flags))
+    needs_compressor(cfg, "doctor")
+    workdir, root = run_folders(flags, cfg)
+    failed = main.doctor(cfg, workdir, root=root, out=say)
+    print(f"failed: {', '.join(failed)}" if failed else "nothing found")
+    return FAILED if failed else 0
+
+
+COMMANDS = (
+    Command(
+        "eval",
+        "measure what survived in one trained pair, or probe it with questions",
+        "Rebuilds held-out text with the run in --run=DIR, or with that of `jaxcomp train` with\n"
+        "the same flags, and writes eval.json and passages.jsonl beside it. --all: minimal pairs\n"
+        "too; --checkpoints=all: every saved checkpoint (docs/trajectories.md).\n\n"
+        "With --run=DIR --probe=NAME --data=FILE, asks questions about passages: from nothing,\n"
+        "from the full text, from its memory and from the text rebuilt from that. overwriting: an\n"
+        "answer was replaced, so is it the passage's or the world's that comes? qa: SQuAD's exact\n"
+        "match and F1. drift: does a memory prefer its text to a twin (docs/drift.md)? rate: the\n"
+        "same memories in fewer bits. bounds: the run's memory between none and the best.\n"
+        "A stopped probe goes on where it stopped; what is finished is printed and not measured\n"
+        "again. If the base models of --run have moved, --compressor=DIR and\n"
+        "--decoder=DIR say where they are; for several runs one folder, or one for each: DIR,DIR.\n"
+        "Definitions: docs/metrics.md.",
+        _eval_flags,
+        evaluate,
+        processes="all",
+    ),
+    Command(
+        "doctor",
+        "look at one batch before a long run",
+        "Prints a text and its segments, where everything stands, what attends to what, what "
+        "carries\nloss, the parameters and the first loss; then checks for bugs that have spoilt "
+        "such runs.\nExits with 1 where a check fails. --compressor=FAMILY/SIZE (default: the "
+        "first). Writes nothing.",
+        common_flags,
+        doctor,
+        processes="one",
+    ),
+)

@@ -1,0 +1,176 @@
+"""From what a user types to a checked `Config`: config files, overrides, validation.
+
+A config file defines `get_config(arg)` or `get_config()`, which returns an ml_collections
+`ConfigDict` (or a dict) with the fields that differ from the defaults of `jaxcomp.config`.
+Everything a user can get wrong is answered here with one sentence that names the field, what was
+found and what would work.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib.util
+import inspect
+import traceback
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxcomp.cli.validate import validate
+from jaxcomp.config import (
+    MOST,
+    Config,
+    ConfigError,
+    _optional,
+    _parse,
+    _suggest,
+    _unknown,
+    from_dict,
+)
+from jaxcomp.runtime import paths
+
+
+def load(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> Config:
+    """The validated config of `path.py[:arg]` or `shipped name[:arg]` with `overrides`.
+
+    `overrides` are (dotted field, text) pairs. Raises ConfigError for a missing file, an unknown
+    field, a value of the wrong type or a value that cannot work.
+    """
+    path, arg = split_spec(spec)
+    try:
+        tree = _called(_get_config(path), arg, path)
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever a user's file does
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+        line = f" line {lines[-1]}" if lines else ""
+        raise ConfigError(f"--config={path}:{line} {type(error).__name__}: {error}") from error
+    tree = tree.to_dict() if hasattr(tree, "to_dict") else tree
+    if not isinstance(tree, Mapping):
+        raise ConfigError(f"{path}: get_config returned {type(tree).__name__}, expected ConfigDict")
+    cfg = from_dict(tree, where=str(path))
+    if cfg.name == Config.name and "name" not in tree:
+        cfg = dataclasses.replace(cfg, name=path.stem)
+    for key, text in overrides:
+        cfg = override(cfg, key, text)
+    validate(cfg)
+    return cfg
+
+
+def shipped() -> dict[str, Path]:
+    """The configs that come with the package, by name: inside a wheel, beside it in a clone."""
+    package = Path(__file__).parents[1]
+    inside = package / "configs"
+    folder = inside if inside.is_dir() else package.parent / "configs"
+    return {path.stem: path for path in sorted(folder.glob("*.py"))}
+
+
+def split_spec(spec: str) -> tuple[Path, str]:
+    """`configs/text.py:path=x:y` -> (configs/text.py, "path=x:y"); `text:path=x:y` the same."""
+    name, _, arg = spec.partition(":")
+    if name in shipped() and not Path(name).is_file():
+        return shipped()[name], arg
+    head, mark, arg = spec.partition(".py:")
+    return paths.path(head + ".py" if mark else spec), arg
+
+
+def _get_config(path: Path):
+    if not path.is_file():
+        beside = sorted(str(p) for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
+        near = difflib.get_close_matches(str(path), beside, n=1)
+        near = near or difflib.get_close_matches(path.stem.partition(":")[0], shipped(), n=1)
+        hint = f"; did you mean {near[0]}?" if near else f" (working directory: {Path.cwd().name})"
+        raise ConfigError(
+            f"--config={path}: no such file, nor a config that ships with jaxcomp "
+            f"({', '.join(shipped())}){hint}"
+        )
+    module_spec = importlib.util.spec_from_file_location(f"jaxcomp_config_{path.stem}", path)
+    if module_spec is None or module_spec.loader is None:
+        raise ConfigError(
+            f"--config={path}: not a Python file; expected FILE.py or one of {', '.join(shipped())}"
+        )
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise ConfigError(f"--config={path}: defines no get_config()")
+    return module.get_config
+
+
+def _called(get_config: Callable[..., Any], arg: str, path: Path) -> Any:
+    """What get_config(arg) returns, or get_config() of a file without arguments."""
+    try:
+        inspect.signature(get_config).bind(arg)
+    except TypeError:
+        if arg:
+            raise ConfigError(
+                f"--config={path}:{arg}: its get_config() takes no argument; leave out :{arg}"
+            ) from None
+        return get_config()
+    return get_config(arg)
+
+
+# --- dict -> dataclasses ---------------------------------------------------------------------
+
+
+# --- overrides -------------------------------------------------------------------------------
+
+
+def override(cfg: Config, key: str, text: str) -> Config:
+    """`cfg` with the dotted field `key` set from `text`, read by the field's annotation."""
+    return _replace(cfg, Config, key.split("."), text, key)
+
+
+def _replace(node: Any, kind: Any, names: list[str], text: str, key: str) -> Any:
+    if not names:
+        return _parse(text, kind, f"--{key}")
+    kind = _optional(kind) or kind
+    name, rest = names[0], names[1:]
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        hints = typing.get_type_hints(kind)
+        if name not in hints:
+            raise _unknown(kind, key, "command line", prefix=key[: -len(".".join(names))])
+        node = kind() if node is None else node
+        new = _replace(getattr(node, name), hints[name], rest, text, key)
+        return dataclasses.replace(node, **{name: new})
+    if typing.get_origin(kind) is dict:
+        inner = typing.get_args(kind)[1]
+        if inner is str:  # free keys, such as `folders`
+            return {**node, ".".join(names): _parse(text, str, f"--{key}")}
+        # Names of families and sizes may hold dots themselves (0.6B): the longest known one wins.
+        heads = [".".join(names[:i]) for i in range(len(names), 0, -1)]
+        name = next((h for h in heads if h in node), name)
+        if name not in node:
+            known = ", ".join(node) or "none"
+            raise ConfigError(f"--{key}: no entry {name!r}{_suggest(name, node)}; known: {known}")
+        return {**node, name: _replace(node[name], inner, names[name.count(".") + 1 :], text, key)}
+    raise ConfigError(f"--{key}: {'.'.join(key.split('.')[: -len(names)])} has no fields")
+
+
+def integer(text: str) -> int:
+    """The value of a command's own flag. Raises ValueError, also beyond the range of any array."""
+    value = int(text)
+    if abs(value) > MOST:
+        raise ValueError(f"{text}: beyond {MOST}")
+    return value
+
+
+# --- unknown names ---------------------------------------------------------------------------
+
+
+def pairs(rest: Sequence[str]) -> list[tuple[str, str]]:
+    """`["--a.b=1", "--c", "2"]` -> `[("a.b", "1"), ("c", "2")]`."""
+    out: list[tuple[str, str]] = []
+    parts = iter(rest)
+    for part in parts:
+        key, mark, text = part.removeprefix("--").partition("=")
+        if not part.startswith("--") or not key:
+            raise ConfigError(f"{part!r} is not a flag; expected --field=value")
+        if not mark:
+            text = next(parts, "--")
+            if text.startswith("--"):
+                raise ConfigError(f"--{key} has no value; expected --{key}=value")
+        out.append((key, text))
+    return out

@@ -1,0 +1,225 @@
+"""`jaxcomp sweep`, `report` and `plan`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from jaxcomp.cli.common import (
+    FAILED,
+    Command,
+    Flags,
+    check_writable,
+    common_flags,
+    config_of,
+    parallel_flags,
+    say,
+    workdir_of,
+    workers_of,
+)
+from jaxcomp.config import Config, ConfigError, from_dict
+from jaxcomp.runtime import paths
+
+
+def _sweep_flags(parser: argparse.ArgumentParser) -> None:
+    parallel_flags(parser)
+    parser.add_argument(
+        "--shard",
+        default="0/1",
+        metavar="i/n",
+        help="run only the i-th of n parts (0 <= i < n), for machines that share the workdir",
+    )
+    parser.add_argument(
+        "--reuse",
+        default="",
+        metavar="DIR[,DIR]",
+        help="take over finished jobs of other sweeps whose config hash is the same",
+    )
+
+
+def _report_flags(parser: argparse.ArgumentParser) -> None:
+    common_flags(parser)
+    parser.add_argument(
+        "--beside",
+        metavar="DIR[,DIR]",
+        action="append",
+        default=[],
+        help="the same sizes swept against another decoder: an effect of size is claimed only "
+        "where both show it; or at another strength of the prior, or from bases of another text: "
+        "does that change what size does? (docs/controls.md)",
+    )
+
+
+def _plan_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        metavar="FILE[:ARG]",
+        default="paper",
+        help="default: paper, the paper's 27 setups",
+    )
+    parser.add_argument(
+        "--topology",
+        required=True,
+        metavar="SLICE[,SLICE]",
+        help="v5e:4x4, v5p:4x4x4, v6e:8x8, ... (chips along each axis) or h100:8; of several, each "
+        "setup takes the first that holds it",
+    )
+    parser.add_argument(
+        "--rate", type=float, metavar="USD", help="price of a chip's hour (default: a list price)"
+    )
+    parser.add_argument(
+        "--efficiency",
+        type=float,
+        default=0.5,
+        metavar="SHARE",
+        help="of the roofline's speed that a step is assumed to reach (0.5)",
+    )
+    parser.add_argument("--out", metavar="FILE", help="write the table there too (Markdown)")
+
+
+def sweep(flags: Flags) -> int:
+    """The whole grid."""
+    from jaxcomp.analysis.tables import current
+    from jaxcomp.sweep import hosts, jobs, runner
+
+    cfg = config_of(flags)
+    check_writable(flags)
+    workdir = workdir_of(flags, cfg)
+    shard = runner.parse_shard(flags.shard)
+    work, workers = jobs.SweepWork(flags.typed), workers_of(flags, cfg)
+    with hosts.joined(flags.argv, cfg, work, workdir, flags.workers) as team:
+        if team.follows:
+            return team.wait()
+        summary = runner.run(
+            cfg,
+            workdir,
+            work=work,
+            shard=shard,
+            workers=workers,
+            reuse=[paths.path(d) for d in flags.reuse.split(",") if d],
+            out=say,
+            team=team.worker,
+        )
+    page = workdir / "report" / "report.html"
+    if not summary.ran and not summary.failed and page.exists() and current(cfg, workdir):
+        print(f"nothing to do: all {summary.before} jobs are done; the report is {page}")
+        return 0
+    from jaxcomp.analysis.report import report as write_report  # loads SciPy and JAX
+
+    _print_report(write_report(cfg, workdir))
+    return FAILED if summary.failed else 0
+
+
+def report(flags: Flags) -> int:
+    """Tables and plots of a sweep, finished or not."""
+    from jaxcomp.analysis.report import report as write_report
+    from jaxcomp.sweep import store
+
+    if flags.overrides:
+        raise ConfigError(
+            f"report takes no fields of a config (found --{flags.overrides[0][0]}): it reports on "
+            "what a sweep has done"
+        )
+    if not (flags.workdir or flags.config):
+        raise ConfigError("report needs --workdir=DIR of a sweep (or --config)")
+    asked = config_of(flags) if flags.config else None
+    check_writable(flags)
+    workdir = paths.path(flags.workdir) if asked is None else workdir_of(flags, asked)
+    cfg = _made_by(workdir)
+    if asked is not None:
+        store.Ledger(workdir).check(asked)
+    others = [paths.path(place) for given in flags.beside for place in _places(given)]
+    written = write_report(cfg, workdir, [(_made_by(other), other) for other in others])
+    return FAILED if _print_report(written).failed else 0
+
+
+def _places(given: str) -> list[str]:
+    """`A,B` as two folders, unless that is the name of one (a config's argument holds commas)."""
+    places = [x for x in given.split(",") if x]
+    if not places:
+        raise ConfigError(
+            f"--beside={given} names no folder; expected the workdir of a sweep, or leave it out"
+        )
+    return [given] if paths.path(given).exists() else places
+
+
+def _made_by(workdir: Path) -> Config:
+    """The config of the sweep whose workdir it is."""
+    from jaxcomp.sweep import store
+
+    path = workdir / "sweep.json"
+    if not path.is_file():
+        raise ConfigError(f"{workdir}: holds no sweep.json; expected the workdir of a sweep")
+    return from_dict(store.made_by(path)["config"], where=str(path))
+
+
+def _print_report(written: Any) -> Any:
+    print(written.sentence)
+    for job, message in written.failed:
+        print(f"failed: {job}: {message}")
+    if written.missing:
+        some = ", ".join(written.missing[:5]) + (", ..." if len(written.missing) > 5 else "")
+        print(f"missing: {len(written.missing)} jobs ({some})")
+    print(f"{written.done} jobs in {written.folder / 'report.html'}, report.md and results.csv")
+    return written
+
+
+def plan(flags: Flags) -> int:
+    """What a sweep needs of a TPU slice."""
+    from jaxcomp.sweep.plan import main
+    from jaxcomp.sweep.plan.table import table
+
+    for name, least in (("rate", 0.0), ("efficiency", 1e-3)):
+        value = getattr(flags, name)
+        if value is not None and not least <= value < float("inf"):
+            raise ConfigError(f"--{name}={value}: expected a number of at least {least:g}")
+    if flags.efficiency > 1:
+        raise ConfigError(f"--efficiency={flags.efficiency}: expected a share, at most 1")
+    names = [name for name in flags.topology.split(",") if name]
+    if not names:
+        raise ConfigError(
+            "--topology names no slice; expected one or more, as in v5e:4x4,v5p:4x4x4"
+        )
+    rows = main.plan(config_of(flags), names, out=say)
+    text = table(rows, flags.efficiency, flags.rate)
+    print(f"\n{text}", end="")
+    if flags.out:
+        paths.path(flags.out).write_text(text)
+    return FAILED if any(row.failure for row in rows) else 0
+
+
+COMMANDS = (
+    Command(
+        "sweep",
+        "run the whole grid: train, evaluate, report",
+        "Every family x size x ratio x seed of the config. Finished jobs are kept in "
+        "WORKDIR/ledger,\nso the same command resumes after any interruption, retries what "
+        "failed, and does nothing\nwhen all is done. The report is WORKDIR/report/report.html.",
+        _sweep_flags,
+        sweep,
+        processes="all",
+    ),
+    Command(
+        "report",
+        "write tables, plots and the verdict of a sweep",
+        "Works on an unfinished sweep too and says what is missing. Only --workdir is needed, "
+        "neither\nthe data nor the models.",
+        _report_flags,
+        report,
+        "",
+    ),
+    Command(
+        "plan",
+        "does it fit a TPU slice, how fast, at what price; before booking one",
+        "Compiles the training step, and compressing, prefill and decoding, of every setup for a\n"
+        "TPU slice, with the real compiler and without a TPU (extra `tpu`). Mesh, micro-batches\n"
+        "and remat are chosen by estimate, at most two choices compiled. Exits with 1 where a\n"
+        "setup fits no given slice. What is compiled is kept in $JAXCOMP_CACHE, so the same\n"
+        "command resumes, and prints at once when all is done. For h100:N the same arithmetic\n"
+        "without a compiler.",
+        _plan_flags,
+        plan,
+        processes="one",
+    ),
+)

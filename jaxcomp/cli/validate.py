@@ -1,0 +1,293 @@
+"""Values that cannot work, refused before any long work (one place, one sentence each)."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from typing import Any
+
+from jaxcomp.compress import recipes
+from jaxcomp.config import (
+    Config,
+    ConfigError,
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    SweepConfig,
+    check_numbers,
+)
+from jaxcomp.models.config import SUPPORTED, check_shape
+from jaxcomp.models.hub import is_id
+from jaxcomp.runtime.files import is_file, matching, size_of
+from jaxcomp.runtime.paths import is_remote
+
+CHOICES = {
+    "data.source": ("world", "text", "tfds", "qa"),
+    "memory.recipe": (*recipes.RECIPES, recipes.CUSTOM),
+    "memory.kind": recipes.KINDS,
+    "memory.connector": recipes.CONNECTORS,
+    "memory.positions": ("spread", "consecutive"),
+    "train.objective": ("coin", "sum", "distil", "answer"),
+    "decoder.adapt.objective": ("coin", "sum"),
+    "train.dtype": ("float32", "bfloat16"),
+    "decoder.adapt.dtype": ("float32", "bfloat16"),
+    "train.remat": ("none", "full", "offload"),
+    "pretrain.remat": ("none", "full", "offload"),
+    "decoder.pretrain.remat": ("none", "full", "offload"),
+    "decoder.adapt.remat": ("none", "full", "offload"),
+}
+OPTIMS = ("train.optim", "pretrain.optim", "decoder.pretrain.optim", "decoder.adapt.optim")
+
+
+def get(cfg: Config, key: str) -> Any:
+    """The value at a dotted field."""
+    node: Any = cfg
+    for name in key.split("."):
+        node = getattr(node, name)
+    return node
+
+
+def validate(cfg: Config) -> None:
+    """Raises ConfigError that names the field, what was found, what works and the mend."""
+    check_numbers(cfg)
+    if cfg.name in ("", ".", "..") or "/" in cfg.name:
+        raise ConfigError(f"name = {cfg.name!r}: expected the name of a folder, without '/'")
+    for key, allowed in CHOICES.items():
+        _choice(key, get(cfg, key), allowed)
+    recipes.check(cfg.memory)
+    recipes.check_towers(cfg.memory, cfg.train)
+    if "decoder" not in cfg.folders:  # it will be taught by the reference
+        towers = cfg.decoder.reference, cfg.decoder.model
+        recipes.check_shapes(cfg.memory, *towers, "decoder.reference")
+    if not cfg.mesh.fsdp:
+        raise ConfigError("mesh.fsdp = 0: expected -1 (all that is left) or at least 1")
+    for key in OPTIMS:
+        _optim(key, get(cfg, key))
+    _models(cfg)
+    _ratios(cfg)
+    if cfg.eval.samples > 1 and not cfg.eval.temperature > 0:
+        raise ConfigError(
+            f"eval.temperature = {cfg.eval.temperature}: sampled rebuilds need one above 0 (or "
+            "eval.samples=0)"
+        )
+    _data(cfg.data)
+    _stages(cfg)
+    _bases_world(cfg)
+    _sweep(cfg)
+
+
+def _choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        near = difflib.get_close_matches(str(value), allowed, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"{key} = {value!r}: expected one of {', '.join(allowed)}{hint}")
+
+
+def _optim(key: str, optim: OptimConfig) -> None:
+    if optim.batch % optim.accumulate:
+        raise ConfigError(
+            f"{key}.accumulate = {optim.accumulate} does not divide {key}.batch = {optim.batch}: "
+            "a step is split into equal micro-batches; choose a divisor"
+        )
+
+
+def _ratios(cfg: Config) -> None:
+    segment = cfg.data.segment
+    asked = [("memory.ratio", cfg.memory.ratio)]
+    asked += [("train.ratios", r) for r in cfg.train.ratios]
+    asked += [("train.curriculum", r) for r in cfg.train.curriculum]
+    asked += [("decoder.adapt.ratios", r) for r in cfg.decoder.adapt.ratios]
+    asked += [("decoder.adapt.curriculum", r) for r in cfg.decoder.adapt.curriculum]
+    asked += [("sweep.ratios", r) for r in cfg.sweep.ratios]
+    for name, own in cfg.sweep.own_ratios.items():
+        asked += [(f"sweep.own_ratios.{name}", r) for r in own]
+    for key, ratio in asked:
+        if segment % ratio:
+            near = [r for r in range(1, segment + 1) if segment % r == 0]
+            best = min(near, key=lambda r: (abs(r - ratio), r))
+            raise ConfigError(
+                f"{key}: {ratio} does not divide data.segment = {segment}; "
+                f"the nearest ratio that does is {best}"
+            )
+
+
+def _models(cfg: Config) -> None:
+    models = {
+        f"families.{f}.{s}": model
+        for f, sizes in cfg.families.items()
+        for s, model in sizes.items()
+    }
+    models |= {"decoder.model": cfg.decoder.model, "decoder.reference": cfg.decoder.reference}
+    for family, sizes in cfg.families.items():
+        for name in (family, *sizes):
+            # Names become parts of job ids and file names, where "-" separates.
+            if not re.fullmatch(r"[A-Za-z0-9_.]+", name):
+                raise ConfigError(
+                    f"families: name {name!r} may hold only letters, digits, '_' and '.'"
+                )
+    for key, model in models.items():
+        _model(key, model)
+    if cfg.compressor:
+        model_of(cfg, cfg.compressor)
+    for name, folder in cfg.folders.items():
+        if name != "decoder" and name not in _known(cfg):
+            raise ConfigError(
+                f"folders.{name}: expected decoder or one of {', '.join(_known(cfg)) or 'none'}"
+            )
+        if is_id(folder):
+            continue
+        if not is_remote(folder) and not os.path.isdir(os.path.expanduser(folder)):
+            raise ConfigError(
+                f"folders.{name} = {folder!r}: no such folder; expected a Hugging Face model "
+                "folder, or a hub id such as Qwen/Qwen3-0.6B"
+            )
+        if not is_file(os.path.join(os.path.expanduser(folder), "config.json")):
+            raise ConfigError(
+                f"folders.{name} = {folder!r}: holds no config.json; expected a Hugging Face "
+                "model folder, or a hub id such as Qwen/Qwen3-0.6B"
+            )
+
+
+def _model(key: str, m: ModelConfig) -> None:
+    _choice(f"{key}.model_type", m.model_type, tuple(SUPPORTED))
+    check_shape(m, f"{key}.")
+
+
+def model_of(cfg: Config, name: str) -> ModelConfig:
+    """The model `family/size`. Raises ConfigError that lists the known ones."""
+    known = _known(cfg)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(
+            f"compressor = {name!r} is not a family/size of this config{hint}; "
+            f"known: {', '.join(known) or 'none (families is empty)'}"
+        )
+    family, _, size = name.partition("/")
+    return cfg.families[family][size]
+
+
+def _known(cfg: Config) -> list[str]:
+    return [f"{f}/{s}" for f, sizes in cfg.families.items() for s in sizes]
+
+
+def _data(data: DataConfig) -> None:
+    if data.source in ("text", "qa"):
+        kinds = (
+            ".jsonl[.gz] or .parquet" if data.source == "qa" else ".jsonl[.gz], .parquet or .txt"
+        )
+        if not data.path:
+            raise ConfigError(
+                f"data.path is empty with data.source = {data.source!r}: give a {kinds} file, or a "
+                "glob, with --data.path=FILE"
+            )
+        found = matching(data.path)
+        if not found:
+            raise ConfigError(
+                f"data.path = {data.path!r}: no such file; expected a {kinds} file, or a glob that "
+                "matches some"
+            )
+        if not any(size_of(p) for p in found):
+            raise ConfigError(f"data.path = {data.path!r}: empty; expected text to train on")
+    if data.source == "tfds" and not data.tfds_name:
+        raise ConfigError(
+            "data.tfds_name is empty with data.source = 'tfds': name a prepared data set with "
+            "--data.tfds_name=NAME and its folder with --data.path=DIR"
+        )
+    tokenizer = os.path.join(os.path.expanduser(data.tokenizer), "tokenizer.json")
+    if data.tokenizer and not is_file(tokenizer):
+        raise ConfigError(
+            f"data.tokenizer = {data.tokenizer!r}: holds no tokenizer.json; expected a Hugging "
+            'Face tokenizer folder, or "" for one made here'
+        )
+
+
+def _bases_world(cfg: Config) -> None:
+    world = cfg.world
+    for key in ("base_favourites", "base_scrambled"):
+        if getattr(world, key) and cfg.data.source != "world":
+            raise ConfigError(
+                f"world.{key} = {getattr(world, key)} with data.source = {cfg.data.source!r}: only "
+                "base models of the controlled world read another one; leave it out"
+            )
+    if world.base_favourites and world.base_favourites == world.seed:
+        raise ConfigError(
+            f"world.base_favourites = {world.base_favourites} is world.seed: those are the world's "
+            "own favourites; use 0 for them, or another seed"
+        )
+
+
+def _stages(cfg: Config) -> None:
+    """What an objective needs of the data, and where a run may begin from another."""
+    if cfg.train.objective == "answer" and cfg.data.source not in ("qa", "world"):
+        raise ConfigError(
+            f"train.objective = 'answer' with data.source = {cfg.data.source!r}, which has no "
+            "questions; give rows of question, context and answers with --data.source=qa "
+            "--data.path=FILE, or take --data.source=world"
+        )
+    if cfg.decoder.adapt.start:
+        raise ConfigError(
+            f"decoder.adapt.start = {cfg.decoder.adapt.start!r}: only a compressor's own training "
+            "(train.start) may begin with another run"
+        )
+
+
+def _sweep(cfg: Config) -> None:
+    sweep = cfg.sweep
+    for family in sweep.families:
+        if family not in cfg.families:
+            raise ConfigError(
+                f"sweep.families: {family!r} is not in families; known: {', '.join(cfg.families)}"
+            )
+    sizes = [s for f in (sweep.families or cfg.families) for s in cfg.families[f]]
+    for size in sweep.sizes:
+        if size not in sizes:
+            raise ConfigError(
+                f"sweep.sizes: {size!r} is no size of a chosen family; known: {', '.join(sizes)}"
+            )
+    for key in ("ratios", "base_seeds", "seeds"):
+        values = getattr(sweep, key)
+        if not values or len(set(values)) != len(values):
+            raise ConfigError(f"sweep.{key} = {values}: expected one or more different numbers")
+    ratios = sorted({*sweep.ratios}.union(*sweep.own_ratios.values()))
+    # A grid without the default one, such as a first look at a single ratio, says so in its report.
+    if sweep.primary_ratio not in (*ratios, SweepConfig.primary_ratio):
+        raise ConfigError(
+            f"sweep.primary_ratio = {sweep.primary_ratio}: expected one of the sweep's "
+            f"ratios: {', '.join(map(str, ratios))}; or add it to sweep.ratios"
+        )
+    given = sorted(cfg.folders.keys() - {"decoder"})
+    if given and len(sweep.base_seeds) > 1:
+        raise ConfigError(
+            f"sweep.base_seeds = {sweep.base_seeds}: folders gives {given[0]} one set of weights, "
+            "which must not be counted as several; use one base seed, and sweep.seeds for several "
+            "training seeds"
+        )
+    _recipes(cfg)
+    if len(set(sweep.lr_grid)) != len(sweep.lr_grid):
+        raise ConfigError(f"sweep.lr_grid = {sweep.lr_grid}: has the same multiple twice")
+
+
+def _recipes(cfg: Config) -> None:
+    chosen = cfg.sweep.recipes
+    for name in chosen:
+        _choice("sweep.recipes", name, tuple(recipes.RECIPES))
+    if len(set(chosen)) != len(chosen):
+        raise ConfigError(f"sweep.recipes = {chosen}: has the same recipe twice")
+    for name, ratios in cfg.sweep.own_ratios.items():
+        if name not in chosen:
+            raise ConfigError(
+                f"sweep.own_ratios: {name!r} is none of sweep.recipes = {chosen}; leave it out, or "
+                "name it there too"
+            )
+        if not ratios or len(set(ratios)) != len(ratios):
+            raise ConfigError(
+                f"sweep.own_ratios.{name} = {ratios}: expected one or more different numbers"
+            )
+    if chosen and "decoder" not in cfg.folders:
+        raise ConfigError(
+            "sweep.recipes needs folders.decoder: a decoder made here is taught by a reference "
+            "compressor of one recipe, and would be another for each; name one for all with "
+            "--folders.decoder=DIR"
+        )

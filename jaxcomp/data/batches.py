@@ -1,0 +1,296 @@
+"""Batches: seeded, the same on any number of hosts, resumable at exactly the next one.
+
+Examples and their targets are drawn here, from the blocks that `stream.py` puts in order.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxcomp.config import Config, PretrainConfig, TrainConfig, config_hash
+from jaxcomp.data.documents import DataError, Documents
+from jaxcomp.data.eval_sets import (
+    CONTINUE,
+    REBUILD,
+    Batch,
+    Example,
+    LmBatch,
+    batch_examples,
+    eval_examples,
+)
+from jaxcomp.data.examples import Counts
+from jaxcomp.data.large import LargeDocuments
+from jaxcomp.data.packing import pack_documents
+from jaxcomp.data.prepare import (
+    PREPARE_AT_MOST,
+    Block,
+    documents_of,
+    example_blocks,
+    lm_blocks,
+    train_documents,
+    where,
+)
+from jaxcomp.data.qa_batches import AnswerBatch, AnswerWindow, answer_blocks, first_count
+from jaxcomp.data.stream import Order, WindowIterator
+from jaxcomp.data.tokenizer import (
+    Tokenizer,
+    TokenizerError,
+    load_tokenizer,
+    train_tokenizer,
+    world_tokenizer,
+)
+from jaxcomp.data.world import World
+from jaxcomp.runtime.cache import cache_dir, damaged
+
+__all__ = [
+    "CONTINUE",
+    "REBUILD",
+    "Batch",
+    "DataStats",
+    "Example",
+    "LmBatch",
+    "batch_examples",
+    "data_stats",
+    "data_tokenizer",
+    "eval_examples",
+    "lm_batches",
+    "tokenizer_folder",
+    "train_batches",
+]
+
+_TOKENIZER_CHARS = 8_000_000  # a tokenizer is trained on about this much text
+
+
+class DataStats(NamedTuple):
+    """What the first block of training examples is like (`data_stats`)."""
+
+    documents: int
+    documents_too_short: int
+    examples: int
+    examples_too_long: int
+    examples_without_continuation: int
+    segments: int
+    segments_padded: int
+    tokens_per_vector: float  # decoder tokens of the rebuilt text / valid memory vectors
+    bytes_per_vector: float  # UTF-8 bytes of the text / valid memory vectors
+    documents_respelled: int  # taken in NFC, because the decoder's tokens say no other form
+
+    def __str__(self) -> str:
+        form = f"{self.documents_respelled} documents in NFC, " if self.documents_respelled else ""
+        return (
+            f"{self.examples} examples of {self.documents} documents (the first block): "
+            f"{self.segments_padded} of {self.segments} segments padded, "
+            f"{self.documents_too_short} documents too short, {form}"
+            f"{self.examples_too_long} examples too long, "
+            f"{self.examples_without_continuation} without continuation; "
+            f"{self.tokens_per_vector:.2f} decoder tokens and "
+            f"{self.bytes_per_vector:.1f} bytes of text per memory vector"
+        )
+
+
+# Windows
+
+
+class _ExampleWindow:
+    def __init__(self, block: Block, rng: np.random.Generator, train: TrainConfig):
+        self.block, self.train = block, train
+        self.rows = len(block.ctx_NGT)
+        self.order = rng.permutation(self.rows)
+        followed = block.follow_len_N > 0
+        self.continues = followed & (rng.random(self.rows) >= train.p_reconstruct)
+        self.blank = rng.random(self.rows) < train.p_blank
+
+    def take(self, lo: int, hi: int) -> tuple[np.ndarray, ...]:
+        b, n = self.block, self.order[lo:hi]
+        if self.train.objective != "coin":
+            tok = np.stack([b.rebuild_NL[n], b.follow_NL[n]], 1)
+            length = np.stack([b.rebuild_len_N[n], b.follow_len_N[n]], 1)
+            mode = np.broadcast_to(np.array([REBUILD, CONTINUE]), length.shape)
+        else:
+            m = self.continues[n]
+            tok = np.where(m[:, None], b.follow_NL[n], b.rebuild_NL[n])[:, None]
+            length = np.where(m, b.follow_len_N[n], b.rebuild_len_N[n])[:, None]
+            mode = m[:, None]
+        ctx_len = np.where(self.blank[n][:, None], 0, b.ctx_len_NG[n])
+        arrays = (b.ctx_NGT[n], ctx_len, tok, length, mode)
+        return tuple(a.astype(np.int32) for a in arrays)
+
+
+class _LmWindow:
+    def __init__(self, arrays: tuple[np.ndarray, ...]):
+        self.arrays, self.rows = arrays, len(arrays[0])
+
+    def take(self, lo: int, hi: int) -> tuple[np.ndarray, ...]:
+        return tuple(a[lo:hi] for a in self.arrays)
+
+
+# Training
+
+
+def train_batches(cfg: Config, comp_tok: Tokenizer, dec_tok: Tokenizer) -> WindowIterator:
+    """Endless batches of `cfg.train.optim.batch` examples (those of this process's devices).
+
+    Objective "coin": one target an example (O = 1), rebuilt with probability `p_reconstruct`, else
+    continued; an example without a continuation is always rebuilt. "sum", "distil": both (O = 2),
+    the second of length 0 where there is no continuation. "answer": `answers.AnswerBatch`, one
+    target, a question or (with probability `p_reconstruct`) the text. Tokenises what the run will
+    draw before returning, but of a large set only the first block.
+
+    Raises:
+      DataError: unusable data, or more than half of the examples do not fit.
+    """
+    if cfg.train.objective == "answer":
+        return _answer_batches(cfg, comp_tok, dec_tok)
+    blocks = example_blocks(cfg, comp_tok, dec_tok, train_documents(cfg))
+    order = Order(blocks, (cfg.data.seed, cfg.seed), permute=cfg.data.source != "world")
+    counts = _first_counts(cfg, order)
+    wanted = cfg.train.optim.steps * cfg.train.optim.batch
+    _prepare(order, wanted, counts.examples)
+
+    def window(lane: int, w: int) -> _ExampleWindow:
+        return _ExampleWindow(order.block(lane, w), order.rng(lane, w), cfg.train)
+
+    return WindowIterator(window, Batch, cfg.train.optim.batch, order.lanes)
+
+
+def _answer_batches(cfg: Config, comp_tok: Tokenizer, dec_tok: Tokenizer) -> WindowIterator:
+    blocks = answer_blocks(cfg, comp_tok, dec_tok, train_documents(cfg))
+    order = Order(blocks, (cfg.data.seed, cfg.seed), permute=cfg.data.source != "world")
+    wanted = cfg.train.optim.steps * cfg.train.optim.batch
+    _prepare(order, wanted, first_count(cfg, blocks, order.epoch()))
+
+    def window(lane: int, w: int) -> AnswerWindow:
+        return AnswerWindow(order.block(lane, w), order.rng(lane, w), cfg.train)
+
+    mend = "no context fits and has a question; set a larger --data.segment and --data.target"
+    return WindowIterator(window, AnswerBatch, cfg.train.optim.batch, order.lanes, mend)
+
+
+def lm_batches(cfg: Config, pretrain: PretrainConfig, tok: Tokenizer) -> WindowIterator:
+    """Endless batches of `pretrain.optim.batch` rows of `pretrain.seq_len` tokens, for pretraining.
+
+    A document is a passage and its continuation and the end token, or (a share `copy_fraction`)
+    "passage <eos> passage <eos>" as one segment: so a language model learns to copy. Documents are
+    packed, never cut across rows unless longer than a row.
+
+    Raises:
+      DataError: unusable data.
+    """
+    longest_copy = (pretrain.seq_len - 2) // 2
+    rows = pretrain.optim.batch
+    blocks = lm_blocks(cfg, tok, train_documents(cfg), longest_copy, rows)
+    order = Order(blocks, (cfg.data.seed, pretrain.seed), permute=cfg.data.source != "world")
+
+    def window(lane: int, w: int) -> _LmWindow:
+        block, rng = order.block(lane, w), order.rng(lane, w)
+        return _LmWindow(
+            pack_documents(block, rng, pretrain.seq_len, pretrain.copy_fraction, tok.eos_id)
+        )
+
+    first = window(0, 0)
+    if not first.rows:
+        raise DataError(f"{where(cfg)}: no token to pretrain on")
+    _prepare(order, pretrain.optim.steps * rows, first.rows)
+    return WindowIterator(window, LmBatch, rows, order.lanes)
+
+
+def data_stats(cfg: Config, comp_tok: Tokenizer, dec_tok: Tokenizer) -> DataStats:
+    """What training will see: counted over the first block that holds examples."""
+    blocks = example_blocks(cfg, comp_tok, dec_tok, train_documents(cfg))
+    order = Order(blocks, (cfg.data.seed, cfg.seed), permute=cfg.data.source != "world")
+    c = _first_counts(cfg, order)
+    block = next(b for b in map(blocks.__getitem__, order.epoch()) if len(b.ctx_NGT))
+    vectors = int((-(-block.ctx_len_NG // cfg.memory.ratio)).sum())
+    return DataStats(
+        documents=c.documents,
+        documents_too_short=c.too_short,
+        examples=c.examples,
+        examples_too_long=c.too_long,
+        examples_without_continuation=c.unfollowed,
+        segments=c.segments,
+        segments_padded=c.short_segments,
+        tokens_per_vector=float((block.rebuild_len_N - 1).sum()) / vectors,
+        bytes_per_vector=c.text_bytes / vectors,
+        documents_respelled=c.respelled,
+    )
+
+
+def _first_counts(cfg: Config, order: Order) -> Counts:
+    """Counts up to the first block with examples; raises where training would make no sense."""
+    total = Counts()
+    for number in order.epoch():
+        total += Counts(*map(int, order.blocks[number].counts))
+        if total.examples:
+            break
+    if total.too_long > total.examples:
+        raise DataError(
+            f"{where(cfg)}: {total.too_long} of {total.too_long + total.examples} examples do not "
+            f"fit: the longest needs {total.longest} decoder tokens, data.target = "
+            f"{cfg.data.target}, data.segment x data.segments = "
+            f"{cfg.data.segment} x {cfg.data.segments}; set --data.target={total.longest}"
+            f"{' and a larger --data.segment' if cfg.data.source == 'world' else ''}"
+        )
+    if not total.examples:
+        raise DataError(
+            f"{where(cfg)}: no document long enough to train on: none of {total.documents} has "
+            f"{-(-cfg.data.segment // 2)} tokens (half of data.segment = {cfg.data.segment}); "
+            "use longer documents or a smaller --data.segment"
+        )
+    return total
+
+
+def _prepare(order: Order, rows: int, rows_of_a_block: int) -> None:
+    windows = -(-min(rows, PREPARE_AT_MOST) // max(1, rows_of_a_block)) + 1
+    order.blocks.prepare(itertools.islice(order.epoch(), windows))
+
+
+# Tokenizers
+
+
+def data_tokenizer(cfg: Config) -> Tokenizer:
+    """The tokenizer `cfg.data` asks for: a named folder's, the world's, or one trained on the
+    training documents (cached by the hash of the data and of the vocabulary size)."""
+    return load_tokenizer(tokenizer_folder(cfg))
+
+
+def tokenizer_folder(cfg: Config) -> str:
+    """The folder of `data_tokenizer`, made if need be."""
+    if cfg.data.tokenizer:
+        return cfg.data.tokenizer
+    cached = cache_dir() / "tokenizers"
+    if cfg.data.source == "world":
+        folder = cached / f"world-{config_hash(World(cfg.world).words())}"
+        _remove_damaged(folder)
+        world_tokenizer(World(cfg.world).words(), folder)
+        return str(folder)
+    docs = documents_of(cfg, "train")
+    folder = cached / f"bpe-{docs.fingerprint}-{len(docs)}-{cfg.data.seed}-{cfg.data.vocab_size}"
+    _remove_damaged(folder)
+    train_tokenizer(_some_text(docs), cfg.data.vocab_size, folder)
+    return str(folder)
+
+
+def _remove_damaged(folder: Path) -> None:
+    """Makes room for a tokenizer where the cached one cannot be read."""
+    if not (folder / "tokenizer.json").is_file():
+        return
+    try:
+        load_tokenizer(folder)
+    except TokenizerError as error:
+        damaged(folder, error)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _some_text(docs: Documents | LargeDocuments) -> Iterator[str]:
+    seen = 0
+    for doc in docs:
+        yield doc.text
+        seen += len(doc.text)
+        if seen > _TOKENIZER_CHARS:
+            return

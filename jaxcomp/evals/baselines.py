@@ -1,0 +1,276 @@
+"""Between nothing and everything: a run's compressor beside other memories of the same decoder.
+
+Each memory is read by the run's own decoder behind the run's own markers, of the same held-out
+passages and at the same ratio: nothing, parts of the text (compress/baselines.py), its whole, what
+the run's compressor wrote, and vectors that were optimised for each text by itself
+(compress/cramming.py), the bound above as far as STEPS reach. docs/recipes.md says how to read it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+
+from jaxcomp.compress.autoencoder import AutoEncoder
+from jaxcomp.compress.baselines import BASELINES, Baseline, Plain
+from jaxcomp.compress.cramming import LR, CrammedPair
+from jaxcomp.config import Config, config_hash
+from jaxcomp.data.eval_sets import TEXT_SET, WORLD_SETS, Example, batch_examples, eval_examples
+from jaxcomp.data.facts import OUTCOMES
+from jaxcomp.data.segments import cut
+from jaxcomp.data.world import World
+from jaxcomp.evals import reconstruction, slots
+from jaxcomp.evals.intervals import ratio_interval
+from jaxcomp.evals.qa.ask import Probed
+from jaxcomp.evals.qa.items import ProbeError
+from jaxcomp.evals.qa.resumable import Journal, intact
+from jaxcomp.inference import decode
+from jaxcomp.inference.load import open_run
+from jaxcomp.inference.pair import Pair
+from jaxcomp.runtime.sharding import on_host, put_batch, use_mesh, whole_batch
+from jaxcomp.training.compressor import tokenizers
+from jaxcomp.training.metrics import duration
+
+OWN, CRAMMED = "compressor", "crammed"
+MEMORIES = (*BASELINES, OWN, CRAMMED)
+STEPS = 100  # updates of Adam for each crammed memory
+SEED = 0  # of the tokens that `random` draws
+VERSION = 1  # of the definitions: results of another one are not taken over
+Say = Callable[[str], None]
+Record = dict[str, Any]
+
+DEFINITIONS = {
+    "loss": "nats a target token (end token included) of rebuilding, teacher-forced; sum over sum",
+    "tokens_rebuilt": "greedy, free-running: positions that hold the source's token / the longer "
+    "of both; sum over sum (fr_accuracy of docs/metrics.md)",
+    "kept": "of the passages' facts off the world's favourite, the share that comes back, greedy "
+    "(nonfavourite/all/kept)",
+    "overwriting": "of the same facts, the share that comes back as the favourite "
+    "(overwritten / all off the favourite)",
+    "vectors": "valid memory vectors a passage, mean",
+    "bytes": "bytes of memory a passage, mean: vectors x numbers in a vector x bytes of a number "
+    "where the decoder computes",
+    "interval": "95%, percentiles of 1,000 bootstrap draws of passages (seed 0): of this one pair "
+    "with other passages, not of other pairs",
+    CRAMMED: f"vectors of each text by itself, from the decoder's mean embedding, {STEPS} updates "
+    f"of Adam, rate {LR} standard deviations of the embeddings, on the loss above",
+}
+_COLUMNS = {
+    "loss": "loss, nats a token",
+    "tokens_rebuilt": "tokens rebuilt",
+    "kept": "facts kept",
+    "overwriting": "overwriting",
+}
+
+
+class HeldOut(NamedTuple):
+    """The passages of a run's set `name`, as its own compressor reads them."""
+
+    cfg: Config
+    name: str
+    examples: list[Example]
+
+
+def held_out(place: Path | str, limit: int | None = None, **moved: str) -> HeldOut:
+    """The first `limit` (None: all) held-out passages of a run: of the controlled world
+    `counterfactual`, of real text `test`. `moved`: where its base models are now (`open_run`).
+
+    Raises ExportError where the folder is no run, DataError where its data are not there."""
+    cfg, root = open_run(place, **moved)
+    name = WORLD_SETS[1] if cfg.data.source == "world" else TEXT_SET
+    return HeldOut(cfg, name, eval_examples(cfg, name, *tokenizers(cfg, root))[:limit])
+
+
+def run(pair: Pair, held: HeldOut, out: Path | None = None, *, say: Say | None = None) -> Probed:
+    """Measures every memory of MEMORIES.
+
+    With `out` the result is written there, whole or not at all; stopped, the same call goes on
+    after the last memory; finished, it reads the file. Raises ProbeError where `out` holds
+    something else, or the decoder has too few positions for the text in its own tokens.
+    """
+    say = say or (lambda text: None)
+    about = _about(pair, held)
+    journal = Journal(out, about)
+    if (found := journal.finished()) is not None:
+        return Probed(found, False)
+    recut = _recut(pair, held)
+    kept = journal.records()
+    with intact(journal.read):
+        rows = {row["memory"]: row for row in kept}
+    if rows:
+        say(f"measured already: {', '.join(rows)}")
+    for name in MEMORIES:
+        if name in rows:
+            continue
+        began = time.perf_counter()
+        with use_mesh(pair.mesh):
+            rows[name] = _measured(pair, name, held if name == OWN else recut)
+        journal.add([rows[name]])
+        spent = time.perf_counter() - began
+        cost = f"{spent / len(held.examples):.3g} s a passage, compiling included"
+        say(f"{name}: {duration(spent)}, {cost}")
+    with intact(journal.read):
+        memories = {name: _counted(rows[name]) for name in MEMORIES}
+    result = {
+        "about": about,
+        "set": held.name,
+        "passages": len(held.examples),
+        "memories": memories,
+        "definitions": DEFINITIONS,
+        "records": [rows[name] for name in MEMORIES],
+    }
+    journal.finish(result)
+    return Probed(result, True)
+
+
+def table(result: dict[str, Any]) -> str:
+    """A result as text."""
+    about, memories = result["about"], result["memories"]
+    shown = {c: t for c, t in _COLUMNS.items() if any(m[c] is not None for m in memories.values())}
+    lines = [
+        f"{result['passages']:,} held-out passages ({result['set']}), ratio {about['ratio']}",
+        "",
+        f"{'memory':10}{'vectors':>9}{'bytes':>9}" + "".join(f"{t:>24}" for t in shown.values()),
+    ]
+    for name, found in memories.items():
+        each = "".join(f"{_shown(found[column]):>24}" for column in shown)
+        lines.append(f"{name:10}{found['vectors']:>9.1f}{found['bytes']:>9.0f}{each}")
+    lines += [
+        "",
+        f"vectors, bytes: a passage. {CRAMMED}: {STEPS} steps of Adam a text. 95% intervals over",
+        "passages of this one pair. Definitions: in the file, and docs/recipes.md",
+    ]
+    return "\n".join(lines)
+
+
+def _recut(pair: Pair, held: HeldOut) -> HeldOut:
+    """The same passages with contexts in the decoder's tokens, as all but the compressor read
+    them: perhaps in more segments."""
+    tok, T = pair.dec_tok, held.cfg.data.segment
+    contexts = [[piece.ids for piece in cut(e.text, tok, T)] for e in held.examples]
+    G = max(held.cfg.data.segments, *map(len, contexts))
+    data = dataclasses.replace(held.cfg.data, segments=G)
+    need, most = G * T + 3 + data.target, pair.model.decoder.cfg.max_position_embeddings
+    if need > most:
+        raise ProbeError(
+            f"{held.name}: {G} segments of {T} decoder tokens and a target of {data.target} need "
+            f"{need} positions, this decoder has {most} (max_position_embeddings); give a smaller "
+            "--limit, or a run whose decoder has more"
+        )
+    examples = [e._replace(ctx=c) for e, c in zip(held.examples, contexts, strict=True)]
+    return HeldOut(dataclasses.replace(held.cfg, data=data), held.name, examples)
+
+
+def _model(pair: Pair, name: str) -> AutoEncoder:
+    if name == OWN:
+        return pair.model
+    if name == CRAMMED:
+        return CrammedPair(pair.model, eos_id=pair.dec_tok.eos_id, steps=STEPS)
+    return Baseline(name, pair.model, seed=SEED)
+
+
+def _measured(pair: Pair, name: str, held: HeldOut) -> Record:
+    """What one memory gives, a list over passages of each number. Needs a mesh."""
+    decoder = pair.model.decoder
+    writer = nnx.split(_model(pair, name))
+    # One reader for all but the pair's own memory, so that it is compiled once.
+    reader = writer if name == OWN else nnx.split(Plain(pair.model))
+    rows = pair.batch
+    if name == CRAMMED:  # whose logits exist at once
+        logits = (held.cfg.data.target + 1) * decoder.cfg.vocab_size
+        rows = max(1, min(rows, decode.LOGITS_ELEMENTS // logits))
+    size = whole_batch(min(rows, len(held.examples)), pair.mesh)
+    world = World(held.cfg.world) if held.cfg.data.source == "world" else None
+    found: list[Record] = []
+    for batch, valid in batch_examples(held.examples, size, held.cfg):
+        put = put_batch(batch, pair.mesh)
+        memory = decode.read(*writer, put.ctx_BGT, put.ctx_len_BG, pair.traits.ratio)
+        mode_B, tok_BL, len_B = put.mode_BO[:, 0], put.tok_BOL[:, 0], put.tok_len_BO[:, 0]
+        forced = decode.forced(*reader, memory, mode_B, tok_BL, len_B)
+        free = decode.free(
+            *reader, memory, mode_B, jax.random.key(0),
+            max_new=tok_BL.shape[1], eos_id=pair.dec_tok.eos_id,
+        )  # fmt: skip
+        nll_BL, free_BL, seg_BM = on_host((forced.nll_BL, free.tok_BL, memory.seg_BM))
+        part = held.examples[len(found) : len(found) + valid]
+        for b, example in enumerate(part):
+            found.append(
+                {
+                    "nats": float(nll_BL[b].sum(dtype=np.float64)),
+                    "vectors": int((seg_BM[b] > 0).sum()),
+                    **_rebuilt(pair, example, free_BL[b], world),
+                }
+            )
+        width = memory.vec_BMD.shape[-1]
+    return {
+        "memory": name,
+        "bytes_of_a_vector": width * decoder.dtype.itemsize,
+        "passages": {key: [one[key] for one in found] for key in found[0]},
+    }
+
+
+def _rebuilt(pair: Pair, example: Example, tok_L: np.ndarray, world: World | None) -> Record:
+    """What became of one passage, free-running, in counts."""
+    eos_id = pair.dec_tok.eos_id
+    ids, _ = decode.until_end(tok_L, eos_id)
+    source_ids, _ = decode.until_end(np.asarray(example.target), eos_id)
+    same, length = reconstruction.matches(source_ids, ids)
+    out: Record = {"id": example.id, "targets": len(example.target), "same": same, "length": length}
+    if world is not None:
+        counts = slots.counts(slots.fates(world, example.passage, pair.dec_tok.decode(ids)))
+        odd = {o: counts.get(f"nonfavourite/all/{o}", 0) for o in OUTCOMES}
+        out |= {"odd": sum(odd.values()), "kept": odd["kept"], "overwritten": odd["overwritten"]}
+    return out
+
+
+def _counted(row: Record) -> dict[str, Any]:
+    """The columns of one memory; of real text no facts are known."""
+    passages = row["passages"]
+    vectors = float(np.mean(passages["vectors"]))
+    return {
+        "vectors": vectors,
+        "bytes": vectors * row["bytes_of_a_vector"],
+        "loss": _ratio(passages, "nats", "targets"),
+        "tokens_rebuilt": _ratio(passages, "same", "length"),
+        "kept": _ratio(passages, "kept", "odd"),
+        "overwriting": _ratio(passages, "overwritten", "odd"),
+    }
+
+
+def _ratio(passages: Record, top: str, bottom: str) -> dict[str, float | None] | None:
+    """A sum over a sum with its interval; None where there is nothing to divide by."""
+    if not sum(passages.get(bottom, ())):
+        return None
+    top_W, bottom_W = (np.asarray(passages[name], float) for name in (top, bottom))
+    low, high = ratio_interval(top_W, bottom_W) or (None, None)
+    return {"value": float(top_W.sum() / bottom_W.sum()), "low": low, "high": high}
+
+
+def _shown(found: dict[str, float | None] | None) -> str:
+    if found is None:
+        return "-"
+    value = f"{found['value']:.3f}"
+    return value if found["low"] is None else f"{value} [{found['low']:.3f}, {found['high']:.3f}]"
+
+
+def _about(pair: Pair, held: HeldOut) -> dict[str, Any]:
+    """What decides the result."""
+    about = {
+        "probe": "bounds",
+        "version": VERSION,
+        "passages": config_hash([[held.name, e.id, e.text] for e in held.examples]),
+        "compressor": pair.traits.compressor,
+        "decoder": pair.traits.decoder,
+        "ratio": pair.traits.ratio,
+        "steps": STEPS,
+        "rate": LR,
+        "seed": SEED,
+    }
+    return about | {"hash": config_hash(about)}

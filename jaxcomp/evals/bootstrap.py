@@ -1,0 +1,129 @@
+"""Bootstrap intervals over the passages of one trained pair, from its per-passage records.
+
+They say how much a number would move with other passages, and nothing about other models.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxcomp.config import ConfigError
+from jaxcomp.evals.intervals import ratio_interval
+from jaxcomp.runtime import strict_json
+
+WHICH = ("id", "source", "kind", "start")  # what tells passages, and edits, of one set apart
+_MOST = 1e12  # tokens, nats or facts of one passage; sums of such counts stay exact
+OUTCOMES = ("kept", "overwritten", "swapped", "other", "lost")
+
+
+def intervals(
+    records: Sequence[dict[str, Any]], metrics: dict[str, Any], names: Sequence[str]
+) -> dict[str, tuple[float, float]]:
+    """95% percentile intervals of those `names` that are sums over sums of the records.
+
+    A metric that was not measurable gets none.
+    """
+    out = {}
+    for name in names:
+        found = counted(records, name)
+        if found and metrics.get(name) is not None:
+            bounds = ratio_interval(*(np.asarray(c, float) for c in zip(*found, strict=True)))
+            if bounds is not None:
+                out[name] = bounds
+    return out
+
+
+def counted(records: Sequence[dict[str, Any]], name: str) -> list[tuple[float, float]]:
+    """What each passage gives to a metric that is a sum over a sum: (numerator, denominator)."""
+    prefix, _, rest = name.partition("/")
+    pairs = [_pair(r, rest) for r in records if r["set"] == prefix]
+    return [p for p in pairs if p is not None]
+
+
+class Sums(NamedTuple):
+    """What W passages give to a metric that is a sum over a sum: numerators and denominators."""
+
+    ids: tuple[str, ...]  # which passages, or edits, in order
+    sums_2W: np.ndarray
+
+
+def of_run(path: Path, names: Sequence[str]) -> list[Sums] | None:
+    """Of each metric in `names`; None without a file. A passage that has nothing to say gives 0, 0.
+
+    Raises ConfigError for a line that is no record of a passage.
+    """
+    if not path.is_file():
+        return None
+    found: list[tuple[list[str], list[tuple[float, float]]]] = [([], []) for _ in names]
+    # Not splitlines: texts may hold other ends of lines than the one between records.
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        if not line:
+            continue
+        where = f"{path}, line {number}"
+        try:
+            record = strict_json.parse(line, where, dict)
+            for (ids, pairs), name in zip(found, names, strict=True):
+                prefix, _, rest = name.partition("/")
+                if record["set"] == prefix:
+                    ids.append(str([record.get(key) for key in WHICH]))
+                    top, bottom = map(float, _pair(record, rest) or (0.0, 0.0))
+                    if abs(top) > _MOST or not 0 <= bottom <= _MOST:
+                        raise ValueError(f"{name} = {top:g} / {bottom:g}")
+                    pairs.append((top, bottom))
+        except strict_json.JsonError as error:
+            raise _damaged(str(error)) from error
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+            raise _damaged(
+                f"{where}: no record of a passage ({type(error).__name__}: {error})"
+            ) from error
+    return [Sums(tuple(ids), np.array(pairs, float).reshape(-1, 2).T) for ids, pairs in found]
+
+
+def _damaged(what: str) -> ConfigError:
+    return ConfigError(f"{what}; delete the file, and intervals do without passages")
+
+
+def _pair(record: dict[str, Any], metric: str) -> tuple[float, float] | None:
+    """Numerator and denominator that one record gives to a metric; None where it gives none."""
+    if record["set"] == "edits":
+        wanted = metric.removeprefix("all/")
+        hit = record["control"] if wanted == "control" else record["outcome"] == wanted
+        return float(hit), 1.0
+    if metric == "loss":
+        loss = record["loss"]
+        return None if loss is None else (loss * record["targets"], record["targets"])
+    if metric == "fr_accuracy":
+        return record["fr_same"], record["fr_length"]
+    counts = record.get("counts")
+    if counts is None:
+        return None
+
+    def over(group: str, *outcomes: str) -> tuple[float, float]:
+        def total(names: Sequence[str]) -> int:
+            return sum(counts.get(f"{group}/all/{o}", 0) for o in names)
+
+        return total(outcomes), total(OUTCOMES)
+
+    if metric.startswith("split/"):
+        made = metric.removeprefix("split/")
+        signs = {"decoder": 1, "compressor": -1} if made == "lead" else {made: 1}
+        top = sum(sign * counts.get(f"split/{name}", 0) for name, sign in signs.items())
+        return top, counts.get("split/n", 0)
+    if metric == "overwriting":
+        return over("nonfavourite", "overwritten")
+    if metric == "drift":
+        return over("slots", "swapped", "other")
+    group, _, outcome = metric.partition("/all/")
+    return over(group, outcome) if outcome in OUTCOMES else None
+
+
+def finite(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Metrics without NaN and infinities, which JSON cannot hold."""
+    return {
+        k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in metrics.items()
+    }

@@ -1,0 +1,180 @@
+"""`jaxcomp inspect`: rebuilds held-out passages of a run and writes where every word came from."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxcomp.config import Config, ConfigError, config_hash
+from jaxcomp.data.eval_sets import TEXT_SET, WORLD_SETS, eval_examples
+from jaxcomp.data.world import World
+from jaxcomp.evals import attribution, inspect_page, linear_probe, slots, tracing
+from jaxcomp.evals.tracing import Trace
+from jaxcomp.inference.format import ABOUT
+from jaxcomp.inference.load import load, open_run
+from jaxcomp.inference.pair import Pair
+from jaxcomp.runtime import paths
+from jaxcomp.runtime.sharding import use_mesh
+from jaxcomp.training.manifest import SUMMARY, CheckpointError, read_json
+
+PAGE = "inspect.html"
+PROBED = "counterfactual"  # the set of the linear probe: half of its slots are off the favourite
+PROBE_PASSAGES = 768
+_EVERY_S = 15.0  # seconds between two lines of progress
+
+Say = Callable[[str], None]
+
+
+class Inspected(NamedTuple):
+    """The page, whether it was made now, and words by set and label (`attribution.counts`; empty
+    where nothing was made)."""
+
+    path: Path
+    made: bool
+    counts: dict[str, dict[str, int]]
+
+
+def inspect(
+    place: str | Path,
+    *,
+    limit: int = 64,
+    batch: int = 32,
+    out: str | Path = "",
+    say: Say = lambda _: None,
+    **moved: Any,
+) -> Inspected:
+    """Writes the page of the finished run in `place`; does nothing where it is there already.
+
+    Args:
+      place: the workdir of `jaxcomp train`, or a job's folder of a sweep.
+      limit: passages of each set on the page (the linear probe reads PROBE_PASSAGES of its set).
+      batch: most rows computed at once.
+      out: the file; default: inspect.html in the run's folder.
+      say: is told how far it is.
+      moved: where its base models are, as in `open_run`.
+
+    Raises:
+      ConfigError: a folder that is no run, a file that is no such page, a bad number; and whatever
+        loading the run or reading its held-out text raises.
+    """
+    for name, value in (("limit", limit), ("batch", batch)):
+        if value < 1:
+            raise ConfigError(f"--{name} is {value}; expected at least 1")
+    folder = paths.path(place)
+    cfg = _config(folder, **moved)
+    target = paths.path(out) if out else folder / PAGE
+    about = _about(folder, limit)
+    if _is_there(target, about):
+        say(f"nothing to do: {target} is of this run and of these definitions already")
+        return Inspected(target, False, {})
+    pair = load(folder, batch=batch, **moved)
+    content = _content(_sized(cfg, limit, batch), pair, limit, about, say)
+    text = inspect_page.html_of(content)
+    paths.write_bytes(target, text.encode())
+    say(f"{target}: {len(text.encode()) / 1e6:.1f} MB")
+    return Inspected(target, True, content.counts)
+
+
+def _config(folder: Path, **moved: Any) -> Config:
+    if (folder / ABOUT).is_file():
+        raise ConfigError(
+            f"{folder} is an exported compressor, which knows no held-out text; expected --run to "
+            "be the workdir of the run it was exported from"
+        )
+    if (folder / "jobs").is_dir():
+        raise ConfigError(f"{folder} is a sweep; expected --run to be one of its jobs, jobs/JOB")
+    return open_run(folder, **moved)[0]
+
+
+def _about(folder: Path, limit: int) -> dict[str, Any]:
+    """What decides the page's content."""
+    if not (folder / SUMMARY).is_file():
+        raise CheckpointError(f"{folder}: no finished run there; run `jaxcomp train` first")
+    return {
+        "definitions": [attribution.VERSION, linear_probe.VERSION, inspect_page.VERSION],
+        "limit": limit,
+        "run": config_hash(read_json(folder / SUMMARY)),
+    }
+
+
+def _is_there(target: Path, about: dict[str, Any]) -> bool:
+    """Is the page of `about` there? Raises ConfigError where something else is."""
+    if target.is_dir():
+        raise ConfigError(f"--out={target} is a folder; expected a file such as {target}/{PAGE}")
+    if not target.is_file():
+        return False
+    found = inspect_page.about_of(target.read_bytes())
+    if found is None:
+        raise ConfigError(
+            f"{target} is there already and is no page of `jaxcomp inspect`; choose another --out "
+            "or remove it"
+        )
+    return found == about
+
+
+def _sized(cfg: Config, passages: int, batch: int) -> Config:
+    return dataclasses.replace(
+        cfg,
+        data=dataclasses.replace(cfg.data, eval_passages=passages),
+        eval=dataclasses.replace(cfg.eval, batch=batch),
+    )
+
+
+def _content(
+    cfg: Config, pair: Pair, limit: int, about: dict[str, Any], say: Say
+) -> inspect_page.Content:
+    title = f"Where it went: {cfg.name}, {cfg.compressor or 'no name'}, ratio {cfg.memory.ratio}"
+    if cfg.data.source != "world":
+        return inspect_page.Content(title, about, {TEXT_SET: _traces(cfg, pair, TEXT_SET, say)})
+    found = {}
+    for name in WORLD_SETS:
+        more = max(limit, PROBE_PASSAGES) if name == PROBED else limit
+        found[name] = _traces(_sized(cfg, more, cfg.eval.batch), pair, name, say)
+    asked, left_out = linear_probe.questions(cfg, pair.comp_tok, found[PROBED])
+    readings = linear_probe.read_out(asked, cfg.seed, say)
+    probed = inspect_page.Probed(PROBED, len(found[PROBED]), readings, left_out)
+    table = value_words(World(cfg.world), found[PROBED])
+    sets = {name: traces[:limit] for name, traces in found.items()}
+    return inspect_page.Content(title, about, sets, probed, table)
+
+
+def _traces(cfg: Config, pair: Pair, name: str, say: Say) -> list[Trace]:
+    with use_mesh(pair.mesh):
+        examples = eval_examples(cfg, name, pair.comp_tok, pair.dec_tok)
+        traces = tracing.trace(cfg, pair.model, examples, pair.dec_tok)
+        return list(_telling(traces, name, len(examples), say))
+
+
+def _telling(traces: Iterator[Trace], name: str, count: int, say: Say) -> Iterator[Trace]:
+    say(f"{name}: rebuilding {count} passages")
+    last = time.monotonic()
+    for done, trace in enumerate(traces, start=1):
+        yield trace
+        if time.monotonic() - last > _EVERY_S:
+            say(f"{name}: {done} of {count} passages")
+            last = time.monotonic()
+
+
+def value_words(world: World, traces: Sequence[Trace]) -> dict[str, Counter[str]]:
+    """Of the slots whose value is one word of their own (linear_probe.KINDS without polarity): by
+    the slot's outcome, how the attribution labelled that word of the source.
+
+    Two readings that know nothing of each other: the world's grammar and the alignment.
+    """
+    out: dict[str, Counter[str]] = {}
+    for trace in traces:
+        passage = trace.example.passage
+        labels = {
+            (word.start, word.end): label
+            for word, label in zip(trace.source_words, trace.labels.source, strict=True)
+        }
+        for slot, fate in zip(
+            passage.slots, slots.fates(world, passage, trace.rebuilt), strict=True
+        ):
+            if slot.kind in linear_probe.KINDS and slot.kind != "polarity":
+                out.setdefault(fate.outcome, Counter())[labels[slot.start, slot.end]] += 1
+    return out

@@ -1,0 +1,278 @@
+"""Lost in compression, or overridden in decoding? A linear probe reads slots from the memory.
+
+Where the decoder did not give back a slot's value, a multinomial logistic regression is asked for
+it, fitted on slots of *other* entities (that strawberries are red here cannot be learnt from
+strawberries). If it reads the value, the memory held it. docs/metrics.md defines every number.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, GroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
+
+from jaxcomp.config import Config
+from jaxcomp.data.facts import VALUES, Slot
+from jaxcomp.data.segments import cut_encoded
+from jaxcomp.data.tokenizer import Tokenizer
+from jaxcomp.data.world import World
+from jaxcomp.evals import slots
+from jaxcomp.evals.attribution import KEPT
+from jaxcomp.evals.tracing import Trace
+
+# A relation's and an order's values are words of their own entities, which no probe of others can
+# know; a modifier always stands beside a second one.
+KINDS = tuple(kind for kind in VALUES if kind != "modifier")
+FOLDS, INNER_FOLDS = 5, 3
+PENALTIES = (0.001, 0.01, 0.1)  # scikit-learn's C, the inverse of the strength
+FEWEST = 50  # slots of a kind, below which none is probed
+FEWEST_JUDGED = 20  # slots below which a share decides nothing
+VERSION = 1  # of the definitions, as attribution.VERSION
+OVERRIDDEN, LOST = "overridden in decoding", "lost in compression"
+
+
+class Question(NamedTuple):
+    """One slot, what the decoder made of it (None: nothing), and the vectors it is read from.
+
+    `moved`: the rebuilt text has no such fact, but the value's words came back in their place: the
+    decoder gave them to another entity.
+    """
+
+    kind: str
+    entity: str
+    value: str
+    favourite: str
+    said: str | None
+    moved: bool
+    x_F: np.ndarray
+
+
+class Share(NamedTuple):
+    """`count` of `n` with Wilson's 95% interval, and what chance gives (see docs/metrics.md)."""
+
+    count: int
+    n: int
+    low: float
+    high: float
+    chance: float
+
+    @property
+    def rate(self) -> float:
+        return self.count / self.n
+
+    @property
+    def beyond_chance(self) -> float:
+        """(rate - chance) / (1 - chance), at least 0: the share that is read and not guessed."""
+        return max(0.0, (self.rate - self.chance) / (1 - self.chance)) if self.chance < 1 else 0.0
+
+
+class Reading(NamedTuple):
+    """What the probe reads of one kind, on entities it was not fitted on. A share is None where its
+    set is empty.
+
+    `every`: all slots. `control`: the same with the values shuffled among the slots. `returned`:
+    slots off the favourite that the decoder gave back. `wrong`: those it did not give back, but for
+    the `moved` ones.
+    `as_decoder`: of the wrong ones that have another value in the rebuilt text, those of which the
+    probe reads that value. `verdict` is OVERRIDDEN, LOST, or None for the `reason` given.
+    """
+
+    kind: str
+    slots: int
+    entities: int
+    values: int
+    moved: int = 0
+    every: Share | None = None
+    control: Share | None = None
+    returned: Share | None = None
+    wrong: Share | None = None
+    as_decoder: Share | None = None
+    verdict: str | None = None
+    reason: str = ""
+
+
+def questions(
+    cfg: Config, comp_tok: Tokenizer, traces: Sequence[Trace]
+) -> tuple[list[Question], dict[str, int]]:
+    """The slots that can be asked for, and how many were left out for which reason.
+
+    A slot is read from the vector of the block that its value's last token is in and from the two
+    beside it (zeros where there is none), 3 D numbers; where the positions are `consecutive` and a
+    vector has no block, from the whole memory.
+    """
+    world, out, left_out = World(cfg.world), [], Counter()
+    for trace in traces:
+        passage = trace.example.passage
+        count = Counter(slot.kind for slot in passage.slots)
+        fates = slots.fates(world, passage, trace.rebuilt)
+        labels = list(zip(trace.source_words, trace.labels.source, strict=True))
+        for slot, fate in zip(passage.slots, fates, strict=True):
+            if slot.kind not in KINDS:
+                left_out["of a kind without values that entities share"] += 1
+            elif count[slot.kind] > 1:
+                left_out["with a second slot of its kind in the passage"] += 1
+            else:
+                moved = fate.outcome == "lost" and all(
+                    label in KEPT
+                    for word, label in labels
+                    if word.start < slot.end and word.end > slot.start
+                )
+                asked = slot.kind, slot.key[-1], slot.value, slot.favourite, fate.rebuilt, moved
+                out.append(Question(*asked, _features(cfg, comp_tok, trace, slot)))
+    return out, dict(left_out)
+
+
+def read_out(
+    asked: Sequence[Question], seed: int = 0, say: Callable[[str], None] = lambda _: None
+) -> list[Reading]:
+    """One `Reading` for each of KINDS that was asked; `seed` draws the control's shuffling. The
+    order of the questions changes nothing."""
+    out = []
+    for kind in KINDS:
+        # Folds and shuffling depend on the order: one order, so that the slots alone decide.
+        mine = sorted((q for q in asked if q.kind == kind), key=_place)
+        if mine:
+            say(f"linear probe: {kind}, {len(mine)} slots")
+            # These matrices are small: threads cost ten times what they save.
+            with threadpool_limits(limits=1):
+                out.append(judged(_read_kind(kind, mine, np.random.default_rng(seed))))
+    return out
+
+
+def judged(reading: Reading) -> Reading:
+    """`reading` with its verdict: is the true value of the slots that came back wrong there?
+
+    Above chance: the lower end of the share's 95% interval is above its chance and above the rate
+    of the control. "Lost in compression" is said only where the probe is no worse a reader than the
+    decoder: not where the decoder gave back FEWEST_JUDGED slots off their favourite that the probe
+    cannot read above chance either.
+    """
+    wrong, returned, control = reading.wrong, reading.returned, reading.control
+    if reading.reason or control is None:
+        return reading
+
+    def is_read(share: Share) -> bool:
+        return share.low > max(share.chance, control.rate)
+
+    if wrong is None or wrong.n < FEWEST_JUDGED:
+        n = wrong.n if wrong else 0
+        return reading._replace(reason=f"{n} slots came back wrong, under {FEWEST_JUDGED}")
+    if is_read(wrong):
+        return reading._replace(verdict=OVERRIDDEN)
+    if returned and returned.n >= FEWEST_JUDGED and not is_read(returned):
+        return reading._replace(reason="the probe cannot read those that came back either")
+    return reading._replace(verdict=LOST)
+
+
+def _place(q: Question) -> tuple[str, str, bytes]:
+    return q.entity, q.value, q.x_F.tobytes()
+
+
+def _read_kind(kind: str, asked: Sequence[Question], rng: np.random.Generator) -> Reading:
+    x_WF = np.stack([q.x_F for q in asked]).astype(np.float64)
+    value_W = np.array([q.value for q in asked])
+    entity_W = np.array([q.entity for q in asked])
+    about = Reading(kind, len(asked), len(set(entity_W)), len(set(value_W)))
+    shuffled_W = rng.permutation(value_W)
+    reason = _unusable(about, value_W, entity_W) or _unusable(about, shuffled_W, entity_W)
+    if reason:
+        return about._replace(reason=reason)
+    read_W, usual_W = _held_out(x_WF, value_W, entity_W)
+
+    def share(true_W: np.ndarray, which_W: np.ndarray) -> Share | None:
+        return _share(true_W, read_W, usual_W, which_W)
+
+    said_W = np.array([q.said or "" for q in asked])
+    kept_W = said_W == value_W
+    moved_W = np.array([q.moved for q in asked])
+    off_W = np.array([q.value != q.favourite for q in asked])
+    control_W = _held_out(x_WF, shuffled_W, entity_W)
+    return about._replace(
+        moved=int(moved_W.sum()),
+        every=share(value_W, np.ones_like(kept_W)),
+        control=_share(shuffled_W, *control_W, np.ones_like(kept_W)),
+        returned=share(value_W, kept_W & off_W),
+        wrong=share(value_W, ~kept_W & ~moved_W),
+        as_decoder=share(said_W, ~kept_W & (said_W != "")),
+    )
+
+
+def _unusable(about: Reading, value_W: np.ndarray, entity_W: np.ndarray) -> str:
+    """Why no probe can be fitted; "" where one can."""
+    if about.slots < FEWEST:
+        return f"{about.slots} slots, under {FEWEST}"
+    needed = FOLDS + INNER_FOLDS  # so that every part of every split has an entity
+    if about.entities < needed:
+        return f"{about.entities} entities, under {needed}"
+    for train, _ in GroupKFold(FOLDS).split(value_W, groups=entity_W):
+        inner = GroupKFold(INNER_FOLDS).split(train, groups=entity_W[train])
+        if any(len(set(value_W[train[part]])) < 2 for part, _ in inner):
+            return "one value only in a training part"
+    return ""
+
+
+def _held_out(
+    x_WF: np.ndarray, value_W: np.ndarray, entity_W: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """What is read of each slot by a probe fitted on the other folds' entities, its penalty chosen
+    by cross-validation over entities among those; and the most frequent value of those folds."""
+    read_W, usual_W = np.empty_like(value_W), np.empty_like(value_W)
+    for train, test in GroupKFold(FOLDS).split(x_WF, groups=entity_W):
+        search = GridSearchCV(
+            make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
+            {"logisticregression__C": PENALTIES},
+            cv=GroupKFold(INNER_FOLDS),
+        )
+        search.fit(x_WF[train], value_W[train], groups=entity_W[train])
+        read_W[test] = search.predict(x_WF[test])
+        names, counts = np.unique(value_W[train], return_counts=True)
+        usual_W[test] = names[counts.argmax()]
+    return read_W, usual_W
+
+
+def _share(
+    true_W: np.ndarray, read_W: np.ndarray, usual_W: np.ndarray, which_W: np.ndarray
+) -> Share | None:
+    """Of the slots `which_W`, those whose true value is read. Chance is the larger of two: the
+    training parts' most frequent value said of each, and the probe's own readings dealt out among
+    these slots at random (the sum over values of the two shares' product)."""
+    n = int(which_W.sum())
+    if not n:
+        return None
+    true, read, usual = true_W[which_W], read_W[which_W], usual_W[which_W]
+    count = int((true == read).sum())
+    dealt = sum(float((true == v).mean() * (read == v).mean()) for v in set(true))
+    interval = stats.binomtest(count, n).proportion_ci(confidence_level=0.95, method="wilson")
+    chance = max(float((true == usual).mean()), dealt)
+    return Share(count, n, float(interval.low), float(interval.high), chance)
+
+
+def _features(cfg: Config, comp_tok: Tokenizer, trace: Trace, slot: Slot) -> np.ndarray:
+    vec_MD = trace.vec_MD
+    if cfg.memory.positions == "consecutive":
+        most = cfg.data.segments * (cfg.data.segment // cfg.memory.ratio)
+        return np.pad(vec_MD, ((0, most - len(vec_MD)), (0, 0))).ravel()
+    m = _block(cfg, comp_tok, trace.example.text, slot.end - 1)
+    padded = np.pad(vec_MD, ((1, 1), (0, 0)))
+    return padded[m : m + 3].ravel()
+
+
+def _block(cfg: Config, comp_tok: Tokenizer, text: str, char: int) -> int:
+    """The memory vector (among the valid ones) whose block holds the character `char` of `text`."""
+    ids, spans = comp_tok.encode_with_offsets(text)
+    token = next(k for k, (_, end) in enumerate(spans) if end > char)
+    before = 0
+    for piece in cut_encoded(text, ids, spans, cfg.data.segment):
+        if token < len(piece.ids):
+            return before + token // cfg.memory.ratio
+        token -= len(piece.ids)
+        before += -(-len(piece.ids) // cfg.memory.ratio)
+    raise ValueError(f"character {char} is not in the text of {len(text)} characters")

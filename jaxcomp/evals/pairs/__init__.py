@@ -1,0 +1,1 @@
+"""Minimal pairs: does a memory prefer its own text to a counterfactual edit of it?"""

@@ -1,0 +1,282 @@
+"""Drift: does the memory find its own text likelier than a twin that says something else?
+
+It needs no generation and no judge: -ln p of the whole text against -ln p of its minimal pair
+(minimal_pairs.py), from the text's memory, from the twin's, from no memory, and from the decoder
+as a plain language model. docs/drift.md tells what is asked, docs/metrics.md defines every number.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxcomp.config import config_hash
+from jaxcomp.data.eval_sets import TEXT_SET, WORLD_SETS, eval_examples
+from jaxcomp.data.segments import SegmentError, cut_encoded
+from jaxcomp.data.tokenizer import TokenizerError
+from jaxcomp.evals import versions
+from jaxcomp.evals.pairs.edit_rules import DIMENSIONS
+from jaxcomp.evals.pairs.minimal_pairs import MinimalPair, Passage, make, windows
+from jaxcomp.evals.pairs.rates import passage_of, rates, table
+from jaxcomp.evals.qa import jsonl
+from jaxcomp.evals.qa.ask import Probed
+from jaxcomp.evals.qa.conditions import fills_up, room
+from jaxcomp.evals.qa.items import NothingToAsk, ProbeError
+from jaxcomp.evals.qa.resumable import Journal, intact
+from jaxcomp.inference.decode import LOGITS_ELEMENTS
+from jaxcomp.inference.load import open_run
+from jaxcomp.inference.pair import Pair, Score
+from jaxcomp.training.compressor import tokenizers
+from jaxcomp.training.metrics import duration
+
+__all__ = ["Passage", "Probed", "passages_of_run", "read", "run", "table"]
+
+VERSION = versions.DRIFT
+FIELDS = ("id", "text")
+Say = Callable[[str], None]
+
+
+class Ready(NamedTuple):
+    """A pair in the decoder's tokens; `segments` are those of its memory."""
+
+    pair: MinimalPair
+    true: list[int]
+    twin: list[int]
+    segments: int
+
+
+def read(path: Path, limit: int | None = None) -> list[Passage]:
+    """The first `limit` passages (None: all) of a .jsonl[.gz] file, one {"id", "text"} a line.
+
+    Raises ProbeError for a file of another kind, a field that is missing, blank or not text, an
+    id that was there before, a limit below 1.
+    """
+    jsonl.check_limit(limit)
+    passages: list[Passage] = []
+    seen: dict[str, str] = {}
+    for where, row in jsonl.rows(path, FIELDS):
+        name, text = (jsonl.text_of(row, field, where) for field in FIELDS)
+        if name in seen:
+            raise ProbeError(
+                f"{where}: id {name!r} is that of {seen[name]} too; expected every passage once, "
+                "with an id of its own"
+            )
+        seen[name] = where
+        passages.append(Passage(name, text, path.name))
+        if len(passages) == limit:
+            break
+    return passages
+
+
+def passages_of_run(place: Path | str, limit: int | None = None, **moved: str) -> list[Passage]:
+    """The first `limit` (None: all) held-out passages of each set of a run, from its own config: of
+    the controlled world `ordinary` and `counterfactual`, with their slots; of real text `test`.
+    `moved`: where its base models are now (`open_run`).
+
+    Raises ExportError where the folder is no run, DataError where its data are not there,
+    ProbeError for a limit below 1."""
+    jsonl.check_limit(limit)
+    cfg, root = open_run(place, **moved)
+    toks = tokenizers(cfg, root)
+    sets = WORLD_SETS if cfg.data.source == "world" else (TEXT_SET,)
+    return [
+        Passage(f"{name}:{example.id}", example.text, name, example.passage)
+        for name in sets
+        for example in eval_examples(cfg, name, *toks)[:limit]
+    ]
+
+
+def run(
+    pair: Pair, passages: Sequence[Passage], out: Path | None = None, *, say: Say | None = None
+) -> Probed:
+    """Makes minimal pairs of the passages and asks of each which text is the likelier one.
+
+    With `out` the result is written there, whole or not at all; stopped, the same call goes on
+    after the last batch; finished, it reads the file. Raises ProbeError where `out` holds something
+    else, no pair can be asked, or a likelihood is not a number.
+    """
+    say = say or (lambda text: None)
+    about = _about(pair, passages)
+    journal = Journal(out, about)
+    if (found := journal.finished()) is not None:
+        with intact(journal.read):
+            if "passages_asked" in found["pairs"]:
+                return Probed(found, False)
+            # One of before passages were counted is counted again, from its own records.
+            found = _counted(found, found["records"])
+        journal.finish(found)
+        return Probed(found, True)
+    ready, read_counts = prepare(pair, passages)
+    left_out = read_counts["left_out"]
+    reasons = "; ".join(f"{n} with {why}" for why, n in sorted(left_out.items()))
+    if not ready:
+        raise NothingToAsk(
+            f"no minimal pair of {len(passages)} passages can be asked: "
+            f"{reasons or 'no rule found a place in them (they are for English prose)'}"
+        )
+    if reasons:
+        say(f"left out: {reasons}")
+    kept = journal.records()
+    with intact(journal.read):
+        records = {record["id"]: record for record in kept}
+    if records:
+        say(f"{len(records):,} of {len(ready):,} pairs were done already")
+    todo = [r for r in ready if r.pair.id not in records]
+    began = shown = time.perf_counter()
+    done = 0
+    for part in batches(todo, max(1, pair.batch // 4)):
+        made = measure(pair, part)
+        journal.add(made)
+        records |= {record["id"]: record for record in made}
+        done, now = done + len(part), time.perf_counter()
+        spent = now - began
+        if done == len(todo):
+            cost = f"{spent / done:.3g} s a pair, compiling included"
+            say(f"{done:,} pairs probed in {duration(spent)}, {done / spent:.1f} pairs/s: {cost}")
+        elif now - shown > 5:
+            shown, left = now, duration(spent * (len(todo) - done) / done)
+            say(f"{done:,} of {len(todo):,} pairs, {done / spent:.1f} pairs/s, {left} left")
+    ordered = [records[r.pair.id] for r in ready]
+    beyond = sum(r.segments > pair.traits.segments for r in ready)
+    counts = read_counts | {"asked": len(ready), "beyond_training": beyond}
+    with intact(journal.read):
+        result = _counted({"about": about, "pairs": counts}, ordered)
+    journal.finish(result)
+    return Probed(result, True)
+
+
+def _counted(result: dict[str, Any], records: list[dict[str, Any]]) -> dict[str, Any]:
+    asked = len({passage_of(record) for record in records})
+    pairs = result["pairs"] | {"passages_asked": asked}
+    return {"about": result["about"], "pairs": pairs, **rates(records), "records": records}
+
+
+def prepare(pair: Pair, passages: Sequence[Passage]) -> tuple[list[Ready], dict[str, Any]]:
+    """The pairs that can be asked; passages read, pairs made by dimension, and what was left out,
+    by reason."""
+    left_out: Counter[str] = Counter()
+    if twice := [name for name, n in Counter(p.id for p in passages).items() if n > 1]:
+        raise ProbeError(f"{len(twice)} ids stand twice, such as {twice[0]!r}; expected own ids")
+
+    def cut(text: str) -> list[str]:
+        try:
+            said = pair.dec_tok.respell([text])[0]
+            pair.dec_tok.encode_exactly([said])
+            return windows(said, pair.comp_tok, pair.segment, pair.traits.segments)
+        except (TokenizerError, SegmentError):
+            left_out["a passage that a tokenizer cannot say"] += 1
+            return []
+
+    made = make(passages, cut)
+    ready: list[Ready] = []
+    for one in made:
+        found = _ready(pair, one)
+        if isinstance(found, str):
+            left_out[found] += 1
+        else:
+            ready.append(found)
+    by_dimension = Counter(one.dimension for one in made)
+    counts = {
+        "passages": len(passages),
+        "made": {d: by_dimension[d] for d in DIMENSIONS},
+        "left_out": dict(left_out),
+        "trained_segments": pair.traits.segments,
+    }
+    return ready, counts
+
+
+def batches(ready: Sequence[Ready], most: int) -> Iterator[list[Ready]]:
+    """All of them, `most` at a time, those of equally many segments together, long ones first:
+    what does not fit the machine's memory shows at once."""
+    order = sorted(ready, key=lambda r: (-r.segments, -len(r.true), r.pair.id))
+    start = 0
+    while start < len(order):
+        part = [r for r in order[start : start + most] if r.segments == order[start].segments]
+        yield part
+        start += len(part)
+
+
+def measure(pair: Pair, part: Sequence[Ready]) -> list[dict[str, Any]]:
+    """The records of a batch: -ln p of the true text and of its twin in every condition."""
+    texts = [text for r in part for text in (r.pair.text, r.pair.twin)]
+    memories = pair.compress(texts)
+    # Both texts of a pair follow the same memory in one batch, so what they share cancels.
+    n = len(part)
+    true = [2 * i for i in range(n) for _ in range(2)]
+    twin = [row + 1 for row in true]
+    found = {
+        "memory": pair.score(memories[true], texts),
+        "twin_memory": pair.score(memories[twin], texts),
+        "floor": pair.score(memories[true], texts, withheld=True),
+        "plain": _plain(pair, part),
+    }
+    records = []
+    for i, r in enumerate(part):
+        nats = {name: [s.nats for s in scores[2 * i : 2 * i + 2]] for name, scores in found.items()}
+        if not all(math.isfinite(x) for both in nats.values() for x in both):
+            raise ProbeError(f"pair {r.pair.id}: -ln p is {nats}; are the weights whole?")
+        one = r.pair
+        records.append(
+            {
+                "id": one.id, "source": one.source, "dimension": one.dimension, "rule": one.rule,
+                "changes": [list(change) for change in one.changes],
+                "segments": r.segments, "tokens": [len(r.true), len(r.twin)], "nats": nats,
+            }
+        )  # fmt: skip
+    return records
+
+
+def _ready(pair: Pair, one: MinimalPair) -> Ready | str:
+    """The pair in tokens, or why it is left out."""
+    try:
+        true, twin = pair.dec_tok.encode_exactly([one.text, one.twin])
+        cuts = [
+            cut_encoded(text, *pair.comp_tok.encode_with_offsets(text), pair.segment)
+            for text in (one.text, one.twin)
+        ]
+    except (TokenizerError, SegmentError):
+        return "a twin that a tokenizer cannot say"
+    if len(cuts[0]) != len(cuts[1]):
+        return "a twin of more segments or fewer"
+    if true[:1] != twin[:1]:
+        return "a spot at the first token"
+    left = min(room(pair, [len(segment.ids) for segment in cut]) for cut in cuts)
+    if max(len(true), len(twin)) + 1 > left:  # the end token
+        return "a text too long for the decoder"
+    return Ready(one, true, twin, len(cuts[0]))
+
+
+def _plain(pair: Pair, part: Sequence[Ready]) -> list[Score]:
+    """Both texts of every pair after their first token, which they share, to the decoder as a
+    language model; no end token."""
+    longest = max(max(len(r.true), len(r.twin)) for r in part)
+    rows = LOGITS_ELEMENTS // (longest * pair.model.decoder.cfg.vocab_size)
+    rows = max(1, min(pair.batch, rows))
+    out: list[Score] = []
+    for start in range(0, len(part), rows):
+        some = part[start : start + rows]
+        prefix = pair.plain([r.true[:1] for r in some])
+        for both in pair.likelihoods(prefix, [(r.true[1:], r.twin[1:]) for r in some]):
+            out += both
+    return out
+
+
+def _about(pair: Pair, passages: Sequence[Passage]) -> dict[str, Any]:
+    """What decides the result."""
+    about = {
+        "probe": "drift",
+        "version": VERSION,
+        "passages": config_hash([[p.id, p.text, p.source] for p in passages]),
+        "compressor": pair.traits.compressor,
+        "decoder": pair.traits.decoder,
+        "ratio": pair.traits.ratio,
+    }
+    # Results of before the floor kept the places of the memory, or before a short memory took
+    # those of the training, are not taken over.
+    if pair.model.compressor.positions == "consecutive" or fills_up(pair):
+        about["places"] = "trained"
+    return about | {"hash": config_hash(about)}

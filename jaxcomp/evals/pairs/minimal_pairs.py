@@ -1,0 +1,135 @@
+"""Minimal pairs: a text and its twin, which differs in one spot and says something else.
+
+Of a passage of the controlled world the twin follows from its slots and is exactly false; of real
+text rules make it (twin_rules.py). A passage gives at most one pair of a dimension.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from jaxcomp.data import lexicon as lx
+from jaxcomp.data import world
+from jaxcomp.data.facts import Slot
+from jaxcomp.data.segments import cut_encoded
+from jaxcomp.data.tokenizer import Tokenizer
+from jaxcomp.evals.pairs.edit_rules import DIMENSIONS, Change, Spot, TwinRules, changed
+
+
+class Passage(NamedTuple):
+    """`source`: the set it is of. `world`: the passage of the controlled world, for its slots."""
+
+    id: str
+    text: str
+    source: str
+    world: world.Passage | None = None
+
+
+class MinimalPair(NamedTuple):
+    """`text` is what is compressed, a passage or one window of it; `twin` is the same with the
+    `changes` made, by one rule."""
+
+    id: str  # <passage>/<dimension>
+    source: str
+    dimension: str
+    rule: str
+    text: str
+    twin: str
+    changes: tuple[Change, ...]
+
+
+def windows(text: str, tok: Tokenizer, segment: int, segments: int) -> list[str]:
+    """The text in windows of what one example of the training holds, `segments` of `segment`
+    compressor tokens, less an eighth of a segment: a twin may take a few tokens more. What is left
+    of a text that is longer counts where it fills half a segment."""
+    ids, offsets = tok.encode_with_offsets(text)
+    most = segments * segment - segment // 8
+    parts = cut_encoded(text, ids, offsets, most)
+    return [p.text for p in parts if p is parts[0] or 2 * len(p.ids) >= segment]
+
+
+def make(
+    passages: Sequence[Passage], cut: Callable[[str], list[str]], seed: int = 0
+) -> list[MinimalPair]:
+    """The pairs of all passages in their order, by dimension within; pure in its arguments.
+    `cut` gives the windows of a real text; a passage of the world is taken whole."""
+    real = [p for p in passages if p.world is None]
+    cuts = [cut(p.text) for p in real]
+    rules = TwinRules([window for found in cuts for window in found], seed)
+    first = 0
+    pairs: list[MinimalPair] = []
+    places: dict[str, range] = {}
+    for passage, found in zip(real, cuts, strict=True):
+        places[passage.id] = range(first, first + len(found))
+        first += len(found)
+    for passage in passages:
+        for dimension in DIMENSIONS:
+            rng = random.Random(f"{seed}/{passage.id}/{dimension}")
+            if passage.world is not None:
+                of_text = [(passage.text, _slots(passage.world, dimension, rng))]
+            else:
+                order = list(places[passage.id])
+                rng.shuffle(order)
+                of_text = ((rules.texts[i], rules.spots(i, dimension, rng)) for i in order)
+            pairs += _first(passage, dimension, of_text, rng)
+    return pairs
+
+
+def _first(
+    passage: Passage,
+    dimension: str,
+    of_text: Iterable[tuple[str, list[Spot]]],
+    rng: random.Random,
+) -> list[MinimalPair]:
+    """The pair of the first text that has a spot, if any; a rule is drawn before its spot, so
+    that frequent ones do not drown the others."""
+    for text, spots in of_text:
+        if spots:
+            rule = rng.choice(sorted({spot.rule for spot in spots}))
+            spot = rng.choice([spot for spot in spots if spot.rule == rule])
+            name, twin = f"{passage.id}/{dimension}", changed(text, spot.changes)
+            source, changes = passage.source, spot.changes
+            return [MinimalPair(name, source, dimension, rule, text, twin, changes)]
+    return []
+
+
+# --- the controlled world: from its slots ---------------------------------------------------------
+
+_DIMENSION = {
+    "topic": "topic", "profession": "relation", "home": "relation", "colour": "modifier",
+    "material": "modifier", "size": "modifier", "quantity": "quantity",
+}  # fmt: skip
+
+
+def _slots(passage: world.Passage, dimension: str, rng: random.Random) -> list[Spot]:
+    """Every way to falsify a fact of that dimension; what it says is then in no fact."""
+    return [s for d, s in _all_slots(passage, rng) if d == dimension]
+
+
+def _all_slots(passage: world.Passage, rng: random.Random) -> Iterator[tuple[str, Spot]]:
+    moods = [slot for slot in passage.slots if slot.kind == "modifier"]
+    for one, two in zip(moods[::2], moods[1::2], strict=True):  # of one clause
+        yield "modifier", Spot("exchanged", (_to(one, one.swap), _to(two, two.swap)))
+    for slot in passage.slots:
+        text = passage.text[slot.start : slot.end]
+        if slot.kind in _DIMENSION:
+            value = rng.choice([o for o in slot.options if o != slot.value])
+            yield _DIMENSION[slot.kind], Spot(slot.kind, (_to(slot, value),))
+        elif slot.kind == "relation":
+            yield "role", Spot("exchanged", (_to(slot, slot.swap),))
+            agent, deed, patient = text.split()
+            other = rng.choice([d for d in lx.DEEDS if d != deed])
+            yield "relation", Spot("deed", (_to(slot, f"{agent} {other} {patient}"),))
+        elif slot.kind == "polarity":
+            rule, new = ("affirmed", "did") if slot.value == "no" else ("negated", "did not")
+            yield "polarity", Spot(rule, (_to(slot, new),))
+        elif slot.kind == "order":
+            old, new = ("before", "after") if " before " in text else ("after", "before")
+            at = slot.start + text.index(f" {old} ") + 1
+            yield "order", Spot("turned", (Change(at, at + len(old), new),))
+
+
+def _to(slot: Slot, new: str) -> Change:
+    return Change(slot.start, slot.end, new)

@@ -1,0 +1,79 @@
+"""`jaxcomp doctor`: the picture of one batch, then every check."""
+
+from __future__ import annotations
+
+import dataclasses
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jaxcomp.config import Config, ConfigError
+from jaxcomp.evals.preview.batch import Patient
+from jaxcomp.evals.preview.checks import examine
+from jaxcomp.evals.preview.finding import Finding
+from jaxcomp.evals.preview.picture import SECTIONS, WIDTH
+from jaxcomp.runtime.sharding import use_mesh
+from jaxcomp.training.compressor import load_run, planned
+from jaxcomp.training.loop import mesh_for
+from jaxcomp.training.manifest import SUMMARY
+
+_MARKS = {True: "ok", False: "FAIL", None: "-"}
+
+
+def chosen(cfg: Config) -> Config:
+    """`cfg` with a compressor: the one it names, else the first of its families."""
+    names = [f"{family}/{size}" for family, sizes in cfg.families.items() for size in sizes]
+    return cfg if cfg.compressor else dataclasses.replace(cfg, compressor=(names or [""])[0])
+
+
+def doctor(
+    cfg: Config, workdir: Path, *, root: Path, out: Callable[[str], Any] = print
+) -> list[str]:
+    """Prints the picture and the findings; returns the names of the checks that failed.
+
+    `workdir` is where the run is, if it was trained; `root` where bases made locally stand. Nothing
+    is written to either. Raises ConfigError as `train.compress.train` does.
+    """
+    if cfg.train.objective == "answer":
+        raise ConfigError(
+            "train.objective = 'answer': the doctor examines rebuilding and continuing; examine "
+            "the same run with --train.objective=coin in a --workdir of its own"
+        )
+    finished = (workdir / SUMMARY).is_file()
+    with use_mesh(mesh_for(cfg)):
+        run, toks = planned(cfg, root, workdir)
+        trained = load_run(cfg, workdir, root=root) if finished else None
+        patient = Patient(cfg, run, toks, trained)
+        state = f"trained, in {workdir}" if finished else "not trained yet"
+        out(f"{cfg.name}: {cfg.compressor} at ratio {cfg.memory.ratio}, {state}")
+        for section in SECTIONS:
+            out(_title(section.title))
+            for line in section.lines(patient):
+                out(line)
+        out(_title("checks"))
+        found = examine(patient)
+    for name, finding in found.items():
+        for line in told(name, finding):
+            out(line)
+    return [name for name, finding in found.items() if finding.ok is False]
+
+
+def told(name: str, finding: Finding) -> list[str]:
+    """A finding in lines of at most WIDTH characters."""
+    head = f"  {_MARKS[finding.ok]:<6}{name:<38}"
+    lines = [head + finding.found]
+    if finding.ok is False:
+        margin = " " * len(head)
+        lines += [f"{margin}expected: {finding.expected}", f"{margin}mend: {finding.mend}"]
+    return [
+        part
+        for line in lines
+        for part in textwrap.wrap(
+            line, WIDTH, subsequent_indent=" " * len(head), drop_whitespace=True
+        )
+    ]
+
+
+def _title(title: str) -> str:
+    return f"\n--- {title} {'-' * (WIDTH - 5 - len(title))}"

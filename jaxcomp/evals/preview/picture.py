@@ -1,0 +1,275 @@
+"""What a person should look at before a long run, in lines of at most 100 characters.
+
+Everything is of row 1 of the probed batch (an example as the first batch drew it). What attends to
+what, and what carries loss, is measured by derivatives of the training loss (`evals.preview.gradients`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxcomp.config import Config
+from jaxcomp.data.batches import REBUILD, Batch
+from jaxcomp.data.tokenizer import Tokenizer
+from jaxcomp.evals import reconstruction
+from jaxcomp.evals.evaluate import rebuild
+from jaxcomp.evals.preview.batch import Patient, examples, group_of
+from jaxcomp.evals.preview.gradients import Tower
+
+WIDTH = 100
+TEXT_LINES = 12  # of one text; a screen holds a section
+RUNS = 14  # of places in one tower
+
+
+class Section(NamedTuple):
+    title: str
+    lines: Callable[[Patient], list[str]]
+
+
+# --- the text ------------------------------------------------------------------------------------
+
+
+def text(p: Patient) -> list[str]:
+    ctx_GT, len_G = p.probe.ctx_BGT[0], p.probe.ctx_len_BG[0]
+    ids = [t for row, n in zip(ctx_GT, len_G, strict=True) for t in row[:n].tolist()]
+    words = pieces(p.toks[0], ids)
+    mode = "rebuilt" if p.probe.mode_BO[0, 0] == REBUILD else "continued"
+    whole = "".join(words)
+    out = [
+        f"One text of the first batch: {len(whole.encode())} bytes, {len(ids)} compressor tokens.",
+        f"To be {mode}: a target of {p.probe.tok_len_BO[0, 0]} decoder tokens, the end included.",
+    ]
+    starts = np.cumsum([0, *len_G])
+    T, M = p.probe.ctx_BGT.shape[2], p.memory.seg_BM.shape[1] // len(len_G)
+    valid_GM = p.memory.seg_BM[0].reshape(len(len_G), M) > 0
+    for g, n in enumerate(len_G):
+        vectors = f"{int(valid_GM[g].sum())} of {M} memory vectors"
+        out.append(f"segment {g + 1}: {n} of {T} tokens -> {vectors}")
+        out += _wrapped(words[starts[g] : starts[g + 1]], TEXT_LINES // len(len_G) + 1)
+    b = p.batch
+    rows, rebuilt = len(b.mode_BO), int((b.mode_BO == REBUILD).sum())
+    blank = int((b.ctx_len_BG.sum(1) == 0).sum())
+    return [
+        *out,
+        f"The batch: {rows} texts; {rebuilt} targets to rebuild, {b.mode_BO.size - rebuilt} to "
+        f"continue; {blank} memories withheld;",
+        f"{int(b.ctx_len_BG.sum())} context tokens in {b.ctx_BGT.size} slots, "
+        f"{int(b.tok_len_BO.sum())} target tokens in {b.tok_BOL.size} slots; the rest is padding.",
+    ]
+
+
+def pieces(tok: Tokenizer, ids: Sequence[int]) -> list[str]:
+    """What each token adds to the text (a character of several tokens comes with its last)."""
+    out, done = [], ""
+    for n in range(1, len(ids) + 1):
+        now = tok.decode(ids[:n])
+        whole = now.removesuffix("\ufffd") if n < len(ids) else now
+        out.append(whole[len(done) :])
+        done = whole if len(whole) > len(done) else done
+    return out
+
+
+# --- places --------------------------------------------------------------------------------------
+
+
+class _Place(NamedTuple):
+    """One tower's call, of the shown example: the row, and what each place is for."""
+
+    tower: Tower
+    row: int
+    what_S: list[str]
+
+
+def _compressor(p: Patient) -> _Place:
+    """The shown text's last segment: the one that may be padded."""
+    G, T = p.probe.ctx_BGT.shape[1:]
+    g = int(np.flatnonzero(p.probe.ctx_len_BG[0])[-1])
+    n, valid_M = int(p.probe.ctx_len_BG[0, g]), p.memory.seg_BM[0].reshape(G, -1)[g] > 0
+    text = ["text"] * n + ["padding"] * (T - n)
+    memory = ["memory" if v else "empty" for v in valid_M]
+    return _Place(p.heard.compressor, g, _slots(p.cfg.memory.kind, text, memory))
+
+
+def _slots(kind: str, text_T: list[str], memory_M: list[str]) -> list[str]:
+    """What the compressor's slots are for, in its order."""
+    if kind == "pool":
+        return text_T
+    if kind == "interleave":
+        block = len(text_T) // len(memory_M)
+        each = ((*text_T[m * block :][:block], memory) for m, memory in enumerate(memory_M))
+        return [what for part in each for what in part]
+    return [*text_T, *memory_M]
+
+
+def _decoder(p: Patient) -> _Place:
+    memory = ["memory" if v else "empty" for v in p.memory.seg_BM[0] > 0]
+    mode = "rebuild" if p.probe.mode_BO[0, 0] == REBUILD else "continue"
+    # The last token is only a label.
+    n, inputs = int(p.probe.tok_len_BO[0, 0]) - 1, p.probe.tok_BOL.shape[2] - 1
+    target = ["target"] * n + ["padding"] * (inputs - n)
+    return _Place(p.heard.decoder, 0, ["begin", *memory, "end", mode, *target])
+
+
+def places(p: Patient) -> list[str]:
+    out = []
+    for name, place in (("compressor", _compressor(p)), ("decoder", _decoder(p))):
+        out += ["", f"{name:10}   {'places':>9}   {'what':<9}{'segment':>8}   position ids"]
+        start, runs = 0, [(k, len(list(v))) for k, v in itertools.groupby(place.what_S)]
+        for what, n in runs[:RUNS]:
+            at = slice(start, start + n)
+            seg, pos = place.tower.seg_BS[place.row, at], place.tower.pos_BS[place.row, at]
+            span = str(start) if n == 1 else f"{start}-{start + n - 1}"
+            ids = ", ".join(str(i) for i in np.unique(seg))
+            out.append(f"{'':10}   {span:>9}   {what:<9}{ids:>8}   {_short(pos.tolist())}")
+            start += n
+        out += [f"{'':10}   ... {len(runs) - RUNS} more runs"] * (len(runs) > RUNS)
+    return out[1:]
+
+
+def _short(ids: list[int]) -> str:
+    if len(ids) <= 8:
+        return " ".join(map(str, ids))
+    return " ".join(map(str, ids[:4])) + " ... " + " ".join(map(str, ids[-2:]))
+
+
+# --- what attends to what ------------------------------------------------------------------------
+
+
+def attends(p: Patient) -> list[str]:
+    out = ["How many places of a kind the state at a place depends on, through all layers:"]
+    for name, place in (("compressor", _compressor(p)), ("decoder", _decoder(p))):
+        kinds = list(dict.fromkeys(place.what_S))
+        total = {kind: place.what_S.count(kind) for kind in kinds}
+        out += ["", f"{name + ' reads':<18}" + "".join(f"{k:>9}" for k in kinds)]
+        asked = _queries(place.what_S, p.rows)
+        for (label, _), read_S in zip(asked, _read(p, name, place.row, asked), strict=True):
+            counts = [sum(read_S[i] for i, w in enumerate(place.what_S) if w == k) for k in kinds]
+            cells = [f"{n}/{total[k]}" if n else "." for n, k in zip(counts, kinds, strict=True)]
+            out.append(f"  {label:<16}" + "".join(f"{cell:>9}" for cell in cells))
+    return out
+
+
+def _queries(what_S: list[str], most: int) -> list[tuple[str, int]]:
+    """Places that stand for their kind, at most so many."""
+    asked: list[tuple[str, int]] = []
+    for kind in dict.fromkeys(what_S):
+        at = [i for i, what in enumerate(what_S) if what == kind]
+        chosen = {0, len(at) - 1} if kind in ("memory", "target", "text") else {0}
+        asked += [(f"{kind} {n + 1}" if len(at) > 1 else kind, at[n]) for n in sorted(chosen)]
+    # Empty places are the least telling.
+    while len(asked) > most:
+        asked.remove(next((a for a in asked if a[0].startswith("empty")), asked[-1]))
+    return asked
+
+
+def _read(p: Patient, name: str, row: int, asked: list[tuple[str, int]]) -> list[np.ndarray]:
+    """Query i is asked of copy i of the shown example."""
+    copies = Batch(*(np.repeat(a[:1], p.rows, axis=0) for a in p.probe))
+    ask = p.ask(copies)
+    each = (copies.ctx_len_BG if name == "compressor" else copies.tok_len_BO).shape[1]
+    at = np.full(p.rows * each, -1)
+    rows = [i * each + row for i in range(len(asked))]
+    at[rows] = [place for _, place in asked]
+    ask = ask._replace(weights_BO=np.zeros_like(ask.weights_BO), **{f"{name}_B": at})
+    return list(getattr(p.listen(copies, ask), name).read_BS[rows])
+
+
+# --- loss ----------------------------------------------------------------------------------------
+
+
+def loss(p: Patient) -> list[str]:
+    length = int(p.probe.tok_len_BO[0, 0])
+    ids = p.probe.tok_BOL[0, 0].tolist()
+    used_L = p.heard.decoder.used_BS[0, p.prefix - 1 :]
+    words = pieces(p.toks[1], ids[:length])
+    if ids[length - 1] == p.toks[1].eos_id:
+        words[-1] = "<end>"
+    words += ["·"] * (len(ids) - length)
+    shown = [f"[{w}]" if used else w for w, used in zip(words, used_L, strict=True)]
+    nll = float(p.heard.nll_BO[0, 0]) / max(length, 1)
+    return [
+        "[A token] carries loss; one without brackets does not; · is a padded place.",
+        *_wrapped(shown, TEXT_LINES),
+        f"{int(used_L.sum())} of {len(ids)} places carry loss; {length} are labels; "
+        f"{nll:.3f} nats a label before the first step.",
+    ]
+
+
+def parameters(p: Patient) -> list[str]:
+    counts: dict[str, list[int]] = {}
+    for name, x in (p.trainable | p.frozen).items():
+        group = group_of(name)
+        still = group == "markers" and p.run.marker_steps <= 0
+        trained = name in p.trainable and not still
+        counts.setdefault(group, [0, 0])[not trained] += x.size
+    totals = [sum(n[i] for n in counts.values()) for i in (0, 1)]
+    rows = [*sorted(counts.items()), ("together", totals)]
+    head = f"{'':34}{'trained':>14}{'frozen':>14}"
+    return [head, *(f"  {k:<32}{_number(a):>14}{_number(b):>14}" for k, (a, b) in rows)]
+
+
+def _number(n: int) -> str:
+    return f"{n:,}" if n else "."
+
+
+# --- the first loss ------------------------------------------------------------------------------
+
+
+def first_loss(p: Patient) -> list[str]:
+    chosen = [
+        e
+        for e, mode, n in zip(
+            examples(p.batch), p.batch.mode_BO[:, 0], p.batch.ctx_len_BG.sum(1), strict=True
+        )
+        if mode == REBUILD and n
+    ] or p.val
+    fresh = rebuild(p.cfg, p.model, chosen, p.toks[1])
+    rows: list[tuple[str, Any]] = [("memory of the untrained pair", [f.row for f in fresh])]
+    if p.trained is not None:
+        found = rebuild(p.cfg, p.trained, chosen, p.toks[1])
+        rows.append(("memory of the trained pair", [f.row for f in found]))
+    rows.append(("no memory", [f.floor for f in fresh]))
+    out = [f"{'':32}{'loss, nats a token':>20}{'teacher-forced':>16}{'free-running':>16}"]
+    for what, each in rows:
+        m = reconstruction.measure(each)
+        accuracies = f"{m['tf_accuracy']:>16.1%}{m['fr_accuracy']:>16.1%}"
+        out.append(f"  {what:<30}{m['loss']:>20.3f}{accuracies}")
+    V = p.model.decoder.cfg.vocab_size
+    if random_decoder(p.cfg):
+        out.append(f"  {f'guessing, ln {V}':<30}{math.log(V):>20.3f}")
+    targets = sum(f.row.targets for f in fresh)
+    return [*out, f"{len(fresh)} texts of the first batch, {targets} tokens; shares are of tokens."]
+
+
+def random_decoder(cfg: Config) -> bool:
+    """Whether the decoder has never been trained: only then ln V is what to expect."""
+    dec = cfg.decoder
+    steps = dec.pretrain.optim.steps + dec.adapt.optim.steps
+    return "decoder" not in cfg.folders and steps == 0
+
+
+def _wrapped(words: Sequence[str], most: int) -> list[str]:
+    """At most so many lines of words; a word longer than a line is cut."""
+    lines = [""]
+    for word in words:
+        word = " ".join(word.split("\n"))[: WIDTH - 4]
+        if len(lines[-1]) + len(word) > WIDTH - 4:
+            lines.append("")
+        lines[-1] += word
+    more = len(lines) - most
+    return [f"  | {line}" for line in lines[:most]] + [f"  | ... {more} more lines"] * (more > 0)
+
+
+SECTIONS = (
+    Section("the text", text),
+    Section("where everything stands", places),
+    Section("what attends to what", attends),
+    Section("which tokens carry loss", loss),
+    Section("parameters", parameters),
+    Section("the first loss", first_loss),
+)

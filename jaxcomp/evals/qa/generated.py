@@ -1,0 +1,362 @@
+"""Question sets about passages, made by a strong language model: what to ask it, what it wrote,
+checked, and what a decoder answers.
+
+`export` writes one prompt a passage; a model of your choice replies; `read` takes the replies, or
+rows of questions, and keeps what can be checked without a judge. docs/drift.md has the workflow.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxcomp.config import config_hash
+from jaxcomp.evals.pairs.edit_rules import DIMENSIONS
+from jaxcomp.evals.pairs.minimal_pairs import Passage
+from jaxcomp.evals.qa import ask, jsonl, squad
+from jaxcomp.evals.qa.ask import Probe, Probed, Say, head, shown
+from jaxcomp.evals.qa.conditions import CONDITIONS, Asked, Reading
+from jaxcomp.evals.qa.items import Item, ProbeError
+from jaxcomp.evals.qa.refusals import REFUSALS, refuses
+from jaxcomp.evals.qa.scoring import average, proportion
+from jaxcomp.inference.pair import Pair
+from jaxcomp.runtime import paths, strict_json
+
+UNANSWERABLE = "unanswerable"
+ASKED_ABOUT = (*DIMENSIONS, UNANSWERABLE)
+PER_PASSAGE = 20
+VERSION = 2  # of the definitions below
+FIELDS = ("id", "passage_id", "passage", "dimension", "question", "answer", "unanswerable")
+REPLY_FIELDS = ("passage_id", "passage", "reply")
+
+PROMPT = """\
+Read the passage and write exactly {n} questions about it, as a JSON list of objects and nothing \
+else. Each object has
+  "dimension": one of topic, relation, role, modifier, polarity, quantity, order, unanswerable
+  "question": one sentence that makes sense without seeing the other questions
+  "answer": a short answer copied word for word from the passage; "" where unanswerable
+  "unanswerable": true or false
+
+Write at least two questions of each of these eight kinds:
+  topic         what or whom the passage, or a part of it, is about
+  relation      how two persons or things are related, or what one does to the other
+  role          who does it and to whom it is done: the answer is one of the two
+  modifier      which property belongs to which thing
+  polarity      what is denied and what is affirmed: the answer is the thing for which it holds
+  quantity      how many, how much, how often, how long
+  order         what comes before or after, first or last
+  unanswerable  sounds as if the passage told it, and it does not; "answer" is ""
+
+Every answer but those is found in this passage only, is at most eight words long, and is the only \
+right one. Do not ask what general knowledge answers. Do not use "yes" or "no" as an answer.
+
+Passage:
+{passage}
+"""
+
+
+class Question(NamedTuple):
+    """A question that passed the checks of `read`. `answer` is "" where it is unanswerable;
+    `options` are wrong answers that compete with it, or none."""
+
+    id: str
+    passage_id: str
+    passage: str
+    dimension: str
+    question: str
+    answer: str
+    options: tuple[str, ...] = ()
+
+    @property
+    def unanswerable(self) -> bool:
+        return self.dimension == UNANSWERABLE
+
+
+class QuestionSet(NamedTuple):
+    """`refused`: rows left out, by reason; `rows` are all that were read, a reply without a list
+    counting as one. `passages`: those that a row names, kept or not. `uneven`: of them those that
+    kept more or fewer than PER_PASSAGE questions; `bare`: those that kept none."""
+
+    questions: list[Question]
+    rows: int
+    refused: dict[str, int]
+    counts: dict[str, int]  # questions kept, by dimension
+    passages: int
+    uneven: int
+    bare: int
+
+    def told(self) -> str:
+        """What was read and what was left out, as one sentence."""
+        counts = ", ".join(f"{self.counts[name]} {name}" for name in ASKED_ABOUT)
+        reasons = "; ".join(f"{n} with {why}" for why, n in sorted(self.refused.items()))
+        return (
+            f"{len(self.questions):,} of {self.rows:,} questions kept ({counts}), about "
+            f"{self.passages:,} passages, {self.uneven:,} of them with another number than "
+            f"{PER_PASSAGE}, {self.bare:,} with none; refused: {reasons or 'none'}"
+        )
+
+
+def export(passages: Sequence[Passage], path: Path, *, n: int = PER_PASSAGE) -> int:
+    """Writes {"passage_id", "passage", "prompt"}, one passage a line, and returns how many. Give
+    each `prompt` to a model and its answer back as {"passage_id", "passage", "reply"}. Raises
+    ProbeError where the file is there already, or there is no passage."""
+    if not passages:
+        raise ProbeError("no passage to ask about; expected at least one")
+    if path.exists():
+        raise ProbeError(f"{path} is there already; name another file or remove it")
+    lines = [
+        json.dumps(
+            {
+                "passage_id": p.id,
+                "passage": p.text,
+                "prompt": PROMPT.format(n=n, passage=p.text),
+            },
+            ensure_ascii=False,
+        )
+        for p in passages
+    ]
+    paths.write_bytes(path, "".join(f"{line}\n" for line in lines).encode())
+    return len(passages)
+
+
+def are_questions(path: Path) -> bool:
+    """Is a file one for `read`, and not one of passages, by its first row? Raises ProbeError."""
+    _, row = next(jsonl.rows(path, ()))
+    return bool({"question", "reply"} & row.keys())
+
+
+def read(path: Path, limit: int | None = None) -> QuestionSet:
+    """The first `limit` questions (None: all) of a .jsonl[.gz] file that pass the checks.
+
+    A row is a question with the fields FIELDS (and perhaps "options", a list of texts; those of an
+    unanswerable question are not taken), or a model's reply with REPLY_FIELDS. A question is
+    refused, and counted, where its dimension is not one of ASKED_ABOUT, its answer does not stand
+    in the passage (whole words after SQuAD's normalisation), it is unanswerable and has an answer
+    or is so by one field only, its id was there before, its passage_id stood with another passage,
+    two options normalise to the same, or a field is blank or of another kind; a reply where it
+    holds no JSON list of objects, or is the second that does about a passage.
+
+    Raises ProbeError for a file of another schema, a row without one of the fields, a file of
+    which nothing is kept, a limit below 1.
+    """
+    jsonl.check_limit(limit)
+    kept: dict[str, Question] = {}
+    refused: Counter[str] = Counter()
+    seen: dict[str, str] = {}  # passages by their ids
+    total = 0
+    for found in _rows(path, seen):
+        total += 1
+        question = found if isinstance(found, str) else _checked(found)
+        if isinstance(question, str):
+            refused[question] += 1
+        elif question.id in kept:
+            refused["an id that was there before"] += 1
+        else:
+            kept[question.id] = question
+            if len(kept) == limit:
+                break
+    if not kept:
+        reasons = "; ".join(f"{n} with {why}" for why, n in sorted(refused.items()))
+        raise ProbeError(f"{path}: none of {total} questions is kept: {reasons}")
+    per_passage = Counter(q.passage_id for q in kept.values())
+    return QuestionSet(
+        list(kept.values()),
+        total,
+        dict(refused),
+        {name: sum(q.dimension == name for q in kept.values()) for name in ASKED_ABOUT},
+        len(seen),
+        sum(per_passage[name] != PER_PASSAGE for name in seen),
+        len(seen) - len(per_passage),
+    )
+
+
+def run(
+    pair: Pair, questions: Sequence[Question], out: Path | None = None, *, say: Say | None = None
+) -> Probed:
+    """What a decoder answers in each of `conditions.CONDITIONS`; see `asking.run`."""
+    by_id = {q.id: q for q in questions}
+    items = [
+        Item(
+            q.id, q.question, q.passage, REFUSALS if q.unanswerable else (q.answer,), (), q.options
+        )
+        for q in questions
+    ]
+
+    def scored(asked: Asked, readings: dict[str, Reading]) -> dict[str, Any]:
+        question = by_id[asked.item.id]
+        conditions = {c: _scored(question, readings[c]) for c in CONDITIONS}
+        return {"dimension": question.dimension, "conditions": conditions}
+
+    def right(condition: str):
+        return lambda record: record["conditions"][condition]["holds"]
+
+    # Items do not know their dimension, which decides the result too.
+    name = f"questions-{config_hash([q.dimension for q in questions])}"
+
+    def stated(item: Item) -> bool | None:
+        question = by_id[item.id]
+        return None if question.unanswerable else squad.holds(item.context, item.answers)
+
+    probe = Probe(name, VERSION, scored, rates, right("text"), right("nothing"), stated)
+    return ask.run(probe, pair, items, out, say=say)
+
+
+def rates(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """`dimensions`: by dimension and condition the shares `exact` and `holds` (unanswerable: of
+    refusals) and the mean `f1`; `answerable` is all but the unanswerable ones. `refused`: of those
+    the share that was refused all the same. `chosen`: of those with options the share of which the
+    right one is the likeliest."""
+    dimensions = {}
+    for name in (*ASKED_ABOUT, "answerable"):
+        mine = [
+            r
+            for r in records
+            if r["dimension"] == name or (name == "answerable" and r["dimension"] != UNANSWERABLE)
+        ]
+        contexts = [r["context"] for r in mine]
+        dimensions[name] = {
+            c: _rates([r["conditions"][c] for r in mine], contexts) for c in CONDITIONS
+        }
+    return {"dimensions": dimensions}
+
+
+def table(result: dict[str, Any]) -> str:
+    """A result as text."""
+    lines = head(result)
+    for condition in CONDITIONS:
+        lines.append(f"{'from ' + condition:14}{'holds':>26}{'exact match':>26}{'mean F1':>26}")
+        for name, found in result["dimensions"].items():
+            one = found[condition]
+            f1 = "" if name == UNANSWERABLE else shown(one["f1"])
+            exact = "" if name == UNANSWERABLE else shown(one["exact"])
+            lines.append(f"{name:14}{shown(one['holds']):>26}{exact:>26}{f1:>26}")
+        found = result["dimensions"]["answerable"][condition]
+        lines.append(f"  refused though answerable: {shown(found['refused'])}")
+        if found["chosen"]["n"]:
+            lines.append(f"  right option the likeliest: {shown(found['chosen'])}")
+        lines.append("")
+    lines.append("unanswerable: the share that is refused. Definitions: docs/metrics.md")
+    return "\n".join(lines)
+
+
+def _scored(question: Question, reading: Reading) -> dict[str, Any]:
+    answer = reading.answer
+    refused = refuses(answer)
+    nats = [score.nats / score.tokens for score in reading.options]
+    return {
+        "answer": answer,
+        "refused": refused,
+        "holds": refused if question.unanswerable else squad.holds(answer, [question.answer]),
+        "exact": not question.unanswerable and squad.exact(answer, [question.answer]),
+        "f1": 0.0 if question.unanswerable else squad.f1(answer, [question.answer]),
+        "chosen": nats[0] < min(nats[1:]) if nats else None,
+    }
+
+
+def _rates(found: Sequence[dict[str, Any]], contexts: Sequence[int]) -> dict[str, Any]:
+    each = list(zip(found, contexts, strict=True))
+    with_options = [(one["chosen"], c) for one, c in each if one["chosen"] is not None]
+    shares = {
+        name: proportion([one[name] for one in found], contexts)
+        for name in ("exact", "holds", "refused")
+    }
+    return shares | {
+        "f1": average([one["f1"] for one in found], contexts),
+        "chosen": proportion([hit for hit, _ in with_options], [c for _, c in with_options]),
+    }
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def _rows(path: Path, seen: dict[str, str]) -> Iterator[dict[str, Any] | str]:
+    """Rows of questions; of a reply each of its questions, or why it has none. `seen` gets the
+    passages by their ids."""
+    replied: set[str] = set()
+    for where, row in jsonl.rows(path, ()):
+        reply = "reply" in row and "question" not in row
+        jsonl.needs(row, REPLY_FIELDS if reply else FIELDS, where)
+        if reply:
+            name, passage, text = (jsonl.text_of(row, field, where) for field in REPLY_FIELDS)
+        else:
+            name, passage, text = str(row["passage_id"]), row["passage"], ""
+            if not isinstance(passage, str) or type(row["passage_id"]) not in (str, int):
+                yield row  # refused, and of no passage
+                continue
+        if seen.setdefault(name, passage) != passage:
+            yield "a passage_id that stood with another passage"
+        elif not reply:
+            yield row
+        elif not (listed := _listed(text)):
+            yield "a reply that is no JSON list"
+        elif name in replied:
+            yield "a second reply about one passage"
+        else:
+            replied.add(name)
+            yield from _of_reply(listed, name, passage)
+
+
+def _of_reply(listed: list[Any], name: str, passage: str) -> Iterator[dict[str, Any] | str]:
+    for number, one in enumerate(listed, 1):
+        if isinstance(one, dict):
+            own = {"id": f"{name}/{number}", "passage_id": name, "passage": passage}
+            yield {"dimension": None, "question": None, "answer": None, "unanswerable": None} | (
+                one | own
+            )
+        else:
+            yield "a question of a reply that is no object"
+
+
+def _listed(reply: str) -> list[Any]:
+    """The first JSON list with an object in it; models put fences and words around it, and words
+    may hold brackets. Empty where there is none."""
+    decoder, start = json.JSONDecoder(), reply.find("[")
+    while start >= 0:
+        try:
+            _, end = decoder.raw_decode(reply, start)
+            found = strict_json.parse(reply[start:end], "a reply", list)
+        except RecursionError:
+            return []
+        except ValueError:
+            found = []
+        if any(isinstance(one, dict) for one in found):
+            return found
+        start = reply.find("[", start + 1)
+    return []
+
+
+def _checked(row: dict[str, Any]) -> Question | str:
+    """The question, or why it is refused."""
+    texts = {name: row[name] for name in FIELDS[:-1]}
+    texts |= {name: str(row[name]) for name in ("id", "passage_id") if type(row[name]) is int}
+    texts["answer"] = texts["answer"] if texts["answer"] is not None else ""
+    options = row.get("options") or []
+    every = [*texts.values(), *options] if isinstance(options, list) else [None]
+    if not all(isinstance(text, str) for text in every):
+        return "a field that is no text"
+    if not all(text.strip() for name, text in texts.items() if name != "answer"):
+        return "a blank field"
+    if texts["dimension"] not in ASKED_ABOUT:
+        return "an unknown dimension"
+    answer = texts["answer"].strip()
+
+    def question(answer: str, options: tuple[str, ...] = ()) -> Question:
+        found = {name: text for name, text in texts.items() if name != "answer"}
+        return Question(**found, answer=answer, options=options)
+
+    if type(row["unanswerable"]) is not bool:
+        return 'an "unanswerable" that is neither true nor false'
+    if row["unanswerable"] != (texts["dimension"] == UNANSWERABLE):
+        return 'a dimension that contradicts "unanswerable"'
+    if row["unanswerable"]:
+        return "an answer where there is none" if answer else question("")
+    if not squad.normalise(answer) or not squad.holds(texts["passage"], [answer]):
+        return "an answer that is not in the passage"
+    rivals = tuple(o for o in options if squad.normalise(o) != squad.normalise(answer))
+    plain = {squad.normalise(option) for option in options}
+    if len(plain) < len(options) or "" in plain or len(rivals) < len(options) - 1:
+        return "options that normalise to the same or to nothing"
+    return question(answer, rivals)

@@ -1,0 +1,68 @@
+"""Rate and distortion: the same memories in fewer bits, against what is rebuilt from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+
+from jaxcomp.compress.autoencoder import AutoEncoder, Memory
+from jaxcomp.compress.quantize import FORMATS, bits, quantise
+from jaxcomp.config import Config
+from jaxcomp.data.batches import Example, eval_examples
+from jaxcomp.data.eval_sets import TEXT_SET, WORLD_SETS
+from jaxcomp.data.tokenizer import Tokenizer
+from jaxcomp.data.world import World
+from jaxcomp.evals import reconstruction, slots
+from jaxcomp.evals.evaluate import Rebuilt, rebuild
+
+
+class Rate(NamedTuple):
+    """One set at one format. `kept` is None for a text that is no world's."""
+
+    name: str  # of the set
+    form: str  # of compress.quantise.FORMATS
+    rate: float  # bits of memory / bytes of source text
+    distortion: float | None  # bits_per_byte of docs/metrics.md, teacher-forced
+    loss: float | None  # nats a token, teacher-forced
+    fr_accuracy: float | None
+    kept: float | None  # nonfavourite/all/kept
+
+
+def rates(
+    cfg: Config,
+    model: AutoEncoder,
+    toks: tuple[Tokenizer, Tokenizer],
+    forms: Sequence[str] = FORMATS,
+) -> list[Rate]:
+    """Every held-out set at every format. Needs a mesh; raises what `evaluate` does."""
+    world = World(cfg.world) if cfg.data.source == "world" else None
+    width, out = model.width, []
+    for name in WORLD_SETS if world else (TEXT_SET,):
+        examples = eval_examples(cfg, name, *toks)
+        size = sum(len(e.text.encode()) for e in examples)
+        for form in forms:
+            found = rebuild(cfg, model, examples, toks[1], partial(_in_form, form=form))
+            memory_bits = sum(len(f.vec_MD) for f in found) * bits(form, width)
+            measured = reconstruction.measure([f.row for f in found])
+            kept = None if world is None else _kept(world, examples, found)
+            out.append(
+                Rate(
+                    name, form, memory_bits / size, measured["bits_per_byte"], measured["loss"],
+                    measured["fr_accuracy"], kept,
+                )
+            )  # fmt: skip
+    return out
+
+
+def _kept(world: World, examples: Sequence[Example], found: Sequence[Rebuilt]) -> float | None:
+    pairs = [(e.passage, f.row.rebuilt) for e, f in zip(examples, found, strict=True)]
+    counts = [slots.counts(slots.fates(world, p, text)) for p, text in pairs if p is not None]
+    return slots.rates(counts)["nonfavourite/all/kept"]
+
+
+@partial(jax.jit, static_argnames=("form",))
+def _in_form(memory: Memory, *, form: str) -> Memory:
+    return memory._replace(vec_BMD=quantise(memory.vec_BMD, form))

@@ -1,0 +1,18 @@
+"""A trained pair at work: loading it, compressing and rebuilding text, handing it on."""
+
+from jaxcomp.inference.embeds import prompt_embeds
+from jaxcomp.inference.export import export
+from jaxcomp.inference.load import load
+from jaxcomp.inference.memory import Memory, MemoryFileError
+from jaxcomp.inference.pair import Pair, PairError, Score
+
+__all__ = [
+    "Memory",
+    "MemoryFileError",
+    "Pair",
+    "PairError",
+    "Score",
+    "export",
+    "load",
+    "prompt_embeds",
+]

@@ -1,0 +1,156 @@
+"""A finished run as a folder to hand on; what stands in it: layout.py."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxcomp.compress.autoencoder import AutoEncoder, trainable_filter
+from jaxcomp.config import Config, to_dict
+from jaxcomp.inference import card, peft
+from jaxcomp.inference.format import (
+    ABOUT,
+    ADAPTER,
+    CARD,
+    FORMAT,
+    FULL,
+    PAIR,
+    SHIPPED,
+    TOKENIZER,
+    VERSION,
+    ExportError,
+)
+from jaxcomp.inference.load import open_run, read_about, readable_by
+from jaxcomp.models import hf
+from jaxcomp.models.hub import is_id
+from jaxcomp.models.weight_map import module_tower
+from jaxcomp.runtime import paths
+from jaxcomp.runtime.sharding import use_mesh
+from jaxcomp.training import manifest, pretrained
+from jaxcomp.training.compressor import load_run
+from jaxcomp.training.loop import mesh_for
+from jaxcomp.training.manifest import SUMMARY, read_json, write_json
+from jaxcomp.training.optim import split_model
+
+_LLM = "compressor/llm/"
+
+
+def export(run: Path, out: Path, *, compressor: str = "", decoder: str = "") -> bool:
+    """Writes the compressor of the finished run `run` to the folder `out`; False where it is there
+    already. `compressor` and `decoder` are where its base models are, if they have moved.
+
+    Raises ExportError where `out` holds something else, and what `jaxcomp.load` raises for `run`.
+    """
+    run, out = paths.path(run), paths.path(out)
+    cfg, root = open_run(run, compressor, decoder)
+    if cfg.train.train_decoder:
+        raise ExportError(f"{run} trained its decoder too (train.train_decoder): no such export")
+    with use_mesh(mesh_for(Config())):
+        model = load_run(cfg, run, root=root)
+        about = _about(
+            cfg, root, model, read_json(run / SUMMARY, "config_hash"), _measured(run, root)
+        )
+        if _there(out, about):
+            return False
+        part = out.with_name(f".{out.name}.part-{os.getpid()}")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        try:
+            _write(cfg, model, about, pretrained.resolve_base(cfg, *_base(cfg), root), part)
+            part.rename(out)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    return True
+
+
+def _write(
+    cfg: Config, model: AutoEncoder, about: dict[str, Any], base: Path, folder: Path
+) -> None:
+    _, trained, _ = split_model(model, trainable_filter(cfg.train, cfg.memory))
+    trained = {name: np.asarray(jax.device_get(x)) for name, x in trained.items()}
+    small = {name: x for name, x in trained.items() if not name.startswith(_LLM)}
+    paths.save_tensors({n: np.ascontiguousarray(x) for n, x in small.items()}, folder / PAIR)
+    tower_folder = folder / (ADAPTER if cfg.memory.lora.rank else FULL)
+    if cfg.memory.lora.rank:
+        leaves = {name: x for name, x in trained.items() if name.startswith(_LLM)}
+        tower = module_tower(read_json(base / hf.CONFIG))
+        llm = model.compressor.llm.cfg
+        peft.save(tower_folder, leaves, llm, cfg.memory.lora, about["base"]["source"], tower)
+    else:
+        hf.save(model.compressor.llm, tower_folder, dtype="float32")
+    for name in TOKENIZER:
+        if (base / name).is_file():
+            shutil.copyfile(base / name, tower_folder / name)
+    write_json(folder / ABOUT, about)
+    paths.write_bytes(folder / CARD, card.text(about).encode())
+
+
+def _about(
+    cfg: Config,
+    root: Path,
+    model: AutoEncoder,
+    summary: dict[str, Any],
+    metrics: dict[str, Any],
+) -> dict[str, Any]:
+    base = pretrained.resolve_base(cfg, *_base(cfg), root)
+    dec = pretrained.resolve_decoder(cfg, root)
+    decoder = _source(dec, cfg.folders.get("decoder", ""))
+    data = dataclasses.replace(cfg.data, path=Path(cfg.data.path).name)
+    train = dataclasses.replace(cfg.train, start="")  # a place; the hash stands for it
+    parts = {"world": cfg.world, "data": data, "memory": cfg.memory, "train": train}
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "name": cfg.compressor,
+        "base": _source(base, cfg.folders.get(cfg.compressor, "")),
+        "decoder": decoder,
+        "reader": readable_by(decoder["identity"], model.markers_4D[...], cfg.memory),
+        "compressor": summary["config_hash"],
+        "connector_unit": model.compressor.connector.unit,
+        "config": {name: to_dict(part) for name, part in parts.items()},
+        "seeds": {"base_seed": cfg.base_seed, "seed": cfg.seed},
+        "summary": summary,
+        "metrics": metrics,
+        "versions": {name: metadata.version(name) for name in ("jaxcomp", "jax", "flax")},
+    }
+
+
+def _source(folder: Path, given: str) -> dict[str, Any]:
+    """Where weights came from, as another machine can use it, and what they are known by."""
+    found: dict[str, Any] = {"identity": manifest.weights_identity(folder)}
+    if folder.is_relative_to(pretrained.ASSETS):
+        return found | {"source": SHIPPED + folder.relative_to(pretrained.ASSETS).as_posix()}
+    if given and is_id(given):
+        # huggingface_hub keeps a snapshot in a folder named by its commit.
+        commit = folder.name if folder.parent.name == "snapshots" else None
+        return found | {"source": given.partition("@")[0], "revision": commit}
+    return found | {"source": str(folder.absolute())}
+
+
+def _measured(run: Path, root: Path) -> dict[str, Any]:
+    """The metrics `jaxcomp eval` left in a run, or the sweep's row of a job; {} without either."""
+    if (run / "eval.json").is_file():
+        return read_json(run / "eval.json").get("metrics", {})
+    row = root / "ledger" / f"{run.name}.json"
+    return read_json(row).get("metrics", {}) if row.is_file() else {}
+
+
+def _there(out: Path, about: dict[str, Any]) -> bool:
+    if not out.exists():
+        return False
+    if (out / ABOUT).is_file():
+        found = read_about(out)
+        if (found["compressor"], found["reader"]) == (about["compressor"], about["reader"]):
+            return True
+    raise ExportError(f"{out} exists and holds something else; choose another --out or remove it")
+
+
+def _base(cfg: Config) -> tuple[str, str, int]:
+    return (*manifest.split_name(cfg.compressor), cfg.base_seed)

@@ -1,0 +1,268 @@
+"""The memory of texts as a value on the host: what `compress` returns and a file holds.
+
+`compress.Memory` is the same thing as rows of a device batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from jaxcomp.runtime import paths, strict_json
+
+FORMAT, VERSION = "jaxcomp-memory", 1
+_ARRAYS = ("vec_ND", "tokens_G", "labels_G", "bytes_G", "segments_B")
+_TEXTS = ("ids", "ratio", "segment", "decoder", "compressor")
+_FLOATS = ("float32", "bfloat16", "float16")
+_AGAIN = "make it again with `jaxcomp compress`"
+_MOST = 2**31 - 1  # of an int32
+
+
+class MemoryFileError(ValueError):
+    """A memory cannot be read, or not by this decoder; the message says which and the mend."""
+
+
+@dataclass(frozen=True, eq=False)
+class Memory:
+    """The memories of B texts, G segments in all, N vectors in all (each list in order).
+
+    `decoder` names what can read the vectors: the decoder's weights with the markers and the
+    places it was trained to find them at. `compressor` names what wrote them.
+    """
+
+    vec_ND: np.ndarray  # float32: the vectors of segment 0, then of segment 1, ...
+    tokens_G: np.ndarray  # int32: compressor tokens of each segment, 1 to `segment`
+    labels_G: np.ndarray  # int32: decoder tokens of each segment's text
+    bytes_G: np.ndarray  # int32: UTF-8 bytes of each segment's text
+    segments_B: np.ndarray  # int32: segments of each text; 0 for an empty one
+    ids: tuple[str, ...]  # names of the texts
+    ratio: int
+    segment: int  # T
+    decoder: str
+    compressor: str
+
+    def __len__(self) -> int:
+        return len(self.segments_B)
+
+    @property
+    def counts_G(self) -> np.ndarray:
+        """Vectors of each segment: ceil(tokens / ratio)."""
+        return -(-self.tokens_G // self.ratio)
+
+    @property
+    def tokens_per_vector(self) -> float:
+        """Achieved ratio in decoder tokens a vector; nan without any vector."""
+        return float(self.labels_G.sum() / len(self.vec_ND)) if len(self.vec_ND) else float("nan")
+
+    @property
+    def bytes_per_vector(self) -> float:
+        """Achieved ratio in UTF-8 bytes of text a vector; nan without any vector."""
+        return float(self.bytes_G.sum() / len(self.vec_ND)) if len(self.vec_ND) else float("nan")
+
+    def __getitem__(self, which: int | slice | Sequence[int]) -> Memory:
+        """The memory of one text, or of several, in the order asked for."""
+        if isinstance(which, slice):
+            rows = list(range(len(self)))[which]
+        else:
+            rows = [which] if isinstance(which, int) else list(which)
+        rows = [range(len(self))[row] for row in rows]  # IndexError, negative numbers
+        spans = [(self._first_B[row], self._first_B[row + 1]) for row in rows]
+        return self._chosen(spans, self.segments_B[rows], tuple(self.ids[row] for row in rows))
+
+    def windows(self, G: int) -> Iterator[Memory]:
+        """Every text's segments, G at a time, each time as a memory of one text."""
+        first = 0
+        for name, count in zip(self.ids, self.segments_B.tolist(), strict=True):
+            for start in range(first, first + count, G):
+                stop = min(start + G, first + count)
+                segments_B = np.array([stop - start], np.int32)
+                yield self._chosen([(start, stop)], segments_B, (name,))
+            first += count
+
+    # Once a memory: a long text has thousands of windows, and many texts are taken one by one.
+    @functools.cached_property
+    def _first_B(self) -> list[int]:
+        """Of each text the number of its first segment; at last the number of all."""
+        return [0, *np.cumsum(self.segments_B).tolist()]
+
+    @functools.cached_property
+    def _first_G(self) -> list[int]:
+        """Of each segment the number of its first vector; at last the number of all."""
+        return [0, *np.cumsum(self.counts_G).tolist()]
+
+    def _chosen(
+        self, spans: Sequence[tuple[int, int]], segments_B: np.ndarray, ids: tuple[str, ...]
+    ) -> Memory:
+        """The segments start:stop of each span; of one span a view, which copies no vector."""
+
+        def taken(x: np.ndarray, spans: Sequence[tuple[int, int]]) -> np.ndarray:
+            parts = [x[start:stop] for start, stop in spans]
+            return parts[0] if len(parts) == 1 else np.concatenate([x[:0], *parts])
+
+        first_G = self._first_G
+        return dataclasses.replace(
+            self,
+            vec_ND=taken(self.vec_ND, [(first_G[start], first_G[stop]) for start, stop in spans]),
+            tokens_G=taken(self.tokens_G, spans),
+            labels_G=taken(self.labels_G, spans),
+            bytes_G=taken(self.bytes_G, spans),
+            segments_B=segments_B,
+            ids=ids,
+        )
+
+    @staticmethod
+    def join(parts: Iterable[Memory]) -> Memory:
+        """Several memories as one. Raises MemoryFileError where they are not of one kind."""
+        parts = list(parts)
+        kinds = {(m.ratio, m.segment, m.decoder, m.compressor) for m in parts}
+        if len(kinds) != 1:
+            raise MemoryFileError(
+                f"{len(parts)} memories of {len(kinds)} kinds (ratio, segment, decoder, "
+                "compressor); expected one kind: compress all texts with one compressor"
+            )
+        arrays = {name: np.concatenate([getattr(m, name) for m in parts]) for name in _ARRAYS}
+        return dataclasses.replace(parts[0], ids=tuple(i for m in parts for i in m.ids), **arrays)
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        dtype: str = "float32",
+        note: dict[str, str] | None = None,
+    ) -> None:
+        """Writes a safetensors file, whole or not at all. `dtype` is that of the vectors:
+        float32, bfloat16 or float16 (which round them). `note` is kept with it (`about`).
+
+        Raises MemoryFileError for another dtype, or one that cannot hold the vectors.
+        """
+        path = paths.path(path)
+        if dtype not in _FLOATS:
+            known = ", ".join(sorted(_FLOATS))
+            raise MemoryFileError(f"dtype {dtype!r}; expected one of: {known}")
+        stored = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+        tensors = {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
+        with np.errstate(over="ignore"):  # said below, and better
+            tensors["vec_ND"] = tensors["vec_ND"].astype(stored)
+        if not np.isfinite(tensors["vec_ND"]).all():
+            largest = np.abs(self.vec_ND).max()
+            raise MemoryFileError(
+                f"{path}: not written, as the compressor gave nan or infinity; has it diverged?"
+                if not np.isfinite(largest)
+                else f"{path}: {dtype} cannot hold {largest:.3g}; take bfloat16 or float32"
+            )
+        about = (note or {}) | {
+            "format": FORMAT,
+            "version": str(VERSION),
+            "ids": json.dumps(self.ids, ensure_ascii=False),
+            "ratio": str(self.ratio),
+            "segment": str(self.segment),
+            "decoder": self.decoder,
+            "compressor": self.compressor,
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        paths.save_tensors(tensors, path, about)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Memory:
+        """Reads what `save` wrote. Raises MemoryFileError for any other file, or one cut short."""
+        path = paths.path(path)
+        about, tensors = _read(path)
+        missing = [name for name in (*_ARRAYS, *_TEXTS) if name not in (tensors | about)]
+        if missing:
+            raise MemoryFileError(f"{path} lacks {', '.join(missing)}; {_AGAIN}")
+        for name, x in tensors.items():
+            dims, kinds = (2, _FLOATS) if name == "vec_ND" else (1, ("int32",))
+            if x.ndim != dims or x.dtype.name not in kinds:
+                raise MemoryFileError(
+                    f"{path}: {name} is {x.dtype.name} of shape {x.shape}, expected "
+                    f"{' or '.join(kinds)} with {dims} axes; {_AGAIN}"
+                )
+        found = Memory(
+            **tensors | {"vec_ND": tensors["vec_ND"].astype(np.float32)},
+            ids=_names(about["ids"], path),
+            ratio=_positive(about, "ratio", path),
+            segment=_positive(about, "segment", path),
+            decoder=about["decoder"],
+            compressor=about["compressor"],
+        )
+        found._check(path)
+        return found
+
+    @staticmethod
+    def about(path: str | os.PathLike[str]) -> dict[str, str]:
+        """What is written beside the vectors, as text. Raises like `load`."""
+        return _read(paths.path(path), arrays=())[0]
+
+    def _check(self, path: Path) -> None:
+        """Raises MemoryFileError where the values cannot be those of a memory."""
+        least = {"tokens_G": 1, "labels_G": 0, "bytes_G": 0, "segments_B": 0}
+        for name, low in least.items():
+            x, most = getattr(self, name), self.segment if name == "tokens_G" else _MOST
+            if len(x) and not low <= x.min() <= x.max() <= most:
+                at = int(np.argmax((x < low) | (x > most)))
+                raise MemoryFileError(
+                    f"{path}: {name}[{at}] is {x[at]}, expected {low} to {most}; {_AGAIN}"
+                )
+        sizes = (len(self.vec_ND), len(self.labels_G), len(self.bytes_G), len(self.ids))
+        implied = (int(self.counts_G.sum()), *[int(self.segments_B.sum())] * 2, len(self))
+        if sizes != implied:
+            raise MemoryFileError(
+                f"{path}: found (vectors, segments, segments, ids) = {sizes}, its lengths imply "
+                f"{implied}; {_AGAIN}"
+            )
+        bad = np.flatnonzero(~np.isfinite(self.vec_ND).all(axis=1))
+        if len(bad):
+            raise MemoryFileError(
+                f"{path}: {len(bad)} of {len(self.vec_ND)} vectors hold nan or infinity, the "
+                f"first is number {bad[0]}, expected finite ones; {_AGAIN}"
+            )
+
+
+def _names(text: str, path: Path) -> tuple[str, ...]:
+    try:
+        found = strict_json.parse(text, "ids", list)
+    except strict_json.JsonError:
+        found = None
+    if found is None or not all(isinstance(name, str) for name in found):
+        raise MemoryFileError(f"{path}: ids is {text[:40]!r}, expected a list of names; {_AGAIN}")
+    return tuple(found)
+
+
+def _positive(about: dict[str, str], name: str, path: Path) -> int:
+    text = about[name]
+    if not (text.isascii() and text.isdecimal() and len(text) < 11 and 1 <= int(text) <= _MOST):
+        raise MemoryFileError(
+            f"{path}: {name} is {text[:40]!r}, expected a whole number from 1 to {_MOST}; {_AGAIN}"
+        )
+    return int(text)
+
+
+def _read(
+    path: Path, arrays: Sequence[str] = _ARRAYS
+) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    if not path.is_file():
+        raise MemoryFileError(f"{path}: no such file; expected one of `jaxcomp compress`")
+    try:
+        with safe_open(path, "np") as file:
+            about = file.metadata() or {}
+            names = set(file.keys())
+            tensors = {name: file.get_tensor(name) for name in arrays if name in names}
+    except SafetensorError as error:
+        raise MemoryFileError(
+            f"{path} ({path.stat().st_size} bytes) is not a whole safetensors file ({error}); "
+            f"{_AGAIN}"
+        ) from error
+    if about.get("format") != FORMAT or about.get("version") != str(VERSION):
+        raise MemoryFileError(
+            f"{path} holds {about.get('format', 'no memory')[:40]}, version "
+            f"{about.get('version', 'none')[:40]}; expected {FORMAT}, version {VERSION}"
+        )
+    return about, tensors

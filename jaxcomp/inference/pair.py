@@ -1,0 +1,335 @@
+"""A trained pair at work: texts into memories, memories into texts, answers and likelihoods."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxcomp.compress.autoencoder import AutoEncoder, Prefix
+from jaxcomp.compress.memory import Memory as Placed
+from jaxcomp.data.batches import CONTINUE, REBUILD
+from jaxcomp.data.qa import QUESTION
+from jaxcomp.data.segments import Segment, cut_encoded
+from jaxcomp.data.tokenizer import Tokenizer
+from jaxcomp.inference import decode, rows
+from jaxcomp.inference.memory import Memory, MemoryFileError
+from jaxcomp.inference.scoring import Listener, Score, rounded
+from jaxcomp.runtime.sharding import put_batch, use_mesh
+
+NO_PROMPT = (
+    "this compressor was trained with memory.kind = kv: it writes keys and values for every layer, "
+    "which no prompt of embeddings can hold; train one of another kind"
+)
+Seen = Callable[[int, int], None]  # (segments done, segments in all)
+
+
+class PairError(ValueError):
+    """A pair was asked for something it cannot do; the message says what and the mend."""
+
+
+class Traits(NamedTuple):
+    """What a pair was trained as, beside its weights."""
+
+    ratio: int
+    segments: int  # G: segments of one example
+    target: int  # L: decoder tokens of a target, end token included
+    decoder: str  # see use.Memory
+    compressor: str
+
+
+class Pair(Listener):
+    """A compressor and the decoder that reads it. Made by `jaxcomp.load`.
+
+    Args:
+        model: the trained pair, on `mesh`.
+        toks: the compressor's and the decoder's tokenizer.
+        traits: how it was trained.
+        mesh: where it lies; every method enters it.
+        batch: most rows computed at once.
+    """
+
+    def __init__(
+        self,
+        model: AutoEncoder,
+        toks: tuple[Tokenizer, Tokenizer],
+        traits: Traits,
+        mesh: Mesh,
+        batch: int = 32,
+    ):
+        self.comp_tok, dec_tok = toks
+        super().__init__(model, dec_tok, mesh, batch)
+        self.traits, self.segment = traits, model.compressor.segment
+
+    def compress(
+        self, texts: str | Sequence[str], *, ids: Sequence[str] = (), seen: Seen | None = None
+    ) -> Memory:
+        """The memory of one text or of several, each cut into segments of the trained length.
+
+        `ids` name the texts (default "0", "1", ...); `seen` is told how far it is. An empty text
+        has no vectors. A text that the decoder can only say in NFC is taken in NFC. Raises
+        SegmentError or TokenizerError for a text that cannot be cut or said.
+        """
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        texts = self.dec_tok.respell(texts)
+        ids = tuple(ids) or tuple(str(i) for i in range(len(texts)))
+        if len(ids) != len(texts):
+            raise PairError(f"{len(ids)} ids for {len(texts)} texts; expected one a text")
+        encoded = self.comp_tok.encode_batch_with_offsets(texts)
+        cuts = [
+            cut_encoded(text, *found, self.segment)
+            for text, found in zip(texts, encoded, strict=True)
+        ]
+        pieces = [piece for cut in cuts for piece in cut]
+        labels = self.dec_tok.encode_exactly([piece.text for piece in pieces])
+        width = self.model.width
+        vectors = [np.zeros((0, width), np.float32), *self._vectors(pieces, seen)]
+        return Memory(
+            np.concatenate(vectors),
+            np.array([len(piece.ids) for piece in pieces], np.int32),
+            np.array([len(found) for found in labels], np.int32),
+            np.array([len(piece.text.encode()) for piece in pieces], np.int32),
+            np.array([len(cut) for cut in cuts], np.int32),
+            ids,
+            self.traits.ratio,
+            self.segment,
+            self.traits.decoder,
+            self.traits.compressor,
+        )
+
+    def reconstruct(
+        self, memory: Memory, *, max_new: int = 0, temperature: float = 0.0, seed: int = 0
+    ) -> list[str]:
+        """Every text, rebuilt free-running: greedy, or sampled with `seed` at a temperature.
+
+        Each example's worth of segments is rebuilt on its own and the parts are joined. `max_new`
+        is the most decoder tokens of a part (0: what its text had, at least a training target).
+        """
+        self._mine(memory)
+        self._check_new(max_new)
+        G = self.traits.segments
+        windows = list(memory.windows(G))
+        most = [max_new or max(self.traits.target, int(w.labels_G.sum()) + 1) for w in windows]
+        parts: list[str] = []
+        for number, part in enumerate(self._batches(windows)):
+            with use_mesh(self.mesh):
+                placed = self._place(part, G)
+                limit_B = np.zeros(placed.seg_BM.shape[0], np.int32)  # 0: rows that fill the batch
+                limit_B[: len(part)] = most[number * self.batch :][: len(part)]
+                out = decode.free(
+                    self._graphdef, self._state, placed, self._mode(placed, REBUILD),
+                    jax.random.fold_in(jax.random.key(seed), number),
+                    max_new=max_new or rounded(max(most)), eos_id=self.dec_tok.eos_id,
+                    temperature=temperature, limit_B=put_batch(limit_B, self.mesh),
+                )  # fmt: skip
+                parts += self._texts(out)[: len(part)]
+        left = iter(parts)
+        return ["".join(itertools.islice(left, -(-n // G))) for n in memory.segments_B.tolist()]
+
+    def ask(
+        self,
+        memory: Memory,
+        question: str | Sequence[str],
+        *,
+        max_new: int = 64,
+        template: str = QUESTION,
+        stop: str = "\n",
+    ) -> list[str]:
+        """The decoder's greedy answer about each text, from its whole memory alone.
+
+        The decoder reads the memory, the marker of continuing, and `template` with the question
+        (one for all texts, or one a text). The answer ends at the end token, at the first `stop`
+        after its leading white space ("": never), or after `max_new` tokens. An empty text has an
+        empty memory: the decoder then guesses.
+        """
+        self._mine(memory)
+        self._check_new(max_new)
+        questions = self._one_each(question, memory, "questions")
+        tails = [template.format(question=q) for q in questions]
+        answers = [""] * len(memory)
+        for which, prefix in self._prefixes(memory, CONTINUE, tails):
+            found = self.answers(prefix, max_new=max_new, stop=stop)
+            for row, text in zip(which, found, strict=False):  # the rest fills the batch
+                answers[row] = text
+        return answers
+
+    def prompts(
+        self, memory: Memory, question: str | None = None, template: str = QUESTION
+    ) -> list[np.ndarray]:
+        """What the decoder reads before it rebuilds each text, or answers `question`: one
+        [P, D] array of embeddings a text, float32. Raises PairError for keys and values."""
+        if self.model.per_layer:
+            raise PairError(NO_PROMPT)
+        self._mine(memory)
+        mode, tail = (REBUILD, "") if question is None else (CONTINUE, template)
+        tails = [tail.format(question=question)] * len(memory)
+        out = [np.zeros((0, 0), np.float32)] * len(memory)
+        for which, prefix in self._prefixes(memory, mode, tails):
+            x_BPD, seg_BP = np.asarray(prefix.x_BPD, np.float32), np.asarray(prefix.seg_BP)
+            for row, x_PD, seg_P in zip(which, x_BPD, seg_BP, strict=False):
+                out[row] = x_PD[seg_P > 0]
+        return out
+
+    def score(
+        self,
+        memory: Memory,
+        text: str | Sequence[str],
+        *,
+        mode: str = "rebuild",
+        withheld: bool = False,
+    ) -> list[Score]:
+        """How likely the decoder finds a text (one for all, or one a memory) given each memory.
+
+        `rebuild`: as the memory's own text, end token included; `continue`: as what follows it,
+        without the end token. A text that becomes no token has 0 nats in 0 tokens. `withheld`: the
+        floor, the same prompt at the same positions, and no vector that the decoder may attend to.
+        """
+        self._mine(memory)
+        modes = {"rebuild": REBUILD, "continue": CONTINUE}
+        if mode not in modes:
+            raise PairError(f"mode {mode!r}; expected one of: {', '.join(modes)}")
+        end = [self.dec_tok.eos_id] if mode == "rebuild" else []
+        texts = self._one_each(text, memory, "texts")
+        labels = [[*ids, *end] for ids in self.dec_tok.encode_batch(texts)]
+        out = [Score(0.0, 0)] * len(memory)
+        for which, parts in self._by_size(memory):
+            with use_mesh(self.mesh):
+                placed = self._place(parts, self._room(parts[0]))
+                tok_BL, len_B = self._padded([labels[row] for row in which])
+                self._fits(placed, len_B)
+                if withheld:
+                    placed = decode.no_memory(placed)
+                found = decode.forced(
+                    self._graphdef, self._state, placed, self._mode(placed, modes[mode]),
+                    tok_BL, len_B,
+                )  # fmt: skip
+                nll_B = np.asarray(found.nll_BL, np.float64).sum(1)
+            for row, nll in zip(which, nll_B, strict=False):  # the rest fills the batch
+                out[row] = Score(float(nll), len(labels[row]))
+        return out
+
+    def asked(self, memory: Memory, tails: Sequence[str]) -> Iterator[tuple[list[int], Prefix]]:
+        """What the decoder reads before it answers from whole memories alone: the memory, the
+        marker of continuing, and a tail each (such as a question). Yields prefixes of at most
+        `batch` rows with the numbers of their texts; rows beyond those fill the batch."""
+        self._mine(memory)
+        return self._prefixes(memory, CONTINUE, tails)
+
+    # --- batches -----------------------------------------------------------------------------
+
+    def _vectors(self, pieces: Sequence[Segment], seen: Seen | None) -> Iterator[np.ndarray]:
+        done = 0
+        for part in self._batches(pieces):
+            ids = [piece.ids for piece in part]
+            ctx_BT, len_B = rows.padded(ids, self._size(len(part)), self.segment)
+            with use_mesh(self.mesh):
+                put = put_batch((ctx_BT, len_B), self.mesh)
+                vec_BMD = rows.write(self._graphdef, self._state, *put, self.traits.ratio)
+                vec_BMD = np.asarray(vec_BMD, np.float32)
+            for b, piece in enumerate(part):
+                yield vec_BMD[b, : -(-len(piece.ids) // self.traits.ratio)]
+            done += len(part)
+            if seen is not None:
+                seen(done, len(pieces))
+
+    def _prefixes(
+        self, memory: Memory, mode: int, tails: Sequence[str]
+    ) -> Iterator[tuple[list[int], Prefix]]:
+        """Whole memories with a marker and a text after it, a batch at a time; which they are."""
+        ids = self.dec_tok.encode_batch(tails)
+        for which, texts in self._by_size(memory):
+            with use_mesh(self.mesh):
+                placed = self._place(texts, self._room(texts[0]))
+                tok_BL, len_B = self._padded([ids[row] for row in which])
+                self._fits(placed, len_B)
+                mode_B = self._mode(placed, mode)
+                args = (self._graphdef, self._state, placed, mode_B, tok_BL, len_B)
+                yield which, rows.with_text(*args)
+
+    def _place(self, texts: Sequence[Memory], G: int) -> Placed:
+        """Memories of at most G segments each as one device batch, filled up with empty rows."""
+        M = -(-self.segment // self.traits.ratio)
+        shape = (self._size(len(texts)), G, M, self.model.width)
+        vec_BGMD, len_BG = np.zeros(shape, np.float32), np.zeros(shape[:2], np.int32)
+        for b, text in enumerate(texts):
+            start = 0
+            for g, (tokens, count) in enumerate(zip(text.tokens_G, text.counts_G, strict=True)):
+                len_BG[b, g] = tokens
+                vec_BGMD[b, g, :count] = text.vec_ND[start : start + count]
+                start += count
+        put = put_batch((vec_BGMD, len_BG), self.mesh)
+        return rows.place(self._graphdef, self._state, *put, self.traits.ratio)
+
+    def _fits(self, placed: Placed, len_B: jax.Array) -> None:
+        """Raises PairError where a whole memory and what follows are too long for the decoder."""
+        tokens_B = np.asarray(len_B)
+        need_B = np.asarray(placed.end_B) + 2 + tokens_B
+        worst = int(np.argmax(need_B))
+        most = self.model.decoder.cfg.max_position_embeddings
+        if need_B[worst] > most:
+            raise PairError(
+                f"a text of {placed.seg_BM.shape[1]} memory slots and {tokens_B[worst]} tokens "
+                f"needs {need_B[worst]} positions, this decoder has {most} "
+                "(max_position_embeddings); ask about, or score, a shorter text"
+            )
+
+    def _check_new(self, max_new: int) -> None:
+        most = self.model.decoder.cfg.max_position_embeddings
+        if not 0 <= max_new <= most:
+            raise PairError(
+                f"max_new = {max_new}: expected at least 0 and at most {most}, the positions that "
+                "this decoder has (max_position_embeddings)"
+            )
+
+    def _batches(self, items: Sequence[Any]) -> Iterator[Sequence[Any]]:
+        for start in range(0, len(items), self.batch):
+            yield items[start : start + self.batch]
+
+    def _by_size(self, memory: Memory) -> Iterator[tuple[list[int], list[Memory]]]:
+        """Batches of texts with room for equally many segments: where a row's text ends in the
+        decoder depends on that number, and must not depend on its neighbours."""
+        texts = list(_each(memory))
+        sizes = [self._room(text) for text in texts]
+        for size in sorted(set(sizes)):
+            for which in self._batches([row for row, n in enumerate(sizes) if n == size]):
+                yield list(which), [texts[row] for row in which]
+
+    def _room(self, text: Memory) -> int:
+        """Segments that a text's memory takes the places of: its own, and at least as many as an
+        example of the training, which the decoder has always read behind so many."""
+        return max(int(text.segments_B[0]), self.traits.segments)
+
+    def _mode(self, placed: Placed, mode: int) -> jax.Array:
+        return put_batch(np.full(placed.seg_BM.shape[0], mode, np.int32), self.mesh)
+
+    def _one_each(self, given: str | Sequence[str], memory: Memory, what: str) -> list[str]:
+        every = [given] * len(memory) if isinstance(given, str) else list(given)
+        if len(every) != len(memory):
+            raise PairError(
+                f"{len(every)} {what} for {len(memory)} texts; expected one, or one a text"
+            )
+        return every
+
+    def _mine(self, memory: Memory) -> None:
+        """Raises MemoryFileError where this decoder was not trained to read that memory."""
+        mine = (self.traits.decoder, self.traits.ratio, self.segment)
+        found = (memory.decoder, memory.ratio, memory.segment)
+        if found != mine:
+            raise MemoryFileError(
+                f"this memory is for (decoder, ratio, segment) = {found}, this pair has {mine}; "
+                f"use the pair that wrote it (compressor {memory.compressor}), or compress again"
+            )
+        width = self.model.width
+        if memory.vec_ND.shape[1] != width:
+            raise MemoryFileError(
+                f"this memory has vectors of {memory.vec_ND.shape[1]}, this pair's decoder reads "
+                f"{width}; compress again"
+            )
+
+
+def _each(memory: Memory) -> Iterator[Memory]:
+    return (memory[i] for i in range(len(memory)))

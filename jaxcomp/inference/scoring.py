@@ -1,0 +1,102 @@
+"""The decoder of a pair at work on batches of prefixes: how likely it finds what might follow, and
+what it says itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from jaxcomp.compress.autoencoder import AutoEncoder, Prefix
+from jaxcomp.data.tokenizer import Tokenizer
+from jaxcomp.inference import rows
+from jaxcomp.models.generate import Read, read, resume
+from jaxcomp.runtime.sharding import put_batch, use_mesh, whole_batch
+
+_STEP = 32  # lengths are rounded up to this, so that few shapes are compiled
+_OPTION_STEP = 8  # the same for the options of an answer, which are a few words
+Options = Sequence[Sequence[int]]  # of one row: texts in decoder tokens
+
+
+class Score(NamedTuple):
+    """Teacher-forced: `nats` is the sum of -ln p over `tokens` decoder tokens of a text."""
+
+    nats: float
+    tokens: int
+
+
+class Listener:
+    """What `Pair` does without a compressor; arguments as of `Pair`."""
+
+    def __init__(self, model: AutoEncoder, dec_tok: Tokenizer, mesh: Mesh, batch: int):
+        self.model, self.dec_tok, self.mesh, self.batch = model, dec_tok, mesh, batch
+        self._graphdef, self._state = nnx.split(model)
+
+    def plain(self, tokens: Sequence[Sequence[int]]) -> Prefix:
+        """At most `batch` rows of decoder tokens as a language model reads them: from position 0,
+        without memory, marker or begin token."""
+        with use_mesh(self.mesh):
+            return rows.plain(self._graphdef, self._state, *self._padded(tokens))
+
+    def answers(self, prefix: Prefix, *, max_new: int = 64, stop: str = "\n") -> list[str]:
+        """The greedy continuation of every row, cut as `ask` says; stripped."""
+        with use_mesh(self.mesh):
+            return self._said(read(self.model.decoder, *prefix, room=max_new), max_new, stop)
+
+    def likelihoods(self, prefix: Prefix, options: Sequence[Options]) -> list[list[Score]]:
+        """How likely the decoder finds each of a row's options (decoder tokens; equally many a
+        row) right after the row's prefix, without an end token. Rows beyond `options` are fill."""
+        with use_mesh(self.mesh):
+            found = read(self.model.decoder, *prefix, room=_room(options))
+            return self._scored(found, options)
+
+    def judged(
+        self, prefix: Prefix, options: Sequence[Options], *, max_new: int = 64, stop: str = "\n"
+    ) -> tuple[list[list[Score]], list[str]]:
+        """`likelihoods` and `answers`, for which the prefix is read once."""
+        with use_mesh(self.mesh):
+            found = read(self.model.decoder, *prefix, room=max(max_new, _room(options)))
+            return self._scored(found, options), self._said(found, max_new, stop)
+
+    def _said(self, found: Read, max_new: int, stop: str) -> list[str]:
+        out = resume(self.model.decoder, found, max_new=max_new, eos_id=self.dec_tok.eos_id)
+        texts = [text.strip() for text in self._texts(out)]
+        return [text.split(stop)[0].strip() if stop else text for text in texts]
+
+    def _scored(self, found: Read, options: Sequence[Options]) -> list[list[Score]]:
+        B, O = found.logits_BV.shape[0], len(options[0])
+        flat = [ids for row in options for ids in row]
+        tok_NL, len_N = rows.padded(flat, B * O, _OPTION_STEP)
+        put = put_batch((tok_NL.reshape(B, O, -1), len_N.reshape(B, O)), self.mesh)
+        nll_BOL = rows.likelihoods(self._graphdef, self._state, found, *put)
+        nll_BO = np.asarray(nll_BOL, np.float64).sum(2)
+        return [
+            [Score(float(nats), len(ids)) for nats, ids in zip(nll_O, row, strict=True)]
+            for nll_O, row in zip(nll_BO, options, strict=False)
+        ]
+
+    def _size(self, rows: int) -> int:
+        """Rows of the batch that holds `rows`: a power of two, so that few shapes are compiled."""
+        return whole_batch(min(self.batch, 1 << (rows - 1).bit_length()), self.mesh)
+
+    def _padded(self, lists: Sequence[Sequence[int]]) -> tuple[jax.Array, jax.Array]:
+        tok_BL, len_B = rows.padded(lists, self._size(len(lists)), _STEP)
+        return put_batch((tok_BL, len_B), self.mesh)
+
+    def _texts(self, out: Any) -> list[str]:
+        tok_BL, len_B = np.asarray(out.tok_BL), np.asarray(out.len_B)
+        return [self.dec_tok.decode(ids[:n]) for ids, n in zip(tok_BL, len_B, strict=True)]
+
+
+def rounded(length: int, step: int = _STEP) -> int:
+    """The next multiple of `step`."""
+    return -(-length // step) * step
+
+
+def _room(options: Sequence[Options]) -> int:
+    longest = max((len(ids) for row in options for ids in row), default=0)
+    return rounded(max(longest, 1), _OPTION_STEP)

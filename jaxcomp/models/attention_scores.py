@@ -1,0 +1,91 @@
+"""Where a transformer looks: the attention that chosen places of a text pay to every place.
+
+It walks the layers as `Transformer.__call__` does, and beside each attention takes the
+probabilities of a few queries, which the fused kernels never hand out.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxcomp.models.attention import BLOCKED, attention, grouped, rope
+from jaxcomp.models.block import Block, rms_norm
+from jaxcomp.models.mask import Mask
+from jaxcomp.models.model import Transformer
+from jaxcomp.runtime.sharding import constrain
+
+
+class Attended(NamedTuple):
+    """share_BL: of the attention of a row's queries the part that goes to each place, the mean
+    over layers, heads and queries (float32; sums to 1 over a row that has a query, else all 0).
+    hidden_BLD: what `Transformer.__call__` gives."""
+
+    share_BL: jax.Array
+    hidden_BLD: jax.Array
+
+
+def attended(
+    model: Transformer, x_BLD: jax.Array, pos_BL: jax.Array, seg_BL: jax.Array, at_BQ: jax.Array
+) -> Attended:
+    """What the places `at_BQ` attend to, and the states of all.
+
+    Args:
+        model: read only; calls of equal shapes compile once, whatever the weights.
+        x_BLD, pos_BL, seg_BL: as of `Transformer.__call__`.
+        at_BQ: int32, indices of query places in the row; below 0: none.
+
+    Beside what the model itself needs, B x N x Q x L probabilities exist at once.
+    """
+    return _attended(*nnx.split(model), x_BLD, pos_BL, seg_BL, at_BQ)
+
+
+@functools.partial(jax.jit, static_argnames=("graphdef",))
+def _attended(
+    graphdef: nnx.GraphDef[Transformer],
+    weights: nnx.State,
+    x_BLD: jax.Array,
+    pos_BL: jax.Array,
+    seg_BL: jax.Array,
+    at_BQ: jax.Array,
+) -> Attended:
+    model = nnx.merge(graphdef, weights)
+    cfg = model.cfg
+    seg_BL = constrain(seg_BL.astype(jnp.int32), "batch")
+    x_BLD = constrain(x_BLD.astype(model.dtype), "act_BLD")
+    angle = rope(cfg, constrain(pos_BL, "batch"))
+    mask = Mask(True, seg_BL, seg_BL)
+    at_BQ1, slot_S = constrain(at_BQ, "batch")[:, :, None], jnp.arange(x_BLD.shape[1])
+    # One-hot rows, not a gather, which would lose the layout of the batch.
+    hot_BQL = at_BQ1 == slot_S
+    seg_BQ1 = jnp.sum(jnp.where(hot_BQL, seg_BL[:, None], 0), axis=2, keepdims=True)
+    allowed_BQS = (seg_BQ1 == seg_BL[:, None]) & (slot_S <= at_BQ1)
+
+    def body(x_BLD: jax.Array, layer: Block) -> tuple[jax.Array, jax.Array]:
+        q_BLNH, k_BSKH, v_BSKH = layer.qkv(x_BLD, angle, None)
+        q_BQNH = jnp.einsum("BQL,BLNH->BQNH", hot_BQL.astype(q_BLNH.dtype), q_BLNH)
+        share_BQS = _mean_over_heads(q_BQNH, k_BSKH, allowed_BQS)
+        heads_BLNH = attention(q_BLNH, k_BSKH, v_BSKH, mask)
+        return layer.mix(x_BLD, heads_BLNH, None), share_BQS
+
+    x_BLD, share_YBQS = jax.lax.scan(body, x_BLD, model.layers)
+    asked_BQ1 = jnp.any(hot_BQL, axis=2, keepdims=True)
+    count_B1 = jnp.maximum(jnp.sum(asked_BQ1, axis=1), 1)
+    share_BL = jnp.sum(jnp.where(asked_BQ1, jnp.mean(share_YBQS, axis=0), 0.0), axis=1) / count_B1
+    return Attended(share_BL, rms_norm(x_BLD, model.norm[...], cfg.rms_norm_eps))
+
+
+def _mean_over_heads(q_BQNH: jax.Array, k_BSKH: jax.Array, allowed_BQS: jax.Array) -> jax.Array:
+    """softmax(q k^T / sqrt(H)) over the allowed keys, in float32: the mean of all heads."""
+    q_BQKGH = grouped(q_BQNH * q_BQNH.shape[3] ** -0.5, k_BSKH.shape[2])
+    q_BKGQH = q_BQKGH.transpose(0, 2, 3, 1, 4)
+    scores_BKGQS = jnp.einsum(
+        "BKGQH,BSKH->BKGQS", q_BKGQH, k_BSKH, preferred_element_type=jnp.float32
+    )
+    scores_BKGQS = jnp.where(allowed_BQS[:, None, None], scores_BKGQS, BLOCKED)
+    share_BKGQS = jax.nn.softmax(scores_BKGQS, axis=-1)
+    return constrain(jnp.mean(share_BKGQS, axis=(1, 2)), "batch")

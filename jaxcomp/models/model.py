@@ -1,0 +1,345 @@
+"""One transformer for Llama 3.x, Qwen2.5 and Qwen3: declared once, layers stacked and scanned."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import PartitionSpec as P
+
+from jaxcomp.config import ConfigError, LoraConfig, ModelConfig
+from jaxcomp.models.attention import Rope, attention, cached, rope
+from jaxcomp.models.block import PROJECTIONS, Block, Given, KeyValues, rms_norm, turned
+from jaxcomp.models.config import check
+from jaxcomp.models.lora import Lora, init_lora
+from jaxcomp.models.mask import Mask
+from jaxcomp.runtime.sharding import SPECS, check_model, constrain, platform
+
+REMAT = ("none", "full", "offload")
+
+
+class Leaf(NamedTuple):
+    """One parameter of one layer (or of the model): its shape, its row of SPECS, its start."""
+
+    shape: tuple[int, ...]
+    spec: str
+    std: float  # of a truncated normal; 0: every value is `fill`
+    fill: float = 1.0
+
+
+def top_leaves(cfg: ModelConfig) -> dict[str, Leaf]:
+    """Parameters outside the layers."""
+    V, D = cfg.vocab_size, cfg.hidden_size
+    # 1/sqrt(D): with a normalised hidden state the first logits have unit variance.
+    leaves = {"emb": Leaf((V, D), "emb_VD", D**-0.5), "norm": Leaf((D,), "norm_D", 0)}
+    if not cfg.tie_word_embeddings:
+        leaves["head"] = Leaf((V, D), "emb_VD", D**-0.5)
+    return leaves
+
+
+def layer_leaves(cfg: ModelConfig) -> dict[str, Leaf]:
+    """Parameters of one layer; the model stacks them on a leading axis Y."""
+    D, F, H = cfg.hidden_size, cfg.intermediate_size, cfg.head_dim
+    N, K = cfg.num_attention_heads, cfg.num_key_value_heads
+    # 2Y branches add to the residual stream; so scaled, their sum has the size of one (GPT-2).
+    branch = (2 * cfg.num_hidden_layers) ** -0.5
+    leaves = {
+        "attn_norm": Leaf((D,), "norm_D", 0),
+        "mlp_norm": Leaf((D,), "norm_D", 0),
+        "q": Leaf((D, N, H), "qkv_DNH", D**-0.5),
+        "k": Leaf((D, K, H), "qkv_DNH", D**-0.5),
+        "v": Leaf((D, K, H), "qkv_DNH", D**-0.5),
+        "o": Leaf((N, H, D), "o_NHD", branch * (N * H) ** -0.5),
+        "gate": Leaf((D, F), "up_DF", D**-0.5),
+        "up": Leaf((D, F), "up_DF", D**-0.5),
+        "down": Leaf((F, D), "down_FD", branch * F**-0.5),
+    }
+    if cfg.qk_norm:
+        leaves |= {"q_norm": Leaf((H,), "norm_D", 0), "k_norm": Leaf((H,), "norm_D", 0)}
+    if cfg.qkv_bias:
+        leaves |= {
+            f"{name}_bias": Leaf(leaves[name].shape[1:], "bias_NH", 0, 0.0) for name in "qkv"
+        }
+    return leaves
+
+
+def count_params(cfg: ModelConfig) -> int:
+    """Number of parameters, a tied output matrix counted once."""
+    top = sum(math.prod(leaf.shape) for leaf in top_leaves(cfg).values())
+    layer = sum(math.prod(leaf.shape) for leaf in layer_leaves(cfg).values())
+    return top + cfg.num_hidden_layers * layer
+
+
+def _draw(key: jax.Array, leaves: dict[str, Leaf], dtype: Any) -> dict[str, jax.Array]:
+    """Every leaf cut from one long draw: a generator per leaf would take seconds to compile."""
+    sizes = {name: math.prod(leaf.shape) for name, leaf in leaves.items() if leaf.std}
+    # 0.8796 is the standard deviation of a normal truncated at two of its own.
+    unit = jax.random.truncated_normal(key, -2, 2, (sum(sizes.values()),)) / 0.87962566
+    out, start = {}, 0
+    for name, leaf in leaves.items():
+        value = jnp.full(leaf.shape, leaf.fill)
+        if leaf.std:
+            value = unit[start : start + sizes[name]].reshape(leaf.shape) * leaf.std
+            start += sizes[name]
+        out[name] = constrain(value.astype(dtype), leaf.spec)
+    return out
+
+
+@functools.partial(jax.jit, static_argnames=("cfg", "dtype"))
+def init_params(key: jax.Array, cfg: ModelConfig, dtype: Any) -> dict[str, jax.Array]:
+    """Arrays by name ("emb", "layers.q", ...) on the active mesh, the same on every mesh.
+
+    Only one layer (and the embeddings) is ever whole on a device.
+    """
+    top_key, layer_key = jax.random.split(key)
+    out = _draw(top_key, top_leaves(cfg), dtype)
+    keys_Y = jax.random.split(layer_key, cfg.num_hidden_layers)
+    stacked = jax.lax.map(lambda k: _draw(k, layer_leaves(cfg), dtype), keys_Y)
+    return out | {f"layers.{name}": x for name, x in stacked.items()}
+
+
+class Cache(NamedTuple):
+    """Keys and values of every layer, their segment ids (0 = unused), and how many are written.
+
+    Heads before positions: a step then attends to them as they lie (on CPUs decoding a batch of 64
+    takes 0.7 times as long as with positions first, which each step would transpose).
+    """
+
+    k_YBKSH: jax.Array
+    v_YBKSH: jax.Array
+    seg_BS: jax.Array
+    length: jax.Array
+
+
+class Transformer(nnx.Module):
+    """A decoder-only transformer. Create and call it under `sharding.use_mesh`.
+
+    cfg says the shape; rngs.params() draws new weights and adapters; `params` (names of
+    `init_params`) takes given weights instead. dtype is that of the base's parameters, and of the
+    computation unless compute_dtype says otherwise. Raises ConfigError where the mesh or a size
+    cannot work.
+    """
+
+    def __init__(
+        self,
+        cfg: ModelConfig,
+        *,
+        rngs: nnx.Rngs | None = None,
+        lora: LoraConfig | None = None,
+        dtype: Any = jnp.float32,
+        compute_dtype: Any = None,
+        params: dict[str, jax.Array] | None = None,
+    ):
+        check(cfg)
+        check_model(cfg, jax.sharding.get_abstract_mesh())
+        lora = lora if lora is not None and lora.rank > 0 else None
+        if rngs is None and (params is None or lora is not None):
+            raise ConfigError("rngs is None: give nnx.Rngs(seed) to draw new weights or adapters")
+        key = jax.random.key(0) if rngs is None else rngs.params()
+        weights = init_params(key, cfg, jnp.dtype(dtype)) if params is None else params
+        adapters: dict[str, Lora] = {}
+        if lora is not None:
+            leaves = layer_leaves(cfg)
+            shapes = tuple((name, p.eq, leaves[name].shape) for name, p in PROJECTIONS.items())
+            adapters = init_lora(jax.random.fold_in(key, 1), lora, shapes, cfg.num_hidden_layers)
+        self.cfg = cfg
+        self.dtype = jnp.dtype(compute_dtype or dtype)
+        self.emb = nnx.Param(weights["emb"], spec="emb_VD")
+        self.norm = nnx.Param(weights["norm"], spec="norm_D")
+        self.head = None if cfg.tie_word_embeddings else nnx.Param(weights["head"], spec="emb_VD")
+        self.layers = Block(cfg, weights, adapters)
+
+    def embed(self, tok_BL: jax.Array) -> jax.Array:
+        """Token embeddings x_BLD in the computation's dtype."""
+        # Each device looks up every token of its fsdp group in its own columns of the table; only
+        # what was found moves, never the table.
+        tok_BL = jax.reshard(tok_BL, P("replica"))
+        found_BLD = self.emb[...].at[tok_BL].get(out_sharding=SPECS["found_BLD"])
+        return constrain(found_BLD.astype(self.dtype), "act_BLD")
+
+    def head_VD(self) -> jax.Array:
+        """The output matrix, tied or not."""
+        return self.emb[...] if self.head is None else self.head[...]
+
+    def unembed(self, hidden_BLD: jax.Array) -> jax.Array:
+        """logits_BLV in float32."""
+        return jnp.einsum(
+            "BLD,VD->BLV",
+            hidden_BLD,
+            self.head_VD().astype(hidden_BLD.dtype),
+            preferred_element_type=jnp.float32,
+            out_sharding=SPECS["logits_BLV"],
+        )
+
+    def __call__(
+        self,
+        x_BLD: jax.Array,
+        pos_BL: jax.Array,
+        seg_BL: jax.Array,
+        *,
+        remat: str = "none",
+        packed: bool = True,
+        dropout_key: jax.Array | None = None,
+        given: Given | None = None,
+        unroll: int = 0,
+    ) -> jax.Array:
+        """hidden_BLD after the final norm; attention is causal within equal segment ids.
+
+        pos_BL are RoPE positions (any integers), seg_BL segment ids with 0 = padding; packed=False
+        promises that none is above 1, which more kernels can say. remat is none | full | offload
+        (layer inputs to host memory); dropout_key turns LoRA dropout on; `given` are keys and
+        values in the place of the tower's own; unroll is the number of layers in one scan step (0:
+        see `_unroll`).
+        """
+        return self._through(
+            x_BLD, pos_BL, seg_BL, given=given, last=0, remat=remat, packed=packed,
+            dropout_key=dropout_key, unroll=unroll,
+        )[0]  # fmt: skip
+
+    def keep(
+        self,
+        x_BLD: jax.Array,
+        pos_BL: jax.Array,
+        seg_BL: jax.Array,
+        *,
+        last: int,
+        remat: str = "none",
+        packed: bool = True,
+        dropout_key: jax.Array | None = None,
+    ) -> tuple[jax.Array, KeyValues]:
+        """As `__call__`; and the keys and values of the `last` places, 1 to L."""
+        hidden_BLD, kv = self._through(
+            x_BLD, pos_BL, seg_BL, given=None, last=last, remat=remat, packed=packed,
+            dropout_key=dropout_key, unroll=0,
+        )  # fmt: skip
+        assert kv is not None
+        return hidden_BLD, kv
+
+    def _through(
+        self,
+        x_BLD: jax.Array,
+        pos_BL: jax.Array,
+        seg_BL: jax.Array,
+        *,
+        given: Given | None,
+        last: int,
+        remat: str,
+        packed: bool,
+        dropout_key: jax.Array | None,
+        unroll: int,
+    ) -> tuple[jax.Array, KeyValues | None]:
+        """All layers and the final norm; with keys and values of the `last` places, if any."""
+        x_BLD, angle, mask = self._start(x_BLD, pos_BL, seg_BL, packed)
+
+        def body(x_BLD: jax.Array, xs: Any) -> tuple[jax.Array, KeyValues | None]:
+            layer, key, kv = xs
+            x_BLD = checkpoint_name(x_BLD, "layer_input")
+            q_BLNH, k_BSKH, v_BSKH = layer.heads(x_BLD, key)
+            kept = KeyValues(k_BSKH[:, -last:], v_BSKH[:, -last:]) if last else None
+            qkv = turned(q_BLNH, k_BSKH, v_BSKH, angle, given and given._replace(kv=kv))
+            return layer.mix(x_BLD, attention(*qkv, mask), key), kept
+
+        keys_Y = None
+        if dropout_key is not None:
+            keys_Y = jax.random.split(dropout_key, self.cfg.num_hidden_layers)
+        with jax.named_scope("layers"):
+            scan_body = _rematerialise(body, remat)
+            xs = (self.layers, keys_Y, given and given.kv)
+            x_BLD, kept = jax.lax.scan(scan_body, x_BLD, xs, unroll=unroll or _unroll())
+        return rms_norm(x_BLD, self.norm[...], self.cfg.rms_norm_eps), kept
+
+    def prefill(
+        self,
+        x_BLD: jax.Array,
+        pos_BL: jax.Array,
+        seg_BL: jax.Array,
+        size: int,
+        given: Given | None = None,
+    ) -> tuple[jax.Array, Cache]:
+        """As `__call__`, keeping keys and values in a cache with room for `size` >= L of them."""
+        x_BLD, angle, mask = self._start(x_BLD, pos_BL, seg_BL)
+
+        def body(x_BLD: jax.Array, xs: Any) -> tuple[jax.Array, Any]:
+            layer, kv = xs
+            q_BLNH, k_BSKH, v_BSKH = layer.heads(x_BLD, None)
+            given_y = given and given._replace(kv=kv)
+            q_BLNH, k_BSKH, v_BSKH = turned(q_BLNH, k_BSKH, v_BSKH, angle, given_y)
+            heads_BLNH = attention(q_BLNH, k_BSKH, v_BSKH, mask)
+            kept = k_BSKH.transpose(0, 2, 1, 3), v_BSKH.transpose(0, 2, 1, 3)
+            return layer.mix(x_BLD, heads_BLNH, None), kept
+
+        xs = (self.layers, given and given.kv)
+        x_BLD, (k_YBKSH, v_YBKSH) = jax.lax.scan(body, x_BLD, xs)
+        room = size - x_BLD.shape[1]
+        wide = ((0, 0), (0, 0), (0, 0), (0, room), (0, 0))
+        cache = Cache(
+            jnp.pad(k_YBKSH, wide),
+            jnp.pad(v_YBKSH, wide),
+            jnp.pad(mask.kv_seg_BS, ((0, 0), (0, room))),
+            jnp.int32(x_BLD.shape[1]),
+        )
+        return rms_norm(x_BLD, self.norm[...], self.cfg.rms_norm_eps), cache
+
+    def step(
+        self, x_BLD: jax.Array, pos_BL: jax.Array, seg_BL: jax.Array, cache: Cache
+    ) -> tuple[jax.Array, Cache]:
+        """As `__call__` for the next L tokens after those in the cache, which it extends."""
+        x_BLD, angle, mask = self._start(x_BLD, pos_BL, seg_BL)
+        at = cache.length
+        seg_BS = jax.lax.dynamic_update_slice(cache.seg_BS, mask.q_seg_BL, (0, at))
+        mask = Mask(True, mask.q_seg_BL, seg_BS, at)
+
+        def body(carry: Any, xs: Any) -> tuple[Any, None]:
+            # The whole cache is carried and written in place: as xs and ys it would be copied.
+            x_BLD, k_YBKSH, v_YBKSH = carry
+            layer, y = xs
+            q_BLNH, k_BLKH, v_BLKH = layer.qkv(x_BLD, angle, None)
+            k_BKLH, v_BKLH = k_BLKH.transpose(0, 2, 1, 3), v_BLKH.transpose(0, 2, 1, 3)
+            where = (y, 0, 0, at, 0)
+            k_YBKSH = jax.lax.dynamic_update_slice(k_YBKSH, k_BKLH[None], where)
+            v_YBKSH = jax.lax.dynamic_update_slice(v_YBKSH, v_BKLH[None], where)
+            heads_BLNH = cached(q_BLNH, k_YBKSH[y], v_YBKSH[y], mask)
+            return (layer.mix(x_BLD, heads_BLNH, None), k_YBKSH, v_YBKSH), None
+
+        carry = (x_BLD, cache.k_YBKSH, cache.v_YBKSH)
+        layers = (self.layers, jnp.arange(self.cfg.num_hidden_layers))
+        (x_BLD, k_YBKSH, v_YBKSH), _ = jax.lax.scan(body, carry, layers)
+        hidden_BLD = rms_norm(x_BLD, self.norm[...], self.cfg.rms_norm_eps)
+        return hidden_BLD, Cache(k_YBKSH, v_YBKSH, seg_BS, at + x_BLD.shape[1])
+
+    def _start(
+        self, x_BLD: jax.Array, pos_BL: jax.Array, seg_BL: jax.Array, packed: bool = True
+    ) -> tuple[jax.Array, Rope, Mask]:
+        seg_BL = constrain(seg_BL.astype(jnp.int32), "batch")
+        x_BLD = constrain(x_BLD.astype(self.dtype), "act_BLD")
+        mask = Mask(True, seg_BL, seg_BL, packed=packed)
+        return x_BLD, rope(self.cfg, constrain(pos_BL, "batch")), mask
+
+
+def _unroll() -> int:
+    # XLA:CPU runs a scanned tiny layer 1.2-1.9 times as slowly as an unrolled one; elsewhere the
+    # scan costs nothing and keeps programs small.
+    return 4 if platform() == "cpu" else 1
+
+
+def _rematerialise(body: Any, remat: str) -> Any:
+    """`body` under the chosen trade of memory for recomputation in the backward pass."""
+    if remat not in REMAT:
+        raise ConfigError(f"remat is {remat!r}, expected one of {', '.join(REMAT)}")
+    if remat == "none":
+        return body
+    policy = None
+    if remat == "offload":
+        policy = jax.checkpoint_policies.save_and_offload_only_these_names(
+            names_which_can_be_saved=[],
+            names_which_can_be_offloaded=["layer_input"],
+            offload_src="device",
+            offload_dst="pinned_host",
+        )
+    # A scan cannot merge the recomputation with the forward pass, so no barrier is needed.
+    return jax.checkpoint(body, prevent_cse=False, policy=policy)

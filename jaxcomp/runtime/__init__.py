@@ -1,0 +1,1 @@
+"""What a run stands on: the mesh, processes, preemption, paths and buckets, caches."""

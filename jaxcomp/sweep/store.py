@@ -1,0 +1,234 @@
+"""What is finished: one JSON file a job, written whole or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from jaxcomp.config import Config, ConfigError, to_dict
+from jaxcomp.runtime import paths, strict_json
+from jaxcomp.sweep import grid
+
+DONE, FAILED = "done", "failed"
+FIX = "delete it and run the sweep again"
+Row = dict[str, Any]  # as `Ledger.write` makes it and `read` checks it
+
+
+class DiskFullError(RuntimeError):
+    """Nothing more can be written; what is finished is kept."""
+
+
+def disk_full(path: Path | str) -> DiskFullError:
+    return DiskFullError(
+        f"the disk that holds {path} is full: free some space and run the same command again; "
+        "finished jobs are kept"
+    )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all. Raises DiskFullError."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all. Raises DiskFullError."""
+    try:
+        paths.write_bytes(path, content)
+    except OSError as e:
+        if e.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise disk_full(path.parent) from e
+        raise
+
+
+class Ledger:
+    """The rows of a sweep under `workdir/ledger/`."""
+
+    def __init__(self, workdir: Path):
+        self.workdir = paths.path(workdir)
+        self.folder = self.workdir / "ledger"
+
+    def check(self, cfg: Config) -> None:
+        """Raises ConfigError if the workdir belongs to another config."""
+        path = self.workdir / "sweep.json"
+        if not path.exists():
+            return
+        found = grid.differences(made_by(path)["identity"], _identity(cfg))
+        if found:
+            field, old, new = found[0]
+            more = f" (and {len(found) - 1} more fields)" if len(found) > 1 else ""
+            raise ConfigError(
+                f"{self.workdir} was made by another config: {field} was {_short(old)}, now "
+                f"{_short(new)}{more}; use the old config, or another --workdir (with "
+                f"--reuse={self.workdir} to take over the jobs that are the same)"
+            )
+
+    def open(self, cfg: Config) -> None:
+        """Bind the workdir to `cfg`. Raises ConfigError if it belongs to another config."""
+        self.check(cfg)
+        hashes = {job.id: job.hash for job in grid.expand(cfg)}
+        content = {"identity": _identity(cfg), "config": to_dict(cfg), "jobs": hashes}
+        text = json.dumps(content, indent=1, sort_keys=True) + "\n"
+        path = self.workdir / "sweep.json"
+        if not path.exists() or path.read_text() != text:
+            write_text(path, text)
+
+    def jobs(self, cfg: Config) -> list[grid.Job]:
+        """The jobs of `cfg`, with the hashes that they had when the workdir was made.
+
+        So a report needs neither the data nor the models: these may have moved since.
+        """
+        path = self.workdir / "sweep.json"
+        kept = made_by(path)["jobs"] if path.is_file() else {}
+        return [dataclasses.replace(j, hash=kept.get(j.id, j.hash)) for j in grid.expand(cfg)]
+
+    def row(self, job: grid.Job) -> Row | None:
+        """The job's row, done or failed, if it was made by the same config.
+
+        Raises ConfigError for a damaged one.
+        """
+        path = self.folder / f"{job.id}.json"
+        if not path.exists():
+            return None
+        row = read(path)
+        _check_size(path, row, job, FIX)
+        return row if row["hash"] == job.hash else None
+
+    def done(self, job: grid.Job) -> bool:
+        row = self.row(job)
+        return row is not None and row["status"] == DONE
+
+    def write(self, job: grid.Job, status: str, **content: Any) -> None:
+        row = {
+            "id": job.id,
+            "hash": job.hash,
+            "status": status,
+            "family": job.setup.family,
+            "size": job.setup.size,
+            "ratio": job.setup.ratio,
+            "base_seed": job.base_seed,
+            "seed": job.seed,
+            "lr": job.config.train.optim.lr,
+            "lr_multiple": job.lr_multiple,
+            **content,
+        }
+        text = json.dumps(row, indent=1, sort_keys=True)
+        write_text(self.folder / f"{job.id}.json", text + "\n")
+
+    def reuse(self, found: Iterable[tuple[grid.Job, Row]]) -> int:
+        """Take over rows (of `finished`) of jobs that are not done here; returns how many."""
+        count = 0
+        for job, row in found:
+            if not self.done(job):
+                content = {k: row[k] for k in ("metrics", "intervals", "timings") if k in row}
+                self.write(job, DONE, reused_from=row["reused_from"], **content)
+                count += 1
+        return count
+
+
+def finished(jobs: Iterable[grid.Job], folders: Iterable[Path]) -> list[tuple[grid.Job, Row]]:
+    """Of other workdirs, or folders of rows: those of `jobs` (by config hash) that are finished.
+
+    Raises ConfigError for a folder that holds none, and for a damaged row.
+    """
+    wanted = {job.hash: job for job in jobs}
+    fix = "remove it from there, and its job is run again"
+    found: list[tuple[grid.Job, Row]] = []
+    for folder in folders:
+        own = (folder / "ledger").is_dir()
+        ledger = folder / "ledger" if own else folder
+        files = sorted(ledger.glob("*.json"))
+        if not own and not any(map(_is_row, files)):
+            raise ConfigError(
+                f"--reuse={folder}: holds no ledger; expected a sweep's workdir or its ledger"
+            )
+        for path in files:
+            row = read(path, fix)
+            if row["status"] == DONE and row["hash"] in wanted:
+                job = wanted[row["hash"]]
+                _check_size(path, row, job, fix)
+                found.append((job, row | {"reused_from": folder.name}))
+    return found
+
+
+def _is_row(path: Path) -> bool:
+    try:
+        return "hash" in strict_json.read(path, dict)
+    except strict_json.JsonError:
+        return False
+
+
+def read(path: Path, fix: str = FIX) -> Row:
+    """A row of a ledger. Raises ConfigError for a damaged one; `fix` says what to do then."""
+    row = _object(path, fix)
+    for name in ("id", "hash", "status"):
+        if not isinstance(row.get(name), str):
+            raise _damaged(path, name, row.get(name), "text", fix)
+    if row["status"] not in (DONE, FAILED):
+        raise _damaged(path, "status", row["status"], f"{DONE} or {FAILED}", fix)
+    if row["status"] == FAILED and not isinstance(row.get("error"), str):
+        raise _damaged(path, "error", row.get("error"), "text", fix)
+    for name, fits, expected in _NUMBERS if row["status"] == DONE else ():
+        group = row.get(name, {} if name != "metrics" else None)
+        if not isinstance(group, dict):
+            raise _damaged(path, name, group, "an object", fix)
+        for key, value in group.items():
+            if not fits(value):
+                raise _damaged(path, f"{name}.{key}", value, expected, fix)
+    return row
+
+
+def _check_size(path: Path, row: Row, job: grid.Job, fix: str) -> None:
+    """A size is placed by its parameters in every table; a rate that diverged has no numbers."""
+    params = row["metrics"].get("params") if row["status"] == DONE else 0
+    if job.recipe and not _is_number(params):
+        raise _damaged(path, "metrics.params", params, "a number", fix)
+
+
+def made_by(path: Path) -> dict[str, Any]:
+    """What sweep.json says: identity, config and jobs (id -> hash). Raises ConfigError."""
+    content = {"jobs": {}} | _object(path, FIX)
+    for name in ("identity", "config", "jobs"):
+        if not isinstance(content.get(name), dict):
+            raise _damaged(path, name, content.get(name), "an object", FIX)
+    return content
+
+
+def _object(path: Path, fix: str) -> dict[str, Any]:
+    try:
+        return strict_json.read(path, dict)
+    except strict_json.JsonError as error:
+        raise ConfigError(f"{error}; {fix}") from error
+
+
+def _damaged(path: Path, name: str, value: Any, expected: str, fix: str) -> ConfigError:
+    return ConfigError(f"{path}: {name} = {_short(value)}, expected {expected}; {fix}")
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _is_interval(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value))
+
+
+_NUMBERS = (
+    ("metrics", lambda value: value is None or _is_number(value), "a finite number or null"),
+    ("intervals", _is_interval, "two finite numbers"),
+    ("timings", _is_number, "a finite number"),
+)
+
+
+def _identity(cfg: Config) -> dict[str, Any]:
+    """Through JSON, so that tuples and lists compare equal."""
+    return json.loads(json.dumps(grid.sweep_identity(cfg)))
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."

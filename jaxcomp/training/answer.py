@@ -1,0 +1,98 @@
+"""Answering questions from the memory: the fine-tuning that follows reconstruction.
+
+The decoder reads the memory, the marker of continuing and the question; the loss is on the answer
+and its end token alone (as ICAE, 500xCompressor and PCC's second stage tune theirs).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jaxcomp.compress.autoencoder import AutoEncoder, Targets
+from jaxcomp.config import Config
+from jaxcomp.data.qa_batches import AnswerBatch, answer_batches
+from jaxcomp.data.tokenizer import Tokenizer
+from jaxcomp.runtime.sharding import SPECS, on_host, put_batch, whole_batch
+from jaxcomp.training.loss import MemoryObjective
+from jaxcomp.training.optim import eval_step, split_model
+
+
+@dataclass(frozen=True)
+class AnswerObjective(MemoryObjective):
+    """Mean nats of an answer's labels, and of a rebuilt text's where the batch has any
+    (`data.answers.AnswerBatch`), each weighing as much as its share of the targets.
+
+    So a long text beside a short answer counts as one example, not as its number of tokens, and in
+    the mean the loss is p_reconstruct * rebuilding + (1 - p_reconstruct) * answering.
+    Metrics: `loss` as differentiated; of answers `loss_answer`, `accuracy_answer` (labels that were
+    the likeliest) and `exact_answer` (answers all of whose labels were: what greedy decoding says
+    exactly); `loss_rebuild`, `accuracy_rebuild`. NaN where the batch has none of that kind.
+    """
+
+    objective: str = "answer"
+
+    def weights(self, batch: Any) -> jax.Array:
+        count_BO = (batch.tok_len_BO - batch.asked_BO).astype(jnp.float32)
+        there_BO = (count_BO > 0).astype(jnp.float32)
+        targets, weight_BO = jnp.maximum(jnp.sum(there_BO), 1.0), jnp.zeros_like(count_BO)
+        for mode in (0, 1):
+            mine_BO = there_BO * (batch.mode_BO == mode)
+            share = jnp.sum(mine_BO) / targets
+            weight_BO += mine_BO * share / jnp.maximum(jnp.sum(count_BO * mine_BO), 1.0)
+        return weight_BO
+
+    def scored(self, targets: Targets, batch: Any) -> jax.Array:
+        rows, L = targets.valid_RL.shape
+        asked_R = jnp.reshape(batch.asked_BO, (rows,), out_sharding=SPECS["batch"])
+        return targets.valid_RL & (jnp.arange(L, dtype=jnp.int32) >= asked_R[:, None])
+
+    def more(self, hit_R: jax.Array, count_R: jax.Array, mode_R: jax.Array) -> list[jax.Array]:
+        answer_R = (mode_R == 1) & (count_R > 0)
+        exact_R = answer_R & (hit_R >= count_R)
+        return [jnp.sum(x_R.astype(jnp.float32)) for x_R in (exact_R, answer_R)]
+
+    def metrics(self, sums_K: jax.Array) -> dict[str, jax.Array]:
+        found = super().metrics(sums_K[:7])
+        renamed = {name.replace("continue", "answer"): value for name, value in found.items()}
+        return renamed | {"exact_answer": sums_K[7] / sums_K[8]}
+
+
+def answered(
+    cfg: Config, model: AutoEncoder, toks: tuple[Tokenizer, Tokenizer], which: str = "val"
+) -> dict[str, float | int | None]:
+    """Teacher-forced, of every question about a held-out set's contexts: `answers`, their number;
+    `loss_answer` (nats a label), `accuracy_answer` and `exact_answer` as AnswerObjective has them;
+    `floor_loss_answer` and `floor_exact_answer` with the memory withheld. None without a question.
+    Under the active mesh."""
+    mesh = jax.sharding.get_mesh()
+    layout, params, _ = split_model(model, nnx.Variable)
+    objective = AnswerObjective(cfg.memory.ratio, chunk=cfg.train.loss_chunk)
+    add = partial(eval_step, layout, objective, params)
+    total, floor = np.zeros(9), np.zeros(9)
+    size = whole_batch(cfg.eval.batch, mesh)
+    for batch, _ in answer_batches(cfg, which, size, *toks):
+        total += on_host(add(put_batch(batch, mesh))).astype(np.float64)
+        floor += on_host(add(put_batch(_blank(batch), mesh))).astype(np.float64)
+    count, labels = int(total[8]), total[6]
+    if not count:
+        return {"answers": 0} | dict.fromkeys(NAMES)
+    values = (total[4] / labels, total[5] / labels, total[7] / count)
+    floors = (floor[4] / labels, floor[7] / count)
+    found = zip(NAMES, map(float, (*values, *floors)), strict=True)
+    return {"answers": count, **dict(found)}
+
+
+NAMES = (
+    "loss_answer", "accuracy_answer", "exact_answer", "floor_loss_answer", "floor_exact_answer",
+)  # fmt: skip
+
+
+def _blank(batch: AnswerBatch) -> AnswerBatch:
+    return batch._replace(ctx_len_BG=np.zeros_like(batch.ctx_len_BG))

@@ -1,0 +1,342 @@
+"""Training a compressor against the frozen decoder."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+from safetensors.numpy import load_file
+
+from jaxcomp.compress.autoencoder import AutoEncoder, build, dtypes, trainable_filter
+from jaxcomp.config import Config, ConfigError, LoraConfig, config_hash, to_dict
+from jaxcomp.data.batches import CONTINUE, REBUILD, batch_examples, eval_examples, train_batches
+from jaxcomp.data.eval_sets import check_held_out
+from jaxcomp.data.tokenizer import Tokenizer
+from jaxcomp.models import hf
+from jaxcomp.models.hub import is_id
+from jaxcomp.models.model import Transformer, count_params
+from jaxcomp.runtime import distributed, paths
+from jaxcomp.runtime.sharding import on_host, put_batch, use_mesh, whole_batch
+from jaxcomp.training import lock, manifest, pretrained, ratio_schedule, warm_start
+from jaxcomp.training.answer import answered
+from jaxcomp.training.checkpoint import Checkpoints
+from jaxcomp.training.loop import Fitted, Run, Say, fit, mesh_for
+from jaxcomp.training.loss import MemoryObjective
+from jaxcomp.training.manifest import (
+    IDENTITY,
+    SETTINGS,
+    SUMMARY,
+    CheckpointError,
+    claim_together,
+    read_json,
+    write_json,
+)
+from jaxcomp.training.metrics import TIMINGS, Clock, told_time
+from jaxcomp.training.objectives import objective_of
+from jaxcomp.training.optim import eval_step, init_state, split_model, split_optim
+from jaxcomp.training.profiling import Window
+
+
+def train(
+    cfg: Config,
+    workdir: Path,
+    *,
+    root: Path | None = None,
+    say: Say | None = None,
+    profile: Window | None = None,
+) -> dict[str, Any]:
+    """Trains `cfg.compressor` at `cfg.memory.ratio` against the decoder; returns the summary.
+
+    Resumes what a killed process left in `workdir`; a finished one is only read. `root` is where
+    bases/ and decoders/ made locally stand (default `workdir`); `profile` are steps to trace.
+
+    The summary (also summary.json) holds what a rerun reproduces: steps, tokens, train_loss, and
+    on the validation set, teacher-forced: val_loss_rebuild and val_loss_continue (nats a token),
+    val_accuracy_rebuild and val_accuracy_continue; val_loss is the one of rebuilding. With
+    objective `answer` also what `answer.answered` gives, as val_*. Time goes to timings.json, and
+    to standard error.
+
+    Raises:
+        ConfigError: a field that cannot work, missing weights, or a workdir of another config.
+        DataError, CheckpointError, TrainingError, Terminated: see `loop.fit`.
+    """
+    clock = Clock()
+    workdir = paths.path(workdir)
+    ratio_schedule.check(cfg)
+    ratio_schedule.check_own(cfg)
+    comp_folder, dec_folder = _weights(cfg, root or workdir)
+    identity = run_identity(cfg, comp_folder, dec_folder, workdir)
+    finished = distributed.by_lead(lambda: (workdir / SUMMARY).is_file())
+    # Before the workdir is claimed: the weights that take the place of broken ones are others.
+    toks = None if finished else _usable(comp_folder, dec_folder)
+    if toks is not None:
+        check_held_out(cfg, *toks)
+    with lock.held(workdir):
+        try:
+            claim_together(workdir, identity)
+        except ConfigError as error:
+            raise ConfigError(f"{error}{_other_file(cfg, workdir, identity)}") from error
+        settings = _settings(cfg, workdir, root or workdir)
+        distributed.by_lead(lambda: write_json(workdir / SETTINGS, settings))
+        if toks is None:
+            return distributed.by_lead(lambda: read_json(workdir / SUMMARY))
+        mesh = mesh_for(cfg)
+        run = run_of(cfg, cfg.compressor, identity, comp_folder, dec_folder, toks, workdir)
+        fitted = fit(run, workdir, mesh, say=say, profile=profile, clock=clock)
+        return _finish(cfg, workdir, identity, fitted, toks, mesh, clock)
+
+
+def _finish(
+    cfg: Config,
+    workdir: Path,
+    identity: dict[str, Any],
+    fitted: Fitted,
+    toks: tuple[Tokenizer, Tokenizer],
+    mesh: Mesh,
+    clock: Clock,
+) -> dict[str, Any]:
+    """Measures and writes the summary of what was trained."""
+    with use_mesh(mesh), clock.part("evaluation"):
+        model = fitted.model()
+        values = validate(cfg, model, toks)
+    summary = {
+        "config_hash": config_hash(identity),
+        "compressor": cfg.compressor,
+        "ratio": cfg.memory.ratio,
+        "parameters_compressor": count_params(model.compressor.llm.cfg),
+        "parameters_decoder": count_params(model.decoder.cfg),
+        "parameters_trained": sum(x.size for x in fitted.trained.values()),
+        **fitted.numbers,
+        **values,
+    }
+    return distributed.by_lead(lambda: _write_summary(workdir, summary, fitted, clock))
+
+
+def _other_file(cfg: Config, workdir: Path, identity: dict[str, Any]) -> str:
+    """What to add to the refusal of a workdir whose run read a data file of another name: hashes
+    alone do not tell that the file was renamed."""
+    known = (workdir / SETTINGS).is_file() and (workdir / IDENTITY).is_file()
+    if cfg.data.source == "world" or not known:
+        return ""
+    if read_json(workdir / IDENTITY)["data"]["path"] == identity["data"]["path"]:
+        return ""
+    was = read_json(workdir / SETTINGS)["config"]["data"]["path"]
+    if was.rsplit("/", 1)[-1] == cfg.data.path.rsplit("/", 1)[-1]:
+        return ""
+    return (
+        f". Its data.path was {was!r}, now it is {cfg.data.path!r}: text is known by the names and "
+        "the bytes of its files, so a renamed file needs the name that it had"
+    )
+
+
+def _write_summary(
+    workdir: Path, summary: dict[str, Any], fitted: Fitted, clock: Clock
+) -> dict[str, Any]:
+    """Of a run that was only restored, the timings are those of its training."""
+    if fitted.rates is not None:
+        timings = clock.timings(fitted.rates)
+        write_json(workdir / TIMINGS, timings)
+        print(told_time(summary["compressor"], timings), file=sys.stderr, flush=True)
+    write_json(workdir / SUMMARY, summary)
+    return read_json(workdir / SUMMARY)
+
+
+def _settings(cfg: Config, workdir: Path, root: Path) -> dict[str, Any]:
+    """What opens a run again from anywhere: its config and where its bases are."""
+    folders = {
+        name: given if is_id(given) else paths.absolute(given)
+        for name, given in cfg.folders.items()
+    }
+    begin = cfg.train.start and paths.absolute(cfg.train.start)
+    cfg = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, start=begin))
+    return {
+        "config": to_dict(dataclasses.replace(cfg, folders=folders)),
+        "root": paths.relative(root, workdir),
+    }
+
+
+def _usable(*folders: Path) -> tuple[Tokenizer, Tokenizer]:
+    """The tokenizers of both folders, whose weights can be read."""
+    for folder in folders:
+        hf.check(folder)
+    return pretrained.tokenizer_of(folders[0]), pretrained.tokenizer_of(folders[1])
+
+
+def planned(
+    cfg: Config, root: Path, workdir: Path | None = None
+) -> tuple[Run, tuple[Tokenizer, Tokenizer]]:
+    """The run that `train` would make, not begun, and its two tokenizers. `workdir` is where it
+    is, if it was trained: it needs the run it began with no more.
+
+    Raises ConfigError as `train` does.
+    """
+    ratio_schedule.check(cfg)
+    ratio_schedule.check_own(cfg)
+    folders = _weights(cfg, root)
+    toks = _usable(*folders)
+    identity = run_identity(cfg, *folders, workdir)
+    return run_of(cfg, cfg.compressor, identity, *folders, toks, workdir), toks
+
+
+def load_run(
+    cfg: Config, workdir: Path, *, root: Path | None = None, step: int | None = None
+) -> AutoEncoder:
+    """The pair of a finished run: base weights, the trained split from the last checkpoint, or
+    from the one after `step` updates (`checkpoint.saved_steps` says which there are).
+
+    Call it under the mesh the model is to lie on.
+    Raises CheckpointError where the run has not been finished, ConfigError as `train` does.
+    """
+    workdir = paths.path(workdir)
+    ratio_schedule.check(cfg)
+    comp_folder, dec_folder = _weights(cfg, root or workdir)
+    model = pair(cfg, comp_folder, dec_folder)
+    if not (workdir / SUMMARY).is_file():
+        raise CheckpointError(f"{workdir}: no finished run there; run `jaxcomp train` first")
+    if cfg.train.optim.steps == 0:
+        return warm_start.begun(cfg, model, workdir)
+    identity = run_identity(cfg, comp_folder, dec_folder, workdir)
+    checkpoints = Checkpoints(workdir, identity, keep=None)
+    layout, trained, frozen = split_model(model, trainable_filter(cfg.train, cfg.memory))
+    state = init_state(trained, split_optim(cfg.train.optim)[0])
+    try:
+        state = checkpoints.restore(state, None, step or cfg.train.optim.steps)
+    finally:
+        checkpoints.close()
+    return layout.merge(state.params, frozen)
+
+
+def tokenizers(cfg: Config, root: Path) -> tuple[Tokenizer, Tokenizer]:
+    """The compressor's and the decoder's tokenizer of a run."""
+    comp_folder, dec_folder = _weights(cfg, root)
+    return pretrained.tokenizer_of(comp_folder), pretrained.tokenizer_of(dec_folder)
+
+
+def pair(cfg: Config, comp_folder: Path, dec_folder: Path) -> AutoEncoder:
+    """The untrained pair from two Hugging Face folders, on the active mesh.
+
+    `markers.safetensors` beside the decoder, if there, gives the markers' initial values.
+    Raises ConfigError where the decoder's markers do not fit it.
+    """
+    # The LoRA leaves have their own stream, so that rank 0 and rank 8 share memory tokens.
+    llm, decoder = towers(
+        cfg, comp_folder, dec_folder, nnx.Rngs(params=cfg.seed + 7919), lora=cfg.memory.lora
+    )
+    shipped = Path(dec_folder) / pretrained.MARKERS
+    markers_4D = jnp.asarray(load_file(shipped)["markers_4D"]) if shipped.is_file() else None
+    return build(
+        llm,
+        decoder,
+        cfg.memory,
+        cfg.train,
+        segment=cfg.data.segment,
+        seed=cfg.seed,
+        markers_4D=markers_4D,
+    )
+
+
+def towers(
+    cfg: Config, comp_folder: Path, dec_folder: Path, rngs: nnx.Rngs, lora: LoraConfig | None
+) -> tuple[Transformer, Transformer]:
+    """Compressor and decoder of two Hugging Face folders, in the config's dtypes."""
+    of = dtypes(cfg.train, cfg.memory)
+    llm = hf.load(comp_folder, lora=lora, dtype=of.compressor, compute_dtype=of.compute, rngs=rngs)
+    return llm, hf.load(dec_folder, dtype=of.decoder, compute_dtype=of.compute)
+
+
+def validate(
+    cfg: Config, model: AutoEncoder, toks: tuple[Tokenizer, Tokenizer]
+) -> dict[str, float | int | None]:
+    """Teacher-forced loss (nats a token) and accuracy of both modes on the validation set, at
+    `cfg.memory.ratio`; None for a mode without a single target. With objective `answer` also what
+    `answered` gives. Under the active mesh."""
+    mesh = jax.sharding.get_mesh()
+    size = whole_batch(cfg.eval.batch, mesh)
+    layout, params, _ = split_model(model, nnx.Variable)
+    objective = MemoryObjective(cfg.memory.ratio, chunk=cfg.train.loss_chunk)
+    total = np.zeros(7)
+    examples = eval_examples(cfg, "val", *toks)
+    for batch, _ in batch_examples(examples, size, cfg, (REBUILD, CONTINUE)):
+        sums_K = eval_step(layout, objective, params, put_batch(batch, mesh))
+        total += on_host(sums_K).astype(np.float64)
+    out: dict[str, float | int | None] = {}
+    for mode, at in (("rebuild", 1), ("continue", 4)):
+        nll, hits, count = total[at : at + 3]
+        out[f"val_loss_{mode}"] = float(nll / count) if count else None
+        out[f"val_accuracy_{mode}"] = float(hits / count) if count else None
+    out["val_loss"] = out["val_loss_rebuild"]
+    if cfg.train.objective == "answer":
+        out |= {f"val_{name}": value for name, value in answered(cfg, model, toks).items()}
+    return out
+
+
+def run_identity(
+    cfg: Config, comp_folder: Path, dec_folder: Path, workdir: Path | None = None
+) -> dict[str, Any]:
+    """Everything that determines a run's result: the named settings, the two sets of weights, and
+    the run it begins with. `workdir` is the run's own (see `start.name_of`, which raises)."""
+    identity = {
+        "kind": "compressor",
+        "compressor": cfg.compressor,
+        "weights": manifest.weights_identity(comp_folder),
+        "decoder": manifest.weights_identity(dec_folder),
+        "base_seed": cfg.base_seed,
+        "seed": cfg.seed,
+        "world": to_dict(cfg.world),
+        "data": manifest.data_identity(cfg),
+        "memory": to_dict(cfg.memory),
+        "train": manifest.without_side(to_dict(cfg.train)),
+    }
+    if cfg.train.start:
+        identity["train"]["start"] = warm_start.name_of(cfg, identity, workdir)
+    return identity
+
+
+def run_of(
+    cfg: Config,
+    what: str,
+    identity: dict[str, Any],
+    comp_folder: Path,
+    dec_folder: Path,
+    toks: tuple[Tokenizer, Tokenizer],
+    workdir: Path | None = None,
+) -> Run:
+    """Training of the pair of these folders, not begun; `identity` is all that determines it.
+    `workdir` is where it may have checkpoints already."""
+    train, memory = cfg.train, cfg.memory
+
+    def objective(step: int) -> MemoryObjective:
+        return objective_of(train, ratio_schedule.ratio_at(train, memory.ratio, cfg.seed, step))
+
+    return Run(
+        what=what,
+        identity=identity,
+        model=lambda: warm_start.begun(cfg, pair(cfg, comp_folder, dec_folder), workdir),
+        trainable=trainable_filter(train, memory),
+        batches=lambda: train_batches(cfg, *toks),
+        objective=objective,
+        optim=train.optim,
+        seed=cfg.seed,
+        # While the decoder learns, its markers are part of it.
+        marker_steps=float("inf") if train.train_decoder else memory.marker_steps,
+        dropout=train.word_dropout > 0 or (memory.lora.rank > 0 and memory.lora.dropout > 0),
+        log_every=train.log_every,
+        checkpoint_every=train.checkpoint_every,
+        keep=train.keep_checkpoints,
+    )
+
+
+def _weights(cfg: Config, root: Path) -> tuple[Path, Path]:
+    family, size = manifest.split_name(cfg.compressor)
+    pretrained.check_shapes(cfg)
+    return (
+        pretrained.resolve_base(cfg, family, size, cfg.base_seed, root),
+        pretrained.resolve_decoder(cfg, root),
+    )

@@ -1,0 +1,188 @@
+"""What a run tells while it goes: JSONL and TensorBoard, a progress line, and where time went.
+
+`metrics.jsonl` holds only what a rerun reproduces; rates and timings go to TensorBoard, the
+progress line and `timings.json`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import tensorboardX
+
+from jaxcomp.runtime import paths, strict_json
+from jaxcomp.training.manifest import CheckpointError
+
+METRICS = "metrics.jsonl"
+TIMINGS = "timings.json"
+
+
+# The whole of a run's time, in parts that do not overlap; "idle" is the rest: reading weights,
+# preparing data, writing logs.
+PARTS = ("compile", "data_wait", "step", "checkpoint", "evaluation", "idle")
+
+
+class Clock:
+    """Seconds spent in each named part of a run."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.start = time.perf_counter()
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(name, time.perf_counter() - begin)
+
+    def add(self, name: str, seconds: float) -> None:
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+
+    def total(self) -> float:
+        return time.perf_counter() - self.start
+
+    def timings(self, rates: Mapping[str, float]) -> dict[str, Any]:
+        """What timings.json holds. `breakdown`: seconds and share of each of PARTS, which add up to
+        its total; a batch that was drawn while a step ran is part of that step."""
+        spent = {name: self.seconds.get(name, 0.0) for name in PARTS[:-1]}
+        spent["step"] += self.seconds.get("data", 0.0) - spent["data_wait"]
+        total = self.total()
+        # Whole milliseconds, rounded down: so the rest is never negative.
+        parts = {name: int(1000 * value) for name, value in spent.items()}
+        parts["idle"] = int(1000 * total) - sum(parts.values())
+        whole = max(1, sum(parts.values()))
+        seconds = {name: round(value, 3) for name, value in self.seconds.items()}
+        return {
+            "seconds": seconds | {"total": round(total, 3)},
+            "breakdown": {
+                name: {"seconds": ms / 1000, "share": round(ms / whole, 4)}
+                for name, ms in parts.items()
+            },
+            **rates,
+        }
+
+
+def told_time(what: str, timings: Mapping[str, Any]) -> str:
+    """ "llama/24: 9.5 s: compile 3.1 s (33%), data wait 0.0 s (0%), ..." """
+    parts = timings["breakdown"]
+    told = [
+        f"{name.replace('_', ' ')} {part['seconds']:.1f} s ({part['share']:.0%})"
+        for name, part in parts.items()
+    ]
+    return f"{what}: {sum(p['seconds'] for p in parts.values()):.1f} s: {', '.join(told)}"
+
+
+class Logger:
+    """Metrics of one run, appended from `start_step` on.
+
+    Lines of later steps, left by a run that was killed after its last checkpoint, are dropped, so
+    the file is that of an uninterrupted run. Raises CheckpointError where it cannot be written.
+    """
+
+    def __init__(self, workdir: Path, start_step: int):
+        self.path = paths.path(workdir) / METRICS
+        try:
+            kept = _lines_until(self.path, start_step)
+            self._file = paths.AppendFile(self.path, "".join(kept))
+        except OSError as error:
+            raise CheckpointError(f"{self.path}: cannot be written ({error})") from error
+        self._events = paths.MirroredFolder(self.path.parent / "tensorboard")
+        self._board = tensorboardX.SummaryWriter(
+            str(self._events.local), purge_step=start_step, write_to_disk=True
+        )
+
+    def write(self, step: int, metrics: Mapping[str, float], rates: Mapping[str, float]) -> None:
+        """One line and one TensorBoard point at `step`. NaN (a mode without examples) is null."""
+        line = {"step": step} | {k: v if math.isfinite(v) else None for k, v in metrics.items()}
+        try:
+            self._file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.path}: cannot be written ({error}); free some space and run again"
+            ) from error
+        for name, value in {**metrics, **rates}.items():
+            if math.isfinite(value):
+                self._board.add_scalar(name, value, step)
+
+    def sync(self) -> None:
+        """Brings what is on this machine to the bucket, where the workdir is in one."""
+        self._board.flush()
+        self._file.sync()
+        self._events.sync()
+
+    def close(self) -> None:
+        self._board.close()
+        self._file.close()
+        self._events.close()
+
+
+def _lines_until(path: Path, step: int) -> list[str]:
+    """Whole lines of steps <= `step`; a line that a kill or a power loss damaged is not one."""
+    if not path.exists():
+        return []
+    kept = []
+    for line in path.read_bytes().decode(errors="replace").splitlines(keepends=True):
+        with contextlib.suppress(strict_json.JsonError):
+            at = strict_json.parse(line, str(path), dict).get("step")
+            if line.endswith("\n") and isinstance(at, int) and at <= step:
+                kept.append(line)
+    return kept
+
+
+class Progress:
+    """One line on stderr: what, step/steps, loss, tokens a second, time left.
+
+    On a terminal the line is rewritten; elsewhere a new one appears at most every `every` seconds.
+    """
+
+    def __init__(self, what: str, steps: int, start_step: int, every: float = 10.0):
+        self.what, self.steps, self.start_step = what, steps, start_step
+        self.begin = time.perf_counter()
+        self.tokens = 0
+        self._tty = sys.stderr.isatty()
+        self._every = 0.2 if self._tty else every
+        self._shown = -math.inf if self._tty else self.begin
+
+    def count(self, tokens: int) -> None:
+        self.tokens += tokens
+
+    def rates(self, step: int) -> dict[str, float]:
+        seconds = max(time.perf_counter() - self.begin, 1e-9)
+        return {
+            "tokens_per_second": self.tokens / seconds,
+            "steps_per_second": (step - self.start_step) / seconds,
+        }
+
+    def show(self, step: int, metrics: Mapping[str, Any], *, last: bool = False) -> None:
+        now = time.perf_counter()
+        if not last and now - self._shown < self._every:
+            return
+        self._shown = now
+        rates = self.rates(step)
+        left = (self.steps - step) / max(rates["steps_per_second"], 1e-9)
+        text = (
+            f"{self.what}: step {step}/{self.steps}  loss {metrics['loss_ema']:.4f}  "
+            f"{rates['tokens_per_second']:,.0f} tokens/s  {duration(left)} left"
+        )
+        end = "\n" if last or not self._tty else ""
+        sys.stderr.write((f"\r\033[K{text}" if self._tty else text) + end)
+        sys.stderr.flush()
+
+
+def duration(seconds: float) -> str:
+    """90 -> "1m30s"."""
+    whole = round(seconds)
+    hours, minutes = whole // 3600, whole % 3600 // 60
+    if hours:
+        return f"{hours}h{minutes:02d}m"
+    return f"{minutes}m{whole % 60:02d}s" if minutes else f"{whole}s"

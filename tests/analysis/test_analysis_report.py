@@ -1,0 +1,381 @@
+import csv
+import dataclasses
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+from sweep.sweep_stub import config
+
+from jaxcomp.analysis import compare_runs, plots, stats
+from jaxcomp.analysis import tables as results
+from jaxcomp.analysis.report import report
+from jaxcomp.analysis.stats import Point
+from jaxcomp.analysis.tables import current
+from jaxcomp.config import ConfigError, DataConfig
+from jaxcomp.evals import bootstrap
+from jaxcomp.evals.intervals import ratio_interval
+from jaxcomp.evals.primary_metrics import WORLD
+from jaxcomp.sweep import collect, grid
+from jaxcomp.sweep.store import DONE, FAILED, Ledger
+
+
+def fill(cfg, workdir, trend=-0.1, skip=(), failed=()):
+    """A ledger in which loss falls with size and slots kept follow `trend`."""
+    ledger = Ledger(workdir)
+    rng = np.random.default_rng(0)
+    for job in grid.expand(cfg):
+        if job.id in skip:
+            continue
+        if job.id in failed:
+            ledger.write(job, FAILED, error="ValueError: <planted> | failure")
+            continue
+        size = grid.model(job.config).hidden_size
+        base = {h.metric: float(rng.random()) for h in WORLD}
+        step = np.log2(size) + 0.01 * rng.random()
+        metrics = base | {
+            "params": size * 100,
+            "params_body": size,
+            "val_loss": 1.0 / 3,
+            "ordinary/loss": 2 - 0.1 * step,
+            "ordinary/floor/loss": 2.5,
+            "ordinary/passage_bits": 60.0,
+            "counterfactual/nonfavourite/all/kept": 0.9 + trend * step,
+        }
+        ledger.write(job, DONE, metrics=metrics, intervals={}, timings={"train_s": rng.random()})
+
+
+def rows(text):
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_report_of_a_planted_paradox(tmp_path):
+    cfg = config(base_seeds=(0, 1, 2, 3, 4, 5))
+    fill(cfg, tmp_path)
+    written = report(cfg, tmp_path)
+    assert "counterfactual slots kept at 16x, the primary endpoint): present" in written.sentence
+    assert (written.done, written.failed, written.missing) == (24, (), ())
+    assert "6 replicates" in written.sentence
+    html = (tmp_path / "report/report.html").read_text()
+    assert html.count('src="data:image/png;base64,') == len(WORLD) + 1  # and at fixed size
+    assert not re.search(r"https?://|<script|<link", html)
+    assert all(p.stat().st_size < 200_000 for p in (tmp_path / "report").glob("*.png"))
+    assert written.sentence in (tmp_path / "report/report.md").read_text()
+    assert "60.0 bits" in html
+
+
+@pytest.mark.parametrize(("trend", "word"), [(0.1, "rises"), (0.0, "has no clear trend")])
+def test_the_verdict_follows_the_numbers(tmp_path, trend, word):
+    cfg = config(base_seeds=(0, 1, 2, 3, 4, 5))
+    fill(cfg, tmp_path, trend)
+    sentence = results.verdict(collect.collect(cfg, Ledger(tmp_path))).sentence
+    assert word in sentence
+    assert "primary endpoint): absent" in sentence
+
+
+def test_an_unfinished_sweep_says_what_is_missing_and_what_failed(tmp_path):
+    cfg = config()
+    fill(cfg, tmp_path, skip=["toy-s-r4-b0-s0"], failed=["toy-m-r4-b1-s0"])
+    written = report(cfg, tmp_path)
+    assert written.missing == ("toy-s-r4-b0-s0",)
+    assert "primary endpoint): undecided: these bases only" in written.sentence
+    page = (tmp_path / "report/report.html").read_text()
+    assert "missing from this report: 1 job:" in page
+    assert "toy-m-r4-b1-s0: ValueError: &lt;planted&gt; | failure" in page
+    assert len(rows((tmp_path / "report/results.csv").read_text())) == 6
+
+
+def test_a_report_needs_neither_data_nor_models(tmp_path, monkeypatch):
+    file = tmp_path / "text.txt"
+    file.write_text("Some text.")
+    data = DataConfig(source="text", path="text.txt")
+    cfg = dataclasses.replace(config(), data=data)
+    monkeypatch.chdir(tmp_path)
+    Ledger(tmp_path / "w").open(cfg)
+    fill(cfg, tmp_path / "w")
+    assert report(cfg, tmp_path / "w").done == 8
+    made = (tmp_path / "w/report/results.csv").read_bytes()
+    file.unlink()
+    monkeypatch.chdir("/")
+    assert report(cfg, tmp_path / "w").done == 8
+    assert (tmp_path / "w/report/results.csv").read_bytes() == made
+
+
+def test_a_report_is_current_until_the_ledger_changes(tmp_path):
+    cfg = config()
+    bad = "toy-m-r4-b1-s0"
+    fill(cfg, tmp_path, failed=[bad])
+    report(cfg, tmp_path)
+    assert not current(cfg, tmp_path)  # one job is to be tried again
+    fill(cfg, tmp_path)
+    assert not current(cfg, tmp_path)
+    report(cfg, tmp_path)
+    assert current(cfg, tmp_path)
+    fill(cfg, tmp_path, trend=-0.2)
+    assert not current(cfg, tmp_path)
+
+
+def other_decoder(cfg):
+    reference = dataclasses.replace(cfg.decoder.reference, hidden_size=72)
+    return dataclasses.replace(
+        cfg, name="second", decoder=dataclasses.replace(cfg.decoder, reference=reference)
+    )
+
+
+@pytest.mark.parametrize(("trend", "claimed"), [(-0.1, "yes"), (0.1, "no"), (0.0, "no")])
+def test_an_effect_is_claimed_only_where_both_decoders_show_it(tmp_path, trend, claimed):
+    cfg = config(base_seeds=(0, 1, 2, 3, 4, 5))
+    fill(cfg, tmp_path / "a")
+    assert report(cfg, tmp_path / "a").done == 24
+    assert "Not checked against a decoder" in (tmp_path / "a/report/report.md").read_text()
+    second = other_decoder(cfg)
+    fill(second, tmp_path / "b", trend)
+    report(cfg, tmp_path / "a", [(second, tmp_path / "b")])
+    page = (tmp_path / "a/report/report.md").read_text()
+    row = next(r for r in page.splitlines() if r.startswith("| counterfactual slots kept | 16x"))
+    assert row.endswith(f"| {claimed} |")
+    assert ("counterfactual slots kept falls at 16x" in page) == (claimed == "yes")
+    assert "loss falls at 16x" in page
+    with pytest.raises(ConfigError, match="has the same decoder"):
+        report(cfg, tmp_path / "a", [(cfg, tmp_path / "b")])
+    fewer = dataclasses.replace(second, sweep=dataclasses.replace(cfg.sweep, sizes=("s",)))
+    with pytest.raises(ConfigError, match="expected the same families and sizes"):
+        report(cfg, tmp_path / "a", [(fewer, tmp_path / "b")])
+
+
+def test_several_decoders_are_different_ones_and_all_must_show_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, "plot", lambda results, head: None)
+    cfg = config(base_seeds=(0, 1, 2, 3, 4, 5))
+    second = other_decoder(cfg)
+    decoder = dataclasses.replace(cfg.decoder, seed=5)
+    third = dataclasses.replace(cfg, name="third", decoder=decoder)
+    for name, made, trend in (("a", cfg, -0.1), ("b", second, -0.1), ("c", third, 0.1)):
+        fill(made, tmp_path / name, trend)
+    others = [(second, tmp_path / "b"), (third, tmp_path / "c")]
+    report(cfg, tmp_path / "a", others)
+    page = (tmp_path / "a/report/report.md").read_text()
+    (said,) = (x for x in page.splitlines() if x.startswith("Against all 3 decoders"))
+    assert "loss falls at 16x" in said
+    assert "slots kept" not in said  # it rises against the third
+    again = dataclasses.replace(second, name="again")
+    with pytest.raises(ConfigError, match="second and again have the same decoder"):
+        report(cfg, tmp_path / "a", [*others, (again, tmp_path / "b")])
+
+
+def test_nothing_is_written_where_a_later_comparison_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, "plot", lambda results, head: None)
+    shipped = {"decoder": "jaxcomp/assets/decoders/decoder-s0"}
+    cfg = dataclasses.replace(config(ratios=(16,)), folders=shipped)
+    stronger, scrambled = (
+        dataclasses.replace(cfg, world=dataclasses.replace(cfg.world, **world))
+        for world in ({"prior_strength": 0.5}, {"base_scrambled": True})
+    )
+    for name, made in (("a", cfg), ("b", stronger), ("c", scrambled)):
+        fill(made, tmp_path / name)
+    others = [(stronger, tmp_path / "b"), *[(scrambled, tmp_path / "c")] * 2]
+    with pytest.raises(ConfigError, match="expected each of them once"):
+        report(cfg, tmp_path / "a", others)
+    assert not (tmp_path / "a/report").exists()
+    report(cfg, tmp_path / "a", others[:2])
+    assert {"dose.csv", "mismatch.csv"} <= {p.name for p in (tmp_path / "a/report").iterdir()}
+
+
+def test_no_effect_is_claimed_where_the_order_of_sizes_changes():
+    def made(values, bases=3, seeds=1):
+        return [
+            Point("a", s, 10.0**i, b, t, v + 0.001 * b)
+            for i, (s, v) in enumerate(zip("wxyz", values, strict=True))
+            for b in range(bases)
+            for t in range(seeds)
+        ]
+
+    one, other = made((1.0, 2.0, 3.0, 4.0)), made((1.0, 2.0, 4.0, 3.0))
+    first, second = stats.trend(one), stats.trend(other)
+    assert stats.way(first) == stats.way(second) == "rises"
+    orders = compare_runs.order(one), compare_runs.order(other)
+    assert orders == ("a w < x < y < z", "a w < x < z < y")
+    assert compare_runs.Pair("kept", 16, first, second, (orders[0], orders[0])).claimed
+    assert not compare_runs.Pair("kept", 16, first, second, orders).claimed
+    few = stats.trend(made((1.0, 2.0, 3.0, 4.0), bases=2, seeds=2))  # four runs, two bases
+    assert not compare_runs.Pair("kept", 16, first, few, (orders[0], orders[0])).claimed
+    assert compare_runs.cell(few) == "+1.00 (n = 4)"
+
+
+def test_the_rate_is_tuned_per_setup_over_its_replicates(tmp_path):
+    cfg = config(ratios=(16,), lr_grid=(0.5, 1.0, 2.0), lr_ratios=(16,), base_seeds=(0, 1))
+    ledger = Ledger(tmp_path)
+    # Replicate 0 alone would take 0.5, and 1 has its best rate at 2; size m diverged once at 2.
+    losses = {0: {0.5: 1.0, 1.0: 1.2, 2.0: 1.4}, 1: {0.5: 2.0, 1.0: 1.1, 2.0: 1.0}}
+    for job in grid.expand(cfg):
+        loss = losses[job.base_seed][job.lr_multiple]
+        diverged = (job.setup.size, job.base_seed, job.lr_multiple) == ("m", 1, 2.0)
+        metrics = {"params": 1, "params_body": 1, "val_loss": None if diverged else loss}
+        ledger.write(job, DONE, metrics={"val_loss": None} if diverged else metrics)
+    tuned = [r.tuned for r in collect.collect(cfg, ledger).rows]
+    assert [t and t[0].lr_multiple for t in tuned] == [1.0] * 4
+    assert "m,16,1,0" in results.lr_grid_csv(collect.collect(cfg, ledger))
+    (tmp_path / "ledger" / "toy-s-r16-b0-s0-lr2x.json").unlink()
+    tuned = {r.job.id: r.tuned for r in collect.collect(cfg, ledger).rows}
+    assert tuned["toy-s-r16-b1-s0"] is None  # until the whole grid of the setup is done
+    assert tuned["toy-m-r16-b1-s0"] is not None
+
+
+def test_an_empty_sweep_still_has_a_report(tmp_path):
+    written = report(config(), tmp_path)
+    assert len(written.missing) == 8
+    assert "No job has finished yet" in (tmp_path / "report/report.md").read_text()
+
+
+def test_csv_is_stable_sorted_and_without_timings(tmp_path):
+    cfg = config()
+    fill(cfg, tmp_path)
+    text = results.results_csv(collect.collect(cfg, Ledger(tmp_path)))
+    found = rows(text)
+    assert [(r["size"], r["ratio"], r["base_seed"]) for r in found] == [
+        (s, r, b) for s in ("s", "m") for r in ("4", "16") for b in ("0", "1")
+    ]
+    assert {r["val_loss"] for r in found} == {"0.333333"}
+    assert not any("train_s" in name for name in found[0])
+    fill(cfg, tmp_path)
+    assert results.results_csv(collect.collect(cfg, Ledger(tmp_path))) == text
+
+
+def test_cells():
+    assert [results.text(v) for v in (None, float("nan"), 0.1 + 0.2, 3, 1e-9, "x")] == [
+        "", "", "0.3", "3", "1e-09", "x",
+    ]  # fmt: skip
+
+
+def test_bars_are_over_replicates_or_else_over_passages(tmp_path):
+    cfg = config(base_seeds=(0,), ratios=(4,))
+    ledger = Ledger(tmp_path)
+    fill(cfg, tmp_path)
+    for job in grid.expand(cfg):
+        row = ledger.row(job)
+        assert row is not None
+        bounds = {"ordinary/loss": (1.0, 2.0)}
+        ledger.write(job, DONE, metrics=row["metrics"], intervals=bounds, timings={})
+    found = plots.summary(collect.collect(cfg, ledger), "ordinary/loss", 4, "toy")
+    assert [tuple(f[2:]) for f in found] == [(1.0, 2.0), (1.0, 2.0)]
+    many = config(base_seeds=(0, 1, 2), ratios=(4,))
+    fill(many, tmp_path / "many")
+    found = plots.summary(
+        collect.collect(many, Ledger(tmp_path / "many")), "ordinary/loss", 4, "toy"
+    )
+    assert len(found) == 2
+    for _, mean, low, high in found:
+        assert low is not None
+        assert high is not None
+        assert low < mean < high
+
+
+def test_every_mean_of_the_page_has_an_interval_or_says_n(tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, "plot", lambda results, head: None)
+    many = config(base_seeds=(0, 1, 2))
+    fill(many, tmp_path / "many")
+    report(many, tmp_path / "many")
+    one = config(base_seeds=(0,))
+    fill(one, tmp_path / "one")
+    report(one, tmp_path / "one")
+    for folder, mark in (("many", "±"), ("one", "(n = 1)")):
+        page = (tmp_path / folder / "report/report.md").read_text()
+        table = page.split("## Results")[1].split("\n\n")[1].splitlines()
+        shown = [c.strip() for row in table[2:] for c in row.strip("| ").split("|")[6:]]
+        assert len(shown) == 4 * (len(WORLD) + 1)
+        assert all(mark in c or c == "–" for c in shown)
+        assert sum(mark in c for c in shown) == 4 * len(WORLD)  # no bound was measured
+        assert "## Size against size, at 16x" in page
+        assert "## Where the best size is" in page
+    assert "no pair can be told apart at 0.05" in (tmp_path / "many/report/report.md").read_text()
+    found = rows((tmp_path / "many/report/pairs.csv").read_text())
+    assert [(r["metric"], r["ratio"], r["small"], r["large"], r["p_least"]) for r in found] == [
+        (m, r, "s", "m", "0.25")
+        for m in ("ordinary/loss", "counterfactual/nonfavourite/all/kept")
+        for r in ("4", "16")
+    ]
+    assert all(float(r["low"]) < float(r["change"]) < float(r["high"]) for r in found)
+
+
+def passage_lines(value, slots, kept, shift=0):
+    """Twenty ordinary passages of that mean loss, and as many of `slots` slots, `kept` in all."""
+    made = [
+        {"set": "ordinary", "id": f"o{i + shift}", "loss": value, "targets": 9} for i in range(20)
+    ]
+    for i in range(20):
+        mine = kept // 20 + (i < kept % 20)
+        counts = {"nonfavourite/all/kept": mine, "nonfavourite/all/lost": slots - mine}
+        made.append(
+            {"set": "counterfactual", "id": f"c{i + shift}", "counts": counts, "text": "\x85"}
+        )
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in made)
+
+
+def test_passages_enter_where_every_run_has_the_same_ones(tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, "plot", lambda results, head: None)
+    cfg = config(base_seeds=(0, 1, 2), ratios=(16,))
+    ledger = Ledger(tmp_path)
+    for k, job in enumerate(grid.expand(cfg)):
+        kept, loss = 40 + 3 * k, 1.0 + 0.1 * k
+        size = grid.model(job.config).hidden_size
+        metrics = {
+            "params": size,
+            "ordinary/loss": loss,
+            "counterfactual/nonfavourite/all/kept": kept / 100,
+        }
+        ledger.write(job, DONE, metrics=metrics, intervals={}, timings={})
+        folder = tmp_path / "jobs" / job.id
+        folder.mkdir(parents=True)
+        (folder / "passages.jsonl").write_text(passage_lines(loss, 5, kept), encoding="utf-8")
+
+    def read():
+        return collect.with_passages(collect.collect(cfg, ledger), tmp_path).rows
+
+    for row in read():
+        for metric, (top, bottom) in row.sums.items():
+            assert top.sum() / bottom.sum() == pytest.approx(row.metrics[metric])
+        assert len(row.sums) == 2
+    report(cfg, tmp_path)
+    page = (tmp_path / "report/report.md").read_text()
+    assert "the passages (20, one draw for all runs)" in page
+    assert "p over passages" in page
+    assert rows((tmp_path / "report/pairs.csv").read_text())[0]["p_passages"] != ""
+    path = tmp_path / "jobs" / "toy-m-r16-b2-s0" / "passages.jsonl"
+    for other in (passage_lines(1.5, 5, 55, shift=1), passage_lines(1.5, 5, 54), None):
+        path.write_text(other or "", encoding="utf-8")
+        assert not any(row.sums for row in read())  # other passages, another number, none
+    path.unlink()
+    assert not any(row.sums for row in read())
+    report(cfg, tmp_path)
+    assert "but not passages" in (tmp_path / "report/report.md").read_text()
+    path.write_text('{"set": "ord')
+    with pytest.raises(ConfigError, match=r"passages\.jsonl, line 1: not JSON"):
+        read()
+
+
+def test_intervals_over_passages_hold_the_metric():
+    rng = np.random.default_rng(1)
+    records, top, bottom = [], 0.0, 0
+    for _ in range(60):
+        n, kept = 5, int(rng.integers(0, 6))
+        loss, targets = float(rng.random()), int(rng.integers(1, 9))
+        top, bottom = top + loss * targets, bottom + targets
+        counts = {"nonfavourite/all/kept": kept, "nonfavourite/all/lost": n - kept}
+        records.append({"set": "ordinary", "loss": loss, "targets": targets, "counts": counts})
+    share = sum(r["counts"]["nonfavourite/all/kept"] for r in records) / 300
+    metrics = {"ordinary/loss": top / bottom, "ordinary/nonfavourite/all/kept": share}
+    names = [*metrics, "ordinary/rank", "counterfactual/overwriting"]
+    found = bootstrap.intervals(records, metrics, names)
+    assert set(found) == set(metrics)
+    for name, (low, high) in found.items():
+        assert low < metrics[name] < high
+    # Not measurable: no rate, so no interval either.
+    edits = [{"set": "edits", "outcome": "kept", "control": False}] * 3
+    assert bootstrap.intervals(edits, {"edits/all/kept": None}, ["edits/all/kept"]) == {}
+
+
+def test_interval_width_is_that_of_the_binomial():
+    hits = np.repeat([0.0, 1.0], 200)
+    bounds = ratio_interval(hits, np.ones(400))
+    assert bounds is not None
+    assert bounds[1] - bounds[0] == pytest.approx(2 * 1.96 * 0.5 / 20, rel=0.15)

@@ -1,0 +1,324 @@
+"""The forms of `jaxcomp eval` and `inspect`: what each asks for, passes on and refuses."""
+
+import dataclasses
+import json
+import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import jaxcomp
+from jaxcomp.analysis import checkpoints_page
+from jaxcomp.analysis import rate_distortion as rates
+from jaxcomp.cli import evaluate, main, overrides, questions
+from jaxcomp.evals import checkpoints, versions
+from jaxcomp.evals import inspect as inspect_page_of_run
+from jaxcomp.evals.inspect import Inspected
+from jaxcomp.evals.pairs import drift
+from jaxcomp.evals.pairs.edit_rules import DIMENSIONS
+from jaxcomp.evals.pairs.minimal_pairs import Passage
+from jaxcomp.evals.qa.ask import Probed
+from jaxcomp.evals.qa.items import ProbeError
+from jaxcomp.sweep import jobs
+from jaxcomp.training import manifest
+
+PASSAGES = [Passage(str(i), f"The {i} dogs barked.", "x") for i in range(4)]
+
+
+def told(capsys):
+    return capsys.readouterr().err
+
+
+@pytest.fixture
+def runs(monkeypatch, tmp_path):
+    """What `follow` was asked for; its runs hold nothing."""
+    cfg, asked = overrides.load("configs/tiny.py"), []
+    # A place's letter is its seed, and a capital one has another ratio.
+    made = {
+        name: dataclasses.replace(
+            cfg,
+            compressor="llama/24",
+            seed="ab".index(name[0].lower()),
+            memory=dataclasses.replace(cfg.memory, ratio=4 if name[0].isupper() else 16),
+        )
+        for name in ("a", "b", "a2", "A")
+    }
+
+    def follow(place, *, more, say, **moved):
+        asked.append((place, more, *moved.values()))
+        return checkpoints.Followed(tmp_path / place, made[place], [], 0)
+
+    def open_run(place):
+        return made[place.name], tmp_path
+
+    # By sys.modules: jaxcomp.use has a function of the module's name.
+    monkeypatch.setattr(checkpoints, "follow", follow)
+    monkeypatch.setattr(sys.modules["jaxcomp.inference.load"], "open_run", open_run)
+
+    def write(found, folder):
+        (folder / "trajectory.md").write_text("the table")
+        return folder / "trajectory.html"
+
+    monkeypatch.setattr(checkpoints_page, "write", write)
+    return asked
+
+
+def test_base_models_of_several_runs_are_named_for_all_or_for_each(runs, tmp_path, capsys):
+    argv = ["eval", "--run=a,b", "--checkpoints=all", f"--out={tmp_path}"]
+    (tmp_path / "trajectory.md").write_text("")
+    assert main.main([*argv, "--compressor=x,y", "--decoder=d"]) == 0
+    assert runs == [("a", None, "x", "d"), ("b", None, "y", "d")]
+    assert main.main([*argv, "--compressor=x,y,z"]) == 2
+    assert "--compressor names 3 folders for 2 runs" in capsys.readouterr().err
+
+
+def test_checkpoints_of_several_runs_go_into_one_page(runs, tmp_path, capsys):
+    out = tmp_path / "page"
+    out.mkdir()
+    assert main.main(["eval", "--run=a,b", "--checkpoints=all", f"--out={out}"]) == 0
+    assert runs == [("a", None), ("b", None)]
+    both = capsys.readouterr()
+    assert both.out == "the table\n"
+    assert "nothing was measured" in both.err
+    assert main.main(["eval", "--run=a", "--all", "--checkpoints=all", f"--out={out}"]) == 0
+    assert runs[2][1] is not None  # minimal pairs at every checkpoint
+
+
+@pytest.mark.parametrize("given", ["a,b,a", "b,a,a2"])
+def test_one_run_given_twice_is_refused_before_anything_is_measured(runs, capsys, given):
+    assert main.main(["eval", f"--run={given}", "--checkpoints=all"]) == 2
+    said = told(capsys)
+    assert f"a and {given[4:]} are one run twice" in said
+    assert not runs
+
+
+def test_runs_of_one_seed_that_differ_otherwise_are_followed(runs, tmp_path):
+    assert main.main(["eval", "--run=a,A", "--checkpoints=all", f"--out={tmp_path}"]) == 0
+    assert [place for place, _ in runs] == ["a", "A"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--checkpoints=all"], "needs --run=DIR"),
+        (["--checkpoints=some", "--run=a"], "invalid choice"),
+        (["--run=a", "--checkpoints=all", "--train.seed=1"], "--train.seed does not go with --run"),
+        (["--run=a", "--checkpoints=all", "--limit=3"], "--limit goes with --probe"),
+        (["--run=a", "--all", "--probe=drift"], "--all does not go with --probe=drift"),
+        (["--run=a", "--probe=rate", "--data=x"], "--data does not go with --probe=rate"),
+        (["--run=a", "--probe=drift", "--filter=known"], "--filter does not go with --probe=drift"),
+        (["--run=a", "--probe=drift", "--select=sage"], "--select does not go with --probe=drift"),
+        (["--run=a", "--probe=qa", "--select=top"], "'top' is none; expected some of lead, random"),
+        (["--run=a", "--select=sage"], "--select goes with --probe=overwriting|qa\n"),
+        (["--run=a", "--export=x"], "--export goes with --probe=drift\n"),
+        (["--run=a", "--limit=3"], "--limit goes with --probe=overwriting|qa|drift|bounds\n"),
+        (["--run=a", "--probe=bounds", "--data=x"], "--data does not go with --probe=bounds"),
+        (["--run=a", "--probe=bounds", "--filter=known"], "--filter does not go with --probe=boun"),
+        (["--run=a", "--probe=bounds", "--export=x"], "--export does not go with --probe=bounds"),
+        (["--run=a", "--probe=bounds", "--limit=0"], "--limit=0; expected at least 1"),
+        (["--run=a", "--probe=bounds", "--batch=0"], "--batch=0; expected at least 1"),
+        (["--probe=bounds"], "--probe=bounds needs --run=DIR"),
+        (["--run=nowhere", "--probe=bounds"], "nowhere holds no settings.json"),
+        (["--run=a,b", "--probe=drift"], "one finished run or export; found 2"),
+        (["--run=a", "--probe=qa", "--export=x"], "--export does not go with --probe=qa"),
+        (["--run=a", "--probe=drift", "--limit=0"], "--limit=0; expected at least 1"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(argv, said, capsys):
+    assert main.main(["eval", *argv]) == 2
+    assert said in told(capsys)
+
+
+@pytest.mark.parametrize("probe", questions.PROBES)
+def test_a_probe_refuses_the_flags_that_it_is_not_named_for(probe, capsys):
+    for name, probes in evaluate.OF_PROBES.items():
+        value = "3" if name in ("limit", "ratio", "batch") else "known"
+        assert main.main(["eval", "--run=nowhere", f"--probe={probe}", f"--{name}={value}"]) == 2
+        refused = f"--{name} does not go with --probe={probe}" in told(capsys)
+        assert refused == (probe not in probes), name
+
+
+def test_the_rates_of_several_runs_go_into_one_page(monkeypatch, tmp_path, capsys):
+    measured = []
+
+    def measure(place, say, ratio):
+        measured.append((place, ratio))
+        return SimpleNamespace(made=False, stem=f"rate-r{ratio}" if ratio else "rate")
+
+    def write(found, folder):
+        stem = found[0].stem
+        (folder / f"{stem}.md").write_text(f"curves of {stem}")
+        return folder / f"{stem}.html"
+
+    monkeypatch.setattr(rates, "measure", measure)
+    monkeypatch.setattr(rates, "write", write)
+    assert main.main(["eval", "--run=a,b", "--probe=rate", f"--out={tmp_path}"]) == 0
+    assert measured == [("a", 0), ("b", 0)]
+    both = capsys.readouterr()
+    assert both.out == "curves of rate\n"
+    assert "every run holds its rate.json" in both.err
+    assert main.main(["eval", "--run=a", "--probe=rate", "--ratio=64", f"--out={tmp_path}"]) == 0
+    assert measured[2:] == [("a", 64)]
+    assert capsys.readouterr().out == "curves of rate-r64\n"
+
+
+@pytest.fixture
+def measured(monkeypatch, tmp_path):
+    """A run whose evaluation is one number, beside pairs that are yet to be asked."""
+    cfg = dataclasses.replace(overrides.load("configs/tiny.py"), compressor="llama/24")
+    load = sys.modules["jaxcomp.inference.load"]
+    monkeypatch.setattr(load, "open_run", lambda place: (cfg, tmp_path))
+    monkeypatch.setattr(jaxcomp.use, "load", lambda *a, **k: "pair")
+    found = {"test/loss": 0.5, "test/left_out": 3, "edits/number/left_out": 1}
+    monkeypatch.setattr(jobs, "measure", lambda *a: (found, [{}] * 4))
+    monkeypatch.setattr(drift, "passages_of_run", lambda place: PASSAGES)
+    return tmp_path
+
+
+def pairs_of(file):
+    return {k: v for k, v in metrics_of(file).items() if k.startswith("pairs/")}
+
+
+def metrics_of(file):
+    return json.loads(file.read_text())["metrics"]
+
+
+def test_pairs_that_cannot_be_asked_lose_nothing(measured, monkeypatch, capsys):
+    """A text without any place for a rule: the rest is kept, the reason said, no value made up."""
+    real = drift.run
+
+    def run(pair, passages, out=None, *, say):
+        monkeypatch.setattr(drift, "prepare", lambda *a: ([], {"left_out": {}}))
+        monkeypatch.setattr(drift, "_about", lambda *a: {})
+        return real(pair, passages, out, say=say)
+
+    monkeypatch.setattr(drift, "run", run)
+    assert main.main(["eval", f"--run={measured}", "--all"]) == 0
+    both = capsys.readouterr()
+    assert "minimal pairs: not measurable: no minimal pair of 4 passages can be asked" in both.err
+    cost = re.search(r"^4 passages in ([\d.]+) s: ([\d.e-]+) s a passage", both.err, re.M)
+    assert cost
+    assert float(cost[2]) == pytest.approx(float(cost[1]) / 4, abs=0.05)
+    assert "left out, too long               3  test/left_out\n" in both.out
+    assert "edits/number" not in both.out
+    assert metrics_of(measured / "eval.json")["test/loss"] == 0.5
+    none = pairs_of(measured / "eval.json")
+    assert len(none) == 3 * (len(DIMENSIONS) + 1)
+    assert set(none.values()) == {None}
+
+    every = {
+        d: {n: {"rate": 0.25} for n in ("memory", "floor", "told_apart")}
+        for d in (*DIMENSIONS, "all")
+    }
+    monkeypatch.setattr(drift, "run", lambda *a, **k: Probed({"dimensions": every}, True))
+    assert main.main(["eval", f"--run={measured}", "--all"]) == 0
+    assert pairs_of(measured / "eval.json") == dict.fromkeys(none, 0.25)
+
+
+def test_a_broken_model_is_no_text_without_pairs(measured, monkeypatch, capsys):
+    def broken(*args, **kwargs):
+        raise ProbeError("-ln p is nan; are the weights whole?")
+
+    monkeypatch.setattr(drift, "run", broken)
+    assert main.main(["eval", f"--run={measured}", "--all"]) != 0
+    assert "are the weights whole" in capsys.readouterr().err
+    assert not pairs_of(measured / "eval.json")
+
+
+def test_what_was_measured_is_kept_though_the_pairs_are_stopped(measured, monkeypatch):
+    def stopped(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(drift, "run", stopped)
+    main.main(["eval", f"--run={measured}", "--all"])
+    assert metrics_of(measured / "eval.json")["test/loss"] == 0.5
+
+
+def test_what_is_measured_already_is_not_measured_again(measured, monkeypatch, capsys):
+    """And only the pairs are asked that are missing; another training is another run."""
+    (measured / "summary.json").write_text('{"train_loss": 1.0}')
+    made, asked = [], []
+
+    def measure(cfg, workdir, *_):
+        made.append(1)
+        (workdir / "passages.jsonl").write_text("{}")
+        return {"test/loss": 0.5}, [{}]
+
+    def pairs(*_, **__):
+        asked.append(1)
+        rates = {n: {"rate": 0.25} for n in ("memory", "floor", "told_apart")}
+        return Probed({"dimensions": {"all": rates}}, True)
+
+    def counts(*argv):
+        made.clear()
+        asked.clear()
+        assert main.main(["eval", f"--run={measured}", *argv]) == 0
+        idle = "nothing to do" in told(capsys)
+        return len(made), len(asked), idle
+
+    monkeypatch.setattr(jobs, "measure", measure)
+    monkeypatch.setattr(drift, "run", pairs)
+    assert evaluate.SUMMARY == manifest.SUMMARY
+    assert counts() == (1, 0, False)
+    assert counts() == (0, 0, True)
+    assert counts("--all") == (0, 1, False)
+    assert counts("--all") == counts() == (0, 0, True)
+    assert metrics_of(measured / "eval.json")["pairs/all/memory"] == 0.25
+    (measured / "passages.jsonl").unlink()
+    assert counts() == (1, 0, False)
+    (measured / "summary.json").write_text('{"train_loss": 0.9}')
+    assert counts("--all") == (1, 1, False)
+    monkeypatch.setattr(versions, "DRIFT", versions.DRIFT + 1)
+    assert counts("--all") == (1, 1, False)
+    # Measuring opens the run, which refuses a config that is not its own; so must a kept result.
+    cfg = dataclasses.replace(overrides.load("configs/tiny.py"), compressor="llama/24", seed=1)
+    load = sys.modules["jaxcomp.inference.load"]
+    monkeypatch.setattr(load, "open_run", lambda place: (cfg, measured))
+    assert counts() == (1, 0, False)
+
+
+def test_prompts_for_a_language_model_are_written_and_nothing_is_measured(monkeypatch, tmp_path):
+    monkeypatch.setattr(drift, "passages_of_run", lambda place, limit: PASSAGES[:limit])
+    target = tmp_path / "prompts.jsonl"
+    argv = ["eval", "--run=a", "--probe=drift", "--limit=3", f"--export={target}"]
+    assert main.main(argv) == 0
+    rows = [json.loads(line) for line in target.read_text().splitlines()]
+    assert len(rows) == 3
+    assert all(p.text in json.dumps(row) for p, row in zip(PASSAGES, rows, strict=False))
+
+
+def test_drift_without_data_is_of_the_run_s_own_text(monkeypatch, tmp_path, capsys):
+    from jaxcomp.cli import questions
+
+    asked = []
+    monkeypatch.setattr(drift, "passages_of_run", lambda place, limit: PASSAGES[:limit])
+    monkeypatch.setattr(questions, "pair_of", lambda flags: "pair")
+    monkeypatch.setattr(drift, "table", lambda result: result["about"])
+
+    def run(pair, passages, out, *, say):
+        asked.append((pair, list(passages), out))
+        return Probed({"about": "counts"}, False)
+
+    monkeypatch.setattr(drift, "run", run)
+    assert main.main(["eval", f"--run={tmp_path}", "--probe=drift", "--limit=2"]) == 0
+    assert asked == [("pair", PASSAGES[:2], Path(tmp_path) / "probes" / "drift-held-out.json")]
+    both = capsys.readouterr()
+    assert both.out == "counts\n"
+    assert "nothing to do" in both.err
+
+
+def test_inspect_tells_the_counts_of_a_page_it_made(monkeypatch, capsys):
+    asked = []
+
+    def inspect(place, **given):
+        asked.append((place, given["limit"], given["batch"], given["out"]))
+        return Inspected(Path("page.html"), True, {"ordinary": {"copied": 3}})
+
+    monkeypatch.setattr(inspect_page_of_run, "inspect", inspect)
+    assert main.main(["inspect", "--run=a", "--limit=5"]) == 0
+    assert asked == [("a", 5, 32, "")]
+    assert json.loads(capsys.readouterr().out) == {"set": "ordinary", "copied": 3}
+    assert main.main(["inspect", "--run=a", "--train.seed=3"]) == 2
+    assert "no flag of inspect" in told(capsys)

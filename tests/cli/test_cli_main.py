@@ -1,0 +1,200 @@
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+import types
+
+import pytest
+from sweep import sweep_stub
+
+from jaxcomp.cli import main, overrides
+from jaxcomp.config import ConfigError
+from jaxcomp.sweep import jobs
+
+CONFIG = """
+def get_config(arg):
+    sizes = {s: {"hidden_size": h} for s, h in (("s", 16), ("m", 32))}
+    return {"families": {"toy": sizes}, "sweep": {"ratios": [4, 16], "workers": 2}}
+"""
+
+
+@pytest.fixture
+def flags(tmp_path, monkeypatch):
+    """--config and --workdir of a sweep whose jobs are stand-ins."""
+    monkeypatch.setattr(jobs, "SweepWork", lambda command: sweep_stub.StubWork())
+    (tmp_path / "toy.py").write_text(CONFIG)
+    return [f"--config={tmp_path}/toy.py", f"--workdir={tmp_path}/w"]
+
+
+def error(capsys):
+    """The one line on stderr."""
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert line.startswith("jaxcomp: ")
+    return line
+
+
+@pytest.mark.parametrize("command", [c.name for c in main.COMMANDS])
+def test_help_answers_without_jax(command):
+    code = (
+        "import sys; from jaxcomp import cli\n"
+        f"try: cli.main(['{command}', '--help'])\n"
+        "finally: assert 'jax' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    # What was made already.
+    using = command in ("compress", "reconstruct", "ask", "inspect", "export")
+    assert ("--config" in done.stdout) != using
+    assert ("--run" in done.stdout) == (using or command in ("bench", "eval"))
+    # A bench leaves nothing behind.
+    assert ("--workdir" in done.stdout) == (not using and command not in ("bench", "plan"))
+    # A report is of what was run; everything else that makes something takes any field.
+    assert ("--train.optim.lr=3e-4" in done.stdout) == (not using and command != "report")
+
+
+def test_sweep_then_again_then_report(flags, tmp_path, capsys):
+    assert main.main(["sweep", *flags]) == 0
+    first = (tmp_path / "w/report/results.csv").read_bytes()
+    assert "undecided: these bases only" in capsys.readouterr().out
+    assert main.main(["sweep", *flags]) == 0
+    assert "nothing to do: all 4 jobs are done" in capsys.readouterr().out
+    (tmp_path / "w/report/results.csv").unlink()
+    assert main.main(["report", flags[1]]) == 0
+    assert (tmp_path / "w/report/results.csv").read_bytes() == first
+
+
+def test_a_failed_setup_is_exit_code_1_and_shown(flags, tmp_path, capsys):
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w/trouble-toy-s-r4-b0-s0").write_text("fail")
+    assert main.main(["sweep", *flags]) == 1
+    assert "failed: toy-s-r4-b0-s0: ValueError: planted failure" in capsys.readouterr().out
+    assert main.main(["report", flags[1]]) == 1
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        (["--trian.optim.lr=1"], "did you mean train.optim.lr"),
+        (["--train.optim.lr"], "--train.optim.lr has no value"),
+        (["junk"], "'junk' is not a flag"),
+        (["--sweep.ratios=7"], "does not divide data.segment"),
+        (["--sweep.primary_ratio=8"], "expected one of the sweep's ratios: 4, 16"),
+        (["--shard=3/2"], "expected i/n"),
+        (["--reuse=/nowhere/at/all"], "holds no ledger"),
+        (["--shard=²/3"], "expected i/n"),
+        (["--workers=two"], "--workers"),
+        (["--workers=" + "9" * 30], "argument --workers: invalid integer value"),
+        (["--workers=" + "9" * 5000], "argument --workers: invalid integer value"),
+        (["--workers=-1"], "--workers=-1: expected at least 0"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(flags, capsys, extra, words):
+    assert main.main(["sweep", *flags, *extra]) == 2
+    assert words in error(capsys)
+
+
+def test_other_mistakes(flags, capsys, tmp_path):
+    assert main.main(["swep"]) == 2
+    assert "invalid choice" in error(capsys)
+    assert main.main(["sweep"]) == 2
+    assert "--config=tiny" in error(capsys)
+    assert main.main(["report", f"--workdir={tmp_path}"]) == 2
+    assert "sweep.json" in error(capsys)
+    assert main.main(["bench", "--only=load", f"--run={tmp_path}"]) == 2
+    assert "goes with --only=reconstruct or probe" in error(capsys)
+    assert main.main(["sweep", *flags]) == 0
+    capsys.readouterr()
+    assert main.main(["report", flags[1], "--trian.optim.lr=1"]) == 2
+    assert "report takes no fields of a config" in error(capsys)
+    assert main.main(["report", flags[1], f"--beside={tmp_path}"]) == 2
+    assert "sweep.json" in error(capsys)
+    for empty in ("", ","):
+        assert main.main(["report", flags[1], f"--beside={empty}"]) == 2
+        assert f"--beside={empty} names no folder" in error(capsys)
+    assert main.main(["sweep", *flags, "--train.optim.lr=0.5"]) == 2
+    assert "train.optim.lr was 0.001, now 0.5" in error(capsys)
+    assert main.main(["train", flags[0]]) == 2
+    assert "known: toy/s, toy/m" in error(capsys)
+    assert main.main(["plan", "--topology=,"]) == 2
+    assert "--topology names no slice" in error(capsys)
+    assert main.main([]) == 2
+    assert main.main(["train", flags[0], f"--{'x' * 9000}=1"]) == 2
+    assert len(error(capsys)) < 2100
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupts_say_how_to_resume(flags, capsys, monkeypatch, number, code):
+    def interrupted(parsed):
+        os.kill(os.getpid(), number)
+        for _ in range(1000):  # a handler runs when the main thread next comes to it
+            time.sleep(0.01)
+        return 0
+
+    command = main.COMMANDS[3]._replace(run=interrupted)
+    monkeypatch.setattr(main, "COMMANDS", (command,))
+    # A shell's background job begins with SIGINT ignored.
+    at_start = signal.signal(signal.SIGINT, signal.default_int_handler)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert main.main(["sweep", *flags]) == code
+    finally:
+        signal.signal(signal.SIGINT, at_start)
+    assert f"the same command resumes: jaxcomp sweep {flags[0]}" in error(capsys)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_bugs_keep_their_traceback():
+    assert main.expected(ValueError("a bug")) is None
+    assert main.expected(ConfigError("x")) == "x"
+    assert "disk is full" in (main.expected(OSError(28, "No space left on device")) or "")
+
+
+def test_what_is_logged_reaches_the_terminal_once_a_command(monkeypatch, capsys):
+    def run(flags):
+        logging.getLogger("jaxcomp.data.prepare").info("block 3 of 9")
+        return 0
+
+    for _ in range(2):
+        monkeypatch.setattr(main, "_parser", lambda: _Parsed(run))
+        assert main.main(["x"]) == 0
+        assert capsys.readouterr().err == "block 3 of 9\n"
+
+
+class _Parsed:
+    """A parser of one command, `run`."""
+
+    def __init__(self, run):
+        self.run = run
+
+    def parse_known_args(self, argv):
+        command = types.SimpleNamespace(run=self.run, processes="any", name="x")
+        return types.SimpleNamespace(command=command), []
+
+
+def test_overrides_of_both_forms():
+    assert overrides.pairs(["--a.b=1=2", "--c", "3"]) == [("a.b", "1=2"), ("c", "3")]
+
+
+def test_cards_do_not_name_folders():
+    typed = main._typed(["sweep", "--config=configs/tiny.py", "--workdir=/home/me", "--seed=3"])
+    assert typed == "jaxcomp sweep --config=configs/tiny.py --seed=3"
+
+
+def test_a_note_is_said_once_though_a_library_listens_too(monkeypatch, capsys):
+    def tell(flags):
+        logging.getLogger("jaxcomp.runtime.cache").info("one note")
+        return 0
+
+    report = next(c for c in main.COMMANDS if c.name == "report")
+    monkeypatch.setattr(main, "COMMANDS", [report._replace(run=tell)])
+    listener = logging.StreamHandler()
+    logging.getLogger().addHandler(listener)
+    try:
+        assert main.main(["report"]) == 0
+    finally:
+        logging.getLogger().removeHandler(listener)
+    assert capsys.readouterr().err == "one note\n"
+    assert logging.getLogger("jaxcomp").propagate

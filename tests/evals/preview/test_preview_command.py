@@ -1,0 +1,120 @@
+import planted
+import pytest
+from conftest import mesh_of
+from preview_models import CFG, with_folders
+
+from jaxcomp.cli import main
+from jaxcomp.config import Config, DecoderConfig, OptimConfig, PretrainConfig, TrainConfig, to_dict
+from jaxcomp.evals.preview import picture
+from jaxcomp.evals.preview.checks import CHECKS
+from jaxcomp.evals.preview.finding import Finding
+from jaxcomp.evals.preview.main import told
+from jaxcomp.runtime.sharding import use_mesh
+
+SCREEN = 40  # lines
+
+
+@pytest.fixture(scope="module")
+def flags(tmp_path_factory):
+    """--config and --workdir of a run of random towers."""
+    root = tmp_path_factory.mktemp("command")
+    with use_mesh(mesh_of((1, 1, 1))):
+        cfg = to_dict(with_folders(CFG, root)) | {"name": "tiniest", "compressor": ""}
+    (root / "tiniest.py").write_text(f"def get_config(arg):\n    return {cfg!r}\n")
+    return [f"--config={root}/tiniest.py", f"--workdir={root}/run"]
+
+
+def sections(text):
+    """Title -> lines."""
+    parts = [part.split("\n") for part in text.split("\n--- ")[1:]]
+    return {lines[0].split(" ---")[0]: [x for x in lines[1:] if x] for lines in parts}
+
+
+def test_before_and_after_training(flags, mesh, capsys):
+    assert main.main(["doctor", *flags]) == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= picture.WIDTH
+    assert "tiniest: llama/a at ratio 4, not trained yet" in out
+    found = sections(out)
+    assert list(found) == [s.title for s in picture.SECTIONS] + ["checks"]
+    assert max(map(len, found.values())) <= SCREEN
+    for check in CHECKS[:-1]:
+        assert f"  ok    {check.name} " in out
+    # The decoder's weights come from a folder: nothing says that they are random.
+    assert "guessing" not in out
+    assert "memory of the trained pair" not in out
+
+    assert main.main(["train", "--compressor=llama/a", *flags]) == 0
+    capsys.readouterr()
+    assert main.main(["doctor", *flags]) == 0
+    out = capsys.readouterr().out
+    assert "memory of the trained pair" in out
+    assert f"  ok    {CHECKS[-1].name}  " in out
+    assert "nothing found" in out
+
+
+def test_the_picture_says_what_reads_what(flags, mesh, capsys, monkeypatch):
+    monkeypatch.setattr("jaxcomp.evals.preview.main.examine", lambda patient: {})
+    assert main.main(["doctor", *flags]) == 0
+    found = sections(capsys.readouterr().out)
+    assert found["checks"] == ["nothing found"]
+    grid = found["what attends to what"]
+    head = next(line for line in grid if line.startswith("decoder reads")).split()[2:]
+    rows = {
+        " ".join(line.split()[: -len(head)]): dict(
+            zip(head, line.split()[-len(head) :], strict=True)
+        )
+        for line in grid[grid.index(next(x for x in grid if x.startswith("decoder reads"))) + 1 :]
+    }
+    assert rows["begin"] == {kind: "1/1" if kind == "begin" else "." for kind in head}
+    last = next(rows[name] for name in reversed(rows) if name.startswith("target"))
+    for kind in ("memory", "target"):
+        seen, total = last[kind].split("/")
+        assert seen == total
+    assert last.get("empty", ".") == "."
+    assert last["padding"] == "."
+
+
+def test_a_bug_is_exit_code_1_with_its_name(flags, mesh, capsys, monkeypatch):
+    planted.swapped_bleu(monkeypatch)
+    assert main.main(["doctor", *flags]) == 1
+    out = capsys.readouterr().out
+    assert "  FAIL  direction of BLEU" in out
+    assert "mend: evals/reconstruction.py" in " ".join(out.split())
+    assert out.rstrip().endswith("failed: direction of BLEU")
+
+
+def test_weights_that_are_not_there_are_one_error(tmp_path, capsys):
+    file = tmp_path / "bare.py"
+    file.write_text("def get_config(arg):\n    return {'families': {'llama': {'a': {}}}}\n")
+    assert main.main(["doctor", f"--config={file}", f"--workdir={tmp_path}"]) == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert "no pretrained weights for llama-a-s0" in line
+    assert "jaxcomp pretrain --compressor=llama/a" in line
+
+
+def test_a_config_without_families_is_one_error(tmp_path, capsys):
+    (tmp_path / "none.py").write_text("def get_config(arg):\n    return {}\n")
+    assert main.main(["doctor", f"--config={tmp_path}/none.py"]) == 2
+    assert "doctor needs --compressor=FAMILY/SIZE" in capsys.readouterr().err
+
+
+def test_only_random_weights_are_measured_against_guessing():
+    none, some = OptimConfig(steps=0), OptimConfig(steps=1)
+
+    def random(pretrain, adapt, **folders):
+        decoder = DecoderConfig(pretrain=PretrainConfig(pretrain), adapt=TrainConfig(adapt))
+        return picture.random_decoder(Config(decoder=decoder, folders=folders))
+
+    assert random(none, none)
+    assert not random(some, none)
+    assert not random(none, some)
+    assert not random(none, none, decoder="given")
+
+
+def test_long_findings_are_wrapped():
+    lines = told("a check", Finding(False, "found " * 30, "expected " * 20, "mend " * 40))
+    assert max(map(len, lines)) <= picture.WIDTH
+    assert lines[0].startswith("  FAIL  a check")
+    assert all(line.startswith(" " * 40) for line in lines[1:])

@@ -1,0 +1,114 @@
+"""`jaxcomp eval` as it is typed: of a finished run without its config, and its probes."""
+
+import json
+
+import pytest
+from conftest import mesh_of
+from inference.inference_runs import make_run, texts
+from qa_items import planted, write
+
+import jaxcomp
+from jaxcomp.cli import main
+from jaxcomp.evals.qa import overwriting, qa
+from jaxcomp.evals.qa.items import Item
+from jaxcomp.runtime.sharding import use_mesh
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Everything under one device: the shipped tower of 24 does not need eight."""
+    with use_mesh(mesh_of((1, 1, 1))):
+        yield make_run(tmp_path_factory.mktemp("run"))
+
+
+def typed(capsys, *argv):
+    code = main.main(["eval", *map(str, argv)])
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+def test_a_run_is_evaluated_without_its_config(run, capsys):
+    code, said, _ = typed(capsys, f"--run={run}")
+    assert code == 0
+    metrics = json.loads((run / "eval.json").read_text())["metrics"]
+    assert f"all {len(metrics)} metrics: {run / 'eval.json'}" in said
+    assert metrics["counterfactual/passages"] == 6
+    assert metrics["counterfactual/loss"] > 0
+    file, first = run / "eval.json", said
+    code, said, told = typed(capsys, f"--run={run}")
+    assert (code, said) == (0, first)
+    assert told == f"nothing to do: {file} is of this run and of these definitions already\n"
+
+
+def test_probes_write_beside_the_run_and_resume(run, tmp_path, capsys):
+    items = [
+        Item(f"i{n}", "who ?", text, ("Alice",), ("Simon",)) for n, text in enumerate(texts()[:3])
+    ]
+    file = write(tmp_path / "made.v1.jsonl", items)
+    argv = [f"--run={run}", "--probe=overwriting", f"--data={file}", "--limit=2", "--batch=2"]
+    code, first, told = typed(capsys, *argv)
+    out = run / "probes" / "overwriting-made.v1.json"
+    result = json.loads(out.read_text())
+    assert (code, first) == (0, overwriting.table(result) + "\n")
+    assert "2 items probed in" in told
+    assert f"written: {out}" in told
+    assert [r["id"] for r in result["records"]] == ["i0", "i1"]
+    code, again, told = typed(capsys, *argv)
+    assert (code, again) == (0, first)
+    assert told == f"nothing to do: the result is in {out} already\n"
+    assert typed(capsys, *argv[:3], "--limit=3")[0] == 2
+    out.write_text(json.dumps({name: result[name] for name in ("about", "filter", "items")}))
+    code, _, told = typed(capsys, *argv)
+    assert (code, told.count("\n")) == (2, 1)
+    assert f"{out} is damaged, or of another version (KeyError" in told
+    out.write_text(json.dumps(result))
+    # The same measurements under another rule: nothing is asked again.
+    code, _, told = typed(capsys, *argv, "--filter=max_tokens=999")
+    assert (code, told) == (0, f"2 of 2 items were done already\nwritten: {out}\n")
+
+
+def test_gold_answers_of_an_exported_folder(run, tmp_path, capsys):
+    with use_mesh(mesh_of((1, 1, 1))):
+        jaxcomp.inference.export(run, tmp_path / "e")
+    rows = [
+        {"id": n, "question": "who ?", "context": text, "answers": ["Alice", "Simon"]}
+        for n, text in enumerate(texts()[:2])
+    ]
+    (tmp_path / "gold.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    argv = [f"--run={tmp_path / 'e'}", "--probe=qa", f"--data={tmp_path / 'gold.jsonl'}"]
+    code, said, _ = typed(capsys, *argv, "--batch=2")
+    result = json.loads((tmp_path / "e/probes/qa-gold.json").read_text())
+    assert (code, said) == (0, qa.table(result) + "\n")
+    assert result["conditions"]["text"]["exact"]["n"] == 2
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--probe=drifting", "--run=x"], "invalid choice: 'drifting'"),
+        (["--probe=overwriting", "--data=i.jsonl"], "--probe=overwriting needs --run=DIR"),
+        (["--probe=qa", "--run=x"], "--probe=qa needs --data=FILE"),
+        (["--probe=overwriting", "--run=x", "--data=nowhere.jsonl"], "nowhere.jsonl: no such file"),
+        (["--probe=overwriting", "--run=x", "--data=i.jsonl", "--limit=0"], "limit is 0; expected"),
+        (["--probe=overwriting", "--run=x", "--data=i.jsonl", "--batch=0"], "--batch=0; expected"),
+        (["--probe=overwriting", "--run=x", "--data=i.jsonl", "--filter=x"], "is no rule; expect"),
+        (["--probe=overwriting", "--run=x", "--data=i.jsonl", "--out=."], "is a folder; expected"),
+        (["--probe=overwriting", "--run=x", "--data=i.jsonl"], "holds neither"),
+        (["--probe=overwriting", "--run=x", "--data=i.jsonl", "--memory.ratio=4"],
+         "--memory.ratio does not go with --run"),
+        (["--probe=qa", "--run=x", "--data=i.jsonl"], "those of conflicts, which is for"),
+        (["--probe=qa", "--run=gs://b/x", "--data=i.jsonl"], "give --out=FILE of this machine"),
+        (["--run=x", "--data=i.jsonl"], "--data goes with --probe=overwriting|qa"),
+        (["--run=x", "--config=c.py"], "--config does not go with --run"),
+        (["--run=x", "--compressor=llama/24"], "x holds no settings.json"),
+        (["--run=x"], "x holds no settings.json"),
+        ([], "--config is missing"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_sentence(argv, said, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "i.jsonl", planted(1))
+    code, printed, told = typed(capsys, *argv)
+    assert (code, printed, told.count("\n")) == (2, "", 1)
+    assert said in told
+    assert [f.name for f in tmp_path.iterdir()] == ["i.jsonl"]

@@ -1,0 +1,75 @@
+"""Gold answers: exact match and F1 as SQuAD's script sums them."""
+
+import json
+
+import pytest
+from qa_items import measure, pair_of, planted, prepare
+
+from jaxcomp.config import config_hash
+from jaxcomp.evals.qa import ask
+from jaxcomp.evals.qa.conditions import CONDITIONS, Asked, Reading
+from jaxcomp.evals.qa.items import Item, ProbeError
+from jaxcomp.evals.qa.qa import PROBE, rates, run, table
+from jaxcomp.evals.qa.scoring import share
+
+
+def scored(item, answers):
+    asked = Asked(item, "", [], [], 1, [], 1)
+    readings = {c: Reading((), a) for c, a in zip(CONDITIONS, answers, strict=True)}
+    return {"context": item.id} | PROBE.scored(asked, readings)
+
+
+def test_scores_are_the_best_gold_answers_summed_over_questions():
+    first = Item("1", "?", "", ("Oda Brenn", "Brenn"))
+    second = Item("2", "?", "", ("the red goat",))
+    records = [
+        scored(first, ["nobody", "the brenn", "Oda Tilo Brenn", ""]),
+        scored(second, ["red", "It is the red goat.", "A red goat!", "red red"]),
+    ]
+    found = rates(records)["conditions"]
+    assert [found[c]["exact"] for c in CONDITIONS] == [share(n, 2) for n in (0, 1, 1, 0)]
+    assert [found[c]["holds"] for c in CONDITIONS] == [share(n, 2) for n in (0, 2, 2, 0)]
+    # By hand: F1 2PR / (P + R), the better of two golds.
+    expected = [(0 + 2 / 3) / 2, (1 + 2 / 3) / 2, (4 / 5 + 1) / 2, (0 + 1 / 2) / 2]
+    assert [found[c]["f1"]["mean"] for c in CONDITIONS] == pytest.approx(expected)
+
+
+def test_a_run_and_its_table(monkeypatch, tmp_path):
+    monkeypatch.setattr(ask, "prepare", prepare)
+    monkeypatch.setattr(ask, "measure", measure)
+    items = [item._replace(world=()) for item in planted(4)]
+    result = run(pair_of(), items, tmp_path / "r.json").result
+    assert result["about"]["probe"] == "qa"
+    assert result["conditions"]["memory"]["exact"] == share(2, 4)
+    assert result["conditions"]["text"]["f1"]["mean"] == 1.0
+    row = next(line for line in table(result).split("\n") if line.startswith("memory"))
+    assert row.split("%")[0].split() == ["memory", "50.0"]
+    assert not run(pair_of(), items, tmp_path / "r.json").made
+
+
+def test_selections_are_further_rows_and_a_result_of_their_own(monkeypatch, tmp_path):
+    monkeypatch.setattr(ask, "prepare", prepare)
+    monkeypatch.setattr(ask, "measure", measure)
+    items, out = [item._replace(world=()) for item in planted(5)], tmp_path / "r.json"
+    result = run(pair_of(), items, out, also=("lead", "sage")).result
+    assert list(result["conditions"]) == [*CONDITIONS, "lead", "sage"]
+    assert result["conditions"]["sage"]["exact"] == share(0, 5)
+    # Of 4, 5, ..., 8 tokens one is above the 7 vectors.
+    kept = {"tokens": 6.0, "budget": 7.0, "text": 102.0, "over": 1}
+    assert result["selection"] == {"lead": kept, "sage": kept}
+    said = table(result)
+    assert "sage: 6.0 of the text's 102.0 tokens kept (means); budget 7.0" in said
+    assert [line.split()[0] for line in said.split("\n")[-5:-2]] == ["rebuilt", "lead", "sage"]
+    assert not run(pair_of(), items, out, also=("lead", "sage")).made
+    for other in ((), ("lead",)):
+        with pytest.raises(ProbeError, match="another select; choose another --out"):
+            run(pair_of(), items, out, also=other)
+    # A result of before there were selections is one without.
+    plain = tmp_path / "old.json"
+    old = run(pair_of(), items, plain).result
+    assert old["about"].pop("select", "gone") is None
+    about = {k: v for k, v in old["about"].items() if k != "hash"}
+    assert old["about"]["hash"] == config_hash(about)  # as it was named then
+    assert old["about"]["hash"] != result["about"]["hash"]
+    plain.write_text(json.dumps(old))
+    assert not run(pair_of(), items, plain).made

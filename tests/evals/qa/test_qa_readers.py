@@ -1,0 +1,177 @@
+"""Reading items: four schemas, recognised by their fields; every mistake is one sentence."""
+
+import gzip
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jaxcomp.data.documents import DataError
+from jaxcomp.evals.qa.items import Item, ProbeError, fingerprint
+from jaxcomp.evals.qa.readers import read
+
+ROW = {
+    "id": "made-up-1",
+    "question": "who tends the lighthouse?",
+    "context": "The lighthouse is tended by Oda Brenn , a retired baker .",
+    "context_answer": "Oda Brenn",
+    "prior_answer": "Tilo Marsk",
+}
+FAITH = {
+    "question": "What heats the hut?",
+    "context": "In this valley huts are heated by snow.",
+    "choices": {"text": ["fire", "snow", "moss"], "label": ["A", "B", "C"]},
+    "answerKey": "B",
+}
+CONFLICTQA = {
+    "question": "What is Oda Brenn's occupation?",
+    "ground_truth": ["baker", "cook"],
+    "memory_answer": "Oda Brenn's occupation is baker.",
+    "parametric_memory": "Oda Brenn bakes.",
+    "counter_answer": "Oda Brenn's occupation is diver.",
+    "counter_memory": "Oda Brenn has dived for years.",
+}
+SQUAD = {"id": 4, "question": "Who bakes?", "context": "Oda bakes.", "answers": ["Oda", "Oda B."]}
+
+
+def row(**change):
+    return json.dumps({**ROW, **change})
+
+
+def without(name):
+    return json.dumps({k: v for k, v in ROW.items() if k != name})
+
+
+def jsonl(tmp_path, *rows):
+    file = tmp_path / "i.jsonl"
+    file.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return file
+
+
+def test_items_come_in_the_files_order_and_a_limit_takes_the_first(tmp_path):
+    file = tmp_path / "i.jsonl.gz"
+    rows = [row(id=i, extra=[1]) for i in (7, 3)] + ["", row(id="x", question="a\u2028b")]
+    file.write_bytes(gzip.compress("\n".join(rows).encode()))
+    found = read(file)
+    assert [item.id for item in found] == ["7", "3", "x"]
+    assert found[2].question == "a\u2028b"
+    assert found[0] == Item("7", ROW["question"], ROW["context"], ("Oda Brenn",), ("Tilo Marsk",))
+    assert found[0].options == ("Oda Brenn", "Tilo Marsk")
+    assert read(file, 2) == found[:2]
+    assert read(file, 9) == found
+    assert fingerprint(found) != fingerprint(found[::-1])
+    changed = found[0]._replace(world=("Tilo Marsks",))
+    assert fingerprint([changed, *found[1:]]) != fingerprint(found)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_faitheval_has_the_keyed_choice_against_all_others(tmp_path, suffix):
+    rows = [FAITH, {**FAITH, "answerKey": "C", "question": "And this?"}]
+    file = jsonl(tmp_path, *rows)
+    if suffix == "parquet":
+        file = tmp_path / "i.parquet"
+        pq.write_table(pa.Table.from_pylist(rows), file)
+    one, two = read(file)
+    assert one == Item(one.id, FAITH["question"], FAITH["context"], ("snow",), (), ("fire", "moss"))
+    assert one.options == ("snow", "fire", "moss")
+    assert two.options == ("moss", "fire", "snow")
+    places = {"jsonl": ("line 1", "line 2"), "parquet": ("row 0", "row 1")}
+    assert (one.id, two.id) == places[suffix]
+
+
+def test_conflictqas_truth_is_of_the_side_that_says_it(tmp_path):
+    right = {**CONFLICTQA, "ground_truth": ["politician", "diver"]}
+    neither = {**CONFLICTQA, "ground_truth": ["smith"]}
+    world, passage, elsewhere = read(jsonl(tmp_path, CONFLICTQA, right, neither))
+    own, other = CONFLICTQA["counter_answer"], CONFLICTQA["memory_answer"]
+    assert world.context == CONFLICTQA["counter_memory"]
+    assert (world.answers, world.world) == ((own,), (other, "baker", "cook"))
+    assert (passage.answers, passage.world) == ((own, "politician", "diver"), (other,))
+    assert (elsewhere.answers, elsewhere.world) == ((own,), (other, "smith"))
+    assert all(item.options == (own, other) for item in (world, passage, elsewhere))
+
+
+def test_squad_has_gold_answers_and_no_rival(tmp_path):
+    struct = {**SQUAD, "id": 5, "answers": {"text": ["Oda"], "answer_start": [0]}}
+    none = {**SQUAD, "id": 6, "answers": []}
+    found = read(jsonl(tmp_path, SQUAD, struct, none), probe="qa")
+    assert [item.answers for item in found] == [("Oda", "Oda B."), ("Oda",), ()]
+    assert [item.options for item in found] == [("Oda",), ("Oda",), ()]
+    assert [item.id for item in found] == ["4", "5", "6"]
+
+
+def test_what_is_beyond_the_limit_is_not_looked_at(tmp_path):
+    file = tmp_path / "i.jsonl"
+    file.write_text(f"{row()}\nnot json\n")
+    assert len(read(file, 1)) == 1
+    with pytest.raises(ProbeError, match="line 2"):
+        read(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "empty; expected rows with the fields of conflicts (question, context"),
+        ("\n \n", "empty; expected rows"),
+        ("{", "line 1: not JSON"),
+        (f"{row()}\n[1]", "line 2: holds a list [...], expected an object"),
+        ("[" * 100_000, "line 1: nested too deep"),
+        (f'{{"id": {"9" * 5000}}}', "line 1: an integer of 5000 digits"),
+        (without("prior_answer"), "line 1: the fields are id, question, context, context_answer; "
+         "--probe=overwriting takes rows with the fields of conflicts (question, context,"),
+        ('{"a": 1}', "or faitheval (question, context, choices, answerKey) or conflictqa ("),
+        (f"{row()}\n{json.dumps(FAITH)}", "line 2: no field 'context_answer', which the first row"),
+        (json.dumps(SQUAD), "the fields are those of squad, which is for --probe=qa"),
+        (row(context=None), "field 'context' is NoneType; expected text"),
+        (row(id=True), "field 'id' is bool"),
+        (row(context_answer=["Oda"]), "field 'context_answer' is a list of 1 (str)"),
+        (row(question=" \n"), "field 'question' is blank"),
+        (row(context="a\ud800b"), "line 1: a string holds half a surrogate pair"),
+        (f"{row()}\n\n{row(question='q')}", "line 3: id 'made-up-1' is that of line 1 too"),
+        (f"{row(id=1)}\n{row(id='1')}", "line 2: id '1' is that of line 1 too"),
+        (json.dumps({**FAITH, "answerKey": "D"}), "'D'; expected one of the labels of 'choices', "
+         "found A, B, C"),
+        (json.dumps({**FAITH, "choices": {"text": ["a", "b"], "label": ["A"]}}),
+         "line 1: field 'choices' is dict; expected a struct of two lists of the same length"),
+        (json.dumps({**FAITH, "choices": ["fire", "snow"]}), "expected a struct of two lists"),
+        (json.dumps({**CONFLICTQA, "ground_truth": [3]}), "is a list of 1 (int); expected a list"),
+    ],
+)  # fmt: skip
+def test_a_bad_file_is_one_sentence(tmp_path, text, said):
+    file = tmp_path / "i.jsonl"
+    file.write_text(text)
+    with pytest.raises(ProbeError) as error:
+        read(file)
+    assert said in str(error.value)
+    assert str(error.value).startswith(str(file))
+
+
+def test_a_bad_place_is_one_sentence(tmp_path):
+    with pytest.raises(ProbeError, match=r"i\.jsonl: no such file"):
+        read(tmp_path / "i.jsonl")
+    with pytest.raises(ProbeError, match=r"i\.csv: unsupported kind"):
+        read(tmp_path / "i.csv")
+    cut = tmp_path / "cut.jsonl.gz"
+    cut.write_bytes(gzip.compress(row().encode())[:-9])
+    with pytest.raises(ProbeError, match="is it complete"):
+        read(cut)
+    plain = tmp_path / "plain.jsonl.gz"
+    plain.write_text(row())
+    with pytest.raises(ProbeError, match="cannot be read"):
+        read(plain)
+    latin = tmp_path / "latin.jsonl"
+    latin.write_bytes(b"\xe9")
+    with pytest.raises(DataError, match="not UTF-8 at line 1"):
+        read(latin)
+    table = tmp_path / "cut.parquet"
+    pq.write_table(pa.Table.from_pylist([FAITH]), table)
+    table.write_bytes(table.read_bytes()[:-9])
+    with pytest.raises(ProbeError, match=r"cut\.parquet: not a readable parquet file"):
+        read(table)
+
+
+@pytest.mark.parametrize("limit", [0, -3])
+def test_a_limit_below_one_is_refused(tmp_path, limit):
+    with pytest.raises(ProbeError, match=f"limit is {limit}; expected at least 1"):
+        read(tmp_path / "i.jsonl", limit)

@@ -1,0 +1,371 @@
+import dataclasses
+import json
+import math
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from jaxcomp.compress.autoencoder import build
+from jaxcomp.config import (
+    Config,
+    ConfigError,
+    DataConfig,
+    EvalConfig,
+    MemoryConfig,
+    MeshConfig,
+    ModelConfig,
+    WorldConfig,
+)
+from jaxcomp.data.batches import batch_examples, data_tokenizer, eval_examples
+from jaxcomp.data.facts import KINDS, OUTCOMES
+from jaxcomp.evals import edits, reconstruction
+from jaxcomp.evals.evaluate import _Pair, evaluate, validation_loss
+from jaxcomp.inference import decode
+from jaxcomp.models import generate
+from jaxcomp.models.generate import Generated
+from jaxcomp.models.model import Transformer
+from jaxcomp.runtime.sharding import make_mesh, put_batch, use_mesh
+
+SMALL = ModelConfig(
+    hidden_size=16,
+    num_hidden_layers=1,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=4,
+    intermediate_size=32,
+)
+WORLD = Config(
+    data=DataConfig(segment=48, target=52, eval_passages=7, val_passages=5),
+    memory=MemoryConfig(ratio=4),
+    eval=EvalConfig(batch=8, samples=2, sampled_passages=3, edits_per_kind=4),
+    world=WorldConfig(base_favourites=1),  # so that every number of the table is measured
+)
+DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
+
+
+def prose(folder: Path) -> Path:
+    """Documents of real-looking sentences in which every kind of edit finds a place."""
+    rng = random.Random(0)
+    names = ["Alice", "Robert", "Martha", "Edmund", "Sparta", "Lisbon", "Vienna", "Oswald"]
+    lines = []
+    for i in range(60):
+        parts = []
+        for _ in range(12):
+            a, b, c = rng.sample(names, 3)
+            # Words of its own for each document: wording shared with training text is not held out.
+            word = "".join(rng.choices("bcdfglmnprst", k=6))
+            parts.append(
+                rng.choice(
+                    [
+                        f"In {rng.randrange(1200, 1990)} the {word} of {a} was long gone.",
+                        f"They say {word} that {a} followed {b} to the {word}, and {c} stayed.",
+                        f"But the {word} is {rng.choice(['cold', 'kind', 'far'])} there.",
+                        f"He gave {rng.choice(['four', 'nine'])} horses for a {word} near {b}.",
+                    ]
+                )
+            )
+        lines.append(json.dumps({"id": f"doc-{i}", "source": f"s{i}", "text": " ".join(parts)}))
+    file = folder / "prose.jsonl"
+    file.write_text("\n".join(lines))
+    return file
+
+
+class Fixture:
+    """A tiny random pair with its configuration, tokenizer and mesh."""
+
+    def __init__(self, cfg: Config):
+        self.cfg, self.tok = cfg, data_tokenizer(cfg)
+        # Rounded up, so that the vocabulary divides over the tensor axis of a mesh.
+        size = dataclasses.replace(SMALL, vocab_size=-(-self.tok.vocab_size // 4) * 4)
+        llm = Transformer(size, rngs=nnx.Rngs(1))
+        decoder = Transformer(size, rngs=nnx.Rngs(2))
+        self.model = build(llm, decoder, cfg.memory, cfg.train, segment=cfg.data.segment, seed=3)
+
+    def evaluate(self, **changes: Any):
+        cfg = dataclasses.replace(self.cfg, eval=dataclasses.replace(self.cfg.eval, **changes))
+        return evaluate(cfg, self.model, self.tok, self.tok)
+
+
+@pytest.fixture(scope="module")
+def one_mesh():
+    mesh = make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
+    with use_mesh(mesh):
+        yield mesh
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAXCOMP_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def world(one_mesh, cache):
+    return Fixture(WORLD)
+
+
+@pytest.fixture(scope="module")
+def text(one_mesh, cache):
+    data = dataclasses.replace(
+        WORLD.data, source="text", path=str(prose(cache)), vocab_size=400, target=64
+    )
+    return Fixture(dataclasses.replace(WORLD, data=data))
+
+
+@pytest.fixture(scope="module")
+def world_result(world):
+    return world.evaluate()
+
+
+@pytest.fixture(scope="module")
+def text_result(text):
+    return text.evaluate()
+
+
+PLACEHOLDERS = {
+    "set": ("ordinary", "counterfactual", "test"),
+    "world": ("ordinary", "counterfactual"),
+    "kind": ("all", *KINDS),
+    "edit": ("all", *edits.KINDS),
+    "i": tuple(str(i) for i in range(1, 9)),
+}
+
+
+def documented() -> set[str]:
+    """Every name of the tables of docs/metrics.md, placeholders written out."""
+    names: list[str] = re.findall(r"^\| `([^`]+)` \|", DOCS.read_text(), re.MULTILINE)
+    assert len(names) == len(set(names))
+    for key, values in PLACEHOLDERS.items():
+        names = [
+            n.replace(f"<{key}>", v) for n in names for v in (values if f"<{key}>" in n else ("",))
+        ]
+    return set(names)
+
+
+def test_every_number_is_documented_and_every_documented_number_exists(world_result, text_result):
+    assert {*world_result.metrics, *text_result.metrics} == documented()
+
+
+def test_placeholders_are_explained():
+    said = DOCS.read_text().split("**Placeholders.**")[1].split("**Conventions.**")[0]
+    for values in (PLACEHOLDERS["kind"], PLACEHOLDERS["edit"], PLACEHOLDERS["set"]):
+        assert all(f"`{v}`" in said for v in values)
+
+
+def test_numbers_are_numbers(world_result, text_result):
+    for name, value in {**world_result.metrics, **text_result.metrics}.items():
+        assert value is None or type(value) in (int, float), name
+        assert value is None or math.isfinite(value), name
+    json.dumps(world_result.passages)
+    json.dumps(text_result.passages)
+
+
+def test_identities(world_result):
+    m = world_result.metrics
+    for name in ("ordinary", "counterfactual"):
+        assert m[f"{name}/passages"] == 7
+        assert m[f"{name}/perplexity"] == pytest.approx(math.exp(m[f"{name}/loss"]))
+        assert m[f"{name}/rank"] <= m[f"{name}/rank_bound"] <= 12
+        assert m[f"{name}/pooled_rank"] <= m[f"{name}/pooled_bound"] == 16
+        nats = m[f"{name}/loss"] * (m[f"{name}/tokens"] + 7)  # one end token each
+        assert m[f"{name}/bits_per_byte"] == pytest.approx(nats / math.log(2) / m[f"{name}/bytes"])
+        for group in ("slots", "nonfavourite"):
+            shares = [m[f"{name}/{group}/all/{o}"] for o in OUTCOMES]
+            if m[f"{name}/{group}/all/n"]:
+                assert sum(shares) == pytest.approx(1.0)
+    odd = m["counterfactual/nonfavourite/all/n"] / m["counterfactual/slots/all/n"]
+    assert odd > 2 * m["ordinary/nonfavourite/all/n"] / m["ordinary/slots/all/n"]
+    assert m["counterfactual/passage_bits"] > m["ordinary/passage_bits"] > 40
+
+
+def test_calibration_is_of_every_slot_whose_value_is_one_word(world, world_result):
+    for name in ("ordinary", "counterfactual"):
+        examples = eval_examples(world.cfg, name, world.tok, world.tok)
+        words = [
+            (slot.is_favourite, e.text[slot.start : slot.end])
+            for e in examples
+            for slot in e.passage.slots
+        ]
+        single = [favourite for favourite, value in words if " " not in value]
+        assert 0 < len(single) < len(words)
+        assert world_result.metrics[f"{name}/calibration/slots/n"] == len(single)
+        assert world_result.metrics[f"{name}/calibration/nonfavourite/n"] == single.count(False)
+
+
+def test_batches_do_not_matter(world, world_result):
+    """One passage at a time gives what eight at a time (one row of them empty) give."""
+    single = world.evaluate(batch=1, samples=0)
+    assert single.metrics["ordinary/agreement"] is None
+    for name, value in world_result.metrics.items():
+        if "agreement" in name:
+            continue
+        if value is None:  # not measurable: nothing to divide by
+            assert single.metrics[name] is None, name
+        else:
+            assert single.metrics[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
+    assert [p["rebuilt"] for p in single.passages] == [p["rebuilt"] for p in world_result.passages]
+
+
+def test_repeated_evaluation_compiles_nothing_and_changes_nothing(world, world_result):
+    functions: tuple[Any, ...] = (
+        decode.read,
+        decode.forced,
+        decode._prefix,
+        generate._prefill,
+        generate._decode,
+    )
+    before = [f._cache_size() for f in functions]
+    again = world.evaluate()
+    assert [f._cache_size() for f in functions] == before
+    assert again == world_result
+
+
+def test_loss_is_the_loss_that_training_sees(world, world_result, one_mesh):
+    examples = eval_examples(world.cfg, "ordinary", world.tok, world.tok)
+    (batch, valid), *rest = batch_examples(examples, 8, world.cfg)
+    assert (valid, rest) == (7, [])
+    put = put_batch(batch, one_mesh)
+
+    @jax.jit
+    def by_hand(put):
+        targets = world.model.targets(*put, ratio=4)
+        logits_RLV = world.model.decoder.unembed(targets.hidden_RLD)
+        logp_RLV = jax.nn.log_softmax(logits_RLV)
+        hot_RLV = jax.nn.one_hot(targets.label_RL, logp_RLV.shape[-1])
+        nll_RL = -(logp_RLV * hot_RLV).sum(-1) * targets.valid_RL
+        return nll_RL.sum() / targets.valid_RL.sum()
+
+    loss = world_result.metrics["ordinary/loss"]
+    assert loss == pytest.approx(float(by_hand(put)), rel=1e-5)
+    assert validation_loss(world.cfg, world.model, examples) == pytest.approx(loss, rel=1e-6)
+    with pytest.raises(ValueError, match="hold no target token"):
+        validation_loss(world.cfg, world.model, [])
+
+
+def test_the_floor_knows_nothing_of_the_text(world, one_mesh):
+    examples = eval_examples(world.cfg, "counterfactual", world.tok, world.tok)
+    others = [e._replace(ctx=o.ctx) for e, o in zip(examples, examples[::-1], strict=True)]
+    pair = _Pair(world.cfg, world.model, world.tok)
+
+    def measured(examples):
+        ((batch, valid),) = batch_examples(examples, 8, world.cfg)
+        return pair.rebuild(examples[:valid], put_batch(batch, one_mesh))
+
+    right, wrong = measured(examples), measured(others)
+    assert [r.floor for r in right] == [w.floor for w in wrong]
+    moved = [abs(r.row.nll - w.row.nll) for r, w in zip(right, wrong, strict=True)]
+    assert max(moved) > 1e-4
+    assert len({r.floor.rebuilt for r in right}) == 1
+
+
+def oracle(self, batch, memory, temperature=0.0, seed=0):
+    """A decoder that rebuilds the text exactly from a memory, and nothing without one."""
+    tok_BL = batch.tok_BOL[:, 0]
+    seen_B = memory.seg_BM.sum(1) > 0
+    end_BL = jnp.zeros_like(tok_BL) + self.tok.eos_id
+    tok_BL = jnp.where(seen_B[:, None], tok_BL, end_BL)
+    zero_BL = jnp.zeros(tok_BL.shape)
+    return Generated(tok_BL, zero_BL[:, 0], zero_BL, zero_BL)
+
+
+def test_a_perfect_decoder_keeps_every_slot(world, monkeypatch):
+    monkeypatch.setattr(_Pair, "free", oracle)
+    result = world.evaluate()
+    m = result.metrics
+    for name in ("ordinary", "counterfactual"):
+        ones = ("fr_accuracy", "exact_match", "rouge_l", "agreement", "slots/all/kept")
+        assert [m[f"{name}/{key}"] for key in ones] == [1.0] * len(ones)
+        assert m[f"{name}/bleu"] == pytest.approx(100.0)
+        assert m[f"{name}/overwriting"] == m[f"{name}/drift"] == m[f"{name}/to_prior"] == 0.0
+        zeros = ("fr_accuracy", "exact_match", "bleu", "rouge_l", "slots/all/kept")
+        assert [m[f"{name}/floor/{key}"] for key in zeros] == [0.0] * len(zeros)
+    for record in result.passages:
+        assert record["rebuilt"] == record["text"]
+        assert record["fr_same"] == record["fr_length"] == record["targets"] - 1
+        assert sum(record["counts"][f"slots/{k}/kept"] for k in KINDS
+                   if f"slots/{k}/kept" in record["counts"]) == len(record["slots"])  # fmt: skip
+
+
+def test_a_perfect_decoder_keeps_every_edit(text, monkeypatch):
+    monkeypatch.setattr(_Pair, "free", oracle)
+    m = text.evaluate().metrics
+    assert m["test/exact_match"] == 1.0
+    for kind in ("all", *edits.KINDS):
+        assert m[f"edits/{kind}/n"] > 0
+        assert m[f"edits/{kind}/control"] == m[f"edits/{kind}/kept"] == 1.0
+        assert m[f"edits/{kind}/reverted"] == 0.0
+
+
+def test_edits_that_no_longer_fit_are_counted(text, monkeypatch):
+    """Every third one puts in as many words as the target holds tokens; of the others too, some
+    stand at the end of the context and are longer than what was there."""
+    made, real = [], edits.make_edits
+
+    def fits(e):
+        ends = [end for _, end in text.tok.encode_with_offsets(e.text)[1]]
+        return e.end <= ends[: text.cfg.data.segment][-1]
+
+    def lengthened(texts, *args):
+        for i, e in enumerate(real(texts, *args)):
+            if i % 3 == 0:
+                new = " ".join([e.new] * text.cfg.data.target)
+                said = e.text[: e.start] + new + e.text[e.end :]
+                e = e._replace(text=said, new=new, end=e.start + len(new))
+            made.append(e)
+        return list(made)
+
+    monkeypatch.setattr(edits, "make_edits", lengthened)
+    monkeypatch.setattr(_Pair, "free", oracle)
+    m = text.evaluate().metrics
+    for kind in ("all", *edits.KINDS):
+        mine = [e for e in made if kind in ("all", e.kind)]
+        assert m[f"edits/{kind}/n"] == sum(map(fits, mine))
+        assert m[f"edits/{kind}/left_out"] == len(mine) - m[f"edits/{kind}/n"]
+    assert m["edits/all/n"] > 0 < m["edits/all/left_out"]
+
+
+def test_an_untrained_decoder_makes_edits_unmeasurable(text_result):
+    m = text_result.metrics
+    assert m["edits/all/n"] > 0
+    assert m["edits/all/measurable"] == 0
+    assert m["edits/all/kept"] is None
+    made = [p for p in text_result.passages if p["set"] == "edits"]
+    assert len(made) == m["edits/all/n"]
+    assert edits.reason({k.removeprefix("edits/"): v for k, v in m.items()}) is not None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"batch": 0}, "eval.batch is 0"), ({"temperature": 0.0}, "eval.temperature is 0.0")],
+)
+def test_bad_fields_are_refused(world, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        world.evaluate(**changes)
+
+
+def test_chunked_logits_change_nothing(world, world_result, monkeypatch):
+    """A vocabulary too large for all logits at once is worked off position by position."""
+    monkeypatch.setattr(reconstruction, "LOGITS_ELEMENTS", 8 * 7 * world.tok.vocab_size)
+    forced: Any = decode.forced
+    forced.clear_cache()
+    examples = eval_examples(world.cfg, "ordinary", world.tok, world.tok)
+    got = validation_loss(world.cfg, world.model, examples)
+    forced.clear_cache()
+    assert got == pytest.approx(world_result.metrics["ordinary/loss"], rel=1e-6)
+
+
+def test_a_sharded_pair_measures_the_same(world_result, cache):
+    """Passages over two devices and the vocabulary over two: the numbers of one device."""
+    with use_mesh(make_mesh(MeshConfig(1, 2, 2), jax.devices()[:4])):
+        got = Fixture(WORLD).evaluate(samples=0).metrics
+    for name in ("loss", "entropy_own", "fr_accuracy", "rank", "floor/loss", "slots/all/lost"):
+        expected = world_result.metrics[f"ordinary/{name}"]
+        assert got[f"ordinary/{name}"] == pytest.approx(expected, rel=1e-4), name

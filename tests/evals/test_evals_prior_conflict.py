@@ -1,0 +1,173 @@
+"""Whose prior wins: contested slots against texts whose every value was chosen by the test."""
+
+import dataclasses
+import random
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from jaxcomp.cli.validate import validate
+from jaxcomp.config import ConfigError, WorldConfig, from_dict
+from jaxcomp.data import lexicon as lx
+from jaxcomp.data.facts import VALUES
+from jaxcomp.data.world import World, bases_world, own_world, scrambled
+from jaxcomp.evals import bootstrap
+from jaxcomp.evals.primary_metrics import SPLIT, WORLD, headlines
+from jaxcomp.evals.prior_conflict import OUTCOMES, contested, measured, rates, rival_of
+
+CFG = WorldConfig(base_favourites=1)
+OWN, RIVAL = World(own_world(CFG)), World(WorldConfig(seed=1))
+DRAWN = [OWN.passage("test", i, counterfactual=True) for i in range(60)]
+
+
+def theirs(slot):
+    """The rival's favourite by its own permutation, from the natural favourites of the lexicon."""
+    tables = {
+        "topic": lx.TOPIC_AT, "colour": lx.COLOUR_OF, "material": lx.MATERIAL_OF,
+        "size": lx.SIZE_OF, "quantity": lx.NUMBER_OF, "modifier": lx.MOOD_OF,
+        "profession": {p: v[0] for p, v in lx.PERSONS.items()},
+        "home": {p: v[1] for p, v in lx.PERSONS.items()},
+    }  # fmt: skip
+    if slot.kind not in tables:
+        return None
+    natural = tables[slot.kind][slot.key[1]]
+    return RIVAL._shuffled[slot.kind][VALUES[slot.kind].index(natural)]
+
+
+def is_contested(slot):
+    other = theirs(slot)
+    if other is None or slot.swap in (slot.favourite, other):
+        return False
+    return len({slot.value, slot.favourite, other}) == 3
+
+
+def rewritten(passage, choose):
+    """The text with each contested slot's value replaced by `choose(slot)`."""
+    text = passage.text
+    for slot in sorted(passage.slots, key=lambda s: -s.start):
+        if is_contested(slot):
+            text = text[: slot.start] + choose(slot) + text[slot.end :]
+    return text
+
+
+CHOICES = {
+    "kept": lambda slot: slot.value,
+    "decoder": lambda slot: slot.favourite,
+    "compressor": theirs,
+    "other": lambda slot: next(
+        o for o in slot.options if o not in {slot.value, slot.favourite, theirs(slot), slot.swap}
+    ),
+    "lost": lambda slot: "",
+}
+
+
+@pytest.mark.parametrize("outcome", CHOICES)
+def test_each_value_has_one_cause(outcome):
+    found = [contested(RIVAL, p, rewritten(p, CHOICES[outcome])) for p in DRAWN]
+    slots = [s for p in DRAWN for s in p.slots if is_contested(s)]
+    values = rates(found)
+    assert values["split/n"] == len(slots) > 60
+    shares = {o: values[f"split/{o}"] for o in OUTCOMES}
+    # A rewritten modifier reads as its own new mood; nothing else changes.
+    assert shares == {o: float(o == outcome) for o in OUTCOMES}
+    assert values["split/chance"] == pytest.approx(
+        sum(1 / len(s.options) for s in slots) / len(slots)
+    )
+    lead = {"decoder": 1.0, "compressor": -1.0}.get(outcome, 0.0)
+    assert values["split/lead"] == lead
+
+
+def test_an_exchange_is_no_prior():
+    def swap(slot):
+        return slot.swap or slot.value
+
+    found: Any = rates([contested(RIVAL, p, rewritten(p, swap)) for p in DRAWN])
+    moods = sum(is_contested(s) for p in DRAWN for s in p.slots if s.kind == "modifier")
+    assert found["split/swapped"] == pytest.approx(moods / found["split/n"])
+    assert found["split/decoder"] == found["split/compressor"] == 0.0
+
+
+def test_even_is_what_guessing_among_the_rest_would_give():
+    """Values drawn evenly among those that neither the source nor the decoder wants: the share of
+    the compressors' favourite is `even`, up to chance."""
+    rng, total = random.Random(0), []
+
+    def guess(slot):
+        rest = sorted(set(slot.options) - {slot.value, slot.favourite, slot.swap})
+        return rng.choice(rest)
+
+    for _ in range(30):
+        total += [contested(RIVAL, p, rewritten(p, guess)) for p in DRAWN]
+    found: Any = rates(total)
+    assert found["split/compressor"] == pytest.approx(found["split/even"], rel=0.1)
+    assert found["split/even"] > found["split/chance"]
+
+
+def test_nothing_is_measured_where_there_is_one_prior():
+    texts = [p.text for p in DRAWN[:3]]
+    assert rival_of(WorldConfig()) is None
+    assert measured(WorldConfig(), DRAWN[:3], texts, texts) == {}
+    found = measured(CFG, DRAWN[:3], texts, [""] * 3)
+    assert (found["split/kept"], found["floor/split/kept"]) == (1.0, 0.0)
+    assert rates([])["split/kept"] is None
+
+
+def test_intervals_are_over_the_same_counts():
+    picks = [CHOICES[name] for name in ("decoder", "compressor", "compressor", "kept")]
+    found = [contested(RIVAL, p, rewritten(p, picks[i % 4])) for i, p in enumerate(DRAWN)]
+    records = [{"set": "counterfactual", "loss": None, "counts": c} for c in found]
+    values = rates(found)
+    for head in SPLIT:
+        sums = bootstrap.counted(records, head.metric)
+        top, bottom = (sum(column) for column in zip(*sums, strict=True))
+        assert top / bottom == pytest.approx(values[head.metric.partition("/")[2]])
+
+
+def test_the_favourite_of_a_fact_is_that_of_its_slots():
+    for world in (OWN, RIVAL, World(WorldConfig(seed=5))):
+        for i in range(40):
+            for slot in world.passage("train", i).slots:
+                if slot.kind not in ("relation", "order"):
+                    assert world.favourite(slot.key) == slot.favourite
+    assert OWN.favourite(("order", "the bell rang", "the sun rose")) is None
+
+
+def test_the_bases_world_has_the_same_words_and_other_favourites():
+    assert bases_world(CFG).seed == 1
+    assert bases_world(WorldConfig(seed=3)) == own_world(WorldConfig(seed=3)) == WorldConfig(seed=3)
+    assert World(bases_world(CFG)).words() == OWN.words()
+    differ = [theirs(s) != s.favourite for p in DRAWN for s in p.slots if theirs(s) is not None]
+    assert sum(differ) / len(differ) > 0.9
+
+
+def test_scrambled_sentences_hold_the_same_words():
+    text = DRAWN[0].text
+    mixed = scrambled(text, "a")
+    for one, other in zip(text.split("."), mixed.split("."), strict=True):
+        assert Counter(one.split()) == Counter(other.split())
+    assert mixed == scrambled(text, "a") != scrambled(text, "b")
+    assert mixed != text
+    assert scrambled("", "a") == ""
+
+
+def test_the_report_shows_the_split_where_there_is_one():
+    cfg = from_dict({"world": {"base_favourites": 1}})
+    assert headlines(cfg) == (*WORLD, *SPLIT)
+    assert headlines(dataclasses.replace(cfg, world=WorldConfig())) == WORLD
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ({"world": {"base_favourites": 3, "seed": 3}}, "own favourites"),
+        ({"world": {"base_favourites": -1}}, "at least 0"),
+        (
+            {"world": {"base_scrambled": True}, "data": {"source": "tfds", "tfds_name": "x"}},
+            "only base models of the controlled world",
+        ),
+    ],
+)
+def test_bad_values_are_refused(tree, message):
+    with pytest.raises(ConfigError, match=message):
+        validate(from_dict(tree))

@@ -1,0 +1,123 @@
+"""The attention of chosen places against softmax by hand; the states against the model's own."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from conftest import mesh_of
+from flax import nnx
+
+from jaxcomp.config import ModelConfig
+from jaxcomp.models.attention_scores import attended
+from jaxcomp.models.model import Transformer
+from jaxcomp.runtime.sharding import put_batch, use_mesh
+
+CFG = ModelConfig(
+    model_type="qwen3",
+    vocab_size=32,
+    hidden_size=16,
+    num_attention_heads=8,
+    num_key_value_heads=4,
+    head_dim=6,
+    intermediate_size=24,
+    num_hidden_layers=3,
+)
+L = 9
+LENGTHS = np.array([9, 6, 4, 0, 9, 6, 4, 0])
+AT_BQ = np.array([[7, 8, -1], [2, 4, 5], [3, -1, -1], [-1, -1, -1]] * 2, np.int32)
+
+
+def rows(B=4, noise=0):
+    tok_BL = np.random.default_rng(0).integers(0, 32, (B, L)).astype(np.int32)
+    seg_BL = (np.arange(L) < LENGTHS[:B, None]).astype(np.int32)
+    tok_BL = np.where(seg_BL > 0, tok_BL, noise).astype(np.int32)
+    return tok_BL, np.tile(np.arange(L, dtype=np.int32), (B, 1)), seg_BL
+
+
+def run(model, batch, at_BQ):
+    mesh = jax.sharding.get_mesh()
+    tok_BL, pos_BL, seg_BL, at_BQ = put_batch((*batch, at_BQ), mesh)
+    x_BLD = jax.jit(lambda m, tok: m.embed(tok))(model, tok_BL)
+    return jax.device_get(attended(model, x_BLD, pos_BL, seg_BL, at_BQ))
+
+
+@pytest.fixture
+def model(mesh):
+    return Transformer(CFG, rngs=nnx.Rngs(0))
+
+
+def by_hand(model, tok_L, at):
+    """Mean attention of the places `at` of one row without padding: numpy, in float64."""
+    p = {"/".join(map(str, k)): np.asarray(v[...], np.float64) for k, v in flat(model)}
+    x_LD, n = p["emb"][tok_L], len(tok_L)
+    half = CFG.head_dim // 2
+    freq = CFG.rope_theta ** (-np.arange(half) / half)
+    angle_L1H = (np.arange(n)[:, None] * freq)[:, None]
+
+    def norm(x, weight):
+        return x / np.sqrt((x * x).mean(-1, keepdims=True) + CFG.rms_norm_eps) * weight
+
+    def turn(x):
+        a, b = x[..., :half], x[..., half:]
+        cos, sin = np.cos(angle_L1H), np.sin(angle_L1H)
+        return np.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
+
+    found = []
+    for y in range(CFG.num_hidden_layers):
+        w = {k.split("/")[1]: v[y] for k, v in p.items() if k.startswith("layers/")}
+        h = norm(x_LD, w["attn_norm"])
+        q, k, v = (np.einsum("ld,dnh->lnh", h, w[name]) for name in "qkv")
+        q, k = turn(norm(q, w["q_norm"])), turn(norm(k, w["k_norm"]))
+        k, v = (np.repeat(z, CFG.num_attention_heads // z.shape[1], axis=1) for z in (k, v))
+        scores = np.einsum("lnh,snh->nls", q, k) / np.sqrt(CFG.head_dim)
+        scores[:, np.triu(np.ones((n, n), bool), 1)] = -np.inf
+        share = np.exp(scores - scores.max(-1, keepdims=True))
+        share /= share.sum(-1, keepdims=True)
+        found.append(share[:, at].mean((0, 1)))
+        x_LD = x_LD + np.einsum("nls,snh,nhd->ld", share, v, w["o"])
+        h = norm(x_LD, w["mlp_norm"])
+        gate = h @ w["gate"]
+        x_LD = x_LD + (gate / (1 + np.exp(-gate)) * (h @ w["up"])) @ w["down"]
+    return np.mean(found, axis=0)
+
+
+def flat(model):
+    for path, value in nnx.to_flat_state(nnx.state(model, nnx.Param)):
+        yield [str(part) for part in path if part not in ("kernel", "weight", "w")], value
+
+
+def test_shares_are_the_mean_softmax_of_layers_heads_and_queries(model):
+    batch = rows()
+    share_BL = run(model, batch, AT_BQ[:4]).share_BL
+    for b, n in enumerate(LENGTHS[:4]):
+        at = [i for i in AT_BQ[b] if i >= 0]
+        wanted_L = np.zeros(L)
+        if n:
+            wanted_L[:n] = by_hand(model, batch[0][b, :n], at)
+        np.testing.assert_allclose(share_BL[b], wanted_L, atol=1e-6)
+    np.testing.assert_allclose(share_BL.sum(1), [1, 1, 1, 0], rtol=1e-5)
+
+
+def test_states_are_the_models_own_and_rows_stand_alone(model, mesh):
+    batch = rows()
+    found = run(model, batch, AT_BQ[:4])
+    put = put_batch(batch, mesh)
+    hidden_BLD = jax.jit(lambda m, tok, pos, seg: m(m.embed(tok), pos, seg))(model, *put)
+    valid_BL = batch[2] > 0
+    np.testing.assert_allclose(
+        found.hidden_BLD[valid_BL], np.asarray(hidden_BLD)[valid_BL], atol=2e-6
+    )
+    alone = run(model, tuple(x[1:2] for x in batch), AT_BQ[1:2])
+    np.testing.assert_allclose(alone.share_BL[0], found.share_BL[1], atol=1e-6)
+    noisy = run(model, rows(noise=7), AT_BQ[:4])
+    np.testing.assert_array_equal(noisy.share_BL, found.share_BL)
+
+
+def test_the_mesh_changes_nothing():
+    found = []
+    for shape in ((1, 1, 1), (2, 2, 2)):
+        with use_mesh(mesh_of(shape)):
+            model = Transformer(dataclasses.replace(CFG, hidden_size=16), rngs=nnx.Rngs(0))
+            found.append(run(model, rows(8), AT_BQ).share_BL)
+    np.testing.assert_allclose(found[1], found[0], atol=1e-6)

@@ -1,0 +1,122 @@
+"""Keys and values in the place of a tower's own: reading them is reading what they came from."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import mesh_of
+from flax import nnx
+
+from jaxcomp.config import LoraConfig, ModelConfig
+from jaxcomp.models.block import Given, KeyValues
+from jaxcomp.models.generate import generate
+from jaxcomp.models.model import Transformer
+from jaxcomp.runtime.sharding import put_batch, use_mesh
+
+SHAPES = {
+    kind: ModelConfig(kind, 32, 16, 3, 8, 4, 6, 24)  # every axis divides by 8, or by 4 for tp
+    for kind in ("qwen3", "qwen2", "llama")
+}
+B, L, FIRST, M, NEW = 8, 10, 3, 4, 5
+HELD = slice(FIRST, FIRST + M)
+
+
+@functools.cache
+def made(kind):
+    model = Transformer(SHAPES[kind], rngs=nnx.Rngs(0))
+    if kind == "qwen2":  # biases start at zero, which would hide that one is forgotten
+        for bias in (getattr(model.layers, f"{name}_bias") for name in "qkv"):
+            bias.set_value(bias[...] + 0.3)
+    return model
+
+
+def rows():
+    """Holes in front of, among and behind the places that are given; positions with gaps."""
+    rng = np.random.default_rng(0)
+    tok_BL, seg_BL = rng.integers(0, 32, (B, L)).astype(np.int32), np.ones((B, L), np.int32)
+    seg_BL[1, 0] = seg_BL[2, FIRST + 1] = seg_BL[3, L - 2 :] = 0
+    pos_BL = np.cumsum(rng.integers(1, 4, (B, L)), axis=1).astype(np.int32)
+    return put_batch((tok_BL, pos_BL, seg_BL), jax.sharding.get_mesh())
+
+
+@functools.partial(jax.jit, static_argnames=("remat",))
+def read(model, tok, pos, seg, remat="none"):
+    """States of the whole text; of the text whose middle is given; and of its prefill."""
+    whole_BLD, kv = model.keep(model.embed(tok), pos, seg, last=L, remat=remat)
+    given = Given(KeyValues(*(x[:, :, HELD] for x in kv)), jnp.int32(FIRST))
+    poison_BLD = model.embed(tok).at[:, HELD].set(9.0)
+    again_BLD = model(poison_BLD, pos, seg, remat=remat, given=given)
+    ahead_BLD, _ = model.prefill(poison_BLD, pos, seg, L, given)
+    return whole_BLD, again_BLD, ahead_BLD, kv
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_given_what_it_would_have_made_itself_it_says_the_same(mesh, kind):
+    """And nothing reads the inputs or the residual stream of the places that are given."""
+    whole_BLD, *others = map(np.asarray, read(made(kind), *rows())[:3])
+    assert len(others) == 2
+    rest = [i for i in range(L) if not FIRST <= i < FIRST + M]
+    for other_BLD in others:
+        np.testing.assert_array_equal(other_BLD[:, rest], whole_BLD[:, rest])
+        assert (other_BLD[:, HELD] != whole_BLD[:, HELD]).any()
+
+
+def test_keys_do_not_know_where_they_stand(mesh):
+    """Written at one place and read at another, they are those of a text that stood there."""
+    model, (tok, pos, seg) = made("qwen3"), rows()
+
+    @jax.jit
+    def moved(model):
+        _, kv = model.keep(model.embed(tok), pos, seg, last=L)
+        there = pos + 17
+        given = Given(kv, jnp.int32(0))
+        x_BLD = jnp.concatenate([0 * model.embed(tok), model.embed(tok[:, :2])], axis=1)
+        whole_BLD = model.embed(jnp.concatenate([tok, tok[:, :2]], axis=1))
+        pos_BS = jnp.concatenate([there, there[:, -1:] + 1, there[:, -1:] + 2], axis=1)
+        seg_BS = jnp.concatenate([seg, seg[:, :2]], axis=1)
+        return (
+            model(x_BLD, pos_BS, seg_BS, given=given)[:, L:],
+            model(whole_BLD, pos_BS, seg_BS)[:, L:],
+        )
+
+    given_BLD, read_BLD = moved(model)
+    np.testing.assert_allclose(given_BLD, read_BLD, atol=2e-5)
+
+
+def test_the_cache_holds_what_was_given(mesh):
+    """Greedy decoding after given keys and values says what it says after the text itself."""
+    model, (tok, pos, seg) = made("llama"), rows()
+    kv = read(model, tok, pos, seg)[3]
+    given = Given(KeyValues(*(x[:, :, HELD] for x in kv)), jnp.int32(FIRST))
+    x_BLD, start_B = model.embed(tok), pos[:, -1] + 1
+    blank_BLD = x_BLD.at[:, HELD].set(0.0)
+    said, again = (
+        generate(model, x, pos, seg, start_B, g, max_new=NEW, eos_id=99)
+        for x, g in ((x_BLD, None), (blank_BLD, given))
+    )
+    jax.tree.map(np.testing.assert_array_equal, said, again)
+    other = generate(model, blank_BLD, pos, seg, start_B, max_new=NEW, eos_id=99)
+    assert (np.asarray(other.entropy_BL) != np.asarray(said.entropy_BL)).any()
+
+
+def test_kept_are_those_of_the_last_places_alone(mesh):
+    model, batch = made("qwen3"), rows()
+    whole, last = (
+        jax.jit(lambda m, n=n: m.keep(m.embed(batch[0]), *batch[1:], last=n)[1])(model)
+        for n in (L, 2)
+    )
+    assert last.k_YBMKH.shape == (3, B, 2, 4, 6)
+    for x, y in zip(whole, last, strict=True):
+        np.testing.assert_array_equal(np.asarray(x)[:, :, -2:], y)
+
+
+@pytest.mark.slow
+def test_meshes_and_remat_change_nothing_but_rounding():
+    found = []
+    for size, remat in (((1, 1, 1), "none"), ((2, 2, 2), "full")):
+        with use_mesh(mesh_of(size)):
+            model = Transformer(SHAPES["qwen3"], rngs=nnx.Rngs(0), lora=LoraConfig(rank=2))
+            found.append(jax.device_get(read(model, *rows(), remat=remat)))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=2e-5), *found)

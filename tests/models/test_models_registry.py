@@ -1,0 +1,41 @@
+"""Known models have the published number of parameters, so that no shape is misremembered."""
+
+import pytest
+
+from jaxcomp.config import ConfigError
+from jaxcomp.models.config import from_hf, to_hf
+from jaxcomp.models.model import count_params
+from jaxcomp.models.registry import MODELS, published
+
+# As the hub counts the tensors of the published files; of the Vision towers, the Llama 3.1 models
+# whose layers they hold unchanged (arXiv 2407.21783, section 7).
+PARAMETERS = {
+    "llama3-8b-instruct": 8_030_261_248,
+    "llama3.1-8b": 8_030_261_248,
+    "llama3.2-1b": 1_235_814_400,
+    "llama3.2-3b": 3_212_749_824,
+    "llama3.2-11b": 8_030_261_248,
+    "llama3.2-90b": 70_553_706_496,
+    "qwen3-0.6b": 596_049_920,
+    "qwen3-1.7b": 1_720_574_976,
+    "qwen3-4b": 4_022_468_096,
+    "qwen3-8b": 8_190_735_360,
+    "qwen3-14b": 14_768_307_200,
+    "qwen3-32b": 32_762_123_264,
+    "smollm2-135m": 134_515_008,
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_parameters_are_the_published_number(name):
+    assert count_params(MODELS[name].shape) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_shape_survives_config_json(name):
+    assert from_hf(to_hf(MODELS[name].shape)) == MODELS[name].shape
+
+
+def test_an_unknown_name_suggests_the_nearest():
+    with pytest.raises(ConfigError, match=r"did you mean qwen3-0\.6b\?"):
+        published("qwen3-0.6")

@@ -1,0 +1,44 @@
+"""`stub_sweep.py WORKDIR`: `jaxcomp sweep` with jobs that only sleep, or loop until stopped."""
+
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from sweep import sweep_stub
+from sweep_command import command
+
+from jaxcomp.runtime import distributed, preemption
+
+CFG = sweep_stub.config(base_seeds=(0,))
+
+
+class Work(sweep_stub.StubWork):
+    """Files in the workdir say what happens: "alone-JOB" fails on one process alone, "loop" makes
+    jobs of steps."""
+
+    def run(self, task, workdir, say):
+        if (workdir / f"alone-{task.id}").exists() and not distributed.is_lead():
+            raise ValueError("only here")
+        if task.what == "job" and (workdir / "loop").exists():
+            self.loop(task, workdir, say)
+        return super().run(task, workdir, say)
+
+    def loop(self, task, workdir, say):
+        made = channel.process if (channel := distributed.channel()) else 0
+        with preemption.steps() as brake:
+            for step in range(6000):
+                time.sleep(0.01 + 0.005 * made)
+                say(f"step {step}", 0.1)
+                if step == 20:  # by now the two are some steps apart
+                    (workdir / f"looping-{task.id}-{made}").touch()
+                if brake.reached(step):
+                    break
+            (workdir / f"saved-{task.id}-{made}").write_text(str(step))
+            if brake.ended():
+                raise preemption.Terminated(together=True)
+
+
+if __name__ == "__main__":
+    command(CFG, Work(), Path(sys.argv[1]), workers=2)

@@ -1,0 +1,172 @@
+"""A plan with a compiler of ours in the place of XLA's: what is tried, kept, refused and said."""
+
+import dataclasses
+
+import pytest
+
+from jaxcomp.cli import main, overrides
+from jaxcomp.config import ConfigError
+from jaxcomp.sweep.plan import compile as compiler
+from jaxcomp.sweep.plan.layouts import Layout, candidates, ranked
+from jaxcomp.sweep.plan.main import plan
+from jaxcomp.sweep.plan.table import table
+from jaxcomp.sweep.plan.topology import GIB, slice_of
+
+ONE = "configs/paper.py:family=qwen3,size=8B,ratio=16"
+
+
+class FakeCompiler:
+    """Uses `need` bytes over all chips together; refuses what does not fit a chip."""
+
+    def __init__(self, need: float):
+        self.need, self.calls = need, []
+
+    def __call__(self, cfg, topology, layout, only_train):
+        where = slice_of(topology)
+        self.calls.append((cfg.compressor, cfg.memory.ratio, topology, layout))
+        used = int(self.need / where.chips)
+        if used > where.chip.hbm:
+            return compiler.to_json(compiler.Outcome({}, "Used too much of hbm."))
+        step = compiler.Program(used, 0, 0, 0, 1.0, 6, [])
+        names = ("train",) if only_train else ("train", "compress", "prefill", "decode")
+        return compiler.to_json(compiler.Outcome(dict.fromkeys(names, step), ""))
+
+
+@pytest.fixture
+def load(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXCOMP_CACHE", str(tmp_path))
+    return overrides.load
+
+
+def quiet(_):
+    pass
+
+
+def test_each_setup_takes_the_first_slice_that_holds_it(load):
+    fake = FakeCompiler(200 * GIB)
+    names = ["v5e:2x4", "v5e:4x4", "v5p:4x4x4"]
+    (row,) = plan(load(ONE), names, compile=fake, out=quiet)
+    assert row.where.name == "v5e:4x4"
+    assert not row.failure
+    assert row.used == 200 * GIB // 16
+
+
+def test_what_fits_nowhere_has_a_reason_and_the_smallest_slice_that_does(load):
+    rows = plan(load(ONE), ["v5e:2x4"], compile=FakeCompiler(200 * GIB), out=quiet)
+    text = table(rows, 0.5, None)
+    assert rows[0].instead == "v5e:4x4"
+    assert "Used too much of hbm.; the smallest slice that does: v5e:4x4" in text
+    assert "0 of 1 setups fit" in text
+
+
+def test_what_is_compiled_is_not_compiled_again(load):
+    cfg, fake = load("configs/paper.py:family=llama,size=1B"), FakeCompiler(90 * GIB)
+    first = plan(cfg, ["v5e:4x4"], compile=fake, out=quiet)
+    assert len(fake.calls) == 3
+    assert plan(cfg, ["v5e:4x4"], compile=fake, out=quiet) == first
+    assert len(fake.calls) == 3
+    longer = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, target=400))
+    plan(longer, ["v5e:4x4"], compile=fake, out=quiet)
+    assert len(fake.calls) == 6
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"programs": 1}', '{"programs": {"x": {}}}'])
+def test_a_damaged_file_of_the_cache_is_said_to_be_one_and_made_anew(
+    load, tmp_path, caplog, content
+):
+    cfg, fake = load("configs/paper.py:family=llama,size=1B"), FakeCompiler(90 * GIB)
+    first = plan(cfg, ["v5e:4x4"], compile=fake, out=quiet)
+    for file in tmp_path.glob("plan/*.json"):
+        file.write_text(content)
+    assert plan(cfg, ["v5e:4x4"], compile=fake, out=quiet) == first
+    assert len(fake.calls) == 6
+    assert caplog.text.count("this file of the cache is damaged") == 3
+
+
+def test_a_stopped_plan_goes_on(load):
+    cfg, fake = load("configs/paper.py:family=llama,size=1B"), FakeCompiler(90 * GIB)
+
+    def dies(*args):
+        if len(fake.calls) == 2:
+            raise KeyboardInterrupt
+        return fake(*args)
+
+    with pytest.raises(KeyboardInterrupt):
+        plan(cfg, ["v5e:4x4"], compile=dies, out=quiet)
+    plan(cfg, ["v5e:4x4"], compile=fake, out=quiet)
+    assert len(fake.calls) == 3
+
+
+def test_at_most_two_layouts_are_compiled(load):
+    fake = FakeCompiler(1e15)
+    plan(load(ONE), ["v5p:4x4x4"], compile=fake, out=quiet)
+    tried = [layout for *_, topology, layout in fake.calls if topology == "v5p:4x4x4"]
+    assert len(tried) == len(set(tried)) == 2
+
+
+@pytest.mark.parametrize("topology", ["v5e:2x2", "v5e:4x4", "v6e:8x8", "v5p:4x4x4"])
+@pytest.mark.parametrize("size", ["0.6B", "8B", "32B"])
+def test_layouts_divide_what_they_cut(load, topology, size):
+    cfg = load(f"configs/paper.py:family=qwen3,size={size},ratio=4")
+    where = slice_of(topology)
+    for found in ranked(cfg, where):
+        replica, fsdp, tp = found.layout.mesh
+        assert replica * fsdp * tp == where.chips
+        assert found.layout.rows(cfg) * replica * fsdp * found.layout.accumulate == 256
+        assert cfg.decoder.model.num_key_value_heads % tp == 0
+    assert len(set(candidates(cfg, where))) <= 2
+
+
+def test_a_batch_that_no_mesh_divides_is_refused_before_compiling(load):
+    cfg = overrides.override(load(ONE), "train.optim.batch", "250")
+    fake = FakeCompiler(0)
+    with pytest.raises(ConfigError, match=r"no mesh of 64 chips divides the batch of 250"):
+        plan(cfg, ["v5e:2x2", "v5p:4x4x4"], compile=fake, out=quiet)
+    assert not fake.calls
+
+
+def test_a_gpu_is_planned_on_paper_and_says_so(load):
+    rows = plan(load(ONE), ["h100:8"], compile=FakeCompiler(0), out=quiet)
+    assert "not compiled" in table(rows, 0.5, None)
+    assert not rows[0].programs
+
+
+def test_price_and_hours_follow_from_the_roofline(load):
+    rows = plan(load(ONE), ["v5p:4x4x4"], compile=FakeCompiler(1e12), out=quiet)
+    cells = [c.strip() for c in table(rows, 0.5, 2.0).splitlines()[2].split("|")]
+    step, hours, price = float(cells[12]), float(cells[15]), float(cells[16])
+    assert hours == pytest.approx(34_688 * step * 64 / 3600, rel=0.01)
+    assert price == pytest.approx(2 * hours, rel=0.01)
+
+
+def test_exit_code_says_whether_all_fit(load, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(compiler, "compile_all", FakeCompiler(200 * GIB))
+    monkeypatch.setattr(
+        "jaxcomp.sweep.plan.main._Compiler._run", lambda self, *a: self._compile(*a)
+    )
+    monkeypatch.setattr(compiler, "require", lambda: None)
+    monkeypatch.setattr(compiler, "versions", dict)
+    table_file = tmp_path / "plan.md"
+    command = ["plan", f"--config={ONE}"]
+    assert main.main([*command, "--topology=v5e:4x4", f"--out={table_file}"]) == 0
+    assert table_file.read_text() in capsys.readouterr().out
+    assert main.main([*command, "--topology=v5e:2x4"]) == 1
+
+
+def test_without_libtpu_one_sentence_names_the_extra(load, monkeypatch, capsys):
+    monkeypatch.setattr(compiler.importlib.util, "find_spec", lambda name: None)
+    assert main.main(["plan", f"--config={ONE}", "--topology=v5e:4x4"]) == main.USAGE
+    assert "--extra tpu" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--efficiency=0", "--efficiency=2", "--rate=-1", "--rate=nan"])
+def test_numbers_that_cannot_be_are_refused(load, flag, capsys):
+    assert main.main(["plan", f"--config={ONE}", "--topology=h100:8", flag]) == main.USAGE
+    assert flag.split("=")[0] in capsys.readouterr().err
+
+
+def test_a_layout_as_flags_is_taken_by_the_config(load):
+    layout = Layout((2, 4, 1), 8, "full")
+    cfg = load(ONE, [tuple(f[2:].split("=")) for f in layout.flags().split()])
+    applied = layout.applied(load(ONE))
+    assert (cfg.mesh, cfg.train) == (applied.mesh, applied.train)

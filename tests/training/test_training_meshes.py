@@ -1,0 +1,91 @@
+"""Loss and gradients of a step are the same wherever its arrays lie."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import mesh_of
+from flax import nnx
+from training_models import batch
+
+from jaxcomp.compress import build, trainable_filter
+from jaxcomp.config import LoraConfig, MemoryConfig, ModelConfig, OptimConfig, TrainConfig
+from jaxcomp.models.model import Transformer
+from jaxcomp.runtime.sharding import put_batch, use_mesh
+from jaxcomp.training import optim
+from jaxcomp.training.loss import MemoryObjective
+
+pytestmark = pytest.mark.slow
+
+MESHES = [(1, 8, 1), (1, 2, 4), (2, 2, 2)]
+# Every axis divides by 8 or, where tp cuts it, by 4.
+COMP = ModelConfig("qwen3", 32, 16, 2, 8, 4, 4, 32, tie_word_embeddings=False)
+DEC = ModelConfig("llama", 32, 24, 2, 4, 4, 4, 32)
+CASES = {
+    "lora": (MemoryConfig(ratio=2, lora=LoraConfig(2, 4.0, 0.0)), "none", 0, 1),
+    "everything, remat, chunks, micro-batches": (MemoryConfig(ratio=2), "full", 3, 2),
+}
+
+
+def gradients(case, shape):
+    """(sums of the loss, gradient of every trained array) on a mesh of `shape`, on the host."""
+    memory, remat, chunk, accumulate = CASES[case]
+    train = TrainConfig(train_decoder=memory.lora.rank == 0)
+    mesh = mesh_of(shape)
+    with use_mesh(mesh):
+        rngs = nnx.Rngs(params=0)
+        llm = Transformer(COMP, rngs=rngs, lora=memory.lora)
+        model = build(llm, Transformer(DEC, rngs=rngs), memory, train, segment=8, seed=0)
+        layout, trained, frozen = optim.split_model(model, trainable_filter(train, memory))
+        # New adapters are zero, and so would be half of their gradients.
+        trained = {k: x + 0.1 if k.endswith("lora/b") else x for k, x in trained.items()}
+        adam, _ = optim.split_optim(OptimConfig(accumulate=accumulate))
+        objective = MemoryObjective(2, "sum", 0.5, remat, chunk)
+        spec = optim.StepSpec(layout, objective, adam)
+        state = optim.init_state(trained, adam)
+        rows = put_batch(batch(rows=16, targets=2), mesh)
+        step = jax.jit(partial(optim._gradients, spec, dropout_key=None))
+        grads, sums_K = step(state, frozen, rows)
+        placed = {k: jax.typeof(g).sharding.spec for k, g in grads.items()}
+        assert placed == {k: jax.typeof(x).sharding.spec for k, x in trained.items()}
+        return jax.device_get(sums_K), jax.device_get(grads)
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return {case: gradients(case, (1, 1, 1)) for case in CASES}
+
+
+@pytest.mark.parametrize("shape", MESHES)
+@pytest.mark.parametrize("case", CASES)
+def test_loss_and_gradients_do_not_depend_on_the_mesh(alone, case, shape):
+    sums_K, grads = gradients(case, shape)
+    expected_K, expected = alone[case]
+    np.testing.assert_allclose(sums_K, expected_K, rtol=1e-5)
+    assert grads.keys() == expected.keys()
+    for name, x in expected.items():
+        scale = np.abs(x).max()
+        assert scale > 0, name
+        np.testing.assert_allclose(grads[name], x, rtol=1e-4, atol=1e-5 * scale, err_msg=name)
+
+
+def test_bfloat16_towers_keep_what_is_trained_in_float32(mesh):
+    from jaxcomp.compress.autoencoder import dtypes
+
+    lora, full = MemoryConfig(lora=LoraConfig(4)), MemoryConfig()
+    half = TrainConfig(dtype="bfloat16")
+    assert dtypes(half, lora) == ("bfloat16", "bfloat16", "bfloat16")
+    assert dtypes(half, full) == ("float32", "bfloat16", "bfloat16")
+    assert set(dtypes(TrainConfig(), full)) == {"float32"}
+    of = dtypes(half, lora)
+    rngs = nnx.Rngs(params=0)
+    llm = Transformer(
+        COMP, rngs=rngs, lora=LoraConfig(4), dtype=of.compressor, compute_dtype=of.compute
+    )
+    decoder = Transformer(DEC, rngs=rngs, dtype=of.decoder, compute_dtype=of.compute)
+    model = build(llm, decoder, lora, half, segment=8, seed=0)
+    _, trained, frozen = optim.split_model(model, trainable_filter(half, lora))
+    assert {x.dtype for x in trained.values()} == {jnp.dtype("float32")}
+    assert {x.dtype for x in frozen.values()} == {jnp.dtype("bfloat16")}

@@ -1,0 +1,88 @@
+"""The tiniest pair, batches and runs, for the tests of this room."""
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jaxcomp.compress import build, trainable_filter
+from jaxcomp.config import LoraConfig, MemoryConfig, ModelConfig, OptimConfig, TrainConfig
+from jaxcomp.data.batches import Batch
+from jaxcomp.models.model import Transformer, layer_leaves, top_leaves
+from jaxcomp.runtime.sharding import constrain, put_batch
+from jaxcomp.training.loop import Run
+from jaxcomp.training.loss import MemoryObjective
+
+T, L, V = 8, 10, 32
+SHAPE = ModelConfig(
+    vocab_size=V, hidden_size=16, num_hidden_layers=1, head_dim=8, intermediate_size=32
+)
+FULL = MemoryConfig(ratio=2, marker_steps=3)
+OPTIM = OptimConfig(steps=6, batch=8, lr=3e-3, warmup=2)
+
+
+NO_LORA = LoraConfig()
+
+
+def tower(seed=0, lora=NO_LORA):
+    """Weights drawn by numpy: compiling the model's own initialiser would take longer than the
+    tests."""
+    rng = np.random.default_rng(seed)
+
+    def draw(leaf, lead=()):
+        x = rng.normal(size=(*lead, *leaf.shape)) * leaf.std if leaf.std else np.ones(leaf.shape)
+        x = np.broadcast_to(x, (*lead, *leaf.shape))
+        return constrain(jnp.asarray(x, jnp.float32), leaf.spec)
+
+    params = {name: draw(leaf) for name, leaf in top_leaves(SHAPE).items()}
+    for name, leaf in layer_leaves(SHAPE).items():
+        params[f"layers.{name}"] = draw(leaf, (SHAPE.num_hidden_layers,))
+    return Transformer(SHAPE, rngs=nnx.Rngs(params=seed), lora=lora, params=params)
+
+
+def pair(memory=FULL, seed=0):
+    return build(tower(1, memory.lora), tower(2), memory, TrainConfig(), segment=T, seed=seed)
+
+
+def batch(rows=8, targets=1, seed=0):
+    """Texts of several lengths; the target repeats the context, so there is something to learn."""
+    rng = np.random.default_rng(seed)
+    ctx = rng.integers(3, V, (rows, 1, T)).astype(np.int32)
+    ctx_len = rng.integers(3, T + 1, (rows, 1)).astype(np.int32)
+    tok = np.zeros((rows, targets, L), np.int32)
+    tok[:, :, :T] = ctx
+    length = rng.integers(3, L + 1, (rows, targets)).astype(np.int32)
+    mode = np.broadcast_to(np.arange(targets, dtype=np.int32), (rows, targets)).copy()
+    if targets == 1:
+        mode[::2] = 1
+    return Batch(ctx, ctx_len, tok, length, mode)
+
+
+def put(tree):
+    return put_batch(tree, jax.sharding.get_mesh())
+
+
+def batches(seed=0, count=64):
+    """A grain iterator of batches, with state to save."""
+    numbers = grain.MapDataset.range(count).seed(seed).shuffle()
+    return iter(numbers.map(lambda i: batch(seed=int(i))).repeat().to_iter_dataset())
+
+
+def run(optim=OPTIM, memory=FULL, seed=0, make_batches=batches, **changes):
+    return Run(
+        **{
+            "what": "tiny",
+            "identity": {"seed": seed, "optim": {"lr": optim.lr, "steps": optim.steps}},
+            "model": lambda: pair(memory, seed),
+            "trainable": trainable_filter(TrainConfig(), memory),
+            "batches": make_batches,
+            "objective": lambda step: MemoryObjective(memory.ratio),
+            "optim": optim,
+            "seed": seed,
+            "marker_steps": memory.marker_steps,
+            "log_every": 2,
+            "checkpoint_every": 3,
+            **changes,
+        }
+    )
