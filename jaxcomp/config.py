@@ -1,4 +1,4 @@
-"""Every field a user can set, as frozen dataclasses: the one vocabulary that all rooms share.
+"""Every field a user can set, as frozen dataclasses: the one vocabulary that all packages share.
 
 The type of a number says which values it may have (`check_numbers`).
 
@@ -23,7 +23,7 @@ from typing import Annotated, Any
 
 # Metadata of a field that came after results were published: while it has its default it is left
 # out of every tree and hash, so that those results keep their names.
-LATER = {"later": True}
+OMIT_IF_DEFAULT = {"later": True}
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,9 @@ class WorldConfig:
     train_prior_strength: Share = 0.95  # the same in the compressor's training text
     # Only of the text that compressors' base models are pretrained on (docs/controls.md). The seed
     # of a world that shares every word with this one and has other favourites; 0: this world's own
-    base_favourites: Seed = field(default=0, metadata=LATER)
+    base_favourites: Seed = field(default=0, metadata=OMIT_IF_DEFAULT)
     # the words of each sentence in random order: the same words without grammar
-    base_scrambled: bool = field(default=False, metadata=LATER)
+    base_scrambled: bool = field(default=False, metadata=OMIT_IF_DEFAULT)
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class MemoryConfig:
     ratio: Size = 4  # context tokens per memory vector; divides data.segment
     positions: str = "spread"  # spread: memory vector m has its block's position id; consecutive
     # mlp: RMSNorm-Linear-GELU-Linear; relu: Linear-ReLU-Linear; none: states times a constant
-    connector: str = field(default="mlp", metadata=LATER)
+    connector: str = field(default="mlp", metadata=OMIT_IF_DEFAULT)
     connector_hidden: Count = 0  # 0: twice the decoder's width
     marker_steps: Count = 300  # markers are trained this long, then frozen (PCC's warm-up)
     lora: LoraConfig = field(default_factory=LoraConfig)
@@ -186,7 +186,7 @@ class TrainConfig:
     p_reconstruct: Share = 0.5  # coin, answer: probability; sum, distil: weight of reconstruction
     # the finished run (its workdir) whose compressor and markers training begins with, such as one
     # that learned to rebuild, before `answer`; "": from the base model
-    start: str = field(default="", metadata=LATER)
+    start: str = field(default="", metadata=OMIT_IF_DEFAULT)
     p_blank: Share = 0.0  # share of examples whose memory is withheld: a decoder in training stays
     # a language model, and "no memory" is nothing it has never seen
     word_dropout: Share = 0.0  # share of the target's words hidden from the decoder where it has a
@@ -199,7 +199,7 @@ class TrainConfig:
     loss_chunk: Count = 0  # decoder positions per chunk of the cross-entropy; 0: all at once
     # float32 | bfloat16: of frozen weights and of the towers' computation. What is trained, the
     # connector, softmaxes and losses are float32 in any case.
-    dtype: str = field(default="float32", metadata=LATER)
+    dtype: str = field(default="float32", metadata=OMIT_IF_DEFAULT)
     log_every: Size = 50
     checkpoint_every: Size = 500
     keep_checkpoints: Size = 2
@@ -251,10 +251,10 @@ class SweepConfig:
     families: tuple[str, ...] = ()  # (): every family of `families`
     sizes: tuple[str, ...] = ()  # (): every size of a family
     ratios: tuple[Size, ...] = (4, 16, 64)
-    # (): the one of `memory`; else each of these (jaxcomp/compress/recipes.py), for one and the same decoder
-    recipes: tuple[str, ...] = field(default=(), metadata=LATER)
+    # (): the one of `memory`; else each of these (compress/recipes.py), for one decoder
+    recipes: tuple[str, ...] = field(default=(), metadata=OMIT_IF_DEFAULT)
     # of `recipes`, those that run at ratios of their own, such as ones of equal bytes
-    own_ratios: dict[str, tuple[Size, ...]] = field(default_factory=dict, metadata=LATER)
+    own_ratios: dict[str, tuple[Size, ...]] = field(default_factory=dict, metadata=OMIT_IF_DEFAULT)
     base_seeds: tuple[Seed, ...] = (0,)
     seeds: tuple[Seed, ...] = (0,)
     lr_grid: tuple[Positive, ...] = ()  # multiples of train.optim.lr tried per size
@@ -263,7 +263,7 @@ class SweepConfig:
     # pre-registered: a smaller fall of the endpoint (a share) would not matter; the verdict's
     # "absent" is earned by excluding one as large
     smallest_effect: Annotated[float, Range(0, 1, above=True, below=True)] = field(
-        default=0.05, metadata=LATER
+        default=0.05, metadata=OMIT_IF_DEFAULT
     )
     workers: Count = 0  # local processes; 0: one a core on CPU, else 1
 
@@ -335,7 +335,7 @@ def _numbers(kind: Any, value: Any, path: str) -> Iterator[tuple[str, Any, Range
 
 
 def to_dict(config: Any) -> Any:
-    """Plain JSON-able form of a tree of dataclasses; `LATER` fields only where they are set."""
+    """A tree of dataclasses as JSON-able values, without `OMIT_IF_DEFAULT` fields at defaults."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         values = ((f, getattr(config, f.name)) for f in dataclasses.fields(config))
         return {

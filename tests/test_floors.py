@@ -1,4 +1,4 @@
-"""Imports point only downward: the order of the packages in docs/architecture.md, held by a test."""
+"""Imports point only downward, in the order of packages of docs/architecture.md."""
 
 import ast
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The part of a report that compares sweeps at several doses, or of several texts (factor.py)."""
+"""The part of a report that compares sweeps at several doses, or of several texts (compare.py)."""
 
 from __future__ import annotations
 

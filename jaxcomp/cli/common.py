@@ -1,6 +1,7 @@
-"""What each command does: a function of the parsed flags that returns an exit code.
+"""What the commands share: how one is declared, common flags, and what these say.
 
-Rooms that need JAX are imported inside it, so that --help answers at once.
+A command's `run` is a function of the parsed flags that returns an exit code. Modules that need
+JAX are imported inside it, so that --help answers at once.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What `jaxcomp eval` does: held-out text at a run's end or along its checkpoints; or a probe."""
+"""`jaxcomp eval`, of a run's end, of its checkpoints or by questions; and `jaxcomp check`."""
 
 from __future__ import annotations
 
@@ -310,14 +310,14 @@ def _eval_flags(parser: argparse.ArgumentParser) -> None:
     add_flags(parser)
 
 
-def doctor(flags: Flags) -> int:
+def check(flags: Flags) -> int:
     """What to see before a long run."""
     from jaxcomp.evals.preview import main
 
     cfg = main.chosen(config_of(flags))
-    needs_compressor(cfg, "doctor")
+    needs_compressor(cfg, "check")
     workdir, root = run_folders(flags, cfg)
-    failed = main.doctor(cfg, workdir, root=root, out=say)
+    failed = main.check(cfg, workdir, root=root, out=say)
     print(f"failed: {', '.join(failed)}" if failed else "nothing found")
     return FAILED if failed else 0
 
@@ -343,14 +343,14 @@ COMMANDS = (
         processes="all",
     ),
     Command(
-        "doctor",
+        "check",
         "look at one batch before a long run",
         "Prints a text and its segments, where everything stands, what attends to what, what "
         "carries\nloss, the parameters and the first loss; then checks for bugs that have spoilt "
         "such runs.\nExits with 1 where a check fails. --compressor=FAMILY/SIZE (default: the "
         "first). Writes nothing.",
         common_flags,
-        doctor,
+        check,
         processes="one",
     ),
 )

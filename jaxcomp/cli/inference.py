@@ -1,4 +1,4 @@
-"""What the commands that use a trained pair do: compress, reconstruct, ask, export."""
+"""The commands that use a trained pair: compress, reconstruct, ask, inspect, export."""
 
 from __future__ import annotations
 

@@ -155,8 +155,8 @@ def _failed(error: Exception) -> int:
 def expected(error: Exception) -> str | None:
     """The message of an error that a user can mend; None for a bug, which shows its traceback.
 
-    Expected are the error classes that the rooms of jaxcomp define, and what the operating system
-    says about files.
+    Expected are the error classes that the packages of jaxcomp define, and what the operating
+    system says about files.
     """
     own = type(error).__module__.split(".")[0] == "jaxcomp"
     if own and isinstance(error, (ValueError, RuntimeError)):

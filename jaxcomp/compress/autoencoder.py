@@ -25,7 +25,7 @@ from jaxcomp.compress import kv, recipes
 from jaxcomp.compress.kinds import kind_of
 from jaxcomp.compress.memory import Compressor, Memory, Scale, moments, scale_of
 from jaxcomp.config import ConfigError, MemoryConfig, TrainConfig
-from jaxcomp.models.block import Given
+from jaxcomp.models.block import KVOverride
 from jaxcomp.models.lora import LoraParam
 from jaxcomp.models.model import Transformer
 from jaxcomp.runtime.sharding import SPECS, constrain
@@ -36,15 +36,15 @@ BEGIN, END, REBUILD, CONTINUE = range(4)  # rows of markers_4D; mode 0 is REBUIL
 class Prefix(NamedTuple):
     """What stands before the target. P = G * M + 3; start_pos_B is the position of tok_1.
 
-    Of a memory of kind `kv` the G * M inputs are zero, and `given` takes the place of the keys and
-    values that the decoder would make of them.
+    Of a memory of kind `kv` the G * M inputs are zero, and `kv_override` takes the place of the
+    keys and values that the decoder would make of them.
     """
 
     x_BPD: jax.Array
     pos_BP: jax.Array
     seg_BP: jax.Array
     start_pos_B: jax.Array
-    given: Given | None = None
+    kv_override: KVOverride | None = None
 
 
 class Targets(NamedTuple):
@@ -150,10 +150,10 @@ class AutoEncoder(nnx.Module):
         mode_B = constrain(mode_B, "batch")
         hot_B2 = (mode_B[:, None] == jnp.arange(2)).astype(jnp.float32)
         marker_BD = jnp.einsum("BK,KD->BD", hot_B2, markers_4D[REBUILD:])
-        mem_BMD, given = memory.vec_BMD, None
+        mem_BMD, kv_override = memory.vec_BMD, None
         if self.per_layer:
-            given_kv = kv.unflat(memory.vec_BMD, self.decoder.cfg)
-            given = Given(given_kv, jnp.int32(1))
+            stored = kv.unflat(memory.vec_BMD, self.decoder.cfg)
+            kv_override = KVOverride(stored, jnp.int32(1))
             shape = (*memory.seg_BM.shape, markers_4D.shape[1])
             mem_BMD = jnp.zeros(shape, markers_4D.dtype, out_sharding=SPECS["act_BLD"])
         x_BPD = jnp.concatenate(
@@ -164,7 +164,7 @@ class AutoEncoder(nnx.Module):
         end_B1 = memory.end_B[:, None]
         pos_BP = jnp.concatenate([0 * one_B1, memory.pos_BM, end_B1, end_B1 + 1], axis=1)
         dtype = self.decoder.dtype
-        return Prefix(x_BPD.astype(dtype), pos_BP, seg_BP, memory.end_B + 2, given)
+        return Prefix(x_BPD.astype(dtype), pos_BP, seg_BP, memory.end_B + 2, kv_override)
 
     def targets(
         self,
@@ -231,7 +231,7 @@ class AutoEncoder(nnx.Module):
                 jnp.concatenate([prefix.seg_BP, seg_RL], axis=1),
                 remat=remat,
                 packed=False,
-                given=prefix.given,
+                kv_override=prefix.kv_override,
             )
         P = prefix.seg_BP.shape[1]
         return Targets(hidden_RSD[:, P - 1 :], tok_RL, slot_L < len_R1)

@@ -1,7 +1,7 @@
-"""The compressor: a transformer that writes a segment into M memory vectors.
+"""The memory kinds by name: `memory.kind` chooses one.
 
-The memory kind is a strategy: a class in `KINDS`, chosen by `memory.kind`, that is built as
-`Compressor` (`append`) is and answers `(ctx_BT, len_B, ratio=...)` with a `Memory`.
+Each is a class that is built as `Compressor` (kind `append`) is, and that answers
+`(ctx_BT, len_B, ratio=...)` with a `Memory`.
 """
 
 from __future__ import annotations

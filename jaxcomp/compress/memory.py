@@ -1,4 +1,4 @@
-"""The memory of segments, and the compressor that makes it: learned tokens after each segment."""
+"""The memory of a segment, and the compressor that writes it: an LLM with learned memory tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches and examples as the other rooms see them, and the held-out sets.
+"""Batches and examples as the other packages see them, and the held-out sets.
 
 Training batches come from `batches.py`, which also exports everything public here.
 """

@@ -1,7 +1,7 @@
 """Documents by number, from .jsonl[.gz], .parquet and .txt files, globs of them, and TFDS.
 
-Everything a later room needs to know about where text came from is here: its id, its source and,
-where the data says so, its work, so that `splits.py` can keep whole works apart.
+What later packages need to know about where text came from is here: its id, its source and, where
+the data says so, its work, so that `splits.py` can keep whole works apart.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Rebuilding a text from its memory: teacher-forced and free-running, side by side.
 
-The device half (`read`, `forced`, `free`) works on one batch; everything jitted takes the graph
-definition as a static argument, so that equal shapes never compile twice. The host half (`measure`)
-turns what they found into numbers. docs/metrics.md defines every one of them.
+`measure` turns what `inference.decode` found into numbers. docs/metrics.md defines every one of
+them.
 """
 
 from __future__ import annotations

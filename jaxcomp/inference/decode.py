@@ -1,4 +1,8 @@
-"""What the decoder makes of memories: teacher-forced likelihoods and greedy text."""
+"""What the decoder makes of a batch of memories: teacher-forced likelihoods and greedy text.
+
+Everything jitted takes the graph definition as a static argument, so that equal shapes never
+compile twice.
+"""
 
 from __future__ import annotations
 
@@ -57,14 +61,14 @@ def after_memory(
     model: Any, memory: Memory, mode_B: jax.Array, tok_BL: jax.Array, len_B: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """The decoder's hidden_BLD from which each token of `tok_BL` is expected, and valid_BL."""
-    x_BPD, pos_BP, seg_BP, start_pos_B, given = model.prefix(memory, mode_B)
+    x_BPD, pos_BP, seg_BP, start_pos_B, kv_override = model.prefix(memory, mode_B)
     P, L = x_BPD.shape[1], tok_BL.shape[1]
     valid_BL = jnp.arange(L)[None, :] < len_B[:, None]
     x_BSD = jnp.concatenate([x_BPD, model.decoder.embed(tok_BL).astype(x_BPD.dtype)], axis=1)
     pos_BS = jnp.concatenate([pos_BP, start_pos_B[:, None] + jnp.arange(L)[None, :]], axis=1)
     seg_BS = jnp.concatenate([seg_BP, valid_BL.astype(seg_BP.dtype)], axis=1)
     # The last prefix position (the marker) predicts the first token.
-    hidden_BSD = model.decoder(x_BSD, pos_BS, seg_BS, given=given)
+    hidden_BSD = model.decoder(x_BSD, pos_BS, seg_BS, kv_override=kv_override)
     return hidden_BSD[:, P - 1 : P - 1 + L], valid_BL
 
 

@@ -63,7 +63,7 @@ def with_text(
         jnp.concatenate([prefix.pos_BP, pos_BL], axis=1),
         jnp.concatenate([prefix.seg_BP, seg_BL], axis=1),
         prefix.start_pos_B + len_B,
-        prefix.given,
+        prefix.kv_override,
     )
 
 

@@ -47,7 +47,7 @@ class KeyValues(NamedTuple):
     v_YBMKH: jax.Array
 
 
-class Given(NamedTuple):
+class KVOverride(NamedTuple):
     """Keys and values that stand in for a tower's own at M places in a row: the residual stream of
     those places is computed as ever, and nothing reads it.
 
@@ -114,7 +114,7 @@ class Block(nnx.Module):
 
     def qkv(self, x_BLD: jax.Array, angle: Rope, key: jax.Array | None) -> tuple[jax.Array, ...]:
         """As `heads`, queries and keys rotated."""
-        return turned(*self.heads(x_BLD, key), angle)
+        return apply_rope(*self.heads(x_BLD, key), angle)
 
     def mix(self, x_BLD: jax.Array, heads_BLNH: jax.Array, key: jax.Array | None) -> jax.Array:
         """The rest of the layer: output projection, then the SwiGLU MLP."""
@@ -128,15 +128,17 @@ def _sub(key: jax.Array | None, index: int) -> jax.Array | None:
     return None if key is None else jax.random.fold_in(key, index)
 
 
-def turned(
+def apply_rope(
     q_BLNH: jax.Array,
     k_BLKH: jax.Array,
     v_BLKH: jax.Array,
     angle: Rope,
-    given: Given | None = None,
+    kv_override: KVOverride | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Queries, keys and values of one layer as attention takes them: what is `given` for that layer
-    put in its place, queries and keys rotated."""
-    if given is not None:
-        k_BLKH, v_BLKH = given.placed(k_BLKH, v_BLKH)
+    """Return queries, keys and values of one layer as attention takes them.
+
+    Those of `kv_override` replace the layer's own at their places; queries and keys are rotated.
+    """
+    if kv_override is not None:
+        k_BLKH, v_BLKH = kv_override.placed(k_BLKH, v_BLKH)
     return rotate(q_BLNH, angle), rotate(k_BLKH, angle), v_BLKH

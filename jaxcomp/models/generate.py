@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxcomp.models.block import Given
+from jaxcomp.models.block import KVOverride
 from jaxcomp.models.model import Cache, Transformer
 from jaxcomp.runtime.sharding import constrain
 
@@ -54,7 +54,7 @@ def generate(
     pos_BP: jax.Array,
     seg_BP: jax.Array,
     start_pos_B: jax.Array,
-    given: Given | None = None,
+    kv_override: KVOverride | None = None,
     *,
     max_new: int,
     eos_id: int,
@@ -65,18 +65,18 @@ def generate(
 ) -> Generated:
     """Continues each row after the last valid (seg > 0) place of its prefix of embeddings.
 
-    Padding may stand anywhere in the prefix; `given` are keys and values of places in it, instead
-    of the model's own. New tokens take positions start_pos_B, start_pos_B+1, ... and the segment id
-    of that last valid place. temperature 0 takes the likeliest token; above, tokens are sampled
-    with `key` from softmax(logits / temperature). first_tok (one token a row) forces the first
-    token, whose entropy is still reported. limit_B is the most tokens of each row (default and at
-    most max_new). Stops early when all rows have ended or reached theirs. Calls of equal shapes,
-    whatever the weights, eos_id, temperature, key or limits, compile once.
+    Padding may stand anywhere in the prefix; `kv_override` are keys and values of places in it,
+    instead of the model's own. New tokens take positions start_pos_B, start_pos_B+1, ... and the
+    segment id of that last valid place. temperature 0 takes the likeliest token; above, tokens are
+    sampled with `key` from softmax(logits / temperature). first_tok (one token a row) forces the
+    first token, whose entropy is still reported. limit_B is the most tokens of each row (default
+    and at most max_new). Stops early when all rows have ended or reached theirs. Calls of equal
+    shapes, whatever the weights, eos_id, temperature, key or limits, compile once.
 
     Raises ValueError where max_new < 1, temperature < 0, or sampling lacks a key.
     """
     _check(max_new, temperature, key)
-    found = read(model, prefix_BPD, pos_BP, seg_BP, start_pos_B, given, room=max_new)
+    found = read(model, prefix_BPD, pos_BP, seg_BP, start_pos_B, kv_override, room=max_new)
     return resume(
         model,
         found,
@@ -95,13 +95,15 @@ def read(
     pos_BP: jax.Array,
     seg_BP: jax.Array,
     start_pos_B: jax.Array,
-    given: Given | None = None,
+    kv_override: KVOverride | None = None,
     *,
     room: int,
 ) -> Read:
     """A prefix as of `generate`, for `room` tokens after it at most."""
     graphdef, weights = nnx.split(model)
-    logits_BV, cache, seg_B1 = _prefill(graphdef, weights, prefix_BPD, pos_BP, seg_BP, given, room)
+    logits_BV, cache, seg_B1 = _prefill(
+        graphdef, weights, prefix_BPD, pos_BP, seg_BP, kv_override, room
+    )
     return Read(logits_BV, cache, seg_B1, jnp.asarray(start_pos_B))
 
 
@@ -152,12 +154,12 @@ def _prefill(
     prefix_BPD: jax.Array,
     pos_BP: jax.Array,
     seg_BP: jax.Array,
-    given: Given | None,
+    kv_override: KVOverride | None,
     max_new: int,
 ) -> tuple[jax.Array, Cache, jax.Array]:
     model = nnx.merge(graphdef, weights)
     P = prefix_BPD.shape[1]
-    hidden_BPD, cache = model.prefill(prefix_BPD, pos_BP, seg_BP, P + max_new, given)
+    hidden_BPD, cache = model.prefill(prefix_BPD, pos_BP, seg_BP, P + max_new, kv_override)
     # A row without any valid place (an empty row that fills a batch) continues from place 0.
     last_B1 = jnp.max(jnp.where(seg_BP > 0, jnp.arange(P), 0), axis=1, keepdims=True)
     last_B1 = constrain(last_B1, "batch")

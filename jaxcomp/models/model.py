@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxcomp.config import ConfigError, LoraConfig, ModelConfig
 from jaxcomp.models.attention import Rope, attention, cached, rope
-from jaxcomp.models.block import PROJECTIONS, Block, Given, KeyValues, rms_norm, turned
+from jaxcomp.models.block import PROJECTIONS, Block, KeyValues, KVOverride, apply_rope, rms_norm
 from jaxcomp.models.config import check
 from jaxcomp.models.lora import Lora, init_lora
 from jaxcomp.models.mask import Mask
@@ -185,19 +185,19 @@ class Transformer(nnx.Module):
         remat: str = "none",
         packed: bool = True,
         dropout_key: jax.Array | None = None,
-        given: Given | None = None,
+        kv_override: KVOverride | None = None,
         unroll: int = 0,
     ) -> jax.Array:
         """hidden_BLD after the final norm; attention is causal within equal segment ids.
 
         pos_BL are RoPE positions (any integers), seg_BL segment ids with 0 = padding; packed=False
         promises that none is above 1, which more kernels can say. remat is none | full | offload
-        (layer inputs to host memory); dropout_key turns LoRA dropout on; `given` are keys and
+        (layer inputs to host memory); dropout_key turns LoRA dropout on; `kv_override` are keys and
         values in the place of the tower's own; unroll is the number of layers in one scan step (0:
         see `_unroll`).
         """
         return self._through(
-            x_BLD, pos_BL, seg_BL, given=given, last=0, remat=remat, packed=packed,
+            x_BLD, pos_BL, seg_BL, kv_override=kv_override, last=0, remat=remat, packed=packed,
             dropout_key=dropout_key, unroll=unroll,
         )[0]  # fmt: skip
 
@@ -214,7 +214,7 @@ class Transformer(nnx.Module):
     ) -> tuple[jax.Array, KeyValues]:
         """As `__call__`; and the keys and values of the `last` places, 1 to L."""
         hidden_BLD, kv = self._through(
-            x_BLD, pos_BL, seg_BL, given=None, last=last, remat=remat, packed=packed,
+            x_BLD, pos_BL, seg_BL, kv_override=None, last=last, remat=remat, packed=packed,
             dropout_key=dropout_key, unroll=0,
         )  # fmt: skip
         assert kv is not None
@@ -226,7 +226,7 @@ class Transformer(nnx.Module):
         pos_BL: jax.Array,
         seg_BL: jax.Array,
         *,
-        given: Given | None,
+        kv_override: KVOverride | None,
         last: int,
         remat: str,
         packed: bool,
@@ -241,7 +241,9 @@ class Transformer(nnx.Module):
             x_BLD = checkpoint_name(x_BLD, "layer_input")
             q_BLNH, k_BSKH, v_BSKH = layer.heads(x_BLD, key)
             kept = KeyValues(k_BSKH[:, -last:], v_BSKH[:, -last:]) if last else None
-            qkv = turned(q_BLNH, k_BSKH, v_BSKH, angle, given and given._replace(kv=kv))
+            qkv = apply_rope(
+                q_BLNH, k_BSKH, v_BSKH, angle, kv_override and kv_override._replace(kv=kv)
+            )
             return layer.mix(x_BLD, attention(*qkv, mask), key), kept
 
         keys_Y = None
@@ -249,7 +251,7 @@ class Transformer(nnx.Module):
             keys_Y = jax.random.split(dropout_key, self.cfg.num_hidden_layers)
         with jax.named_scope("layers"):
             scan_body = _rematerialise(body, remat)
-            xs = (self.layers, keys_Y, given and given.kv)
+            xs = (self.layers, keys_Y, kv_override and kv_override.kv)
             x_BLD, kept = jax.lax.scan(scan_body, x_BLD, xs, unroll=unroll or _unroll())
         return rms_norm(x_BLD, self.norm[...], self.cfg.rms_norm_eps), kept
 
@@ -259,7 +261,7 @@ class Transformer(nnx.Module):
         pos_BL: jax.Array,
         seg_BL: jax.Array,
         size: int,
-        given: Given | None = None,
+        kv_override: KVOverride | None = None,
     ) -> tuple[jax.Array, Cache]:
         """As `__call__`, keeping keys and values in a cache with room for `size` >= L of them."""
         x_BLD, angle, mask = self._start(x_BLD, pos_BL, seg_BL)
@@ -267,13 +269,13 @@ class Transformer(nnx.Module):
         def body(x_BLD: jax.Array, xs: Any) -> tuple[jax.Array, Any]:
             layer, kv = xs
             q_BLNH, k_BSKH, v_BSKH = layer.heads(x_BLD, None)
-            given_y = given and given._replace(kv=kv)
-            q_BLNH, k_BSKH, v_BSKH = turned(q_BLNH, k_BSKH, v_BSKH, angle, given_y)
+            override_y = kv_override and kv_override._replace(kv=kv)
+            q_BLNH, k_BSKH, v_BSKH = apply_rope(q_BLNH, k_BSKH, v_BSKH, angle, override_y)
             heads_BLNH = attention(q_BLNH, k_BSKH, v_BSKH, mask)
             kept = k_BSKH.transpose(0, 2, 1, 3), v_BSKH.transpose(0, 2, 1, 3)
             return layer.mix(x_BLD, heads_BLNH, None), kept
 
-        xs = (self.layers, given and given.kv)
+        xs = (self.layers, kv_override and kv_override.kv)
         x_BLD, (k_YBKSH, v_YBKSH) = jax.lax.scan(body, x_BLD, xs)
         room = size - x_BLD.shape[1]
         wide = ((0, 0), (0, 0), (0, 0), (0, room), (0, 0))

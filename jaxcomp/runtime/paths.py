@@ -1,11 +1,11 @@
 """Where files live: folders of this machine and gs:// buckets, by one set of calls.
 
-A local path stays a `pathlib.Path`; gs:// becomes one of `jaxcomp.runtime.gs`, which is imported only then.
+A local path stays a `pathlib.Path`; gs:// becomes one of `runtime.gs`, which is imported only then.
 Never `Path(x)` of what may be gs://: that makes "gs:/bucket", a folder of this machine.
 
 What differs: an object of a bucket appears whole or not at all, so nothing is renamed; nothing can
 be appended (`AppendFile`); libraries that need a real file get one of this machine
-(`MirroredFolder`, `jaxcomp.runtime.mirror`); and a claim needs a conditional write (`sweep/claims.py`).
+(`MirroredFolder`, `runtime.mirror`); and a claim needs a conditional write (`sweep/claims.py`).
 """
 
 from __future__ import annotations

@@ -28,7 +28,10 @@ from tests.benchmarks.fixture import (
 
 KINDS = ("step", "data", "memory", "generate", "reconstruct", "probe", "transformers", "load")
 BUSY = 0.9  # CPU seconds per wall second below which one thread did not have a core to itself
-NO_TORCH = "PyTorch is not installed (uv run --extra bench python -m tests.benchmarks), so nothing is compared with it"
+NO_TORCH = (
+    "PyTorch is not installed (uv run --extra bench python -m tests.benchmarks), so nothing is "
+    "compared with it"
+)
 
 
 class Row(NamedTuple):

@@ -80,7 +80,7 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("command", ["train", "doctor"])
+@pytest.mark.parametrize("command", ["train", "check"])
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_folder_that_cannot_be_used(fault, command, tmp_path, capsys):
     spoil, said = FAULTS[fault]

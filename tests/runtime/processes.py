@@ -1,6 +1,6 @@
 """Runs of several processes on this machine: tiny weights, the config of a run, starting, waiting.
 
-The processes are real: `python -m jaxcomp.cli.main` as a user types it, over localhost, with fake CPU
+The processes are real: `python -m jaxcomp` as a user types it, over localhost, with fake CPU
 devices. They share one compilation cache, since they compile far more than they compute.
 """
 
@@ -145,7 +145,7 @@ class Processes:
 
 
 def cli(*args):
-    return ["-m", "jaxcomp.cli.main", *map(str, args)]
+    return ["-m", "jaxcomp", *map(str, args)]
 
 
 def rows(workdir: Path) -> list[dict]:

@@ -224,8 +224,8 @@ def test_a_cluster_by_hand(env):
     found = cluster.find_cluster()
     assert found is not None
     assert found[:4] == ("JAX_COORDINATOR_ADDRESS", "10.0.0.2:8476", 4, 3)
-    with pytest.raises(ConfigError, match=r"jaxcomp doctor runs in one process.*one of 4"):
-        distributed.refuse_several("doctor")
+    with pytest.raises(ConfigError, match=r"jaxcomp check runs in one process.*one of 4"):
+        distributed.refuse_several("check")
 
 
 @pytest.mark.parametrize(

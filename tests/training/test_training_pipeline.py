@@ -422,7 +422,7 @@ def test_a_run_needs_its_first_stage_only_until_its_first_checkpoint(
     model = load_run(cfg, tmp_path / "run", root=root)
     found = validate(cfg, model, tokenizers(cfg, root))
     assert {k: summary[k] for k in found} == found
-    planned(cfg, root, tmp_path / "run")  # as the doctor does
+    planned(cfg, root, tmp_path / "run")  # as `jaxcomp check` does
     with pytest.raises(ConfigError, match="no finished run there"):
         planned(cfg, root)
     # Named with another first stage, it is another run.

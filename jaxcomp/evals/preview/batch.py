@@ -58,7 +58,7 @@ def group_of(name: str) -> str:
     return "compressor: MLP" if mlp else "compressor: attention"
 
 
-class Patient:
+class Preview:
     """Built under a mesh. `trained` is the finished run of the same config, if there is one.
 
     Raises whatever drawing a batch raises (`train.compress.planned` raises the rest).
@@ -126,8 +126,10 @@ class Patient:
         return self.listen(self.probe)
 
     def listen(self, batch: Batch, ask: Ask | None = None) -> Heard:
-        """`gradients.listen` to the run's objective, without dropout, on the host; `ask` None: every
-        target's loss with weight 1."""
+        """`gradients.listen` to the run's objective, without dropout, on the host.
+
+        `ask` None: every target's loss with weight 1.
+        """
         ask = self.ask(batch) if ask is None else ask
         put, asked = put_batch(batch, self.mesh), put_batch(ask, self.mesh)
         params = self.trainable | self.frozen

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from jaxcomp.evals.preview import loss, measures, memory
-from jaxcomp.evals.preview.batch import Patient
+from jaxcomp.evals.preview.batch import Preview
 from jaxcomp.evals.preview.finding import Finding
 
 
@@ -14,7 +14,7 @@ class Check(NamedTuple):
     """`run`'s docstring names the bug."""
 
     name: str
-    run: Callable[[Patient], Finding]
+    run: Callable[[Preview], Finding]
 
 
 CHECKS = (
@@ -38,6 +38,6 @@ CHECKS = (
 )
 
 
-def examine(patient: Patient) -> dict[str, Finding]:
+def examine(preview: Preview) -> dict[str, Finding]:
     """Every check's finding, by name."""
-    return {check.name: check.run(patient) for check in CHECKS}
+    return {check.name: check.run(preview) for check in CHECKS}

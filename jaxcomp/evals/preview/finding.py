@@ -11,7 +11,7 @@ class Finding(NamedTuple):
     ok: bool | None
     found: str
     expected: str = ""
-    mend: str = ""
+    fix: str = ""
 
 
 def healthy(found: str) -> Finding:

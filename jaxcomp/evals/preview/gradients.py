@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp.compress.autoencoder import AutoEncoder
-from jaxcomp.models.block import Given, KeyValues
+from jaxcomp.models.block import KeyValues, KVOverride
 from jaxcomp.training.optim import Layout, Params
 
 
@@ -70,8 +70,8 @@ class _Tap:
 
     def __call__(self, x_BSD: jax.Array, *places: Any, **options: Any) -> jax.Array:
         x_BSD = self._nudged(x_BSD)
-        if self.nudge is not None and options.get("given") is not None:
-            options["given"] = _pushed(options["given"], self.nudge[0])
+        if self.nudge is not None and options.get("kv_override") is not None:
+            options["kv_override"] = _pushed(options["kv_override"], self.nudge[0])
         return self._hear(x_BSD, places, self.tower(x_BSD, *places, **options))
 
     def keep(self, x_BSD: jax.Array, *places: Any, **options: Any) -> tuple[jax.Array, KeyValues]:
@@ -90,12 +90,12 @@ class _Tap:
         return getattr(self.tower, name)
 
 
-def _pushed(given: Given, nudge_BSD: jax.Array) -> Given:
+def _pushed(kv_override: KVOverride, nudge_BSD: jax.Array) -> KVOverride:
     """Every key and value of a place, moved by the sum of the place's nudge."""
-    M = given.kv.k_YBMKH.shape[2]
-    mine_BMD = jax.lax.dynamic_slice_in_dim(nudge_BSD, given.first, M, axis=1)
+    M = kv_override.kv.k_YBMKH.shape[2]
+    mine_BMD = jax.lax.dynamic_slice_in_dim(nudge_BSD, kv_override.first, M, axis=1)
     push_BM11 = jnp.sum(mine_BMD, axis=-1)[:, :, None, None]
-    return given._replace(kv=KeyValues(*(x + push_BM11 for x in given.kv)))
+    return kv_override._replace(kv=KeyValues(*(x + push_BM11 for x in kv_override.kv)))
 
 
 @partial(jax.jit, static_argnames=("layout", "objective"))

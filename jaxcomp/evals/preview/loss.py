@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from jaxcomp.evals.preview.batch import Patient, group_of, padding
+from jaxcomp.evals.preview.batch import Preview, group_of, padding
 from jaxcomp.evals.preview.finding import Finding, healthy
 
 # Of float32 (or bfloat16) derivatives and sums; the wrong label or weight is of order 1.
@@ -14,7 +14,7 @@ TOLERANCE = 0.02
 CHUNK = 64  # labels whose logits are on the host at a time
 
 
-def empty_unread(p: Patient) -> Finding:
+def empty_unread(p: Preview) -> Finding:
     """All-ones masks: the decoder reads memory slots that hold nothing."""
     empty_RM = ~_valid(p)
     slots = int((_last_reads(p)[:, 1 : p.prefix - 2] & empty_RM).sum())
@@ -33,7 +33,7 @@ def empty_unread(p: Patient) -> Finding:
     return healthy(f"{int(empty_RM.sum())} empty memory slots, none of them read")
 
 
-def memory_read(p: Patient) -> Finding:
+def memory_read(p: Preview) -> Finding:
     """Memory vectors that the decoder cannot see."""
     valid_RM = _valid(p) & (p.probe.tok_len_BO.reshape(-1, 1) > 0)
     unread = valid_RM & ~_last_reads(p)[:, 1 : p.prefix - 2]
@@ -47,7 +47,7 @@ def memory_read(p: Patient) -> Finding:
     return healthy(f"{int(valid_RM.sum())} memory vectors, each read by the state before the end")
 
 
-def labels(p: Patient) -> Finding:
+def labels(p: Preview) -> Finding:
     """Labels or their mask shifted: each token is predicted once, by the state before it."""
     worst, count = _wrong_labels(p), int(p.probe.tok_len_BO.sum())
     tok_BOL, len_BO = p.probe.tok_BOL, p.probe.tok_len_BO
@@ -75,7 +75,7 @@ def labels(p: Patient) -> Finding:
     return healthy(f"{count} labels, each once, from the state before it; the first by the marker")
 
 
-def padding_free(p: Patient) -> Finding:
+def padding_free(p: Preview) -> Finding:
     """Loss on padding."""
     tok_BOL, len_BO = p.probe.tok_BOL, p.probe.tok_len_BO
     pad_BOL = padding(len_BO, tok_BOL.shape[2])
@@ -93,12 +93,12 @@ def padding_free(p: Patient) -> Finding:
             False,
             "; ".join(found),
             "no loss beyond the end token",
-            "compress/autoencoder.py (valid_RL), training/loss.py: mask the labels by their lengths",
+            "compress/autoencoder.py (valid_RL), training/loss.py: mask labels by their lengths",
         )
     return healthy(f"{int(pad_BOL.sum())} padded positions changed: the same loss")
 
 
-def mean(p: Patient) -> Finding:
+def mean(p: Preview) -> Finding:
     """A loss divided by padding, or by rows of unequal length."""
     o, nll, len_BO = p.objective, p.heard.nll_BO.astype(np.float64), p.probe.tok_len_BO
     shares = {None: 1.0}
@@ -120,7 +120,7 @@ def mean(p: Patient) -> Finding:
     return healthy(f"{found:.4f} nats, the mean over {int(len_BO.sum())} labels")
 
 
-def frozen(p: Patient) -> Finding:
+def frozen(p: Preview) -> Finding:
     """A decoder claimed frozen, but tuned."""
     cfg, (before, after) = p.cfg, p.step
     still = set() if cfg.train.train_decoder else {"decoder"}
@@ -141,7 +141,7 @@ def frozen(p: Patient) -> Finding:
     return healthy(f"{', '.join(sorted(still))}: {len(names)} arrays, the same bits after a step")
 
 
-def learns(p: Patient) -> Finding:
+def learns(p: Preview) -> Finding:
     """Parts that are meant to learn, and do not."""
     cfg, (before, after) = p.cfg, p.step
     wanted = {"memory tokens"} if cfg.memory.kind != "pool" else set()
@@ -161,7 +161,7 @@ def learns(p: Patient) -> Finding:
     return healthy(f"one step moved {', '.join(sorted(wanted))}")
 
 
-def _wrong_labels(p: Patient) -> str:
+def _wrong_labels(p: Preview) -> str:
     """The first label whose derivative is not that of its own cross-entropy, in words."""
     label_RL = p.probe.tok_BOL.reshape(-1, p.probe.tok_BOL.shape[2])
     tower, head_VD = p.heard.decoder, np.asarray(p.model.decoder.head_VD(), np.float32)
@@ -199,12 +199,12 @@ def slopes(
         yield p @ head_VD, -logp[rows, label]
 
 
-def _valid(p: Patient) -> np.ndarray:
+def _valid(p: Preview) -> np.ndarray:
     """Which memory slots hold a vector, in rows of targets."""
     return np.repeat(np.asarray(p.memory.seg_BM) > 0, p.probe.tok_len_BO.shape[1], axis=0)
 
 
-def _last_reads(p: Patient) -> np.ndarray:
+def _last_reads(p: Preview) -> np.ndarray:
     """Which places the state that predicts the last label depends on, in rows of targets."""
     ask, len_R = p.ask(p.probe), p.probe.tok_len_BO.reshape(-1)
     at_R = np.where(len_R > 0, p.prefix - 2 + len_R, -1)

@@ -1,4 +1,4 @@
-"""`jaxcomp doctor`: the picture of one batch, then every check."""
+"""`jaxcomp check`: show one batch, then run every check."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxcomp.config import Config, ConfigError
-from jaxcomp.evals.preview.batch import Patient
+from jaxcomp.evals.preview.batch import Preview
 from jaxcomp.evals.preview.checks import examine
 from jaxcomp.evals.preview.finding import Finding
 from jaxcomp.evals.preview.picture import SECTIONS, WIDTH
@@ -27,7 +27,7 @@ def chosen(cfg: Config) -> Config:
     return cfg if cfg.compressor else dataclasses.replace(cfg, compressor=(names or [""])[0])
 
 
-def doctor(
+def check(
     cfg: Config, workdir: Path, *, root: Path, out: Callable[[str], Any] = print
 ) -> list[str]:
     """Prints the picture and the findings; returns the names of the checks that failed.
@@ -37,22 +37,22 @@ def doctor(
     """
     if cfg.train.objective == "answer":
         raise ConfigError(
-            "train.objective = 'answer': the doctor examines rebuilding and continuing; examine "
+            "train.objective = 'answer': check covers rebuilding and continuing; check "
             "the same run with --train.objective=coin in a --workdir of its own"
         )
     finished = (workdir / SUMMARY).is_file()
     with use_mesh(mesh_for(cfg)):
         run, toks = planned(cfg, root, workdir)
         trained = load_run(cfg, workdir, root=root) if finished else None
-        patient = Patient(cfg, run, toks, trained)
+        preview = Preview(cfg, run, toks, trained)
         state = f"trained, in {workdir}" if finished else "not trained yet"
         out(f"{cfg.name}: {cfg.compressor} at ratio {cfg.memory.ratio}, {state}")
         for section in SECTIONS:
             out(_title(section.title))
-            for line in section.lines(patient):
+            for line in section.lines(preview):
                 out(line)
         out(_title("checks"))
-        found = examine(patient)
+        found = examine(preview)
     for name, finding in found.items():
         for line in told(name, finding):
             out(line)
@@ -65,7 +65,7 @@ def told(name: str, finding: Finding) -> list[str]:
     lines = [head + finding.found]
     if finding.ok is False:
         margin = " " * len(head)
-        lines += [f"{margin}expected: {finding.expected}", f"{margin}mend: {finding.mend}"]
+        lines += [f"{margin}expected: {finding.expected}", f"{margin}fix: {finding.fix}"]
     return [
         part
         for line in lines

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxcomp.data.batches import REBUILD
 from jaxcomp.evals import reconstruction
-from jaxcomp.evals.preview.batch import Patient
+from jaxcomp.evals.preview.batch import Preview
 from jaxcomp.evals.preview.finding import Finding, healthy
 from jaxcomp.evals.preview.loss import slopes
 from jaxcomp.evals.reconstruction import Row
@@ -19,7 +19,7 @@ CLOSE = 1e-3  # of two float32 sums over the same states, relative
 FLUENT = 0.9
 
 
-def bleu(p: Patient) -> Finding:
+def bleu(p: Preview) -> Finding:
     """Prediction and reference swapped in BLEU."""
     # Every n-gram of the prediction is right and half of the text is missing: BLEU is the brevity
     # penalty alone, exp(1 - 12 / 6). Swapped there is no penalty and half of the words are wrong.
@@ -37,7 +37,7 @@ def bleu(p: Patient) -> Finding:
     return healthy(f"BLEU {found:.2f} for a rebuild that stops halfway, the brevity penalty alone")
 
 
-def free_running(p: Patient) -> Finding:
+def free_running(p: Preview) -> Finding:
     """BLEU of a teacher-forced argmax, called reconstruction."""
     other = p.probe._replace(tok_BOL=p.others(p.probe.tok_BOL, 1))
     pairs = list(zip(p.rebuilt, p.rebuild(other), strict=True))
@@ -52,7 +52,7 @@ def free_running(p: Patient) -> Finding:
     return healthy(f"{len(pairs)} rebuilds stay the same whatever text they are compared to")
 
 
-def agreement(p: Patient) -> Finding:
+def agreement(p: Preview) -> Finding:
     """Evaluation that scores something else than what training trains."""
     rebuilding = p.probe._replace(mode_BO=np.full_like(p.probe.mode_BO, REBUILD))
     tower, O = p.listen(rebuilding).decoder, p.probe.tok_len_BO.shape[1]
@@ -73,7 +73,7 @@ def agreement(p: Patient) -> Finding:
     return healthy(f"{len(p.rebuilt)} texts cost the same nats in training and in evaluation")
 
 
-def runs_by_itself(p: Patient) -> Finding:
+def runs_by_itself(p: Preview) -> Finding:
     """Teacher-forced 99% accuracy with about 0% greedy reconstruction (of a finished run)."""
     if not p.trained_val:
         return Finding(None, "no finished run yet: ask again after `jaxcomp train`")

@@ -8,14 +8,14 @@ import numpy as np
 
 from jaxcomp.compress.autoencoder import Memory
 from jaxcomp.data.batches import REBUILD
-from jaxcomp.evals.preview.batch import Patient, examples, padding
+from jaxcomp.evals.preview.batch import Preview, examples, padding
 from jaxcomp.evals.preview.finding import Finding, healthy
 
 FACTOR = 4.0  # how far apart the sizes of learned vectors and token embeddings may start
 COMPARED = 16  # texts read back, of the batch and of the validation set each
 
 
-def whole_text(p: Patient) -> Finding:
+def whole_text(p: Preview) -> Finding:
     """Only the first character or item of a context tokenised."""
     comp, dec = p.toks
     pairs = []
@@ -35,7 +35,7 @@ def whole_text(p: Patient) -> Finding:
     return healthy(f"{len(pairs)} contexts read back as the text to rebuild")
 
 
-def padding_unseen(p: Patient) -> Finding:
+def padding_unseen(p: Preview) -> Finding:
     """Memory tokens attending to padding."""
     ctx_BGT, len_BG = p.probe.ctx_BGT, p.probe.ctx_len_BG
     pad_BGT = padding(len_BG, ctx_BGT.shape[-1])
@@ -51,7 +51,7 @@ def padding_unseen(p: Patient) -> Finding:
     return healthy(f"{int(pad_BGT.sum())} padded slots of {p.rows} texts changed: memory the same")
 
 
-def count(p: Patient) -> Finding:
+def count(p: Preview) -> Finding:
     """A ratio that gives the wrong number of vectors, such as 16x on 128 tokens giving 9."""
     G, T = p.probe.ctx_BGT.shape[1:]
     told = []
@@ -73,7 +73,7 @@ def count(p: Patient) -> Finding:
     return healthy("; ".join(told) + f"; shorter ones their part (lengths 0 to {T} tried)")
 
 
-def whole_context(p: Patient) -> Finding:
+def whole_context(p: Preview) -> Finding:
     """Only the first token or item of a context compressed."""
     ctx_GT, len_G = p.probe.ctx_BGT[0], p.probe.ctx_len_BG[0]
     places = [
@@ -103,7 +103,7 @@ def whole_context(p: Patient) -> Finding:
     return healthy(f"{len(places)} tokens changed, one at a time: each changed the memory")
 
 
-def apart(p: Patient) -> Finding:
+def apart(p: Preview) -> Finding:
     """Rows or segments that leak into each other."""
     ctx_BGT, len_BG = p.probe.ctx_BGT, p.probe.ctx_len_BG
     G = ctx_BGT.shape[1]
@@ -125,7 +125,7 @@ def apart(p: Patient) -> Finding:
     return healthy(f"{p.rows} texts of {G} segment(s): no memory changed with another's text")
 
 
-def scale(p: Patient) -> Finding:
+def scale(p: Preview) -> Finding:
     """N(0, 1) memory tokens, tens of times the scale of token embeddings."""
     model, sizes, embeddings = p.model, [], "token embeddings"
     tables = (model.compressor.llm.emb[...], model.decoder.emb[...])

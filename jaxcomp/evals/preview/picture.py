@@ -1,7 +1,7 @@
 """What a person should look at before a long run, in lines of at most 100 characters.
 
 Everything is of row 1 of the probed batch (an example as the first batch drew it). What attends to
-what, and what carries loss, is measured by derivatives of the training loss (`evals.preview.gradients`).
+what, and what carries loss, is measured by derivatives of the training loss (`gradients`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jaxcomp.data.batches import REBUILD, Batch
 from jaxcomp.data.tokenizer import Tokenizer
 from jaxcomp.evals import reconstruction
 from jaxcomp.evals.evaluate import rebuild
-from jaxcomp.evals.preview.batch import Patient, examples, group_of
+from jaxcomp.evals.preview.batch import Preview, examples, group_of
 from jaxcomp.evals.preview.gradients import Tower
 
 WIDTH = 100
@@ -28,13 +28,13 @@ RUNS = 14  # of places in one tower
 
 class Section(NamedTuple):
     title: str
-    lines: Callable[[Patient], list[str]]
+    lines: Callable[[Preview], list[str]]
 
 
 # --- the text ------------------------------------------------------------------------------------
 
 
-def text(p: Patient) -> list[str]:
+def text(p: Preview) -> list[str]:
     ctx_GT, len_G = p.probe.ctx_BGT[0], p.probe.ctx_len_BG[0]
     ids = [t for row, n in zip(ctx_GT, len_G, strict=True) for t in row[:n].tolist()]
     words = pieces(p.toks[0], ids)
@@ -85,7 +85,7 @@ class _Place(NamedTuple):
     what_S: list[str]
 
 
-def _compressor(p: Patient) -> _Place:
+def _compressor(p: Preview) -> _Place:
     """The shown text's last segment: the one that may be padded."""
     G, T = p.probe.ctx_BGT.shape[1:]
     g = int(np.flatnonzero(p.probe.ctx_len_BG[0])[-1])
@@ -106,7 +106,7 @@ def _slots(kind: str, text_T: list[str], memory_M: list[str]) -> list[str]:
     return [*text_T, *memory_M]
 
 
-def _decoder(p: Patient) -> _Place:
+def _decoder(p: Preview) -> _Place:
     memory = ["memory" if v else "empty" for v in p.memory.seg_BM[0] > 0]
     mode = "rebuild" if p.probe.mode_BO[0, 0] == REBUILD else "continue"
     # The last token is only a label.
@@ -115,7 +115,7 @@ def _decoder(p: Patient) -> _Place:
     return _Place(p.heard.decoder, 0, ["begin", *memory, "end", mode, *target])
 
 
-def places(p: Patient) -> list[str]:
+def places(p: Preview) -> list[str]:
     out = []
     for name, place in (("compressor", _compressor(p)), ("decoder", _decoder(p))):
         out += ["", f"{name:10}   {'places':>9}   {'what':<9}{'segment':>8}   position ids"]
@@ -140,7 +140,7 @@ def _short(ids: list[int]) -> str:
 # --- what attends to what ------------------------------------------------------------------------
 
 
-def attends(p: Patient) -> list[str]:
+def attends(p: Preview) -> list[str]:
     out = ["How many places of a kind the state at a place depends on, through all layers:"]
     for name, place in (("compressor", _compressor(p)), ("decoder", _decoder(p))):
         kinds = list(dict.fromkeys(place.what_S))
@@ -167,7 +167,7 @@ def _queries(what_S: list[str], most: int) -> list[tuple[str, int]]:
     return asked
 
 
-def _read(p: Patient, name: str, row: int, asked: list[tuple[str, int]]) -> list[np.ndarray]:
+def _read(p: Preview, name: str, row: int, asked: list[tuple[str, int]]) -> list[np.ndarray]:
     """Query i is asked of copy i of the shown example."""
     copies = Batch(*(np.repeat(a[:1], p.rows, axis=0) for a in p.probe))
     ask = p.ask(copies)
@@ -182,7 +182,7 @@ def _read(p: Patient, name: str, row: int, asked: list[tuple[str, int]]) -> list
 # --- loss ----------------------------------------------------------------------------------------
 
 
-def loss(p: Patient) -> list[str]:
+def loss(p: Preview) -> list[str]:
     length = int(p.probe.tok_len_BO[0, 0])
     ids = p.probe.tok_BOL[0, 0].tolist()
     used_L = p.heard.decoder.used_BS[0, p.prefix - 1 :]
@@ -200,7 +200,7 @@ def loss(p: Patient) -> list[str]:
     ]
 
 
-def parameters(p: Patient) -> list[str]:
+def parameters(p: Preview) -> list[str]:
     counts: dict[str, list[int]] = {}
     for name, x in (p.trainable | p.frozen).items():
         group = group_of(name)
@@ -220,7 +220,7 @@ def _number(n: int) -> str:
 # --- the first loss ------------------------------------------------------------------------------
 
 
-def first_loss(p: Patient) -> list[str]:
+def first_loss(p: Preview) -> list[str]:
     chosen = [
         e
         for e, mode, n in zip(

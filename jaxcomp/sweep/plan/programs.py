@@ -132,13 +132,13 @@ def decoder_programs(cfg: Config, mesh: Mesh, pair: Abstract, memory: Any) -> di
             jax.eval_shape(lambda s, *a: _prefix(graphdef, s, *a), state, memory, mode_B),
             mesh,
         )
-        ahead = generate._prefill.trace(whole_def, weights, *prefix[:3], prefix.given, new)
+        ahead = generate._prefill.trace(whole_def, weights, *prefix[:3], prefix.kv_override, new)
         logits_BV, cache, seg_B1 = _on(
             jax.eval_shape(
                 lambda w, *a: generate._prefill(whole_def, w, *a, new),
                 weights,
                 *prefix[:3],
-                prefix.given,
+                prefix.kv_override,
             ),
             mesh,
         )

@@ -20,7 +20,7 @@ from jaxcomp.config import (
     TrainConfig,
 )
 from jaxcomp.data.batches import data_tokenizer, tokenizer_folder
-from jaxcomp.evals.preview.batch import Patient
+from jaxcomp.evals.preview.batch import Preview
 from jaxcomp.models import hf
 from jaxcomp.models.model import Transformer, layer_leaves, top_leaves
 from jaxcomp.runtime.sharding import constrain
@@ -95,6 +95,6 @@ def tower(vocab: int, seed: int, shape: ModelConfig = SHAPE) -> Transformer:
     return Transformer(shape, rngs=nnx.Rngs(0), params=params)
 
 
-def patient(cfg: Config) -> Patient:
+def preview(cfg: Config) -> Preview:
     run, toks = planned(cfg, Path("nowhere"))
-    return Patient(cfg, run, toks)
+    return Preview(cfg, run, toks)

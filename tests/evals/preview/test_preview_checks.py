@@ -8,7 +8,7 @@ import numpy as np
 import planted
 import pytest
 from conftest import mesh_of
-from preview_models import CFG, KV, OTHER, SHAPE, T, patient, tower, with_folders
+from preview_models import CFG, KV, OTHER, SHAPE, T, preview, tower, with_folders
 
 from jaxcomp.compress import build
 from jaxcomp.data.batches import Example, data_tokenizer
@@ -25,7 +25,7 @@ TRAINED = "a trained pair runs by itself"
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    return tmp_path_factory.mktemp("doctor")
+    return tmp_path_factory.mktemp("check")
 
 
 @pytest.fixture
@@ -33,14 +33,14 @@ def examined(root, mesh):
     """The names of the checks that fail, of a config."""
 
     def names(cfg, step=None):
-        sick = patient(with_folders(cfg, root))
+        sick = preview(with_folders(cfg, root))
         if step is not None:
             vars(sick)["step"] = step
         found = examine(sick)
         assert list(found) == [check.name for check in CHECKS]
         assert [name for name, f in found.items() if f.ok is None] == [TRAINED]
         failed = {name: f for name, f in found.items() if f.ok is False}
-        assert all(f.expected and f.mend for f in failed.values())
+        assert all(f.expected and f.fix for f in failed.values())
         return set(failed)
 
     return names
@@ -50,7 +50,7 @@ def examined(root, mesh):
 def step(root):
     """Of the healthy run."""
     with use_mesh(mesh_of((1, 1, 1))):
-        return patient(with_folders(CFG, root)).step
+        return preview(with_folders(CFG, root)).step
 
 
 @pytest.mark.parametrize("cfg", [CFG, OTHER], ids=["plain", "everything else"])
@@ -59,7 +59,7 @@ def test_a_healthy_run_passes(examined, cfg):
 
 
 def test_keys_and_values_are_looked_at_in_the_place_of_inputs(root, mesh):
-    sick = patient(with_folders(KV, root))
+    sick = preview(with_folders(KV, root))
     found = {check.__name__: check(sick) for check in (memory.scale, loss.memory_read)}
     assert {name for name, f in found.items() if not f.ok} == set()
     assert "times their tokens' keys and values" in found["scale"].found
@@ -179,7 +179,7 @@ def test_a_pair_that_is_right_by_itself_passes_and_so_does_one_that_is_wrong_twi
 
 def test_the_picture_shows_what_is_measured(root, mesh, monkeypatch):
     planted.pair(planted.LossOnPadding)(monkeypatch)
-    sick = patient(with_folders(CFG, root))
+    sick = preview(with_folders(CFG, root))
     length, slots = int(sick.probe.tok_len_BO[0, 0]), sick.probe.tok_BOL.shape[2]
     assert length < slots
     shown = "\n".join(picture.loss(sick))

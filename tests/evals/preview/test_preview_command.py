@@ -31,7 +31,7 @@ def sections(text):
 
 
 def test_before_and_after_training(flags, mesh, capsys):
-    assert main.main(["doctor", *flags]) == 0
+    assert main.main(["check", *flags]) == 0
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= picture.WIDTH
     assert "tiniest: llama/a at ratio 4, not trained yet" in out
@@ -46,7 +46,7 @@ def test_before_and_after_training(flags, mesh, capsys):
 
     assert main.main(["train", "--compressor=llama/a", *flags]) == 0
     capsys.readouterr()
-    assert main.main(["doctor", *flags]) == 0
+    assert main.main(["check", *flags]) == 0
     out = capsys.readouterr().out
     assert "memory of the trained pair" in out
     assert f"  ok    {CHECKS[-1].name}  " in out
@@ -54,8 +54,8 @@ def test_before_and_after_training(flags, mesh, capsys):
 
 
 def test_the_picture_says_what_reads_what(flags, mesh, capsys, monkeypatch):
-    monkeypatch.setattr("jaxcomp.evals.preview.main.examine", lambda patient: {})
-    assert main.main(["doctor", *flags]) == 0
+    monkeypatch.setattr("jaxcomp.evals.preview.main.examine", lambda preview: {})
+    assert main.main(["check", *flags]) == 0
     found = sections(capsys.readouterr().out)
     assert found["checks"] == ["nothing found"]
     grid = found["what attends to what"]
@@ -77,17 +77,17 @@ def test_the_picture_says_what_reads_what(flags, mesh, capsys, monkeypatch):
 
 def test_a_bug_is_exit_code_1_with_its_name(flags, mesh, capsys, monkeypatch):
     planted.swapped_bleu(monkeypatch)
-    assert main.main(["doctor", *flags]) == 1
+    assert main.main(["check", *flags]) == 1
     out = capsys.readouterr().out
     assert "  FAIL  direction of BLEU" in out
-    assert "mend: evals/reconstruction.py" in " ".join(out.split())
+    assert "fix: evals/reconstruction.py" in " ".join(out.split())
     assert out.rstrip().endswith("failed: direction of BLEU")
 
 
 def test_weights_that_are_not_there_are_one_error(tmp_path, capsys):
     file = tmp_path / "bare.py"
     file.write_text("def get_config(arg):\n    return {'families': {'llama': {'a': {}}}}\n")
-    assert main.main(["doctor", f"--config={file}", f"--workdir={tmp_path}"]) == 2
+    assert main.main(["check", f"--config={file}", f"--workdir={tmp_path}"]) == 2
     line = capsys.readouterr().err
     assert line.count("\n") == 1
     assert "no pretrained weights for llama-a-s0" in line
@@ -96,8 +96,8 @@ def test_weights_that_are_not_there_are_one_error(tmp_path, capsys):
 
 def test_a_config_without_families_is_one_error(tmp_path, capsys):
     (tmp_path / "none.py").write_text("def get_config(arg):\n    return {}\n")
-    assert main.main(["doctor", f"--config={tmp_path}/none.py"]) == 2
-    assert "doctor needs --compressor=FAMILY/SIZE" in capsys.readouterr().err
+    assert main.main(["check", f"--config={tmp_path}/none.py"]) == 2
+    assert "check needs --compressor=FAMILY/SIZE" in capsys.readouterr().err
 
 
 def test_only_random_weights_are_measured_against_guessing():
@@ -114,7 +114,7 @@ def test_only_random_weights_are_measured_against_guessing():
 
 
 def test_long_findings_are_wrapped():
-    lines = told("a check", Finding(False, "found " * 30, "expected " * 20, "mend " * 40))
+    lines = told("a check", Finding(False, "found " * 30, "expected " * 20, "fix " * 40))
     assert max(map(len, lines)) <= picture.WIDTH
     assert lines[0].startswith("  FAIL  a check")
     assert all(line.startswith(" " * 40) for line in lines[1:])

@@ -1,4 +1,4 @@
-"""What the doctor calls the compressor's slots, in the order in which each kind lays them."""
+"""What the preview calls the compressor's slots, in the order in which each kind lays them."""
 
 import pytest
 

@@ -1,5 +1,5 @@
-"""`python tests/sweep/plan/shrunk.py OUTDIR [STEP ...]` compiles the training step of a shrunk setup of
-the paper for TPU v5e, 4 chips, and writes what the compiler made of it: OUTDIR/<step>.hlo.
+"""`python tests/sweep/plan/shrunk.py OUTDIR [STEP ...]` compiles the training step of a shrunk
+setup of the paper for TPU v5e, 4 chips, and writes the compiled program: OUTDIR/<step>.hlo.
 
 Needs libtpu, no TPU. A step is a mesh, written 1x4x1, or 1x4x1-offload with that remat. LoRA
 dropout is off: it moves nothing, and compiling its generators takes as long as the rest.

@@ -10,7 +10,7 @@ from conftest import mesh_of
 from flax import nnx
 
 from jaxcomp.config import LoraConfig, ModelConfig
-from jaxcomp.models.block import Given, KeyValues
+from jaxcomp.models.block import KeyValues, KVOverride
 from jaxcomp.models.generate import generate
 from jaxcomp.models.model import Transformer
 from jaxcomp.runtime.sharding import put_batch, use_mesh
@@ -45,10 +45,10 @@ def rows():
 def read(model, tok, pos, seg, remat="none"):
     """States of the whole text; of the text whose middle is given; and of its prefill."""
     whole_BLD, kv = model.keep(model.embed(tok), pos, seg, last=L, remat=remat)
-    given = Given(KeyValues(*(x[:, :, HELD] for x in kv)), jnp.int32(FIRST))
+    kv_override = KVOverride(KeyValues(*(x[:, :, HELD] for x in kv)), jnp.int32(FIRST))
     poison_BLD = model.embed(tok).at[:, HELD].set(9.0)
-    again_BLD = model(poison_BLD, pos, seg, remat=remat, given=given)
-    ahead_BLD, _ = model.prefill(poison_BLD, pos, seg, L, given)
+    again_BLD = model(poison_BLD, pos, seg, remat=remat, kv_override=kv_override)
+    ahead_BLD, _ = model.prefill(poison_BLD, pos, seg, L, kv_override)
     return whole_BLD, again_BLD, ahead_BLD, kv
 
 
@@ -71,13 +71,13 @@ def test_keys_do_not_know_where_they_stand(mesh):
     def moved(model):
         _, kv = model.keep(model.embed(tok), pos, seg, last=L)
         there = pos + 17
-        given = Given(kv, jnp.int32(0))
+        kv_override = KVOverride(kv, jnp.int32(0))
         x_BLD = jnp.concatenate([0 * model.embed(tok), model.embed(tok[:, :2])], axis=1)
         whole_BLD = model.embed(jnp.concatenate([tok, tok[:, :2]], axis=1))
         pos_BS = jnp.concatenate([there, there[:, -1:] + 1, there[:, -1:] + 2], axis=1)
         seg_BS = jnp.concatenate([seg, seg[:, :2]], axis=1)
         return (
-            model(x_BLD, pos_BS, seg_BS, given=given)[:, L:],
+            model(x_BLD, pos_BS, seg_BS, kv_override=kv_override)[:, L:],
             model(whole_BLD, pos_BS, seg_BS)[:, L:],
         )
 
@@ -89,12 +89,12 @@ def test_the_cache_holds_what_was_given(mesh):
     """Greedy decoding after given keys and values says what it says after the text itself."""
     model, (tok, pos, seg) = made("llama"), rows()
     kv = read(model, tok, pos, seg)[3]
-    given = Given(KeyValues(*(x[:, :, HELD] for x in kv)), jnp.int32(FIRST))
+    kv_override = KVOverride(KeyValues(*(x[:, :, HELD] for x in kv)), jnp.int32(FIRST))
     x_BLD, start_B = model.embed(tok), pos[:, -1] + 1
     blank_BLD = x_BLD.at[:, HELD].set(0.0)
     said, again = (
         generate(model, x, pos, seg, start_B, g, max_new=NEW, eos_id=99)
-        for x, g in ((x_BLD, None), (blank_BLD, given))
+        for x, g in ((x_BLD, None), (blank_BLD, kv_override))
     )
     jax.tree.map(np.testing.assert_array_equal, said, again)
     other = generate(model, blank_BLD, pos, seg, start_B, max_new=NEW, eos_id=99)
