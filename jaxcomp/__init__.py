@@ -14,5 +14,5 @@ __all__ = ["Memory", "Pair", "load"]
 def __getattr__(name: str) -> Any:
     # At first use: `jaxcomp --help` must not wait for JAX.
     if name in __all__:
-        return getattr(importlib.import_module("jaxcomp.use"), name)
+        return getattr(importlib.import_module("jaxcomp.inference"), name)
     raise AttributeError(f"module 'jaxcomp' has no attribute {name!r}")

@@ -59,13 +59,13 @@ def test_the_wheel_holds_every_file_of_the_package_and_the_configs(wheel):
 
 LOAD_ALL = """
 from pathlib import Path
-from jaxcomp import settings
+from jaxcomp.cli import overrides
 
 Path("a.txt").write_text("some words " * 200)
 for name in "controls paper paradox:bases=0.8 recipes text:path=a.txt tiny tiny:full".split():
-    cfg = settings.load(name)
+    cfg = overrides.load(name)
     assert all(Path(d).is_dir() for d in cfg.folders.values() if d[0] == "/"), cfg.folders
-    print(settings.split_spec(name)[0], cfg.name)
+    print(overrides.split_spec(name)[0], cfg.name)
 """
 
 
@@ -92,17 +92,17 @@ def canonical(name):
 
 
 def imported():
-    """Top-level modules that the sources import, but for the standard library and jaxcomp."""
+    """Top-level modules that the sources import, but for the standard library and our own."""
     found = set()
-    for file in source_files("jaxcomp") | source_files("configs"):
-        if file.suffix != ".py":
+    for file in set().union(*map(source_files, ("jaxcomp", "configs", "tests/benchmarks"))):
+        if file.suffix != ".py" or file.name.startswith("test_"):
             continue
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
             if isinstance(node, ast.Import):
                 found |= {a.name.partition(".")[0] for a in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 found.add((node.module or "").partition(".")[0])
-    return found - sys.stdlib_module_names - {"jaxcomp"}
+    return found - sys.stdlib_module_names - {"jaxcomp", "tests"}
 
 
 def declared():

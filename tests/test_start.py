@@ -19,7 +19,7 @@ HEAVY = (
 )  # fmt: skip
 CODE = """
 import json, sys
-from jaxcomp import cli
+from jaxcomp.cli import main as cli
 try:
     code = cli.main(sys.argv[1:])
 except SystemExit as stop:

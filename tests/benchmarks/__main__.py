@@ -11,6 +11,7 @@ from jaxcomp.cli.main import expected
 from jaxcomp.config import ConfigError
 from jaxcomp.runtime import paths
 from tests.benchmarks import main as measurements
+from tests.benchmarks.fixture import BenchError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         run = paths.path(flags.run) if flags.run else None
         measurements.bench(cfg, only, trained=run)
     except Exception as error:
-        message = expected(error)
+        message = str(error) if isinstance(error, BenchError) else expected(error)
         if message is None:
             raise
         print(f"error: {message}", file=sys.stderr)

@@ -18,6 +18,7 @@ from jaxcomp.config import (
 )
 from jaxcomp.models.model import count_params
 from tests.benchmarks import against_transformers, decode, load, probe, reconstruct, run, step
+from tests.benchmarks.__main__ import main
 from tests.benchmarks.fixture import BenchError, Times, chosen, fixture, ratio, slope, spread
 from tests.benchmarks.fixture import with_weights as named
 from tests.benchmarks.main import (
@@ -207,3 +208,15 @@ def test_loading_is_measured_on_what_was_written(tmp_path):
     assert shard == 2 * shape.hidden_size * max(emb, mlp)
     rows = {r.name: r for r in load_rows(times, above, shard)}
     assert rows["loading it"].value > 0
+
+
+def test_mistakes_are_one_sentence(capsys, tmp_path):
+    for flags, words in (
+        (["--only=load", f"--run={tmp_path}"], "goes with --only=reconstruct or probe"),
+        (["--only=lod"], "--only='lod'; expected one of"),
+        (["--config=nowhere.py"], "nowhere.py"),
+    ):
+        assert main(flags) == 2
+        told = capsys.readouterr().err
+        assert told.count("\n") == 1
+        assert words in told

@@ -53,7 +53,7 @@ def runs(monkeypatch, tmp_path):
     def open_run(place):
         return made[place.name], tmp_path
 
-    # By sys.modules: jaxcomp.use has a function of the module's name.
+    # By sys.modules: jaxcomp.inference has a function of the module's name.
     monkeypatch.setattr(checkpoints, "follow", follow)
     monkeypatch.setattr(sys.modules["jaxcomp.inference.load"], "open_run", open_run)
 
@@ -170,7 +170,7 @@ def measured(monkeypatch, tmp_path):
     cfg = dataclasses.replace(overrides.load("configs/tiny.py"), compressor="llama/24")
     load = sys.modules["jaxcomp.inference.load"]
     monkeypatch.setattr(load, "open_run", lambda place: (cfg, tmp_path))
-    monkeypatch.setattr(jaxcomp.use, "load", lambda *a, **k: "pair")
+    monkeypatch.setattr(jaxcomp.inference, "load", lambda *a, **k: "pair")
     found = {"test/loss": 0.5, "test/left_out": 3, "edits/number/left_out": 1}
     monkeypatch.setattr(jobs, "measure", lambda *a: (found, [{}] * 4))
     monkeypatch.setattr(drift, "passages_of_run", lambda place: PASSAGES)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxcomp.compress import AutoEncoder, build
+from jaxcomp.compress.autoencoder import AutoEncoder, build
 from jaxcomp.compress.recipes import recipe
 from jaxcomp.config import MemoryConfig, ModelConfig, TrainConfig
 from jaxcomp.data.batches import Batch

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import mesh_of
 
-from jaxcomp.compress import trainable_filter
+from jaxcomp.compress.autoencoder import trainable_filter
 from jaxcomp.compress.pool import block_means
 from jaxcomp.compress.recipes import recipe
 from jaxcomp.config import OptimConfig, TrainConfig

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxcomp.compress import AutoEncoder, build, kind_of, trainable_filter
+from jaxcomp.compress.autoencoder import AutoEncoder, build, trainable_filter
+from jaxcomp.compress.kinds import kind_of
 from jaxcomp.compress.memory import Compressor, scale_of
 from jaxcomp.config import ConfigError, LoraConfig, MemoryConfig, ModelConfig, TrainConfig
 from jaxcomp.models.lora import LoraParam

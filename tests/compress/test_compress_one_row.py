@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxcomp.compress import build, cramming
+from jaxcomp.compress import cramming
+from jaxcomp.compress.autoencoder import build
 from jaxcomp.compress.baselines import BASELINES, Baseline
 from jaxcomp.config import ModelConfig, TrainConfig
 from jaxcomp.inference import decode, rows

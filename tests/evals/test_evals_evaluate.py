@@ -24,7 +24,7 @@ from jaxcomp.config import (
 )
 from jaxcomp.data.batches import batch_examples, data_tokenizer, eval_examples
 from jaxcomp.data.facts import KINDS, OUTCOMES
-from jaxcomp.evals import edits, reconstruction
+from jaxcomp.evals import edits
 from jaxcomp.evals.evaluate import _Pair, evaluate, validation_loss
 from jaxcomp.inference import decode
 from jaxcomp.models import generate
@@ -353,7 +353,7 @@ def test_bad_fields_are_refused(world, changes, message):
 
 def test_chunked_logits_change_nothing(world, world_result, monkeypatch):
     """A vocabulary too large for all logits at once is worked off position by position."""
-    monkeypatch.setattr(reconstruction, "LOGITS_ELEMENTS", 8 * 7 * world.tok.vocab_size)
+    monkeypatch.setattr(decode, "LOGITS_ELEMENTS", 8 * 7 * world.tok.vocab_size)
     forced: Any = decode.forced
     forced.clear_cache()
     examples = eval_examples(world.cfg, "ordinary", world.tok, world.tok)

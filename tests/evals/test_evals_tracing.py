@@ -11,7 +11,7 @@ from jaxcomp.compress.autoencoder import build
 from jaxcomp.config import Config, DataConfig, EvalConfig, MemoryConfig, ModelConfig
 from jaxcomp.data.batches import batch_examples, data_tokenizer, eval_examples
 from jaxcomp.data.tokenizer import train_tokenizer
-from jaxcomp.evals import attribution, reconstruction, tracing
+from jaxcomp.evals import attribution, tracing
 from jaxcomp.evals.attribution import Word
 from jaxcomp.inference import decode
 from jaxcomp.models.model import Transformer
@@ -91,9 +91,7 @@ def own_rows(world):
 def test_what_is_expected_is_what_teacher_forcing_finds(world, monkeypatch):
     """Against reconstruction.forced, with the logits in chunks; and of another token, against a
     text that really holds it."""
-    monkeypatch.setattr(
-        reconstruction, "LOGITS_ELEMENTS", 20 * 5 * world.model.decoder.cfg.vocab_size
-    )
+    monkeypatch.setattr(decode, "LOGITS_ELEMENTS", 20 * 5 * world.model.decoder.cfg.vocab_size)
     cast(Any, tracing.expected).clear_cache()  # compiled for these shapes already, without chunks
     memory, tok_BL, len_B, forced, expected = own_rows(world)
     other_BL = (tok_BL + 7) % world.tok.vocab_size

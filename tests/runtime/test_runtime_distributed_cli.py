@@ -84,7 +84,7 @@ def test_stopped_then_killed_then_finished_is_a_run_never_disturbed(place, train
 # A disk of process 1 that takes no file above 20 kB, also of root.
 SMALL = """
 import os, resource, sys
-from jaxcomp import cli
+from jaxcomp.cli import main as cli
 if os.environ["JAXCOMP_PROCESS"] == "1":
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
 sys.exit(cli.main())

@@ -20,7 +20,7 @@ SIGNS = "≤ × – ─▶"
 ECHO = f"""
 import sys
 from pathlib import Path
-from jaxcomp import cli
+from jaxcomp.cli import main as cli
 def run(flags):
     print({SIGNS!a}, file=sys.stdout)
     print({SIGNS!a}, file=sys.stderr)
@@ -102,13 +102,13 @@ def test_no_home(tmp_path):
         "pwd.getpwuid = unknown\n"
         "for name in ('HOME', 'XDG_CACHE_HOME'): os.environ.pop(name, None)\n"
     )
-    command = "from jaxcomp import cli\nimport sys\nsys.exit(cli.main())"
+    command = "from jaxcomp.cli import main as cli\nimport sys\nsys.exit(cli.main())"
     done = run(*TRAIN, code=code + "os.environ.pop('JAXCOMP_CACHE')\n" + command)
     assert "set HOME, or JAXCOMP_CACHE, to a folder" in one_line(done)
     asked = [*TRAIN, "--train.optim.lr=-1"]
     done = run(*asked, code=code + command, env={"JAXCOMP_CACHE": str(tmp_path)})
     assert "train.optim.lr = -1.0" in one_line(done)
-    found = "from jaxcomp import storage\ntry: storage.cache_dir()\n"
+    found = "from jaxcomp.runtime import paths as storage\ntry: storage.cache_dir()\n"
     found += "except storage.StorageError as error: print(error)"
     done = run(code=code + "os.environ.pop('JAXCOMP_CACHE')\n" + found)
     assert "set JAXCOMP_CACHE, or HOME" in done.stdout, done.stderr

@@ -41,7 +41,7 @@ def test_a_sweep_killed_and_resumed_in_a_bucket_equals_a_local_one(tmp_path):
     workdir = bucket("sweep") + "/runs/x"
     code = f"""
 import sys; sys.path.insert(0, {str(HERE)!r})
-import run_stub; from jaxcomp import storage
+import run_stub; from jaxcomp.runtime import paths as storage
 run_stub.run(storage.path({workdir!r}), 1.5)
 """
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL)

@@ -97,7 +97,7 @@ def test_who_only_reads_removes_nothing(whole):
 
 def test_a_second_training_in_one_folder_is_refused_until_the_first_was_killed(tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from jaxcomp.train import lock\n"
+        "import sys, time; from pathlib import Path; from jaxcomp.training import lock\n"
         "with lock.held(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
     )
     first = subprocess.Popen(

@@ -10,7 +10,7 @@ from conftest import mesh_of
 from flax import nnx
 from training_models import batch
 
-from jaxcomp.compress import build, trainable_filter
+from jaxcomp.compress.autoencoder import build, trainable_filter
 from jaxcomp.config import LoraConfig, MemoryConfig, ModelConfig, OptimConfig, TrainConfig
 from jaxcomp.models.model import Transformer
 from jaxcomp.runtime.sharding import put_batch, use_mesh

@@ -10,7 +10,7 @@ import pytest
 import training_models as tiny
 from conftest import mesh_of
 
-from jaxcomp.compress import trainable_filter
+from jaxcomp.compress.autoencoder import trainable_filter
 from jaxcomp.config import LoraConfig, MemoryConfig, OptimConfig, TrainConfig
 from jaxcomp.runtime.sharding import use_mesh
 from jaxcomp.training.loss import MemoryObjective

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxcomp.compress import build, trainable_filter
+from jaxcomp.compress.autoencoder import build, trainable_filter
 from jaxcomp.config import LoraConfig, MemoryConfig, ModelConfig, OptimConfig, TrainConfig
 from jaxcomp.data.batches import Batch
 from jaxcomp.models.model import Transformer, layer_leaves, top_leaves

@@ -10,7 +10,7 @@ import pytest
 from conftest import mesh_of
 from preview_models import CFG, KV, OTHER, SHAPE, T, preview, tower, with_folders
 
-from jaxcomp.compress import build
+from jaxcomp.compress.autoencoder import build
 from jaxcomp.data.batches import Example, data_tokenizer
 from jaxcomp.evals.evaluate import rebuild
 from jaxcomp.evals.preview import loss, memory, picture

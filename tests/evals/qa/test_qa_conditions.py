@@ -13,7 +13,7 @@ from jaxcomp.evals.qa import ask, conditions, qa
 from jaxcomp.evals.qa.conditions import CONDITIONS, batches, fills_up, measure, prepare, room
 from jaxcomp.evals.qa.items import Item, ProbeError
 from jaxcomp.evals.qa.selection import SELECTIONS, Question, select
-from jaxcomp.inference.pair import QUESTION
+from jaxcomp.inference.pair import QUESTION, Score
 from jaxcomp.runtime.sharding import put_batch, use_mesh
 
 NEW = 8
@@ -272,7 +272,7 @@ def test_one_reading_judges_as_two_do(pair, asked):
 def test_a_likelihood_that_is_no_number_is_refused(pair, asked, monkeypatch):
     monkeypatch.setattr(
         type(pair), "_scored",
-        lambda self, found, options: [[jaxcomp.use.Score(float("nan"), 1)] * 3 for _ in options],
+        lambda self, found, options: [[Score(float("nan"), 1)] * 3 for _ in options],
     )  # fmt: skip
     with pytest.raises(ProbeError, match="item i0: -ln p of its answers from nothing is nan"):
         measure(pair, asked[:1], max_new=1)
