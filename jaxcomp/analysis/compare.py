@@ -31,7 +31,7 @@ from jaxcomp.analysis.paired_tests import holm
 from jaxcomp.analysis.tables import floor_of, own_floors, points
 from jaxcomp.analysis.verdict import change_word
 from jaxcomp.config import Config, ConfigError, to_dict
-from jaxcomp.evals.primary_metrics import Headline, headlines
+from jaxcomp.evals.primary_metrics import LOSS, OVERWRITING, PRIMARY, Headline, of_role
 from jaxcomp.sweep import grid
 from jaxcomp.sweep.collect import Results
 
@@ -71,8 +71,9 @@ class Factor(NamedTuple):
     @property
     def heads(self) -> tuple[Headline, ...]:
         """The primary endpoint, overwriting and the loss."""
-        heads = headlines(self.cfg)
-        return heads[2], heads[3], _LOSS if self.cfg.data.source == "world" else heads[0]
+        world = self.cfg.data.source == "world"
+        loss = _LOSS if world else of_role(self.cfg, LOSS)
+        return of_role(self.cfg, PRIMARY), of_role(self.cfg, OVERWRITING), loss
 
     @property
     def ratios(self) -> list[int]:

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from jaxcomp.config import Config
 
+LOSS, PRIMARY, OVERWRITING = "loss", "primary endpoint", "overwriting"
+
 
 class Headline(NamedTuple):
     """One number of docs/metrics.md, its short name and its definition in a line."""
@@ -13,6 +15,9 @@ class Headline(NamedTuple):
     metric: str
     label: str
     meaning: str
+    role: str = (
+        ""  # by which the verdict and comparisons find it, whatever its place: see `of_role`
+    )
 
 
 _RANK = (
@@ -26,17 +31,19 @@ _EDITS = "empty where not measurable: under half of the unedited control spots c
 _OFF = "slots whose value is not the prior's favourite"
 
 WORLD = (
-    Headline("ordinary/loss", "loss", _LOSS),
+    Headline("ordinary/loss", "loss", _LOSS, LOSS),
     Headline("ordinary/fr_accuracy", "tokens rebuilt", _REBUILT),
     Headline(
         "counterfactual/nonfavourite/all/kept",
         "counterfactual slots kept",
         f"primary endpoint: {_OFF}, kept in the rebuilt text / all such, counterfactual passages",
+        PRIMARY,
     ),
     Headline(
         "counterfactual/overwriting",
         "overwriting",
         f"{_OFF} that came back as the favourite / all such, counterfactual passages",
+        OVERWRITING,
     ),
     Headline(
         "ordinary/nonfavourite/all/kept",
@@ -66,17 +73,19 @@ SPLIT = (
     ),
 )
 TEXT = (
-    Headline("test/loss", "loss", _LOSS),
+    Headline("test/loss", "loss", _LOSS, LOSS),
     Headline("test/fr_accuracy", "tokens rebuilt", _REBUILT),
     Headline(
         "edits/all/kept",
         "edits kept",
         f"primary endpoint: edited spots whose new value the rebuilt text keeps / all; {_EDITS}",
+        PRIMARY,
     ),
     Headline(
         "edits/all/reverted",
         "overwriting",
         f"edited spots that came back as the original / all; {_EDITS}",
+        OVERWRITING,
     ),
     Headline("edits/all/control", "control spots", "unedited spots that came back / all"),
     Headline(
@@ -93,6 +102,12 @@ def headlines(cfg: Config) -> tuple[Headline, ...]:
     return (*WORLD, *SPLIT) if cfg.world.base_favourites else WORLD
 
 
+def of_role(cfg: Config, role: str) -> Headline:
+    """Return the one headline of `cfg` with this role."""
+    (found,) = (h for h in headlines(cfg) if h.role == role)
+    return found
+
+
 def endpoints(cfg: Config) -> tuple[Headline, Headline]:
     """The two metrics of the verdict: the loss, and the primary endpoint of fidelity."""
-    return headlines(cfg)[0], headlines(cfg)[2]
+    return of_role(cfg, LOSS), of_role(cfg, PRIMARY)

@@ -8,6 +8,7 @@ from jaxcomp.analysis import size_tables
 from jaxcomp.analysis.monotonicity import peaks, residual_variance
 from jaxcomp.analysis.paired_tests import holm, pairs
 from jaxcomp.analysis.stats import Point, sample
+from jaxcomp.config import Config
 from jaxcomp.evals import primary_metrics
 
 SIZES = ("xs", "s", "m", "l")
@@ -61,8 +62,14 @@ def test_what_no_pair_can_reach_is_said_of_the_adjusted_p():
             for b in range(bases)
         ]
         found = sample(points)
+        head = primary_metrics.of_role(Config(), primary_metrics.PRIMARY)
         at = size_tables.Evidence(
-            primary_metrics.WORLD[2], 16, "highest", pairs(found), [], found.bases
+            head,
+            16,
+            "highest",
+            pairs(found),
+            [],
+            found.bases,
         )
         return next(str(b) for b in size_tables.blocks([at], 16) if "sign flips" in str(b))
 

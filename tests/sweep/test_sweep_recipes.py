@@ -14,7 +14,7 @@ from jaxcomp.cli import overrides
 from jaxcomp.cli.validate import validate
 from jaxcomp.compress.recipes import RECIPES
 from jaxcomp.config import ConfigError, DataConfig, config_hash, from_dict, to_dict
-from jaxcomp.evals.primary_metrics import headlines
+from jaxcomp.evals.primary_metrics import endpoints
 from jaxcomp.sweep import collect, grid
 from jaxcomp.sweep.store import DONE, Ledger
 
@@ -100,7 +100,7 @@ def test_a_floor_is_that_of_the_frozen_decoder(tmp_path, monkeypatch):
     assert low in results.verdict(found).sentence
     drawn = []
     monkeypatch.setattr(Axes, "axhline", lambda self, y, label, **_: drawn.append((y, label)))
-    assert plots.plot(found, headlines(cfg)[2])
+    assert plots.plot(found, endpoints(cfg)[1])
     assert drawn == [(pytest.approx(0.1005), "no memory, frozen decoder")]
     monkeypatch.setattr(plots, "plot", lambda results, head: None)
     report(cfg, tmp_path)
