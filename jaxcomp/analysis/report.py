@@ -31,7 +31,7 @@ from jaxcomp.analysis.tables import (
 from jaxcomp.analysis.verdict import Verdict
 from jaxcomp.config import Config
 from jaxcomp.evals.primary_metrics import endpoints, headlines
-from jaxcomp.sweep import grid
+from jaxcomp.sweep import grid, rows
 from jaxcomp.sweep.collect import Result, Results, collect, with_passages
 from jaxcomp.sweep.store import Ledger, write_bytes, write_text
 
@@ -80,6 +80,8 @@ def report(cfg: Config, workdir: Path, others: Sequence[tuple[Config, Path]] = (
     title = f"Size and fidelity: {cfg.name}"
     write_text(folder / "report.md", markdown(title, blocks))
     write_text(folder / "report.html", page(title, blocks))
+    sweep = workdir.absolute().name
+    rows.write([{"sweep": sweep} | row for row in results.finished], folder / rows.NAME)
     # Last: where it agrees with the ledger, so does all the rest (`current`).
     write_text(folder / "results.csv", results_csv(results))
     done = len(results.timings)

@@ -33,8 +33,9 @@ def _sweep_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reuse",
         default="",
-        metavar="DIR[,DIR]",
-        help="take over finished jobs of other sweeps whose config hash is the same",
+        metavar="PLACE[,PLACE]",
+        help="take over finished jobs with the same config hash; PLACE is a sweep's workdir, its "
+        "report/rows.parquet, or a folder of such tables",
     )
 
 

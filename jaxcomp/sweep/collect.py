@@ -14,7 +14,7 @@ from jaxcomp.config import Config
 from jaxcomp.evals import bootstrap
 from jaxcomp.evals.primary_metrics import endpoints
 from jaxcomp.sweep import grid
-from jaxcomp.sweep.store import DONE, FAILED, Ledger
+from jaxcomp.sweep.store import DONE, FAILED, Ledger, Row
 
 
 class Result(NamedTuple):
@@ -36,6 +36,7 @@ class Results(NamedTuple):
     timings: list[tuple[str, dict[str, float]]]
     failed: list[tuple[str, str]]
     missing: list[str]
+    finished: Sequence[Row] = ()  # of the ledger, whole
 
 
 def collect(cfg: Config, ledger: Ledger) -> Results:
@@ -60,7 +61,7 @@ def collect(cfg: Config, ledger: Ledger) -> Results:
         if job.recipe:
             tuned = measured.get((job.setup, job.base_seed, job.seed, best.get(job.setup, 0.0)))
             rows.append(Result(job, row["metrics"], row.get("intervals", {}), tuned))
-    return Results(cfg, rows, every, timings, failed, missing)
+    return Results(cfg, rows, every, timings, failed, missing, [row for _, row in done.values()])
 
 
 def with_passages(results: Results, workdir: Path, names: Sequence[str] | None = None) -> Results:

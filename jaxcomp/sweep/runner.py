@@ -19,7 +19,8 @@ from jaxcomp.config import Config, ConfigError
 from jaxcomp.sweep import grid
 from jaxcomp.sweep.claims import Claims
 from jaxcomp.sweep.dispatch import Crew, Dispatch, Out
-from jaxcomp.sweep.store import Ledger, finished
+from jaxcomp.sweep.rows import finished
+from jaxcomp.sweep.store import Ledger
 from jaxcomp.sweep.tasks import Task, Work
 from jaxcomp.sweep.worker import Worker, stop
 

@@ -95,7 +95,7 @@ class Ledger:
         if not path.exists():
             return None
         row = read(path)
-        _check_size(path, row, job, FIX)
+        check_size(str(path), row, job, FIX)
         return row if row["hash"] == job.hash else None
 
     def done(self, job: grid.Job) -> bool:
@@ -120,7 +120,7 @@ class Ledger:
         write_text(self.folder / f"{job.id}.json", text + "\n")
 
     def reuse(self, found: Iterable[tuple[grid.Job, Row]]) -> int:
-        """Take over rows (of `finished`) of jobs that are not done here; returns how many."""
+        """Take over rows (of `rows.finished`) of jobs that are not done here; returns how many."""
         count = 0
         for job, row in found:
             if not self.done(job):
@@ -130,63 +130,35 @@ class Ledger:
         return count
 
 
-def finished(jobs: Iterable[grid.Job], folders: Iterable[Path]) -> list[tuple[grid.Job, Row]]:
-    """Of other workdirs, or folders of rows: those of `jobs` (by config hash) that are finished.
-
-    Raises ConfigError for a folder that holds none, and for a damaged row.
-    """
-    wanted = {job.hash: job for job in jobs}
-    fix = "remove it from there, and its job is run again"
-    found: list[tuple[grid.Job, Row]] = []
-    for folder in folders:
-        own = (folder / "ledger").is_dir()
-        ledger = folder / "ledger" if own else folder
-        files = sorted(ledger.glob("*.json"))
-        if not own and not any(map(_is_row, files)):
-            raise ConfigError(
-                f"--reuse={folder}: holds no ledger; expected a sweep's workdir or its ledger"
-            )
-        for path in files:
-            row = read(path, fix)
-            if row["status"] == DONE and row["hash"] in wanted:
-                job = wanted[row["hash"]]
-                _check_size(path, row, job, fix)
-                found.append((job, row | {"reused_from": folder.name}))
-    return found
-
-
-def _is_row(path: Path) -> bool:
-    try:
-        return "hash" in strict_json.read(path, dict)
-    except strict_json.JsonError:
-        return False
-
-
 def read(path: Path, fix: str = FIX) -> Row:
     """A row of a ledger. Raises ConfigError for a damaged one; `fix` says what to do then."""
-    row = _object(path, fix)
+    return check(_object(path, fix), str(path), fix)
+
+
+def check(row: Row, where: str, fix: str) -> Row:
+    """Return a row whose values are those of a row. Raises ConfigError for others."""
     for name in ("id", "hash", "status"):
         if not isinstance(row.get(name), str):
-            raise _damaged(path, name, row.get(name), "text", fix)
+            raise _damaged(where, name, row.get(name), "text", fix)
     if row["status"] not in (DONE, FAILED):
-        raise _damaged(path, "status", row["status"], f"{DONE} or {FAILED}", fix)
+        raise _damaged(where, "status", row["status"], f"{DONE} or {FAILED}", fix)
     if row["status"] == FAILED and not isinstance(row.get("error"), str):
-        raise _damaged(path, "error", row.get("error"), "text", fix)
+        raise _damaged(where, "error", row.get("error"), "text", fix)
     for name, fits, expected in _NUMBERS if row["status"] == DONE else ():
         group = row.get(name, {} if name != "metrics" else None)
         if not isinstance(group, dict):
-            raise _damaged(path, name, group, "an object", fix)
+            raise _damaged(where, name, group, "an object", fix)
         for key, value in group.items():
             if not fits(value):
-                raise _damaged(path, f"{name}.{key}", value, expected, fix)
+                raise _damaged(where, f"{name}.{key}", value, expected, fix)
     return row
 
 
-def _check_size(path: Path, row: Row, job: grid.Job, fix: str) -> None:
+def check_size(where: str, row: Row, job: grid.Job, fix: str) -> None:
     """A size is placed by its parameters in every table; a rate that diverged has no numbers."""
     params = row["metrics"].get("params") if row["status"] == DONE else 0
     if job.recipe and not _is_number(params):
-        raise _damaged(path, "metrics.params", params, "a number", fix)
+        raise _damaged(where, "metrics.params", params, "a number", fix)
 
 
 def made_by(path: Path) -> dict[str, Any]:
@@ -194,7 +166,7 @@ def made_by(path: Path) -> dict[str, Any]:
     content = {"jobs": {}} | _object(path, FIX)
     for name in ("identity", "config", "jobs"):
         if not isinstance(content.get(name), dict):
-            raise _damaged(path, name, content.get(name), "an object", FIX)
+            raise _damaged(str(path), name, content.get(name), "an object", FIX)
     return content
 
 
@@ -205,8 +177,8 @@ def _object(path: Path, fix: str) -> dict[str, Any]:
         raise ConfigError(f"{error}; {fix}") from error
 
 
-def _damaged(path: Path, name: str, value: Any, expected: str, fix: str) -> ConfigError:
-    return ConfigError(f"{path}: {name} = {_short(value)}, expected {expected}; {fix}")
+def _damaged(where: str, name: str, value: Any, expected: str, fix: str) -> ConfigError:
+    return ConfigError(f"{where}: {name} = {_short(value)}, expected {expected}; {fix}")
 
 
 def _is_number(value: Any) -> bool:

@@ -64,6 +64,11 @@ def test_sweep_then_again_then_report(flags, tmp_path, capsys):
     (tmp_path / "w/report/results.csv").unlink()
     assert main.main(["report", flags[1]]) == 0
     assert (tmp_path / "w/report/results.csv").read_bytes() == first
+    table = tmp_path / "w/report/rows.parquet"
+    capsys.readouterr()
+    assert main.main(["sweep", flags[0], f"--workdir={tmp_path / 'x'}", f"--reuse={table}"]) == 0
+    assert f"reused 4 finished jobs of {table}" in capsys.readouterr().out
+    assert (tmp_path / "x/report/results.csv").read_bytes() == first
 
 
 def test_a_failed_setup_is_exit_code_1_and_shown(flags, tmp_path, capsys):

@@ -300,8 +300,6 @@ def test_reuse_takes_equal_jobs_only(tmp_path):
     assert "reused 8" in said
     assert summary == runner.Summary(0, 8, ())
     assert made == csv(config(), tmp_path / "a")
-    (tmp_path / "a" / "ledger").rename(tmp_path / "published")  # a folder of rows, of any name
-    assert "reused 8" in go(config(), tmp_path / "d", reuse=[tmp_path / "published"])[2]
     with pytest.raises(ConfigError, match="holds no ledger"):
         go(config(), tmp_path / "e", reuse=[tmp_path / "nothing"])
     (tmp_path / "a.json").write_text("{}")
