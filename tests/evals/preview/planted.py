@@ -16,7 +16,7 @@ from jaxcomp.evals.evaluate import _Pair
 from jaxcomp.models.generate import Generated
 from jaxcomp.models.mask import Mask
 from jaxcomp.runtime.sharding import SPECS
-from jaxcomp.training import compressor, distill
+from jaxcomp.training import compressor, objectives
 from jaxcomp.training.loss import MemoryObjective
 
 
@@ -143,7 +143,7 @@ def first_characters(patch):
 
 
 def padded_mean(patch):
-    patch.setattr(distill, "MemoryObjective", PaddedMean)
+    patch.setattr(objectives, "MemoryObjective", PaddedMean)
 
 
 def tuned_decoder(patch):
