@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,13 @@ def _sweep_flags(parser: argparse.ArgumentParser) -> None:
         default="0/1",
         metavar="i/n",
         help="run only the i-th of n parts (0 <= i < n), for machines that share the workdir",
+    )
+    parser.add_argument(
+        "--list",
+        action="store_true",
+        help="print one command a job and run none, for GNU parallel and job arrays; they may run "
+        "in any order or at once: what has to be pretrained first is by the one that needs it "
+        "first, and the others wait for it",
     )
     parser.add_argument(
         "--reuse",
@@ -85,6 +93,9 @@ def sweep(flags: Flags) -> int:
     from jaxcomp.sweep import hosts, jobs, runner
 
     cfg = config_of(flags)
+    if flags.list:
+        print("\n".join(_commands(cfg, flags)))
+        return 0
     check_writable(flags)
     workdir = workdir_of(flags, cfg)
     shard = runner.parse_shard(flags.shard)
@@ -110,6 +121,16 @@ def sweep(flags: Flags) -> int:
 
     _print_report(write_report(cfg, workdir))
     return FAILED if summary.failed else 0
+
+
+def _commands(cfg: Config, flags: Flags) -> list[str]:
+    """A job is the only one of its shard where there are as many shards as jobs."""
+    from jaxcomp.sweep import grid
+
+    if flags.shard != "0/1":
+        raise ConfigError(f"--shard={flags.shard} with --list, which gives every job its own shard")
+    n, typed = len(grid.expand(cfg)), [word for word in flags.argv if word != "--list"]
+    return [shlex.join(["jaxcomp", *typed, f"--shard={i}/{n}"]) for i in range(n)]
 
 
 def report(flags: Flags) -> int:

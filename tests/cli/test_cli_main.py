@@ -1,5 +1,6 @@
 import logging
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -90,6 +91,7 @@ def test_a_failed_setup_is_exit_code_1_and_shown(flags, tmp_path, capsys):
         (["--shard=3/2"], "expected i/n"),
         (["--reuse=/nowhere/at/all"], "holds no ledger"),
         (["--shard=²/3"], "expected i/n"),
+        (["--list", "--shard=0/2"], "--shard=0/2 with --list"),
         (["--workers=two"], "--workers"),
         (["--workers=" + "9" * 30], "argument --workers: invalid integer value"),
         (["--workers=" + "9" * 5000], "argument --workers: invalid integer value"),
@@ -99,6 +101,17 @@ def test_a_failed_setup_is_exit_code_1_and_shown(flags, tmp_path, capsys):
 def test_mistakes_are_one_line_and_exit_code_2(flags, capsys, extra, words):
     assert main.main(["sweep", *flags, *extra]) == 2
     assert words in error(capsys)
+
+
+def test_list_prints_a_command_for_each_job_and_runs_none(flags, capsys, tmp_path):
+    assert main.main(["sweep", *flags, "--list"]) == 0
+    rows = [shlex.split(row) for row in capsys.readouterr().out.splitlines()]
+    assert not (tmp_path / "w").exists()
+    assert len(rows) == 4  # sizes x ratios
+    for done, (name, *command) in enumerate(rows, 1):
+        assert name == "jaxcomp"
+        assert main.main(command) == 0
+        assert f"\n{done} jobs in " in capsys.readouterr().out
 
 
 def test_other_mistakes(flags, capsys, tmp_path):
