@@ -27,7 +27,7 @@ from jaxcomp.cli.inference import (
     tell,
 )
 from jaxcomp.cli.overrides import integer
-from jaxcomp.cli.questions import PROBES, RESULTS, moved_runs, places_of, runs_of
+from jaxcomp.cli.questions import RESULTS, TASKS, moved_runs, places_of, runs_of
 from jaxcomp.config import Config, ConfigError, config_hash, from_dict
 from jaxcomp.evals import versions
 from jaxcomp.runtime import compiled, distributed, paths, strict_json
@@ -35,11 +35,11 @@ from jaxcomp.runtime import compiled, distributed, paths, strict_json
 SETTINGS, SUMMARY = "settings.json", "summary.json"  # as in training/checkpoint.py, which loads JAX
 _ASKED = ("overwriting", "qa")  # of items in a file
 _LOADED = (*_ASKED, "drift", "bounds")  # that ask one pair
-# A flag -> the probes that take it.
-OF_PROBES = {
+# A flag -> the tasks that take it.
+OF_TASKS = {
     "data": (*_ASKED, "drift"),
     "limit": _LOADED,
-    "out": tuple(PROBES),
+    "out": tuple(TASKS),
     "filter": _ASKED,
     "select": _ASKED,
     "export": ("drift",),
@@ -54,24 +54,24 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--run",
         metavar="DIR[,DIR]",
-        help="a finished run, which needs no --config; with --probe also an exported folder; with "
-        "--checkpoints and --probe=rate also several",
+        help="a finished run, which needs no --config; with --task also an exported folder; with "
+        "--checkpoints and --task=rate also several",
     )
     add(
         "--all",
         action="store_true",
-        help="minimal pairs too (--probe=drift on the held-out text), at every checkpoint measured",
+        help="minimal pairs too (--task=drift on the held-out text), at every checkpoint measured",
     )
     add(
         "--checkpoints",
         choices=("all",),
         help="measure every saved checkpoint, and compare several runs at equal loss",
     )
-    add("--probe", choices=tuple(PROBES), help="ask this instead")
+    add("--task", choices=tuple(TASKS), help="ask this instead")
     add(
         "--data",
         metavar="FILE",
-        help="the probe's items, .jsonl[.gz] or .parquet (docs/using.md: known schemas)",
+        help="the task's items, .jsonl[.gz] or .parquet (docs/using.md: known schemas)",
     )
     add(
         "--limit",
@@ -88,44 +88,44 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--select",
         metavar="NAME[,NAME]",
-        help="with --probe=qa or overwriting: ask also from whole sentences of the text within "
+        help="with --task=qa or overwriting: ask also from whole sentences of the text within "
         "the memory's budget: lead, random, sage (docs/using.md)",
     )
     add(
         "--export",
         metavar="FILE",
-        help="with --probe=drift: write prompts that ask a language model for questions about the "
+        help="with --task=drift: write prompts that ask a language model for questions about the "
         "passages, and measure nothing (docs/drift.md)",
     )
     add(
         "--out",
         metavar="FILE",
         help="a .json for the counts and a record an item (answers and likelihoods, not the "
-        "texts); default: DIR/probes/<probe>-<name of the data>.json. With --checkpoints and "
-        "--probe=rate: the folder of the page",
+        "texts); default: DIR/tasks/<task>-<name of the data>.json. With --checkpoints and "
+        "--task=rate: the folder of the page",
     )
     add(
         "--ratio",
         type=integer,
         metavar="N",
         help="one of those it was trained at, in place of memory.ratio (docs/training.md); without "
-        "--probe writes eval-rN.json and passages-rN.jsonl",
+        "--task writes eval-rN.json and passages-rN.jsonl",
     )
-    add("--batch", type=integer, metavar="N", help="with --probe: items at once (32)")
+    add("--batch", type=integer, metavar="N", help="with --task: items at once (32)")
 
 
 def evaluate(flags: Flags) -> int:
-    """What survived, or what a probe finds."""
-    if flags.probe:
-        distributed.refuse_several("eval --probe")
+    """What survived, or what a task finds."""
+    if flags.task:
+        distributed.refuse_several("eval --task")
         for name in ("all", "checkpoints"):
             if getattr(flags, name):
-                raise ConfigError(f"--{name} does not go with --probe={flags.probe}")
-        return PROBES[flags.probe](flags)
-    given = [n for n in OF_PROBES if n != "ratio" and getattr(flags, n) is not None]
+                raise ConfigError(f"--{name} does not go with --task={flags.task}")
+        return TASKS[flags.task](flags)
+    given = [n for n in OF_TASKS if n != "ratio" and getattr(flags, n) is not None]
     if given and (given != ["out"] or not flags.checkpoints):
         name = next((n for n in given if n != "out"), "out")
-        raise ConfigError(f"--{name} goes with --probe={'|'.join(OF_PROBES[name])}")
+        raise ConfigError(f"--{name} goes with --task={'|'.join(OF_TASKS[name])}")
     if flags.checkpoints:
         distributed.refuse_several("eval --checkpoints")
         if flags.ratio is not None:
@@ -147,7 +147,7 @@ def held_out(flags: Flags) -> int:
     ratio = flags.ratio or 0
     at_ratio(cfg, ratio)  # raises before any work
     together(flags, cfg)
-    paths.probe(workdir)
+    paths.check_writable(workdir)
     suffix = suffix_at(cfg, ratio)
     file, lines = workdir / f"eval{suffix}.json", workdir / f"passages{suffix}.jsonl"
     about = _about(cfg, workdir)
@@ -325,16 +325,16 @@ def check(flags: Flags) -> int:
 COMMANDS = (
     Command(
         "eval",
-        "measure what survived in one trained pair, or probe it with questions",
+        "measure what survived in one trained pair, or ask it questions",
         "Rebuilds held-out text with the run in --run=DIR, or with that of `jaxcomp train` with\n"
         "the same flags, and writes eval.json and passages.jsonl beside it. --all: minimal pairs\n"
         "too; --checkpoints=all: every saved checkpoint (docs/trajectories.md).\n\n"
-        "With --run=DIR --probe=NAME --data=FILE, asks questions about passages: from nothing,\n"
+        "With --run=DIR --task=NAME --data=FILE, asks questions about passages: from nothing,\n"
         "from the full text, from its memory and from the text rebuilt from that. overwriting: an\n"
         "answer was replaced, so is it the passage's or the world's that comes? qa: SQuAD's exact\n"
         "match and F1. drift: does a memory prefer its text to a twin (docs/drift.md)? rate: the\n"
         "same memories in fewer bits. bounds: the run's memory between none and the best.\n"
-        "A stopped probe goes on where it stopped; what is finished is printed and not measured\n"
+        "A stopped task goes on where it stopped; what is finished is printed and not measured\n"
         "again. If the base models of --run have moved, --compressor=DIR and\n"
         "--decoder=DIR say where they are; for several runs one folder, or one for each: DIR,DIR.\n"
         "Definitions: docs/metrics.md.",

@@ -1,6 +1,6 @@
-"""What `jaxcomp eval --probe=NAME` does: questions, minimal pairs, formats, of a trained pair.
+"""What `jaxcomp eval --task=NAME` does: questions, minimal pairs, formats, of a trained pair.
 
-A probe is one function in PROBES, of the parsed flags, that returns an exit code.
+A task is one function in TASKS, of the parsed flags, that returns an exit code.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from jaxcomp.cli.inference import at_least, here, tell
 from jaxcomp.config import ConfigError
 from jaxcomp.runtime import paths
 
-RESULTS = "probes"  # the folder, in that of the pair, of what probes found
+RESULTS = "tasks"  # the folder, in that of the pair, of what tasks found
 _PLACES = ("compressor", "decoder")  # of the base models of --run; in the other form fields
 
 
 def overwriting(flags: Flags) -> int:
     """Whose answer comes from a memory: the passage's or the world's."""
-    from jaxcomp.evals.qa import overwriting as probe
+    from jaxcomp.evals.qa import overwriting as task
 
-    return _questions(flags, probe)
+    return _questions(flags, task)
 
 
 def qa(flags: Flags) -> int:
     """How many questions are answered right."""
-    from jaxcomp.evals.qa import qa as probe
+    from jaxcomp.evals.qa import qa as task
 
-    return _questions(flags, probe)
+    return _questions(flags, task)
 
 
 def drift(flags: Flags) -> int:
     """Does a memory prefer its own text to a twin that says something else?"""
-    from jaxcomp.evals.pairs import drift as probe
+    from jaxcomp.evals.pairs import drift as task
     from jaxcomp.evals.qa import generated
 
     for name in ("filter", "select"):
@@ -44,17 +44,17 @@ def drift(flags: Flags) -> int:
         _no("export", flags)
         return _made_questions(flags, file)
     if file is not None:
-        passages = probe.read(file, flags.limit)
+        passages = task.read(file, flags.limit)
     else:
         if flags.limit is not None:
             at_least(flags, limit=1)
-        passages = probe.passages_of_run(_run_of(flags), flags.limit, **places_of(flags))
+        passages = task.passages_of_run(_run_of(flags), flags.limit, **places_of(flags))
     if flags.export:
         target = here(flags.export)
         tell(f"{generated.export(passages, target)} prompts in {target} (docs/drift.md)")
         return 0
     out = out_of(flags, _stem(file) if file else "held-out")
-    _told(probe.table, probe.run(pair_of(flags), passages, out, say=tell), out)
+    _told(task.table, task.run(pair_of(flags), passages, out, say=tell), out)
     return 0
 
 
@@ -89,19 +89,19 @@ def rate(flags: Flags) -> int:
 
 def bounds(flags: Flags) -> int:
     """The run's compressor between no memory and the best there is, on its held-out text."""
-    from jaxcomp.evals import baselines as probe
+    from jaxcomp.evals import baselines as task
 
     for name in ("data", "filter", "select", "export"):
         _no(name, flags)
     if flags.limit is not None:
         at_least(flags, limit=1)
     out = out_of(flags, "held-out")
-    held = probe.held_out(_run_of(flags), flags.limit, **places_of(flags))
-    _told(probe.table, probe.run(pair_of(flags), held, out, say=tell), out)
+    held = task.held_out(_run_of(flags), flags.limit, **places_of(flags))
+    _told(task.table, task.run(pair_of(flags), held, out, say=tell), out)
     return 0
 
 
-PROBES: dict[str, Callable[[Flags], int]] = {
+TASKS: dict[str, Callable[[Flags], int]] = {
     "overwriting": overwriting,
     "qa": qa,
     "drift": drift,
@@ -110,20 +110,20 @@ PROBES: dict[str, Callable[[Flags], int]] = {
 }
 
 
-def _questions(flags: Flags, probe: Any) -> int:
-    """A probe of items in a file: asks, prints the table."""
+def _questions(flags: Flags, task: Any) -> int:
+    """A task of items in a file: asks, prints the table."""
     from jaxcomp.evals.qa import filters, read, selection
 
     _no("export", flags)
     rules = filters.parse(flags.filter or "")
     also = selection.parse(flags.select)
     if not flags.data:
-        raise ConfigError(f"--probe={flags.probe} needs --data=FILE (docs/using.md: its fields)")
+        raise ConfigError(f"--task={flags.task} needs --data=FILE (docs/using.md: its fields)")
     file = here(flags.data)
     out = out_of(flags, "-".join([_stem(file), *also]))
-    items = read(file, flags.limit, probe=flags.probe)
-    found = probe.run(pair_of(flags), items, out, rules=rules, also=also, say=tell)
-    _told(probe.table, found, out)
+    items = read(file, flags.limit, task=flags.task)
+    found = task.run(pair_of(flags), items, out, rules=rules, also=also, say=tell)
+    _told(task.table, found, out)
     return 0
 
 
@@ -160,18 +160,18 @@ def moved_runs(flags: Flags) -> list[tuple[str, dict[str, str]]]:
 
 
 def out_of(flags: Flags, about: str) -> Path:
-    """--out, or RESULTS/<probe>-<about>.json in the folder of the pair; `about` says of what."""
+    """--out, or RESULTS/<task>-<about>.json in the folder of the pair; `about` says of what."""
     if flags.batch is not None:
         at_least(flags, batch=1)
     if flags.out:
         out = here(flags.out)
         if out.is_dir():
-            raise ConfigError(f"--out={out} is a folder; expected a file such as {out}/probe.json")
+            raise ConfigError(f"--out={out} is a folder; expected a file such as {out}/task.json")
         return out
     run = _run_of(flags)
     if paths.is_remote(run):
         raise ConfigError(f"--run={run} is in a bucket: give --out=FILE of this machine")
-    return paths.path(run) / RESULTS / f"{flags.probe}-{about}.json"
+    return paths.path(run) / RESULTS / f"{flags.task}-{about}.json"
 
 
 def runs_of(flags: Flags) -> list[str]:
@@ -183,15 +183,14 @@ def _run_of(flags: Flags) -> str:
     places = runs_of(flags)
     if len(places) != 1:
         raise ConfigError(
-            f"--probe={flags.probe} needs --run=DIR, one finished run or export; found "
-            f"{len(places)}"
+            f"--task={flags.task} needs --run=DIR, one finished run or export; found {len(places)}"
         )
     return places[0]
 
 
 def _no(name: str, flags: Flags) -> None:
     if getattr(flags, name) is not None:
-        raise ConfigError(f"--{name} does not go with --probe={flags.probe}")
+        raise ConfigError(f"--{name} does not go with --task={flags.task}")
 
 
 def _stem(file: Path) -> str:

@@ -2,7 +2,7 @@
 
 A file has SQuAD's fields, as `evals/qa/readers.py` knows them: `question`, `context`, `answers` (a
 text, a list, or a struct of `text`), one question a row. Rows about one context need not stand
-together. The decoder is asked as `inference.Pair.ask` and the probes ask it.
+together. The decoder is asked as `inference.Pair.ask` and the tasks ask it.
 """
 
 from __future__ import annotations

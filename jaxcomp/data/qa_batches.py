@@ -114,7 +114,7 @@ def about(pieces: Sequence[Piece], cfg: Config, dec: Tokenizer) -> list[list[Sai
 
 
 def _said(every: Sequence[Question], dec: Tokenizer) -> list[Said]:
-    """The answer's tokens are those that " " and the answer add to the question's, as the probes
+    """The answer's tokens are those that " " and the answer add to the question's, as the tasks
     score them (`evals/qa/conditions.py`)."""
     tails = [QUESTION.format(question=q.question) for q in every]
     more = [f" {q.answer}" for q in every]

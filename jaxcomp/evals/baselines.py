@@ -28,8 +28,8 @@ from jaxcomp.data.segments import cut
 from jaxcomp.data.world import World
 from jaxcomp.evals import reconstruction, slots
 from jaxcomp.evals.intervals import ratio_interval
-from jaxcomp.evals.qa.ask import Probed
-from jaxcomp.evals.qa.items import ProbeError
+from jaxcomp.evals.qa.ask import Evaluated
+from jaxcomp.evals.qa.items import EvalError
 from jaxcomp.evals.qa.resumable import Journal, intact
 from jaxcomp.inference import decode
 from jaxcomp.inference.load import open_run
@@ -88,18 +88,18 @@ def held_out(place: Path | str, limit: int | None = None, **moved: str) -> HeldO
     return HeldOut(cfg, name, eval_examples(cfg, name, *tokenizers(cfg, root))[:limit])
 
 
-def run(pair: Pair, held: HeldOut, out: Path | None = None, *, say: Say | None = None) -> Probed:
+def run(pair: Pair, held: HeldOut, out: Path | None = None, *, say: Say | None = None) -> Evaluated:
     """Measures every memory of MEMORIES.
 
     With `out` the result is written there, whole or not at all; stopped, the same call goes on
-    after the last memory; finished, it reads the file. Raises ProbeError where `out` holds
+    after the last memory; finished, it reads the file. Raises EvalError where `out` holds
     something else, or the decoder has too few positions for the text in its own tokens.
     """
     say = say or (lambda text: None)
     about = _about(pair, held)
     journal = Journal(out, about)
     if (found := journal.finished()) is not None:
-        return Probed(found, False)
+        return Evaluated(found, False)
     recut = _recut(pair, held)
     kept = journal.records()
     with intact(journal.read):
@@ -127,7 +127,7 @@ def run(pair: Pair, held: HeldOut, out: Path | None = None, *, say: Say | None =
         "records": [rows[name] for name in MEMORIES],
     }
     journal.finish(result)
-    return Probed(result, True)
+    return Evaluated(result, True)
 
 
 def table(result: dict[str, Any]) -> str:
@@ -159,7 +159,7 @@ def _recut(pair: Pair, held: HeldOut) -> HeldOut:
     data = dataclasses.replace(held.cfg.data, segments=G)
     need, most = G * T + 3 + data.target, pair.model.decoder.cfg.max_position_embeddings
     if need > most:
-        raise ProbeError(
+        raise EvalError(
             f"{held.name}: {G} segments of {T} decoder tokens and a target of {data.target} need "
             f"{need} positions, this decoder has {most} (max_position_embeddings); give a smaller "
             "--limit, or a run whose decoder has more"
@@ -263,7 +263,7 @@ def _shown(found: dict[str, float | None] | None) -> str:
 def _about(pair: Pair, held: HeldOut) -> dict[str, Any]:
     """What decides the result."""
     about = {
-        "probe": "bounds",
+        "task": "bounds",
         "version": VERSION,
         "passages": config_hash([[held.name, e.id, e.text] for e in held.examples]),
         "compressor": pair.traits.compressor,

@@ -4,4 +4,4 @@ Here, so that a command that measures nothing need not load what measures.
 """
 
 EVALUATION = 2  # fidelity.evaluate
-DRIFT = 1  # probe.drift
+DRIFT = 1  # task.drift

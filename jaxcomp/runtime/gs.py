@@ -319,7 +319,7 @@ def age(path: GsPath) -> float | None:
 # --- before long work --------------------------------------------------------------------------
 
 
-def probe(folder: GsPath) -> None:
+def check_writable(folder: GsPath) -> None:
     """Writes and deletes a small object in `folder`, and looks at its bucket as Orbax will.
 
     Raises StorageError: no network, no such bucket, no permission.

@@ -27,9 +27,23 @@ if TYPE_CHECKING:
     import numpy as np
 
 __all__ = [
-    "AppendFile", "MirroredFolder", "StorageError", "absolute", "atomically", "cache_dir",
-    "check_readable", "copy_into", "is_remote", "join", "path", "probe", "relative", "rmtree",
-    "save_tensors", "size", "write_bytes",
+    "AppendFile",
+    "MirroredFolder",
+    "StorageError",
+    "absolute",
+    "atomically",
+    "cache_dir",
+    "check_readable",
+    "check_writable",
+    "copy_into",
+    "is_remote",
+    "join",
+    "path",
+    "relative",
+    "rmtree",
+    "save_tensors",
+    "size",
+    "write_bytes",
 ]  # fmt: skip
 Place = str | os.PathLike[str]
 
@@ -80,7 +94,7 @@ def _local(place: Place) -> Path:
     return Path(name)
 
 
-def probe(folder: Place) -> None:
+def check_writable(folder: Place) -> None:
     """Looks, before any long work, whether a run may write to `folder` of a bucket.
 
     A local folder says so itself, with the first file. Raises StorageError.
@@ -88,7 +102,7 @@ def probe(folder: Place) -> None:
     if is_remote(folder):
         from jaxcomp.runtime import gs
 
-        gs.probe(gs.GsPath(os.fspath(path(folder))))
+        gs.check_writable(gs.GsPath(os.fspath(path(folder))))
 
 
 def check_readable(place: Place) -> None:

@@ -1,4 +1,4 @@
-"""Questions about passages in batches, as `jaxcomp eval --probe` asks, beside one at a time."""
+"""Questions about passages in batches, as `jaxcomp eval --task` asks, beside one at a time."""
 
 from __future__ import annotations
 

@@ -19,8 +19,8 @@ from jaxcomp.evals.inspect import Inspected
 from jaxcomp.evals.pairs import drift
 from jaxcomp.evals.pairs.edit_rules import DIMENSIONS
 from jaxcomp.evals.pairs.minimal_pairs import Passage
-from jaxcomp.evals.qa.ask import Probed
-from jaxcomp.evals.qa.items import ProbeError
+from jaxcomp.evals.qa.ask import Evaluated
+from jaxcomp.evals.qa.items import EvalError
 from jaxcomp.sweep import jobs
 from jaxcomp.training import manifest
 
@@ -105,25 +105,25 @@ def test_runs_of_one_seed_that_differ_otherwise_are_followed(runs, tmp_path):
         (["--checkpoints=all"], "needs --run=DIR"),
         (["--checkpoints=some", "--run=a"], "invalid choice"),
         (["--run=a", "--checkpoints=all", "--train.seed=1"], "--train.seed does not go with --run"),
-        (["--run=a", "--checkpoints=all", "--limit=3"], "--limit goes with --probe"),
-        (["--run=a", "--all", "--probe=drift"], "--all does not go with --probe=drift"),
-        (["--run=a", "--probe=rate", "--data=x"], "--data does not go with --probe=rate"),
-        (["--run=a", "--probe=drift", "--filter=known"], "--filter does not go with --probe=drift"),
-        (["--run=a", "--probe=drift", "--select=sage"], "--select does not go with --probe=drift"),
-        (["--run=a", "--probe=qa", "--select=top"], "'top' is none; expected some of lead, random"),
-        (["--run=a", "--select=sage"], "--select goes with --probe=overwriting|qa\n"),
-        (["--run=a", "--export=x"], "--export goes with --probe=drift\n"),
-        (["--run=a", "--limit=3"], "--limit goes with --probe=overwriting|qa|drift|bounds\n"),
-        (["--run=a", "--probe=bounds", "--data=x"], "--data does not go with --probe=bounds"),
-        (["--run=a", "--probe=bounds", "--filter=known"], "--filter does not go with --probe=boun"),
-        (["--run=a", "--probe=bounds", "--export=x"], "--export does not go with --probe=bounds"),
-        (["--run=a", "--probe=bounds", "--limit=0"], "--limit=0; expected at least 1"),
-        (["--run=a", "--probe=bounds", "--batch=0"], "--batch=0; expected at least 1"),
-        (["--probe=bounds"], "--probe=bounds needs --run=DIR"),
-        (["--run=nowhere", "--probe=bounds"], "nowhere holds no settings.json"),
-        (["--run=a,b", "--probe=drift"], "one finished run or export; found 2"),
-        (["--run=a", "--probe=qa", "--export=x"], "--export does not go with --probe=qa"),
-        (["--run=a", "--probe=drift", "--limit=0"], "--limit=0; expected at least 1"),
+        (["--run=a", "--checkpoints=all", "--limit=3"], "--limit goes with --task"),
+        (["--run=a", "--all", "--task=drift"], "--all does not go with --task=drift"),
+        (["--run=a", "--task=rate", "--data=x"], "--data does not go with --task=rate"),
+        (["--run=a", "--task=drift", "--filter=known"], "--filter does not go with --task=drift"),
+        (["--run=a", "--task=drift", "--select=sage"], "--select does not go with --task=drift"),
+        (["--run=a", "--task=qa", "--select=top"], "'top' is none; expected some of lead, random"),
+        (["--run=a", "--select=sage"], "--select goes with --task=overwriting|qa\n"),
+        (["--run=a", "--export=x"], "--export goes with --task=drift\n"),
+        (["--run=a", "--limit=3"], "--limit goes with --task=overwriting|qa|drift|bounds\n"),
+        (["--run=a", "--task=bounds", "--data=x"], "--data does not go with --task=bounds"),
+        (["--run=a", "--task=bounds", "--filter=known"], "--filter does not go with --task=boun"),
+        (["--run=a", "--task=bounds", "--export=x"], "--export does not go with --task=bounds"),
+        (["--run=a", "--task=bounds", "--limit=0"], "--limit=0; expected at least 1"),
+        (["--run=a", "--task=bounds", "--batch=0"], "--batch=0; expected at least 1"),
+        (["--task=bounds"], "--task=bounds needs --run=DIR"),
+        (["--run=nowhere", "--task=bounds"], "nowhere holds no settings.json"),
+        (["--run=a,b", "--task=drift"], "one finished run or export; found 2"),
+        (["--run=a", "--task=qa", "--export=x"], "--export does not go with --task=qa"),
+        (["--run=a", "--task=drift", "--limit=0"], "--limit=0; expected at least 1"),
     ],
 )
 def test_what_does_not_go_together_is_refused(argv, said, capsys):
@@ -131,13 +131,13 @@ def test_what_does_not_go_together_is_refused(argv, said, capsys):
     assert said in told(capsys)
 
 
-@pytest.mark.parametrize("probe", questions.PROBES)
-def test_a_probe_refuses_the_flags_that_it_is_not_named_for(probe, capsys):
-    for name, probes in evaluate.OF_PROBES.items():
+@pytest.mark.parametrize("task", questions.TASKS)
+def test_a_task_refuses_the_flags_that_it_is_not_named_for(task, capsys):
+    for name, tasks in evaluate.OF_TASKS.items():
         value = "3" if name in ("limit", "ratio", "batch") else "known"
-        assert main.main(["eval", "--run=nowhere", f"--probe={probe}", f"--{name}={value}"]) == 2
-        refused = f"--{name} does not go with --probe={probe}" in told(capsys)
-        assert refused == (probe not in probes), name
+        assert main.main(["eval", "--run=nowhere", f"--task={task}", f"--{name}={value}"]) == 2
+        refused = f"--{name} does not go with --task={task}" in told(capsys)
+        assert refused == (task not in tasks), name
 
 
 def test_the_rates_of_several_runs_go_into_one_page(monkeypatch, tmp_path, capsys):
@@ -154,12 +154,12 @@ def test_the_rates_of_several_runs_go_into_one_page(monkeypatch, tmp_path, capsy
 
     monkeypatch.setattr(rates, "measure", measure)
     monkeypatch.setattr(rates, "write", write)
-    assert main.main(["eval", "--run=a,b", "--probe=rate", f"--out={tmp_path}"]) == 0
+    assert main.main(["eval", "--run=a,b", "--task=rate", f"--out={tmp_path}"]) == 0
     assert measured == [("a", 0), ("b", 0)]
     both = capsys.readouterr()
     assert both.out == "curves of rate\n"
     assert "every run holds its rate.json" in both.err
-    assert main.main(["eval", "--run=a", "--probe=rate", "--ratio=64", f"--out={tmp_path}"]) == 0
+    assert main.main(["eval", "--run=a", "--task=rate", "--ratio=64", f"--out={tmp_path}"]) == 0
     assert measured[2:] == [("a", 64)]
     assert capsys.readouterr().out == "curves of rate-r64\n"
 
@@ -212,14 +212,14 @@ def test_pairs_that_cannot_be_asked_lose_nothing(measured, monkeypatch, capsys):
         d: {n: {"rate": 0.25} for n in ("memory", "floor", "told_apart")}
         for d in (*DIMENSIONS, "all")
     }
-    monkeypatch.setattr(drift, "run", lambda *a, **k: Probed({"dimensions": every}, True))
+    monkeypatch.setattr(drift, "run", lambda *a, **k: Evaluated({"dimensions": every}, True))
     assert main.main(["eval", f"--run={measured}", "--all"]) == 0
     assert pairs_of(measured / "eval.json") == dict.fromkeys(none, 0.25)
 
 
 def test_a_broken_model_is_no_text_without_pairs(measured, monkeypatch, capsys):
     def broken(*args, **kwargs):
-        raise ProbeError("-ln p is nan; are the weights whole?")
+        raise EvalError("-ln p is nan; are the weights whole?")
 
     monkeypatch.setattr(drift, "run", broken)
     assert main.main(["eval", f"--run={measured}", "--all"]) != 0
@@ -249,7 +249,7 @@ def test_what_is_measured_already_is_not_measured_again(measured, monkeypatch, c
     def pairs(*_, **__):
         asked.append(1)
         rates = {n: {"rate": 0.25} for n in ("memory", "floor", "told_apart")}
-        return Probed({"dimensions": {"all": rates}}, True)
+        return Evaluated({"dimensions": {"all": rates}}, True)
 
     def counts(*argv):
         made.clear()
@@ -282,7 +282,7 @@ def test_what_is_measured_already_is_not_measured_again(measured, monkeypatch, c
 def test_prompts_for_a_language_model_are_written_and_nothing_is_measured(monkeypatch, tmp_path):
     monkeypatch.setattr(drift, "passages_of_run", lambda place, limit: PASSAGES[:limit])
     target = tmp_path / "prompts.jsonl"
-    argv = ["eval", "--run=a", "--probe=drift", "--limit=3", f"--export={target}"]
+    argv = ["eval", "--run=a", "--task=drift", "--limit=3", f"--export={target}"]
     assert main.main(argv) == 0
     rows = [json.loads(line) for line in target.read_text().splitlines()]
     assert len(rows) == 3
@@ -299,11 +299,11 @@ def test_drift_without_data_is_of_the_run_s_own_text(monkeypatch, tmp_path, caps
 
     def run(pair, passages, out, *, say):
         asked.append((pair, list(passages), out))
-        return Probed({"about": "counts"}, False)
+        return Evaluated({"about": "counts"}, False)
 
     monkeypatch.setattr(drift, "run", run)
-    assert main.main(["eval", f"--run={tmp_path}", "--probe=drift", "--limit=2"]) == 0
-    assert asked == [("pair", PASSAGES[:2], Path(tmp_path) / "probes" / "drift-held-out.json")]
+    assert main.main(["eval", f"--run={tmp_path}", "--task=drift", "--limit=2"]) == 0
+    assert asked == [("pair", PASSAGES[:2], Path(tmp_path) / "tasks" / "drift-held-out.json")]
     both = capsys.readouterr()
     assert both.out == "counts\n"
     assert "nothing to do" in both.err

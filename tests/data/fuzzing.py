@@ -195,15 +195,15 @@ def questions(rng, folder, kind):
     load(str(file))
 
 
-def probes(rng, folder, kind):
+def questions(rng, folder, kind):
     from jaxcomp.evals.qa.readers import read
 
-    rows, probe = rng.choice(
+    rows, task = rng.choice(
         ((QUESTIONS, "qa"), (CONFLICTS, "overwriting"), (CHOICES, "overwriting"))
     )
     file = folder / f"a.{kind}"
     file.write_bytes(file_of(rng, rows, kind))
-    for item in read(file, probe=probe):
+    for item in read(file, task=task):
         assert all(text.encode() is not None for text in (item.id, item.question, item.context))
 
 
@@ -232,8 +232,8 @@ KINDS = {
     "parquet": (documents, "parquet"),
     "questions jsonl": (questions, "jsonl"),
     "questions parquet": (questions, "parquet"),
-    "probes jsonl.gz": (probes, "jsonl.gz"),
-    "probes parquet": (probes, "parquet"),
+    "questions jsonl.gz": (questions, "jsonl.gz"),
+    "questions parquet": (questions, "parquet"),
     "tokenizer bpe": (tokenizer, "bpe"),
     "tokenizer world": (tokenizer, "world"),
 }

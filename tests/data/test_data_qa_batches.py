@@ -64,7 +64,7 @@ def test_the_question_is_the_one_that_the_probes_ask():
 def test_a_files_items_are_those_of_the_probe(tmp_path):
     rows = [row("The fox ran.", "who ?", "fox", "the fox"), row("A b.", "b?", "b")]
     file = write(tmp_path / "a.jsonl", rows)
-    items = readers.read(tmp_path / "a.jsonl", probe=readers.QA)
+    items = readers.read(tmp_path / "a.jsonl", task=readers.QA)
     found = questions.load(file)
     assert [(i.context, i.question, i.answers[0]) for i in items] == [
         (d.text, q.question, q.answer) for d in found.documents for q in found.about[d.id]

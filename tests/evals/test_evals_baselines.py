@@ -15,7 +15,7 @@ from jaxcomp.data.world import World
 from jaxcomp.evals import reconstruction, slots
 from jaxcomp.evals.evaluate import rebuild, validation_loss
 from jaxcomp.evals.intervals import ratio_interval
-from jaxcomp.evals.qa.items import ProbeError
+from jaxcomp.evals.qa.items import EvalError
 from jaxcomp.inference.pair import Pair, Traits
 from jaxcomp.runtime.sharding import use_mesh
 from jaxcomp.training import compressor, pretrained
@@ -126,16 +126,16 @@ def test_a_stopped_run_goes_on_after_its_last_memory(pair, held, found, monkeypa
     assert len(measured) == 2
     part.with_name("c.json").unlink()
     part.write_text(f'{json.dumps(result["about"])}\n{{"memory": "nothing"}}\n')
-    with pytest.raises(ProbeError, match=r"part\.jsonl is damaged, or of another version"):
+    with pytest.raises(EvalError, match=r"part\.jsonl is damaged, or of another version"):
         bounds.run(pair, held, part.with_name("c.json"))
     fewer = held._replace(examples=held.examples[:3])
-    with pytest.raises(ProbeError, match="with another passages; choose another --out"):
+    with pytest.raises(EvalError, match="with another passages; choose another --out"):
         bounds.run(pair, fewer, out)
 
 
 def test_text_that_the_decoder_has_no_places_for_is_refused(pair, held):
     long = held.examples[0]._replace(text=" ".join(e.text for e in held.examples))
-    with pytest.raises(ProbeError, match=r"5 segments of 64 .* need 388 positions"):
+    with pytest.raises(EvalError, match=r"5 segments of 64 .* need 388 positions"):
         bounds.run(pair, held._replace(examples=[long]))
 
 

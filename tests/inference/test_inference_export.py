@@ -143,7 +143,7 @@ def test_commands_are_told_where_base_models_are(exported, moved, tmp_path, caps
         assert main.main(["eval", *here[:1]]) == 2
         assert "--compressor=DIR" in capsys.readouterr().err
         assert main.main(["eval", *here]) == 0
-        assert main.main(["eval", *here, "--probe=drift", "--limit=1"]) == 0
+        assert main.main(["eval", *here, "--task=drift", "--limit=1"]) == 0
         assert main.main(["export", *here, f"--out={tmp_path}/out"]) == 0
     about = [json.loads((p / "out" / ABOUT).read_text()) for p in (exported[1], tmp_path)]
     assert about[0]["reader"] == about[1]["reader"]
@@ -154,8 +154,8 @@ COMMANDS = {  # all that read a run, with what they need besides
     "reconstruct": "--max_new=2 {tmp}/m.safetensors",
     "ask": "--max_new=2 --question=Who? {tmp}/m.safetensors",
     "inspect": "--limit=1",
-    "eval --probe=rate": "",
-    "eval --probe=bounds": "--limit=1",
+    "eval --task=rate": "",
+    "eval --task=bounds": "--limit=1",
     "eval --checkpoints=all": "",
 }
 

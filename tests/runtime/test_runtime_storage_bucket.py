@@ -59,14 +59,14 @@ def test_what_another_machine_wrote_is_seen_at_once():
 
 
 def test_probe_leaves_nothing_and_says_what_is_wrong():
-    paths.probe(bucket("open") + "/runs/x")
+    paths.check_writable(bucket("open") + "/runs/x")
     assert server().keys("open") == []
     with pytest.raises(StorageError, match="there is no bucket absent-bucket"):
-        paths.probe("gs://absent-bucket/x")
+        paths.check_writable("gs://absent-bucket/x")
     bucket("closed")
     server().forbidden.add("closed")
     for act in (
-        paths.probe,
+        paths.check_writable,
         paths.check_readable,
         lambda p: paths.path(p).exists(),
         lambda p: paths.path(p).read_text(),
@@ -84,7 +84,7 @@ def test_no_network_is_said_at_once(monkeypatch):
         port = taken.getsockname()[1]
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
     with pytest.raises(StorageError, match=r"no answer from .*check this machine's network"):
-        paths.probe("gs://any/x")
+        paths.check_writable("gs://any/x")
 
 
 def test_a_server_that_stumbles_is_asked_again():

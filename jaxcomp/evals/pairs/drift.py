@@ -23,9 +23,9 @@ from jaxcomp.evals.pairs.edit_rules import DIMENSIONS
 from jaxcomp.evals.pairs.minimal_pairs import MinimalPair, Passage, make, windows
 from jaxcomp.evals.pairs.rates import passage_of, rates, table
 from jaxcomp.evals.qa import jsonl
-from jaxcomp.evals.qa.ask import Probed
+from jaxcomp.evals.qa.ask import Evaluated
 from jaxcomp.evals.qa.conditions import fills_up, room
-from jaxcomp.evals.qa.items import NothingToAsk, ProbeError
+from jaxcomp.evals.qa.items import EvalError, NothingToAsk
 from jaxcomp.evals.qa.resumable import Journal, intact
 from jaxcomp.inference.decode import LOGITS_ELEMENTS
 from jaxcomp.inference.load import open_run
@@ -33,7 +33,7 @@ from jaxcomp.inference.pair import Pair, Score
 from jaxcomp.training.compressor import tokenizers
 from jaxcomp.training.metrics import duration
 
-__all__ = ["Passage", "Probed", "passages_of_run", "read", "run", "table"]
+__all__ = ["Evaluated", "Passage", "passages_of_run", "read", "run", "table"]
 
 VERSION = versions.DRIFT
 FIELDS = ("id", "text")
@@ -52,7 +52,7 @@ class Ready(NamedTuple):
 def read(path: Path, limit: int | None = None) -> list[Passage]:
     """The first `limit` passages (None: all) of a .jsonl[.gz] file, one {"id", "text"} a line.
 
-    Raises ProbeError for a file of another kind, a field that is missing, blank or not text, an
+    Raises EvalError for a file of another kind, a field that is missing, blank or not text, an
     id that was there before, a limit below 1.
     """
     jsonl.check_limit(limit)
@@ -61,7 +61,7 @@ def read(path: Path, limit: int | None = None) -> list[Passage]:
     for where, row in jsonl.rows(path, FIELDS):
         name, text = (jsonl.text_of(row, field, where) for field in FIELDS)
         if name in seen:
-            raise ProbeError(
+            raise EvalError(
                 f"{where}: id {name!r} is that of {seen[name]} too; expected every passage once, "
                 "with an id of its own"
             )
@@ -78,7 +78,7 @@ def passages_of_run(place: Path | str, limit: int | None = None, **moved: str) -
     `moved`: where its base models are now (`open_run`).
 
     Raises ExportError where the folder is no run, DataError where its data are not there,
-    ProbeError for a limit below 1."""
+    EvalError for a limit below 1."""
     jsonl.check_limit(limit)
     cfg, root = open_run(place, **moved)
     toks = tokenizers(cfg, root)
@@ -92,11 +92,11 @@ def passages_of_run(place: Path | str, limit: int | None = None, **moved: str) -
 
 def run(
     pair: Pair, passages: Sequence[Passage], out: Path | None = None, *, say: Say | None = None
-) -> Probed:
+) -> Evaluated:
     """Makes minimal pairs of the passages and asks of each which text is the likelier one.
 
     With `out` the result is written there, whole or not at all; stopped, the same call goes on
-    after the last batch; finished, it reads the file. Raises ProbeError where `out` holds something
+    after the last batch; finished, it reads the file. Raises EvalError where `out` holds something
     else, no pair can be asked, or a likelihood is not a number.
     """
     say = say or (lambda text: None)
@@ -105,11 +105,11 @@ def run(
     if (found := journal.finished()) is not None:
         with intact(journal.read):
             if "passages_asked" in found["pairs"]:
-                return Probed(found, False)
+                return Evaluated(found, False)
             # One of before passages were counted is counted again, from its own records.
             found = _counted(found, found["records"])
         journal.finish(found)
-        return Probed(found, True)
+        return Evaluated(found, True)
     ready, read_counts = prepare(pair, passages)
     left_out = read_counts["left_out"]
     reasons = "; ".join(f"{n} with {why}" for why, n in sorted(left_out.items()))
@@ -136,7 +136,7 @@ def run(
         spent = now - began
         if done == len(todo):
             cost = f"{spent / done:.3g} s a pair, compiling included"
-            say(f"{done:,} pairs probed in {duration(spent)}, {done / spent:.1f} pairs/s: {cost}")
+            say(f"{done:,} pairs measured in {duration(spent)}, {done / spent:.1f} pairs/s: {cost}")
         elif now - shown > 5:
             shown, left = now, duration(spent * (len(todo) - done) / done)
             say(f"{done:,} of {len(todo):,} pairs, {done / spent:.1f} pairs/s, {left} left")
@@ -146,7 +146,7 @@ def run(
     with intact(journal.read):
         result = _counted({"about": about, "pairs": counts}, ordered)
     journal.finish(result)
-    return Probed(result, True)
+    return Evaluated(result, True)
 
 
 def _counted(result: dict[str, Any], records: list[dict[str, Any]]) -> dict[str, Any]:
@@ -160,7 +160,7 @@ def prepare(pair: Pair, passages: Sequence[Passage]) -> tuple[list[Ready], dict[
     by reason."""
     left_out: Counter[str] = Counter()
     if twice := [name for name, n in Counter(p.id for p in passages).items() if n > 1]:
-        raise ProbeError(f"{len(twice)} ids stand twice, such as {twice[0]!r}; expected own ids")
+        raise EvalError(f"{len(twice)} ids stand twice, such as {twice[0]!r}; expected own ids")
 
     def cut(text: str) -> list[str]:
         try:
@@ -218,7 +218,7 @@ def measure(pair: Pair, part: Sequence[Ready]) -> list[dict[str, Any]]:
     for i, r in enumerate(part):
         nats = {name: [s.nats for s in scores[2 * i : 2 * i + 2]] for name, scores in found.items()}
         if not all(math.isfinite(x) for both in nats.values() for x in both):
-            raise ProbeError(f"pair {r.pair.id}: -ln p is {nats}; are the weights whole?")
+            raise EvalError(f"pair {r.pair.id}: -ln p is {nats}; are the weights whole?")
         one = r.pair
         records.append(
             {
@@ -268,7 +268,7 @@ def _plain(pair: Pair, part: Sequence[Ready]) -> list[Score]:
 def _about(pair: Pair, passages: Sequence[Passage]) -> dict[str, Any]:
     """What decides the result."""
     about = {
-        "probe": "drift",
+        "task": "drift",
         "version": VERSION,
         "passages": config_hash([[p.id, p.text, p.source] for p in passages]),
         "compressor": pair.traits.compressor,

@@ -1,4 +1,4 @@
-"""The run under examination: what `train` would make, not begun, with a first batch to probe."""
+"""The run under examination: what `train` would make, not begun, with the first batch."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Preview:
         first: Any = run.objective(0)
         self.objective = dataclasses.replace(first.by_labels(), ratio=cfg.memory.ratio)
         self.batch: Batch = next(train_batches(_brief(cfg), *toks))
-        self.probe = _probe(self.batch, self.rows)
+        self.sample = _probe(self.batch, self.rows)
         self.spoiler = np.random.default_rng(0)
 
     # --- shapes ----------------------------------------------------------------------------------
@@ -103,8 +103,8 @@ class Preview:
 
     @cached_property
     def memory(self) -> Memory:
-        """Of the probed batch, on the host."""
-        return self.read(self.probe.ctx_BGT, self.probe.ctx_len_BG)
+        """Of the batch shown, on the host."""
+        return self.read(self.sample.ctx_BGT, self.sample.ctx_len_BG)
 
     @property
     def prefix(self) -> int:
@@ -116,14 +116,14 @@ class Preview:
     @cached_property
     def keys_and_values(self) -> np.ndarray:
         """What the decoder makes of the probed targets' tokens by itself: a vector each."""
-        tok_BL, len_B = self.probe.tok_BOL[:, 0], self.probe.tok_len_BO[:, 0]
+        tok_BL, len_B = self.sample.tok_BOL[:, 0], self.sample.tok_len_BO[:, 0]
         put = put_batch((tok_BL, len_B), self.mesh)
         vec_BLD = jax.device_get(_keys_and_values(self.graphdef, self.state, *put))
         return vec_BLD[~padding(len_B, tok_BL.shape[1])]
 
     @cached_property
     def heard(self) -> Heard:
-        return self.listen(self.probe)
+        return self.listen(self.sample)
 
     def listen(self, batch: Batch, ask: Ask | None = None) -> Heard:
         """`gradients.listen` to the run's objective, without dropout, on the host.
@@ -160,7 +160,7 @@ class Preview:
 
     @cached_property
     def rebuilt(self) -> list[Rebuilt]:
-        return self.rebuild(self.probe)
+        return self.rebuild(self.sample)
 
     @cached_property
     def val(self) -> list[Example]:

@@ -18,7 +18,7 @@ def empty_unread(p: Preview) -> Finding:
     """All-ones masks: the decoder reads memory slots that hold nothing."""
     empty_RM = ~_valid(p)
     slots = int((_last_reads(p)[:, 1 : p.prefix - 2] & empty_RM).sum())
-    other = p.probe._replace(ctx_BGT=p.others(p.probe.ctx_BGT, 0))
+    other = p.sample._replace(ctx_BGT=p.others(p.sample.ctx_BGT, 0))
     floors = zip(p.rebuilt, p.rebuild(other), strict=True)
     leaks = sum(a.floor.nll != b.floor.nll for a, b in floors)
     found = [f"the states before the end depend on {slots} empty memory slots"] * bool(slots)
@@ -35,7 +35,7 @@ def empty_unread(p: Preview) -> Finding:
 
 def memory_read(p: Preview) -> Finding:
     """Memory vectors that the decoder cannot see."""
-    valid_RM = _valid(p) & (p.probe.tok_len_BO.reshape(-1, 1) > 0)
+    valid_RM = _valid(p) & (p.sample.tok_len_BO.reshape(-1, 1) > 0)
     unread = valid_RM & ~_last_reads(p)[:, 1 : p.prefix - 2]
     if unread.any():
         return Finding(
@@ -49,11 +49,11 @@ def memory_read(p: Preview) -> Finding:
 
 def labels(p: Preview) -> Finding:
     """Labels or their mask shifted: each token is predicted once, by the state before it."""
-    worst, count = _wrong_labels(p), int(p.probe.tok_len_BO.sum())
-    tok_BOL, len_BO = p.probe.tok_BOL, p.probe.tok_len_BO
+    worst, count = _wrong_labels(p), int(p.sample.tok_len_BO.sum())
+    tok_BOL, len_BO = p.sample.tok_BOL, p.sample.tok_len_BO
     middle_BO = len_BO // 2
     at_BOL = np.arange(tok_BOL.shape[2]) == middle_BO[:, :, None]
-    other = p.probe._replace(tok_BOL=np.where(at_BOL, p.others(tok_BOL, 1), tok_BOL))
+    other = p.sample._replace(tok_BOL=np.where(at_BOL, p.others(tok_BOL, 1), tok_BOL))
     hidden = (p.heard.decoder.hidden_BSD, p.listen(other).decoder.hidden_BSD)
     moved_RS = (hidden[0] != hidden[1]).any(axis=2)
     # The state at P - 1 + l predicts token l.
@@ -77,9 +77,9 @@ def labels(p: Preview) -> Finding:
 
 def padding_free(p: Preview) -> Finding:
     """Loss on padding."""
-    tok_BOL, len_BO = p.probe.tok_BOL, p.probe.tok_len_BO
+    tok_BOL, len_BO = p.sample.tok_BOL, p.sample.tok_len_BO
     pad_BOL = padding(len_BO, tok_BOL.shape[2])
-    other = p.probe._replace(tok_BOL=np.where(pad_BOL, p.others(tok_BOL, 1), tok_BOL))
+    other = p.sample._replace(tok_BOL=np.where(pad_BOL, p.others(tok_BOL, 1), tok_BOL))
     spoiled = p.listen(other)
     changed = int((spoiled.nll_BO != p.heard.nll_BO).sum())
     used_RL = p.heard.decoder.used_BS[:, p.prefix - 1 :]
@@ -100,16 +100,16 @@ def padding_free(p: Preview) -> Finding:
 
 def mean(p: Preview) -> Finding:
     """A loss divided by padding, or by rows of unequal length."""
-    o, nll, len_BO = p.objective, p.heard.nll_BO.astype(np.float64), p.probe.tok_len_BO
+    o, nll, len_BO = p.objective, p.heard.nll_BO.astype(np.float64), p.sample.tok_len_BO
     shares = {None: 1.0}
     if o.objective == "sum":
         shares = {0: o.p_reconstruct, 1: 1 - o.p_reconstruct}
     expected = 0.0
     for mode, part in shares.items():
-        mine = len_BO if mode is None else np.where(p.probe.mode_BO == mode, len_BO, 0)
+        mine = len_BO if mode is None else np.where(p.sample.mode_BO == mode, len_BO, 0)
         expected += part * float(nll[mine > 0].sum()) / max(int(mine.sum()), 1)
-    weighted = p.ask(p.probe)._replace(weights_BO=p.weights(p.probe))
-    found = p.metrics(p.listen(p.probe, weighted))["loss"]
+    weighted = p.ask(p.sample)._replace(weights_BO=p.weights(p.sample))
+    found = p.metrics(p.listen(p.sample, weighted))["loss"]
     if abs(found - expected) > 1e-3 * abs(expected):
         return Finding(
             False,
@@ -163,9 +163,9 @@ def learns(p: Preview) -> Finding:
 
 def _wrong_labels(p: Preview) -> str:
     """The first label whose derivative is not that of its own cross-entropy, in words."""
-    label_RL = p.probe.tok_BOL.reshape(-1, p.probe.tok_BOL.shape[2])
+    label_RL = p.sample.tok_BOL.reshape(-1, p.sample.tok_BOL.shape[2])
     tower, head_VD = p.heard.decoder, np.asarray(p.model.decoder.head_VD(), np.float32)
-    for r, length in enumerate(p.probe.tok_len_BO.reshape(-1)):
+    for r, length in enumerate(p.sample.tok_len_BO.reshape(-1)):
         at = slice(p.prefix - 1, p.prefix - 1 + length)
         found_LD = np.asarray(tower.by_state_BSD[r, at], np.float32)
         parts = list(slopes(np.asarray(tower.hidden_BSD[r, at]), head_VD, label_RL[r, :length]))
@@ -201,12 +201,12 @@ def slopes(
 
 def _valid(p: Preview) -> np.ndarray:
     """Which memory slots hold a vector, in rows of targets."""
-    return np.repeat(np.asarray(p.memory.seg_BM) > 0, p.probe.tok_len_BO.shape[1], axis=0)
+    return np.repeat(np.asarray(p.memory.seg_BM) > 0, p.sample.tok_len_BO.shape[1], axis=0)
 
 
 def _last_reads(p: Preview) -> np.ndarray:
     """Which places the state that predicts the last label depends on, in rows of targets."""
-    ask, len_R = p.ask(p.probe), p.probe.tok_len_BO.reshape(-1)
+    ask, len_R = p.ask(p.sample), p.sample.tok_len_BO.reshape(-1)
     at_R = np.where(len_R > 0, p.prefix - 2 + len_R, -1)
     ask = ask._replace(weights_BO=np.zeros_like(ask.weights_BO), decoder_B=at_R)
-    return p.listen(p.probe, ask).decoder.read_BS
+    return p.listen(p.sample, ask).decoder.read_BS

@@ -39,7 +39,7 @@ def bleu(p: Preview) -> Finding:
 
 def free_running(p: Preview) -> Finding:
     """BLEU of a teacher-forced argmax, called reconstruction."""
-    other = p.probe._replace(tok_BOL=p.others(p.probe.tok_BOL, 1))
+    other = p.sample._replace(tok_BOL=p.others(p.sample.tok_BOL, 1))
     pairs = list(zip(p.rebuilt, p.rebuild(other), strict=True))
     told = sum(a.row.rebuilt_ids != b.row.rebuilt_ids for a, b in pairs)
     if told:
@@ -54,13 +54,13 @@ def free_running(p: Preview) -> Finding:
 
 def agreement(p: Preview) -> Finding:
     """Evaluation that scores something else than what training trains."""
-    rebuilding = p.probe._replace(mode_BO=np.full_like(p.probe.mode_BO, REBUILD))
-    tower, O = p.listen(rebuilding).decoder, p.probe.tok_len_BO.shape[1]
+    rebuilding = p.sample._replace(mode_BO=np.full_like(p.sample.mode_BO, REBUILD))
+    tower, O = p.listen(rebuilding).decoder, p.sample.tok_len_BO.shape[1]
     head_VD = np.asarray(p.model.decoder.head_VD(), np.float32)
     for b, found in enumerate(p.rebuilt):
-        length = int(p.probe.tok_len_BO[b, 0])
+        length = int(p.sample.tok_len_BO[b, 0])
         hidden_LD = tower.hidden_BSD[b * O, p.prefix - 1 : p.prefix - 1 + length]
-        parts = slopes(hidden_LD, head_VD, p.probe.tok_BOL[b, 0, :length])
+        parts = slopes(hidden_LD, head_VD, p.sample.tok_BOL[b, 0, :length])
         trained = float(sum(nll_L.sum(dtype=np.float64) for _, nll_L in parts))
         if abs(trained - found.row.nll) > CLOSE * abs(trained):
             return Finding(

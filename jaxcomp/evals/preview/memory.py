@@ -37,7 +37,7 @@ def whole_text(p: Preview) -> Finding:
 
 def padding_unseen(p: Preview) -> Finding:
     """Memory tokens attending to padding."""
-    ctx_BGT, len_BG = p.probe.ctx_BGT, p.probe.ctx_len_BG
+    ctx_BGT, len_BG = p.sample.ctx_BGT, p.sample.ctx_len_BG
     pad_BGT = padding(len_BG, ctx_BGT.shape[-1])
     spoiled = p.read(np.where(pad_BGT, p.others(ctx_BGT, 0), ctx_BGT), len_BG)
     moved = np.flatnonzero(_moved(p.memory, spoiled).any(axis=1))
@@ -53,12 +53,12 @@ def padding_unseen(p: Preview) -> Finding:
 
 def count(p: Preview) -> Finding:
     """A ratio that gives the wrong number of vectors, such as 16x on 128 tokens giving 9."""
-    G, T = p.probe.ctx_BGT.shape[1:]
+    G, T = p.sample.ctx_BGT.shape[1:]
     told = []
     for ratio in p.ratios:
         tried = np.clip([T, 1, ratio - 1, ratio, ratio + 1, T - 1, T // 2, 0], 0, T)
         len_BG = np.stack([np.roll(np.resize(tried, p.rows), -g) for g in range(G)], 1)
-        seg_BM = p.read(p.probe.ctx_BGT, len_BG.astype(np.int32), ratio).seg_BM
+        seg_BM = p.read(p.sample.ctx_BGT, len_BG.astype(np.int32), ratio).seg_BM
         found_BG = (seg_BM.reshape(p.rows, G, -1) > 0).sum(2)
         wrong = np.argwhere(found_BG != -(-len_BG // ratio))
         if wrong.size:
@@ -75,7 +75,7 @@ def count(p: Preview) -> Finding:
 
 def whole_context(p: Preview) -> Finding:
     """Only the first token or item of a context compressed."""
-    ctx_GT, len_G = p.probe.ctx_BGT[0], p.probe.ctx_len_BG[0]
+    ctx_GT, len_G = p.sample.ctx_BGT[0], p.sample.ctx_len_BG[0]
     places = [
         (g, int(t))
         for g, length in enumerate(len_G)
@@ -105,7 +105,7 @@ def whole_context(p: Preview) -> Finding:
 
 def apart(p: Preview) -> Finding:
     """Rows or segments that leak into each other."""
-    ctx_BGT, len_BG = p.probe.ctx_BGT, p.probe.ctx_len_BG
+    ctx_BGT, len_BG = p.sample.ctx_BGT, p.sample.ctx_len_BG
     G = ctx_BGT.shape[1]
     other_BGT = ctx_BGT.copy()
     other_BGT[0] = p.others(ctx_BGT[0], 0)

@@ -1,6 +1,6 @@
 """What a person should look at before a long run, in lines of at most 100 characters.
 
-Everything is of row 1 of the probed batch (an example as the first batch drew it). What attends to
+Everything is of row 1 of the batch shown (an example as the first batch drew it). What attends to
 what, and what carries loss, is measured by derivatives of the training loss (`gradients`).
 """
 
@@ -35,17 +35,17 @@ class Section(NamedTuple):
 
 
 def text(p: Preview) -> list[str]:
-    ctx_GT, len_G = p.probe.ctx_BGT[0], p.probe.ctx_len_BG[0]
+    ctx_GT, len_G = p.sample.ctx_BGT[0], p.sample.ctx_len_BG[0]
     ids = [t for row, n in zip(ctx_GT, len_G, strict=True) for t in row[:n].tolist()]
     words = pieces(p.toks[0], ids)
-    mode = "rebuilt" if p.probe.mode_BO[0, 0] == REBUILD else "continued"
+    mode = "rebuilt" if p.sample.mode_BO[0, 0] == REBUILD else "continued"
     whole = "".join(words)
     out = [
         f"One text of the first batch: {len(whole.encode())} bytes, {len(ids)} compressor tokens.",
-        f"To be {mode}: a target of {p.probe.tok_len_BO[0, 0]} decoder tokens, the end included.",
+        f"To be {mode}: a target of {p.sample.tok_len_BO[0, 0]} decoder tokens, the end included.",
     ]
     starts = np.cumsum([0, *len_G])
-    T, M = p.probe.ctx_BGT.shape[2], p.memory.seg_BM.shape[1] // len(len_G)
+    T, M = p.sample.ctx_BGT.shape[2], p.memory.seg_BM.shape[1] // len(len_G)
     valid_GM = p.memory.seg_BM[0].reshape(len(len_G), M) > 0
     for g, n in enumerate(len_G):
         vectors = f"{int(valid_GM[g].sum())} of {M} memory vectors"
@@ -87,9 +87,9 @@ class _Place(NamedTuple):
 
 def _compressor(p: Preview) -> _Place:
     """The shown text's last segment: the one that may be padded."""
-    G, T = p.probe.ctx_BGT.shape[1:]
-    g = int(np.flatnonzero(p.probe.ctx_len_BG[0])[-1])
-    n, valid_M = int(p.probe.ctx_len_BG[0, g]), p.memory.seg_BM[0].reshape(G, -1)[g] > 0
+    G, T = p.sample.ctx_BGT.shape[1:]
+    g = int(np.flatnonzero(p.sample.ctx_len_BG[0])[-1])
+    n, valid_M = int(p.sample.ctx_len_BG[0, g]), p.memory.seg_BM[0].reshape(G, -1)[g] > 0
     text = ["text"] * n + ["padding"] * (T - n)
     memory = ["memory" if v else "empty" for v in valid_M]
     return _Place(p.heard.compressor, g, _slots(p.cfg.memory.kind, text, memory))
@@ -108,9 +108,9 @@ def _slots(kind: str, text_T: list[str], memory_M: list[str]) -> list[str]:
 
 def _decoder(p: Preview) -> _Place:
     memory = ["memory" if v else "empty" for v in p.memory.seg_BM[0] > 0]
-    mode = "rebuild" if p.probe.mode_BO[0, 0] == REBUILD else "continue"
+    mode = "rebuild" if p.sample.mode_BO[0, 0] == REBUILD else "continue"
     # The last token is only a label.
-    n, inputs = int(p.probe.tok_len_BO[0, 0]) - 1, p.probe.tok_BOL.shape[2] - 1
+    n, inputs = int(p.sample.tok_len_BO[0, 0]) - 1, p.sample.tok_BOL.shape[2] - 1
     target = ["target"] * n + ["padding"] * (inputs - n)
     return _Place(p.heard.decoder, 0, ["begin", *memory, "end", mode, *target])
 
@@ -169,7 +169,7 @@ def _queries(what_S: list[str], most: int) -> list[tuple[str, int]]:
 
 def _read(p: Preview, name: str, row: int, asked: list[tuple[str, int]]) -> list[np.ndarray]:
     """Query i is asked of copy i of the shown example."""
-    copies = Batch(*(np.repeat(a[:1], p.rows, axis=0) for a in p.probe))
+    copies = Batch(*(np.repeat(a[:1], p.rows, axis=0) for a in p.sample))
     ask = p.ask(copies)
     each = (copies.ctx_len_BG if name == "compressor" else copies.tok_len_BO).shape[1]
     at = np.full(p.rows * each, -1)
@@ -183,8 +183,8 @@ def _read(p: Preview, name: str, row: int, asked: list[tuple[str, int]]) -> list
 
 
 def loss(p: Preview) -> list[str]:
-    length = int(p.probe.tok_len_BO[0, 0])
-    ids = p.probe.tok_BOL[0, 0].tolist()
+    length = int(p.sample.tok_len_BO[0, 0])
+    ids = p.sample.tok_BOL[0, 0].tolist()
     used_L = p.heard.decoder.used_BS[0, p.prefix - 1 :]
     words = pieces(p.toks[1], ids[:length])
     if ids[length - 1] == p.toks[1].eos_id:

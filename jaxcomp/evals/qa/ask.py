@@ -1,4 +1,4 @@
-"""A probe from its items to its result: asked in batches, kept on the way, filtered, counted."""
+"""A task from its items to its result: asked in batches, kept on the way, filtered, counted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from jaxcomp.config import config_hash
 from jaxcomp.evals.qa.conditions import Asked, Reading, batches, fills_up, measure, prepare
 from jaxcomp.evals.qa.filters import Holds, Record, Rules, Step, after, before
-from jaxcomp.evals.qa.items import Item, ProbeError, fingerprint
+from jaxcomp.evals.qa.items import EvalError, Item, fingerprint
 from jaxcomp.evals.qa.resumable import Journal, intact
 from jaxcomp.evals.qa.selection import VERSION as SELECTED
 from jaxcomp.evals.qa.squad import holds
@@ -23,8 +23,8 @@ MAX_NEW = 24
 Say = Callable[[str], None]
 
 
-class Probe(NamedTuple):
-    """What one probe makes of what the decoder said.
+class Task(NamedTuple):
+    """What one task makes of what the decoder said.
 
     `version` is that of its definitions: results of another one are not taken over. `scored` is
     what a record keeps of an item's readings; `rates` what is counted over records. `stated`: does
@@ -40,7 +40,7 @@ class Probe(NamedTuple):
     stated: Callable[[Item], bool | None] = lambda item: holds(item.context, item.answers)
 
 
-class Probed(NamedTuple):
+class Evaluated(NamedTuple):
     """`result` is what the file holds (see docs/metrics.md); `made` is False where it was there."""
 
     result: dict[str, Any]
@@ -48,7 +48,7 @@ class Probed(NamedTuple):
 
 
 def run(
-    probe: Probe,
+    task: Task,
     pair: Pair,
     items: Sequence[Item],
     out: Path | None = None,
@@ -57,7 +57,7 @@ def run(
     also: Sequence[str] = (),
     max_new: int = MAX_NEW,
     say: Say | None = None,
-) -> Probed:
+) -> Evaluated:
     """Asks every item that `rules` may count in every condition, and counts. `also`: further
     conditions, of `selection.SELECTIONS`.
 
@@ -65,16 +65,16 @@ def run(
     after the last batch; finished, it reads the file. Under other rules it counts again, and asks
     only what was not asked before.
 
-    Raises ProbeError where an id stands twice, `out` holds something else, or no item can be asked
+    Raises EvalError where an id stands twice, `out` holds something else, or no item can be asked
     or is counted.
     """
     say, rules = say or (lambda text: None), rules or Rules()
     if twice := [name for name, n in Counter(item.id for item in items).items() if n > 1]:
-        raise ProbeError(
+        raise EvalError(
             f"{len(twice)} ids stand twice, such as {twice[0]!r}; expected every item once, with "
             "an id of its own"
         )
-    about = _about(probe, pair, items, max_new, also)
+    about = _about(task, pair, items, max_new, also)
     journal = Journal(out, about)
     found = journal.finished()
     # A result of before passages were counted is counted again, from its own records.
@@ -84,14 +84,14 @@ def run(
             and found["filter"]["rules"] == dataclasses.asdict(rules)
             and "contexts" in found["items"]
         ):
-            return Probed(found, False)
+            return Evaluated(found, False)
     asked, left_out = prepare(pair, items, max_new=max_new)
     if left_out:
         say(f"left out: {_reasons(left_out)}")
     if not asked:
-        raise ProbeError(f"none of the {len(items)} items can be asked: {_reasons(left_out)}")
+        raise EvalError(f"none of the {len(items)} items can be asked: {_reasons(left_out)}")
     texts = _texts(items)
-    described = {a.item.id: _described(probe, a) | texts[a.item.id] for a in asked}
+    described = {a.item.id: _described(task, a) | texts[a.item.id] for a in asked}
     chosen, steps = before(rules, list(described.values()))
     steps = [Step("read", len(items)), Step("can be asked", len(asked)), *steps]
     _some_left(chosen, steps)
@@ -104,10 +104,10 @@ def run(
     if done := len(wanted & records.keys()):
         say(f"{done:,} of {len(wanted):,} items were done already")
     todo = [a for a in asked if a.item.id in wanted - records.keys()]
-    records |= _measured(probe, pair, todo, journal, described, max_new, also, say)
+    records |= _measured(task, pair, todo, journal, described, max_new, also, say)
     every = [records[r["id"]] for r in chosen]
     with intact(journal.read):
-        counted, more = after(rules, every, probe.answerable, probe.known)
+        counted, more = after(rules, every, task.answerable, task.known)
         steps += more
         _some_left(counted, steps)
         result = {
@@ -115,11 +115,11 @@ def run(
             "filter": {"rules": dataclasses.asdict(rules), "steps": [s._asdict() for s in steps]},
             "items": _counts(pair, counted, left_out),
             **({"selection": _selection(counted, also)} if also else {}),
-            **probe.rates(counted),
+            **task.rates(counted),
             "records": [records[a.item.id] for a in asked if a.item.id in records],
         }
     journal.finish(result)
-    return Probed(result, True)
+    return Evaluated(result, True)
 
 
 def head(result: dict[str, Any]) -> list[str]:
@@ -168,7 +168,7 @@ def shown(found: dict[str, Any]) -> str:
 
 
 def _measured(
-    probe: Probe,
+    task: Task,
     pair: Pair,
     todo: Sequence[Asked],
     journal: Journal,
@@ -184,7 +184,7 @@ def _measured(
             described[a.item.id]
             | {"rebuilt_cut": any(reading.cut for reading in readings.values())}
             | ({"kept": {name: readings[name].kept for name in also}} if also else {})
-            | probe.scored(a, readings)
+            | task.scored(a, readings)
             for a, readings in zip(part, found, strict=True)
         ]
         journal.add(made)
@@ -206,14 +206,14 @@ def _texts(items: Sequence[Item]) -> dict[str, Record]:
     }
 
 
-def _described(probe: Probe, asked: Asked) -> Record:
+def _described(task: Task, asked: Asked) -> Record:
     """What is known of an item before it is asked."""
     return {
         "id": asked.item.id,
         "segments": asked.segments,
         "context_tokens": asked.context_tokens,
         "vectors": asked.vectors,
-        "stated": probe.stated(asked.item),
+        "stated": task.stated(asked.item),
         "tokens": [len(ids) for ids in asked.options],
     }
 
@@ -235,12 +235,12 @@ def _counts(
 
 
 def _about(
-    probe: Probe, pair: Pair, items: Sequence[Item], max_new: int, also: Sequence[str]
+    task: Task, pair: Pair, items: Sequence[Item], max_new: int, also: Sequence[str]
 ) -> dict[str, Any]:
     """What decides the records."""
     about = {
-        "probe": probe.name,
-        "version": probe.version,
+        "task": task.name,
+        "version": task.version,
         "items": fingerprint(items),
         "compressor": pair.traits.compressor,
         "decoder": pair.traits.decoder,
@@ -280,9 +280,7 @@ def _reasons(left_out: dict[str, int]) -> str:
 def _some_left(records: Sequence[Record], steps: Sequence[Step]) -> None:
     if not records:
         found = ", ".join(f"{step.left} {_step(step.rule)}" for step in steps)
-        raise ProbeError(
-            f"no item is left to count: {found}; expected at least one, relax --filter"
-        )
+        raise EvalError(f"no item is left to count: {found}; expected at least one, relax --filter")
 
 
 def _step(rule: str) -> str:
@@ -310,7 +308,7 @@ class _Progress:
         rate = f"{self.done / spent:.2f} items/s"
         if last:
             cost = f"{spent / self.done:.3g} s an item, compiling included"
-            self.say(f"{self.done:,} items probed in {duration(spent)}, {rate}: {cost}")
+            self.say(f"{self.done:,} items measured in {duration(spent)}, {rate}: {cost}")
             return
         left = spent * self.left / (self.tokens - self.left)
-        self.say(f"{self.done:,} of {self.every:,} items probed, {rate}, {duration(left)} left")
+        self.say(f"{self.done:,} of {self.every:,} items measured, {rate}, {duration(left)} left")

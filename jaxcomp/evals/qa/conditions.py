@@ -24,7 +24,7 @@ from typing import NamedTuple
 from jaxcomp.compress.autoencoder import Prefix
 from jaxcomp.data.segments import SegmentError, cut_encoded
 from jaxcomp.data.tokenizer import Tokenizer, TokenizerError
-from jaxcomp.evals.qa.items import Item, ProbeError
+from jaxcomp.evals.qa.items import EvalError, Item
 from jaxcomp.evals.qa.selection import SELECTIONS, Question, select
 from jaxcomp.evals.qa.squad import normalise
 from jaxcomp.inference.pair import QUESTION, Pair, Score
@@ -105,7 +105,7 @@ def measure(
     pair: Pair, part: Sequence[Asked], *, max_new: int, also: Sequence[str] = ()
 ) -> list[dict[str, Reading]]:
     """Of each item of a batch what the decoder says, by condition: CONDITIONS, and those of
-    SELECTIONS that `also` names. Raises ProbeError where a likelihood is not a number: nothing
+    SELECTIONS that `also` names. Raises EvalError where a likelihood is not a number: nothing
     could be read from it."""
     out: list[dict[str, Reading]] = [{} for _ in part]
     for condition, which, prefix, cut, kept in _prompts(pair, part, max_new, also):
@@ -115,7 +115,7 @@ def measure(
         for i, options, answer, was_cut, tokens in each:
             if not all(math.isfinite(score.nats) for score in options):
                 found = " and ".join(str(score.nats) for score in options)
-                raise ProbeError(
+                raise EvalError(
                     f"item {part[i].item.id}: -ln p of its answers from {condition} is "
                     f"{found}; are the weights whole?"
                 )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from jaxcomp.evals.qa.items import ProbeError
+from jaxcomp.evals.qa.items import EvalError
 
 Record = dict[str, Any]
 Holds = Callable[[Record], bool]
@@ -34,20 +34,20 @@ class Step(NamedTuple):
 
 
 def parse(text: str) -> Rules:
-    """`answerable,known,max_tokens=512` -> Rules. Raises ProbeError that names the part."""
+    """`answerable,known,max_tokens=512` -> Rules. Raises EvalError that names the part."""
     given: dict[str, Any] = {}
     for part in filter(None, (p.strip() for p in text.split(","))):
         name, mark, value = part.partition("=")
         if name in given:
-            raise ProbeError(f"--filter={text}: {name} is there twice")
+            raise EvalError(f"--filter={text}: {name} is there twice")
         if name == "max_tokens":
             if not value.isdecimal() or int(value) < 1:
-                raise ProbeError(f"--filter={text}: {part!r}; expected max_tokens=N, N at least 1")
+                raise EvalError(f"--filter={text}: {part!r}; expected max_tokens=N, N at least 1")
             given[name] = int(value)
         elif name in {field.name for field in dataclasses.fields(Rules)} and not mark:
             given[name] = True
         else:
-            raise ProbeError(
+            raise EvalError(
                 f"--filter={text}: {part!r} is no rule; expected some of max_tokens=N, stated, "
                 "answerable, known"
             )
@@ -68,7 +68,7 @@ def before(rules: Rules, records: Sequence[Record]) -> tuple[list[Record], list[
 def after(
     rules: Rules, records: Sequence[Record], answerable: Holds, known: Holds
 ) -> tuple[list[Record], list[Step]]:
-    """By what was answered; what these two mean of a record is the probe's to say."""
+    """By what was answered; what these two mean of a record is the task's to say."""
     checks: list[tuple[str, Holds]] = []
     if rules.answerable:
         checks.append(("answerable", answerable))

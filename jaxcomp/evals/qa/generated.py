@@ -17,9 +17,9 @@ from jaxcomp.config import config_hash
 from jaxcomp.evals.pairs.edit_rules import DIMENSIONS
 from jaxcomp.evals.pairs.minimal_pairs import Passage
 from jaxcomp.evals.qa import ask, jsonl, squad
-from jaxcomp.evals.qa.ask import Probe, Probed, Say, head, shown
+from jaxcomp.evals.qa.ask import Evaluated, Say, Task, head, shown
 from jaxcomp.evals.qa.conditions import CONDITIONS, Asked, Reading
-from jaxcomp.evals.qa.items import Item, ProbeError
+from jaxcomp.evals.qa.items import EvalError, Item
 from jaxcomp.evals.qa.refusals import REFUSALS, refuses
 from jaxcomp.evals.qa.scoring import average, proportion
 from jaxcomp.inference.pair import Pair
@@ -102,11 +102,11 @@ class QuestionSet(NamedTuple):
 def export(passages: Sequence[Passage], path: Path, *, n: int = PER_PASSAGE) -> int:
     """Writes {"passage_id", "passage", "prompt"}, one passage a line, and returns how many. Give
     each `prompt` to a model and its answer back as {"passage_id", "passage", "reply"}. Raises
-    ProbeError where the file is there already, or there is no passage."""
+    EvalError where the file is there already, or there is no passage."""
     if not passages:
-        raise ProbeError("no passage to ask about; expected at least one")
+        raise EvalError("no passage to ask about; expected at least one")
     if path.exists():
-        raise ProbeError(f"{path} is there already; name another file or remove it")
+        raise EvalError(f"{path} is there already; name another file or remove it")
     lines = [
         json.dumps(
             {
@@ -123,7 +123,7 @@ def export(passages: Sequence[Passage], path: Path, *, n: int = PER_PASSAGE) -> 
 
 
 def are_questions(path: Path) -> bool:
-    """Is a file one for `read`, and not one of passages, by its first row? Raises ProbeError."""
+    """Is a file one for `read`, and not one of passages, by its first row? Raises EvalError."""
     _, row = next(jsonl.rows(path, ()))
     return bool({"question", "reply"} & row.keys())
 
@@ -139,7 +139,7 @@ def read(path: Path, limit: int | None = None) -> QuestionSet:
     two options normalise to the same, or a field is blank or of another kind; a reply where it
     holds no JSON list of objects, or is the second that does about a passage.
 
-    Raises ProbeError for a file of another schema, a row without one of the fields, a file of
+    Raises EvalError for a file of another schema, a row without one of the fields, a file of
     which nothing is kept, a limit below 1.
     """
     jsonl.check_limit(limit)
@@ -160,7 +160,7 @@ def read(path: Path, limit: int | None = None) -> QuestionSet:
                 break
     if not kept:
         reasons = "; ".join(f"{n} with {why}" for why, n in sorted(refused.items()))
-        raise ProbeError(f"{path}: none of {total} questions is kept: {reasons}")
+        raise EvalError(f"{path}: none of {total} questions is kept: {reasons}")
     per_passage = Counter(q.passage_id for q in kept.values())
     return QuestionSet(
         list(kept.values()),
@@ -175,7 +175,7 @@ def read(path: Path, limit: int | None = None) -> QuestionSet:
 
 def run(
     pair: Pair, questions: Sequence[Question], out: Path | None = None, *, say: Say | None = None
-) -> Probed:
+) -> Evaluated:
     """What a decoder answers in each of `conditions.CONDITIONS`; see `asking.run`."""
     by_id = {q.id: q for q in questions}
     items = [
@@ -200,8 +200,8 @@ def run(
         question = by_id[item.id]
         return None if question.unanswerable else squad.holds(item.context, item.answers)
 
-    probe = Probe(name, VERSION, scored, rates, right("text"), right("nothing"), stated)
-    return ask.run(probe, pair, items, out, say=say)
+    task = Task(name, VERSION, scored, rates, right("text"), right("nothing"), stated)
+    return ask.run(task, pair, items, out, say=say)
 
 
 def rates(records: Sequence[dict[str, Any]]) -> dict[str, Any]:

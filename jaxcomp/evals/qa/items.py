@@ -1,4 +1,4 @@
-"""Items of a probe: a passage, a question about it, what the passage answers, and what else could
+"""Items of a task: a passage, a question about it, what the passage answers, and what else could
 be answered. They are for evaluation only; nothing here keeps their texts."""
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from typing import NamedTuple
 from jaxcomp.config import config_hash
 
 
-class ProbeError(ValueError):
-    """A probe cannot be run; the message names file and place, what was expected and the mend."""
+class EvalError(ValueError):
+    """A task cannot be run; the message names file and place, what was expected and the mend."""
 
 
-class NothingToAsk(ProbeError):
-    """The texts hold nothing that the probe asks about."""
+class NothingToAsk(EvalError):
+    """The texts hold nothing that the task asks about."""
 
 
 class Item(NamedTuple):

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from jaxcomp.data.readers import decode, json_row
-from jaxcomp.evals.qa.items import ProbeError
+from jaxcomp.evals.qa.items import EvalError
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
 
 
 def rows(path: Path, expected: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """(where it stands, the object) of every line that is not blank, each with the fields
-    `expected`. Raises ProbeError for a file that is not there, not whole, of another kind or
+    `expected`. Raises EvalError for a file that is not there, not whole, of another kind or
     without a row, and a line that is no object or lacks one of the fields."""
     empty = True
     for place, row in objects(path):
@@ -25,7 +25,7 @@ def rows(path: Path, expected: Sequence[str]) -> Iterator[tuple[str, dict[str, A
         empty = False
         yield where, row
     if empty:
-        raise ProbeError(f"{path}: empty; expected one object a line")
+        raise EvalError(f"{path}: empty; expected one object a line")
 
 
 def objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -35,49 +35,49 @@ def objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, line in enumerate(decode(path, _bytes(path)).split("\n"), 1):
         if not line.strip():
             continue
-        yield f"line {number}", json_row(line, f"{path}: line {number}", ProbeError)
+        yield f"line {number}", json_row(line, f"{path}: line {number}", EvalError)
 
 
 def needs(row: dict[str, Any], expected: Sequence[str], where: str) -> None:
-    """Raises ProbeError where one of the fields is missing."""
+    """Raises EvalError where one of the fields is missing."""
     for name in expected:
         if name not in row:
-            raise ProbeError(
+            raise EvalError(
                 f"{where}: no field {name!r}; found {', '.join(map(str, row)) or 'none'}; expected "
                 f"{', '.join(expected)}: is it a file of another kind?"
             )
 
 
 def text_of(row: dict[str, Any], name: str, where: str) -> str:
-    """A field's text; an id may be a number. Raises ProbeError where it is blank or no text."""
+    """A field's text; an id may be a number. Raises EvalError where it is blank or no text."""
     value = row[name]
     if name.endswith("id") and type(value) is int:
         value = str(value)
     if not isinstance(value, str):
-        raise ProbeError(f"{where}: field {name!r} is {type(value).__name__}; expected text")
+        raise EvalError(f"{where}: field {name!r} is {type(value).__name__}; expected text")
     return whole(value, name, where)
 
 
 def whole(value: str, name: str, where: str) -> str:
-    """The text itself. Raises ProbeError where it is blank."""
+    """The text itself. Raises EvalError where it is blank."""
     if not value.strip():
-        raise ProbeError(f"{where}: field {name!r} is blank; expected text")
+        raise EvalError(f"{where}: field {name!r} is blank; expected text")
     return value
 
 
 def check_limit(limit: int | None) -> None:
-    """Raises ProbeError for a limit below 1."""
+    """Raises EvalError for a limit below 1."""
     if limit is not None and limit < 1:
-        raise ProbeError(f"limit is {limit}; expected at least 1 (leave --limit out for all)")
+        raise EvalError(f"limit is {limit}; expected at least 1 (leave --limit out for all)")
 
 
 def _bytes(path: Path) -> bytes:
     if not path.name.endswith(SUFFIXES):
-        raise ProbeError(f"{path}: unsupported kind; expected one of {', '.join(SUFFIXES)}")
+        raise EvalError(f"{path}: unsupported kind; expected one of {', '.join(SUFFIXES)}")
     if not path.is_file():
-        raise ProbeError(f"{path}: no such file; expected one object a line, as JSON")
+        raise EvalError(f"{path}: no such file; expected one object a line, as JSON")
     try:
         raw = path.read_bytes()
         return gzip.decompress(raw) if path.suffix == ".gz" else raw
     except (OSError, EOFError, zlib.error) as error:
-        raise ProbeError(f"{path}: cannot be read ({error}); is it complete?") from error
+        raise EvalError(f"{path}: cannot be read ({error}); is it complete?") from error

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxcomp.evals.qa import ask, squad
-from jaxcomp.evals.qa.ask import Probe, head, shown
+from jaxcomp.evals.qa.ask import Task, head, shown
 from jaxcomp.evals.qa.conditions import Asked, Reading, in_order
 from jaxcomp.evals.qa.filters import Record
 from jaxcomp.evals.qa.scoring import average, proportion
@@ -62,5 +62,5 @@ def _known(record: Record) -> bool:
     return record["conditions"]["nothing"]["holds"]
 
 
-PROBE = Probe("qa", 1, _scored, rates, _answerable, _known)
-run = functools.partial(ask.run, PROBE)
+TASK = Task("qa", 1, _scored, rates, _answerable, _known)
+run = functools.partial(ask.run, TASK)

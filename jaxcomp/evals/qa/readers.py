@@ -1,4 +1,4 @@
-"""Probe files: which of the known schemas a file is of, and its rows as items.
+"""Files of items: which of the known schemas a file is of, and its rows as items.
 
     conflicts    question, context, context_answer, prior_answer    (a user's own, nq_conflicts)
     faitheval    question, context, choices {text, label}, answerKey      (FaithEval-counterfactual)
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from jaxcomp.data import parquet
 from jaxcomp.data.documents import DataError
 from jaxcomp.evals.qa import jsonl
-from jaxcomp.evals.qa.items import Item, ProbeError
+from jaxcomp.evals.qa.items import EvalError, Item
 from jaxcomp.evals.qa.squad import holds
 
 SUFFIXES = (*jsonl.SUFFIXES, ".parquet")
@@ -39,7 +39,7 @@ class Row(NamedTuple):
     def text(self, name: str) -> str:
         value = self._value(name)
         if not isinstance(value, str):
-            raise ProbeError(f"{self.where}: field {name!r} is {_kind(value)}; expected text")
+            raise EvalError(f"{self.where}: field {name!r} is {_kind(value)}; expected text")
         return self._whole(name, value)
 
     def texts(self, name: str) -> tuple[str, ...]:
@@ -49,14 +49,14 @@ class Row(NamedTuple):
             value = value.get("text")
         found = [value] if isinstance(value, str) else value
         if not isinstance(found, list) or not all(isinstance(v, str) for v in found):
-            raise ProbeError(
+            raise EvalError(
                 f"{self.where}: field {name!r} is {_kind(value)}; expected a list of texts"
             )
         return tuple(self._whole(name, v) for v in found)
 
     def _value(self, name: str) -> Any:
         if name not in self.values:
-            raise ProbeError(
+            raise EvalError(
                 f"{self.where}: no field {name!r}, which the first row has; found "
                 f"{', '.join(map(str, self.values)) or 'none'}"
             )
@@ -70,7 +70,7 @@ class Schema(NamedTuple):
     """`fields` are those that every row must have; an `id` may be there too."""
 
     name: str
-    probe: str
+    task: str
     fields: tuple[str, ...]
     item: Callable[[str, Row], Item]
 
@@ -85,12 +85,12 @@ def _faitheval(name: str, row: Row) -> Item:
     struct = row.values["choices"]
     labels = struct.get("label") if isinstance(struct, dict) else None
     if not isinstance(labels, list) or len(labels) != len(texts) or len(texts) < 2:
-        raise ProbeError(
+        raise EvalError(
             f"{row.where}: field 'choices' is {_kind(struct)}; expected a struct of two lists of "
             "the same length, at least 2: text and label"
         )
     if labels.count(key) != 1:
-        raise ProbeError(
+        raise EvalError(
             f"{row.where}: field 'answerKey' is {key!r}; expected one of the labels of 'choices', "
             f"found {', '.join(map(str, labels))}"
         )
@@ -130,11 +130,11 @@ SCHEMAS = (
 )  # fmt: skip
 
 
-def read(path: Path, limit: int | None = None, *, probe: str = OVERWRITING) -> list[Item]:
+def read(path: Path, limit: int | None = None, *, task: str = OVERWRITING) -> list[Item]:
     """The first `limit` items (None: all) of a file, in its order; what is beyond is not looked at.
 
-    Raises ProbeError for a file that is not there, not whole, empty, of another kind, of a schema
-    that is unknown or of another probe; a field that is missing, blank or of another type; an id
+    Raises EvalError for a file that is not there, not whole, empty, of another kind, of a schema
+    that is unknown or of another task; a field that is missing, blank or of another type; an id
     that was there before; a limit below 1. Raises DataError for text that is not UTF-8.
     """
     jsonl.check_limit(limit)
@@ -142,10 +142,10 @@ def read(path: Path, limit: int | None = None, *, probe: str = OVERWRITING) -> l
     places: dict[str, str] = {}
     schema = None
     for row in _rows(path):
-        schema = schema or _schema(row, probe)
+        schema = schema or _schema(row, task)
         name = _id(row)
         if name in places:
-            raise ProbeError(
+            raise EvalError(
                 f"{row.where}: id {name!r} is that of {places[name]} too; expected every item "
                 "once, with an id of its own"
             )
@@ -154,27 +154,27 @@ def read(path: Path, limit: int | None = None, *, probe: str = OVERWRITING) -> l
         if len(items) == limit:
             break
     if not items:
-        raise ProbeError(f"{path}: empty; expected rows {_known(probe)}")
+        raise EvalError(f"{path}: empty; expected rows {_known(task)}")
     return items
 
 
-def _schema(row: Row, probe: str) -> Schema:
+def _schema(row: Row, task: str) -> Schema:
     for schema in SCHEMAS:
         if set(schema.fields) <= set(row.values):
-            if schema.probe == probe:
+            if schema.task == task:
                 return schema
-            raise ProbeError(
+            raise EvalError(
                 f"{row.where}: the fields are those of {schema.name}, which is for "
-                f"--probe={schema.probe}; --probe={probe} takes rows {_known(probe)}"
+                f"--task={schema.task}; --task={task} takes rows {_known(task)}"
             )
-    raise ProbeError(
+    raise EvalError(
         f"{row.where}: the fields are {', '.join(map(str, row.values)) or 'none'}; "
-        f"--probe={probe} takes rows {_known(probe)}"
+        f"--task={task} takes rows {_known(task)}"
     )
 
 
-def _known(probe: str) -> str:
-    found = [f"{s.name} ({', '.join(s.fields)})" for s in SCHEMAS if s.probe == probe]
+def _known(task: str) -> str:
+    found = [f"{s.name} ({', '.join(s.fields)})" for s in SCHEMAS if s.task == task]
     return "with the fields of " + " or ".join(found)
 
 
@@ -195,9 +195,9 @@ def _kind(value: Any) -> str:
 
 def _rows(path: Path) -> Iterator[Row]:
     if not path.name.endswith(SUFFIXES):
-        raise ProbeError(f"{path}: unsupported kind; expected one of {', '.join(SUFFIXES)}")
+        raise EvalError(f"{path}: unsupported kind; expected one of {', '.join(SUFFIXES)}")
     if not path.is_file():
-        raise ProbeError(f"{path}: no such file; expected one item a row")
+        raise EvalError(f"{path}: no such file; expected one item a row")
     yield from (_parquet if path.suffix == ".parquet" else _jsonl)(path)
 
 
@@ -210,4 +210,4 @@ def _parquet(path: Path) -> Iterator[Row]:
         for number, values in parquet.rows(path):
             yield Row(path, f"row {number}", values)
     except DataError as error:
-        raise ProbeError(str(error)) from error
+        raise EvalError(str(error)) from error

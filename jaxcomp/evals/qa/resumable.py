@@ -9,21 +9,21 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxcomp.evals.qa.items import ProbeError
+from jaxcomp.evals.qa.items import EvalError
 from jaxcomp.runtime import strict_json
 from jaxcomp.training.manifest import write_json
 
 
 @contextlib.contextmanager
 def intact(file: Path | None) -> Iterator[None]:
-    """Raises ProbeError that names `file` where what was read from it has another shape. None:
+    """Raises EvalError that names `file` where what was read from it has another shape. None:
     nothing was read, and an error is one of the program."""
     try:
         yield
     except (LookupError, TypeError, AttributeError, ValueError) as error:
-        if file is None or isinstance(error, ProbeError):
+        if file is None or isinstance(error, EvalError):
             raise
-        raise ProbeError(
+        raise EvalError(
             f"{file} is damaged, or of another version ({error!r}); remove it, or choose another "
             "--out"
         ) from error
@@ -43,14 +43,14 @@ class Journal:
         self.part = out.with_name(out.name + ".part.jsonl") if out else None
 
     def finished(self) -> dict[str, Any] | None:
-        """The whole result, if it is there. Raises ProbeError where the file is of another."""
+        """The whole result, if it is there. Raises EvalError where the file is of another."""
         if self.out is None or not self.out.exists():
             return None
         try:
             found = strict_json.read(self.out, dict)
         except (OSError, ValueError) as error:
-            raise ProbeError(
-                f"{self.out} is there already and is no result of a probe ({error}); choose "
+            raise EvalError(
+                f"{self.out} is there already and is no result of a task ({error}); choose "
                 "another --out or remove it"
             ) from error
         self._same(found.get("about"), self.out)
@@ -73,7 +73,7 @@ class Journal:
                 if line
             ]
         except strict_json.JsonError as error:
-            raise ProbeError(f"{self.part} is damaged ({error}); remove it") from error
+            raise EvalError(f"{self.part} is damaged ({error}); remove it") from error
         if lines:
             self._same(lines[0], self.part)
             self.read = self.part
@@ -103,7 +103,7 @@ class Journal:
         about = found if isinstance(found, dict) else {}
         differ = [k for k, v in self.about.items() if k != "hash" and about.get(k) != v]
         if differ:
-            raise ProbeError(
+            raise EvalError(
                 f"{file} is there already, with another {' and '.join(differ)}; choose another "
                 "--out or remove it"
             )

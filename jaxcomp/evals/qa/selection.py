@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxcomp.evals.qa.items import ProbeError
+from jaxcomp.evals.qa.items import EvalError
 from jaxcomp.inference.pair import QUESTION, Pair
 from jaxcomp.models.attention_scores import attended
 from jaxcomp.runtime.sharding import put_batch, use_mesh
@@ -67,11 +67,11 @@ class _Sentences(NamedTuple):
 
 
 def parse(given: str | None) -> tuple[str, ...]:
-    """What --select names, in the order of SELECTIONS. Raises ProbeError for anything else."""
+    """What --select names, in the order of SELECTIONS. Raises EvalError for anything else."""
     names = [name.strip() for name in given.split(",")] if given else []
     for name in names:
         if name not in SELECTIONS or names.count(name) > 1:
-            raise ProbeError(
+            raise EvalError(
                 f"--select={given}: {name!r} is {'there twice' if name in SELECTIONS else 'none'}; "
                 f"expected some of {', '.join(SELECTIONS)}"
             )

@@ -20,7 +20,7 @@ from jaxcomp.evals.pairs.minimal_pairs import windows
 from jaxcomp.evals.qa import ask, generated
 from jaxcomp.evals.qa.conditions import CONDITIONS, Reading
 from jaxcomp.evals.qa.generated import Question
-from jaxcomp.evals.qa.items import ProbeError
+from jaxcomp.evals.qa.items import EvalError
 from jaxcomp.evals.qa.scoring import share
 from jaxcomp.inference import decode
 from jaxcomp.inference.pair import Pair, Score
@@ -61,7 +61,7 @@ def test_a_limit_is_of_each_set(place, passages):
     few = passages_of_run(place, 2)
     assert few == [p for p in passages if p.id.endswith((":0", ":1"))]
     assert [p.source for p in few] == ["ordinary"] * 2 + ["counterfactual"] * 2
-    with pytest.raises(ProbeError, match="limit is 0"):
+    with pytest.raises(EvalError, match="limit is 0"):
         passages_of_run(place, 0)
 
 
@@ -240,13 +240,13 @@ def test_a_stopped_run_goes_on(pair, passages, result, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run(pair, some, out)
     assert not out.exists()
-    with pytest.raises(ProbeError, match="another passages"):
+    with pytest.raises(EvalError, match="another passages"):
         run(pair, passages[:4], out)
     allowed[0] = 99
     said = []
     whole = run(pair, some, out, say=said.append)
     assert whole.made
-    assert re.search(r"pairs probed in .* s a pair, compiling included", said[-1])
+    assert re.search(r"pairs measured in .* s a pair, compiling included", said[-1])
     assert sorted(done) == sorted(r["id"] for r in whole.result["records"])  # none twice
     assert run(pair, some, out) == (json.loads(out.read_text()), False)
     assert "minimal pairs of 3 passages asked" in table(whole.result)
@@ -260,7 +260,7 @@ def test_a_stopped_run_goes_on(pair, passages, result, tmp_path, monkeypatch):
     assert not run(pair, some, out).made
     for kept in (old | {"records": [{}]}, {"about": old["about"]}):
         out.write_text(json.dumps(kept))
-        with pytest.raises(ProbeError, match=f"{out} is damaged, or of another version"):
+        with pytest.raises(EvalError, match=f"{out} is damaged, or of another version"):
             run(pair, some, out)
 
 
@@ -270,11 +270,11 @@ def test_what_cannot_be_asked_is_counted(pair, passages):
     found = run(pair, bad, say=said.append).result["pairs"]
     assert found["left_out"]["a passage that a tokenizer cannot say"] == 1
     assert "1 with a passage that a tokenizer cannot say" in said[0]
-    with pytest.raises(ProbeError, match="no minimal pair of 1 passages can be asked: 1 with a pa"):
+    with pytest.raises(EvalError, match="no minimal pair of 1 passages can be asked: 1 with a pa"):
         run(pair, bad[:1])
-    with pytest.raises(ProbeError, match="no rule found a place"):
+    with pytest.raises(EvalError, match="no rule found a place"):
         run(pair, [Passage("b", "The goat.", "made")])
-    with pytest.raises(ProbeError, match="1 ids stand twice, such as"):
+    with pytest.raises(EvalError, match="1 ids stand twice, such as"):
         run(pair, [*passages, passages[0]])
 
 
@@ -328,19 +328,19 @@ def test_reading_passages(tmp_path):
 def test_a_bad_file_is_one_error(lines, said, tmp_path):
     file = tmp_path / "p.jsonl"
     file.write_text(lines)
-    with pytest.raises(ProbeError, match=said):
+    with pytest.raises(EvalError, match=said):
         read(file)
 
 
 def test_other_bad_files(tmp_path):
-    with pytest.raises(ProbeError, match="no such file"):
+    with pytest.raises(EvalError, match="no such file"):
         read(tmp_path / "p.jsonl")
-    with pytest.raises(ProbeError, match="unsupported kind"):
+    with pytest.raises(EvalError, match="unsupported kind"):
         read(tmp_path / "p.csv")
-    with pytest.raises(ProbeError, match="limit is 0"):
+    with pytest.raises(EvalError, match="limit is 0"):
         read(tmp_path / "p.jsonl", 0)
     (tmp_path / "p.jsonl.gz").write_bytes(b"\x1f\x8b\x08")
-    with pytest.raises(ProbeError, match="is it complete"):
+    with pytest.raises(EvalError, match="is it complete"):
         read(tmp_path / "p.jsonl.gz")
 
 
@@ -360,7 +360,7 @@ def test_a_memory_of_two_segments_is_beyond_training(pair, passages, monkeypatch
 def test_a_likelihood_that_is_no_number_is_refused(pair, passages, monkeypatch):
     bad = [Score(float("nan"), 1)]
     monkeypatch.setattr(type(pair), "score", lambda self, memory, texts, **_: bad * len(texts))
-    with pytest.raises(ProbeError, match=r"-ln p is .*are the weights whole"):
+    with pytest.raises(EvalError, match=r"-ln p is .*are the weights whole"):
         run(pair, passages[:1])
 
 
@@ -399,5 +399,5 @@ def test_a_question_set_is_asked(pair, passages, tmp_path, monkeypatch):
     assert (found.result["items"]["contexts"], found.result["items"]["not_stated"]) == (1, 0)
     assert "they are about 1 passages" in generated.table(found.result)
     assert not generated.run(pair, asked, out).made
-    with pytest.raises(ProbeError, match="another probe"):
+    with pytest.raises(EvalError, match="another task"):
         generated.run(pair, [asked[0]._replace(dimension="role"), *asked[1:]], out)

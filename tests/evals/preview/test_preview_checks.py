@@ -180,7 +180,7 @@ def test_a_pair_that_is_right_by_itself_passes_and_so_does_one_that_is_wrong_twi
 def test_the_picture_shows_what_is_measured(root, mesh, monkeypatch):
     planted.pair(planted.LossOnPadding)(monkeypatch)
     sick = preview(with_folders(CFG, root))
-    length, slots = int(sick.probe.tok_len_BO[0, 0]), sick.probe.tok_BOL.shape[2]
+    length, slots = int(sick.sample.tok_len_BO[0, 0]), sick.sample.tok_BOL.shape[2]
     assert length < slots
     shown = "\n".join(picture.loss(sick))
     assert shown.count("[·]") == slots - length

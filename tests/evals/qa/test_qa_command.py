@@ -1,4 +1,4 @@
-"""`jaxcomp eval` as it is typed: of a finished run without its config, and its probes."""
+"""`jaxcomp eval` as it is typed: of a finished run without its config, and its tasks."""
 
 import json
 
@@ -45,12 +45,12 @@ def test_probes_write_beside_the_run_and_resume(run, tmp_path, capsys):
         Item(f"i{n}", "who ?", text, ("Alice",), ("Simon",)) for n, text in enumerate(texts()[:3])
     ]
     file = write(tmp_path / "made.v1.jsonl", items)
-    argv = [f"--run={run}", "--probe=overwriting", f"--data={file}", "--limit=2", "--batch=2"]
+    argv = [f"--run={run}", "--task=overwriting", f"--data={file}", "--limit=2", "--batch=2"]
     code, first, told = typed(capsys, *argv)
-    out = run / "probes" / "overwriting-made.v1.json"
+    out = run / "tasks" / "overwriting-made.v1.json"
     result = json.loads(out.read_text())
     assert (code, first) == (0, overwriting.table(result) + "\n")
-    assert "2 items probed in" in told
+    assert "2 items measured in" in told
     assert f"written: {out}" in told
     assert [r["id"] for r in result["records"]] == ["i0", "i1"]
     code, again, told = typed(capsys, *argv)
@@ -75,9 +75,9 @@ def test_gold_answers_of_an_exported_folder(run, tmp_path, capsys):
         for n, text in enumerate(texts()[:2])
     ]
     (tmp_path / "gold.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    argv = [f"--run={tmp_path / 'e'}", "--probe=qa", f"--data={tmp_path / 'gold.jsonl'}"]
+    argv = [f"--run={tmp_path / 'e'}", "--task=qa", f"--data={tmp_path / 'gold.jsonl'}"]
     code, said, _ = typed(capsys, *argv, "--batch=2")
-    result = json.loads((tmp_path / "e/probes/qa-gold.json").read_text())
+    result = json.loads((tmp_path / "e/tasks/qa-gold.json").read_text())
     assert (code, said) == (0, qa.table(result) + "\n")
     assert result["conditions"]["text"]["exact"]["n"] == 2
 
@@ -85,20 +85,20 @@ def test_gold_answers_of_an_exported_folder(run, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["--probe=drifting", "--run=x"], "invalid choice: 'drifting'"),
-        (["--probe=overwriting", "--data=i.jsonl"], "--probe=overwriting needs --run=DIR"),
-        (["--probe=qa", "--run=x"], "--probe=qa needs --data=FILE"),
-        (["--probe=overwriting", "--run=x", "--data=nowhere.jsonl"], "nowhere.jsonl: no such file"),
-        (["--probe=overwriting", "--run=x", "--data=i.jsonl", "--limit=0"], "limit is 0; expected"),
-        (["--probe=overwriting", "--run=x", "--data=i.jsonl", "--batch=0"], "--batch=0; expected"),
-        (["--probe=overwriting", "--run=x", "--data=i.jsonl", "--filter=x"], "is no rule; expect"),
-        (["--probe=overwriting", "--run=x", "--data=i.jsonl", "--out=."], "is a folder; expected"),
-        (["--probe=overwriting", "--run=x", "--data=i.jsonl"], "holds neither"),
-        (["--probe=overwriting", "--run=x", "--data=i.jsonl", "--memory.ratio=4"],
+        (["--task=drifting", "--run=x"], "invalid choice: 'drifting'"),
+        (["--task=overwriting", "--data=i.jsonl"], "--task=overwriting needs --run=DIR"),
+        (["--task=qa", "--run=x"], "--task=qa needs --data=FILE"),
+        (["--task=overwriting", "--run=x", "--data=nowhere.jsonl"], "nowhere.jsonl: no such file"),
+        (["--task=overwriting", "--run=x", "--data=i.jsonl", "--limit=0"], "limit is 0; expected"),
+        (["--task=overwriting", "--run=x", "--data=i.jsonl", "--batch=0"], "--batch=0; expected"),
+        (["--task=overwriting", "--run=x", "--data=i.jsonl", "--filter=x"], "is no rule; expect"),
+        (["--task=overwriting", "--run=x", "--data=i.jsonl", "--out=."], "is a folder; expected"),
+        (["--task=overwriting", "--run=x", "--data=i.jsonl"], "holds neither"),
+        (["--task=overwriting", "--run=x", "--data=i.jsonl", "--memory.ratio=4"],
          "--memory.ratio does not go with --run"),
-        (["--probe=qa", "--run=x", "--data=i.jsonl"], "those of conflicts, which is for"),
-        (["--probe=qa", "--run=gs://b/x", "--data=i.jsonl"], "give --out=FILE of this machine"),
-        (["--run=x", "--data=i.jsonl"], "--data goes with --probe=overwriting|qa"),
+        (["--task=qa", "--run=x", "--data=i.jsonl"], "those of conflicts, which is for"),
+        (["--task=qa", "--run=gs://b/x", "--data=i.jsonl"], "give --out=FILE of this machine"),
+        (["--run=x", "--data=i.jsonl"], "--data goes with --task=overwriting|qa"),
         (["--run=x", "--config=c.py"], "--config does not go with --run"),
         (["--run=x", "--compressor=llama/24"], "x holds no settings.json"),
         (["--run=x"], "x holds no settings.json"),

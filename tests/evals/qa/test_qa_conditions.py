@@ -11,7 +11,7 @@ import jaxcomp
 from jaxcomp.data.batches import CONTINUE
 from jaxcomp.evals.qa import ask, conditions, qa
 from jaxcomp.evals.qa.conditions import CONDITIONS, batches, fills_up, measure, prepare, room
-from jaxcomp.evals.qa.items import Item, ProbeError
+from jaxcomp.evals.qa.items import EvalError, Item
 from jaxcomp.evals.qa.selection import SELECTIONS, Question, select
 from jaxcomp.inference.pair import QUESTION, Score
 from jaxcomp.runtime.sharding import put_batch, use_mesh
@@ -177,7 +177,7 @@ def test_a_short_memory_takes_the_room_of_the_training(pair, monkeypatch):
     monkeypatch.setattr(pair, "traits", pair.traits._replace(segments=2))
     assert fills_up(pair)
     assert room(pair, [9]) == two == one - pair.segment
-    assert ask._about(qa.PROBE, pair, [], 1, ())["places"] == "trained"
+    assert ask._about(qa.TASK, pair, [], 1, ())["places"] == "trained"
 
 
 def test_what_cannot_be_asked_is_left_out_and_counted(pair):
@@ -274,5 +274,5 @@ def test_a_likelihood_that_is_no_number_is_refused(pair, asked, monkeypatch):
         type(pair), "_scored",
         lambda self, found, options: [[Score(float("nan"), 1)] * 3 for _ in options],
     )  # fmt: skip
-    with pytest.raises(ProbeError, match="item i0: -ln p of its answers from nothing is nan"):
+    with pytest.raises(EvalError, match="item i0: -ln p of its answers from nothing is nan"):
         measure(pair, asked[:1], max_new=1)

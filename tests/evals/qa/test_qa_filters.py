@@ -3,7 +3,7 @@
 import pytest
 
 from jaxcomp.evals.qa.filters import Rules, after, before, parse
-from jaxcomp.evals.qa.items import ProbeError
+from jaxcomp.evals.qa.items import EvalError
 
 
 def records():
@@ -52,5 +52,5 @@ def test_rules_are_independent():
     ],
 )
 def test_a_rule_that_is_none(text, said):
-    with pytest.raises(ProbeError, match=said):
+    with pytest.raises(EvalError, match=said):
         parse(text)

@@ -8,7 +8,7 @@ from jaxcomp.evals.pairs.minimal_pairs import Passage
 from jaxcomp.evals.qa import generated
 from jaxcomp.evals.qa.conditions import CONDITIONS, Reading
 from jaxcomp.evals.qa.generated import ASKED_ABOUT, FIELDS, Question, export, rates, read, refuses
-from jaxcomp.evals.qa.items import ProbeError
+from jaxcomp.evals.qa.items import EvalError
 from jaxcomp.inference.pair import Score
 
 PASSAGE = "The tall miller sold nine sacks to Oda Brenn before the storm."
@@ -83,7 +83,7 @@ def test_a_bad_question_is_refused_and_said(change, why, tmp_path):
     ],
 )
 def test_another_file_is_one_error(rows, said, tmp_path):
-    with pytest.raises(ProbeError, match=said):
+    with pytest.raises(EvalError, match=said):
         read(write(tmp_path / "q.jsonl", *rows))
 
 
@@ -97,7 +97,7 @@ def test_a_limit_is_of_questions_kept(tmp_path):
     file = write(tmp_path / "q.jsonl", GOOD | {"answer": "ten"}, GOOD, OPEN)
     found = read(file, 1)
     assert ([q.id for q in found.questions], found.rows) == (["p/1"], 2)
-    with pytest.raises(ProbeError, match="limit is 0"):
+    with pytest.raises(EvalError, match="limit is 0"):
         read(file, 0)
 
 
@@ -166,9 +166,9 @@ def test_what_is_exported_can_be_replied_to(tmp_path):
     own = {k: v for k, v in GOOD.items() if k in FIELDS[3:]}
     found = read(write(tmp_path / "r.jsonl", rows[0] | {"reply": json.dumps([own] * 20)}))
     assert (len(found.questions), found.uneven) == (20, 0)
-    with pytest.raises(ProbeError, match="is there already"):
+    with pytest.raises(EvalError, match="is there already"):
         export(passages, file)
-    with pytest.raises(ProbeError, match="no passage"):
+    with pytest.raises(EvalError, match="no passage"):
         export([], tmp_path / "none.jsonl")
     with pytest.raises(UnicodeEncodeError):  # whatever stops it, no half of a file is there
         export([*passages, Passage("r", "\ud800", "made")], tmp_path / "half.jsonl")

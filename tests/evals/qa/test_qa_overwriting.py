@@ -8,7 +8,7 @@ from qa_items import measure, pair_of, planted, prepare
 from jaxcomp.evals.qa import ask, overwriting
 from jaxcomp.evals.qa.conditions import CONDITIONS, Asked, Reading
 from jaxcomp.evals.qa.filters import Rules
-from jaxcomp.evals.qa.items import Item, ProbeError
+from jaxcomp.evals.qa.items import EvalError, Item
 from jaxcomp.evals.qa.overwriting import rates, run, table
 from jaxcomp.evals.qa.scoring import (
     OTHER,
@@ -97,7 +97,7 @@ def test_without_a_worlds_answer_it_is_the_rival_likeliest_from_nothing():
         "memory": reading(5.0, 3.0, 2.0, 40.0, answer="moss"),
         "rebuilt": reading(5.0, 1.0, 9.0, 40.0, answer="fire"),
     }
-    found = overwriting.PROBE.scored(asked, readings)
+    found = overwriting.TASK.scored(asked, readings)
     assert item.options[found["world"]] == "moss"
     by_mean = [found["conditions"][c]["mean"] for c in CONDITIONS]
     assert by_mean == [PASSAGE, PASSAGE, WORLD, OTHER]
@@ -171,7 +171,7 @@ def test_planted_answers_are_counted(decoder, tmp_path):
     assert "50.0% [18.8, 81.2]  3/6  (primary)" in table(result)
     assert "1 have a memory of more than the 1 segment(s)" in table(result)
     assert "items: 6 read, 6 can be asked\n" in table(result)
-    assert "6 items probed in" in spoken[-1]
+    assert "6 items measured in" in spoken[-1]
     assert "s an item" in spoken[-1]
     kept = (tmp_path / "r.json").read_text()
     assert "who ?" not in kept
@@ -254,20 +254,20 @@ def test_a_result_of_before_passages_were_counted_is_not_asked_again(decoder, tm
 
 def test_an_id_that_stands_twice_is_refused(decoder):
     items = planted(3)
-    with pytest.raises(ProbeError, match="1 ids stand twice, such as 'n1'; expected every item"):
+    with pytest.raises(EvalError, match="1 ids stand twice, such as 'n1'; expected every item"):
         run(pair_of(), [*items, items[1]._replace(question="where ?")])
     assert not decoder
 
 
 def test_no_item_left_is_an_error_and_loses_nothing(decoder, tmp_path, monkeypatch):
     out = tmp_path / "r.json"
-    with pytest.raises(ProbeError, match=r"3 read, 3 can be asked, 0 after max_tokens=9; expected"):
+    with pytest.raises(EvalError, match=r"3 read, 3 can be asked, 0 after max_tokens=9; expected"):
         run(pair_of(), planted(3), out, rules=Rules(max_tokens=9))
     assert not decoder
     whole = run(pair_of(), planted(3), out).result
     monkeypatch.setattr(ask, "measure", None)
-    never = overwriting.PROBE._replace(known=lambda r: False)
-    with pytest.raises(ProbeError, match=r"no item is left to count: .*, 0 after known"):
+    never = overwriting.TASK._replace(known=lambda r: False)
+    with pytest.raises(EvalError, match=r"no item is left to count: .*, 0 after known"):
         ask.run(never, pair_of(), planted(3), out, rules=Rules(known=True))
     assert run(pair_of(), planted(3), out) == (json.loads(json.dumps(whole)), False)
 
@@ -292,7 +292,7 @@ def test_a_stopped_run_goes_on(decoder, tmp_path, monkeypatch):
         assert not out.exists()
         with part.open("a") as file:  # killed while it wrote
             file.write('{"id": "n1", "cond')
-    with pytest.raises(ProbeError, match=r"part\.jsonl is there already, with another items"):
+    with pytest.raises(EvalError, match=r"part\.jsonl is there already, with another items"):
         run(pair_of(), planted(4), out)
     spoken, allowed[0] = [], 9
     assert run(pair_of(), planted(5), out, say=spoken.append).result == whole
@@ -306,11 +306,11 @@ def test_a_damaged_file_is_named(decoder, tmp_path, damage):
     out = tmp_path / "r.json"
     part = tmp_path / "r.json.part.jsonl"
     part.write_text(f"{damage}\n")
-    with pytest.raises(ProbeError, match=r"part\.jsonl is damaged \(line 1: .*\); remove it"):
+    with pytest.raises(EvalError, match=r"part\.jsonl is damaged \(line 1: .*\); remove it"):
         run(pair_of(), planted(2), out)
     part.unlink()
     out.write_text(damage)
-    with pytest.raises(ProbeError, match=r"r\.json is there already and is no result of a probe"):
+    with pytest.raises(EvalError, match=r"r\.json is there already and is no result of a task"):
         run(pair_of(), planted(2), out)
 
 
@@ -332,7 +332,7 @@ def test_a_result_of_another_shape_is_named(decoder, tmp_path, shape):
     rules = Rules(answerable=True) if recounted else Rules()
     for kept in (whole, {name: part for name, part in whole.items() if part is not None}):
         out.write_text(json.dumps(kept))
-        with pytest.raises(ProbeError, match=r"r\.json is damaged, or of another .*remove"):
+        with pytest.raises(EvalError, match=r"r\.json is damaged, or of another .*remove"):
             run(pair_of(), planted(2), out, rules=rules)
 
 
@@ -343,25 +343,25 @@ def test_records_of_another_shape_are_named(decoder, tmp_path, record):
     out.unlink()
     part = tmp_path / "r.json.part.jsonl"
     part.write_text(f"{json.dumps(about)}\n{json.dumps(record)}\n")
-    with pytest.raises(ProbeError, match=r"part\.jsonl is damaged, or of another version"):
+    with pytest.raises(EvalError, match=r"part\.jsonl is damaged, or of another version"):
         run(pair_of(), planted(2), out)
 
 
 def test_a_file_of_something_else_is_refused(decoder, tmp_path):
     out = tmp_path / "r.json"
     run(pair_of(), planted(2), out)
-    with pytest.raises(ProbeError, match=r"r\.json is there already, with another compressor;"):
+    with pytest.raises(EvalError, match=r"r\.json is there already, with another compressor;"):
         run(pair_of("e"), planted(2), out)
-    with pytest.raises(ProbeError, match="another items and max_new"):
+    with pytest.raises(EvalError, match="another items and max_new"):
         run(pair_of(), planted(3), out, max_new=5)
     for text in ("{", "[]", '{"about": 3}'):
         out.write_text(text)
-        with pytest.raises(ProbeError, match=r"r\.json is there already"):
+        with pytest.raises(EvalError, match=r"r\.json is there already"):
             run(pair_of(), planted(2), out)
 
 
 def test_nothing_to_ask_is_an_error(monkeypatch):
     why = {"a text too long for the decoder": 2}
     monkeypatch.setattr(ask, "prepare", lambda *args, **kwargs: ([], why))
-    with pytest.raises(ProbeError, match="none of the 2 items can be asked: 2 with a text too"):
+    with pytest.raises(EvalError, match="none of the 2 items can be asked: 2 with a text too"):
         run(pair_of(), planted(2))

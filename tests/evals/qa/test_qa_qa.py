@@ -8,15 +8,15 @@ from qa_items import measure, pair_of, planted, prepare
 from jaxcomp.config import config_hash
 from jaxcomp.evals.qa import ask
 from jaxcomp.evals.qa.conditions import CONDITIONS, Asked, Reading
-from jaxcomp.evals.qa.items import Item, ProbeError
-from jaxcomp.evals.qa.qa import PROBE, rates, run, table
+from jaxcomp.evals.qa.items import EvalError, Item
+from jaxcomp.evals.qa.qa import TASK, rates, run, table
 from jaxcomp.evals.qa.scoring import share
 
 
 def scored(item, answers):
     asked = Asked(item, "", [], [], 1, [], 1)
     readings = {c: Reading((), a) for c, a in zip(CONDITIONS, answers, strict=True)}
-    return {"context": item.id} | PROBE.scored(asked, readings)
+    return {"context": item.id} | TASK.scored(asked, readings)
 
 
 def test_scores_are_the_best_gold_answers_summed_over_questions():
@@ -39,7 +39,7 @@ def test_a_run_and_its_table(monkeypatch, tmp_path):
     monkeypatch.setattr(ask, "measure", measure)
     items = [item._replace(world=()) for item in planted(4)]
     result = run(pair_of(), items, tmp_path / "r.json").result
-    assert result["about"]["probe"] == "qa"
+    assert result["about"]["task"] == "qa"
     assert result["conditions"]["memory"]["exact"] == share(2, 4)
     assert result["conditions"]["text"]["f1"]["mean"] == 1.0
     row = next(line for line in table(result).split("\n") if line.startswith("memory"))
@@ -62,7 +62,7 @@ def test_selections_are_further_rows_and_a_result_of_their_own(monkeypatch, tmp_
     assert [line.split()[0] for line in said.split("\n")[-5:-2]] == ["rebuilt", "lead", "sage"]
     assert not run(pair_of(), items, out, also=("lead", "sage")).made
     for other in ((), ("lead",)):
-        with pytest.raises(ProbeError, match="another select; choose another --out"):
+        with pytest.raises(EvalError, match="another select; choose another --out"):
             run(pair_of(), items, out, also=other)
     # A result of before there were selections is one without.
     plain = tmp_path / "old.json"

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jaxcomp.data.documents import DataError
-from jaxcomp.evals.qa.items import Item, ProbeError, fingerprint
+from jaxcomp.evals.qa.items import EvalError, Item, fingerprint
 from jaxcomp.evals.qa.readers import read
 
 ROW = {
@@ -95,7 +95,7 @@ def test_conflictqas_truth_is_of_the_side_that_says_it(tmp_path):
 def test_squad_has_gold_answers_and_no_rival(tmp_path):
     struct = {**SQUAD, "id": 5, "answers": {"text": ["Oda"], "answer_start": [0]}}
     none = {**SQUAD, "id": 6, "answers": []}
-    found = read(jsonl(tmp_path, SQUAD, struct, none), probe="qa")
+    found = read(jsonl(tmp_path, SQUAD, struct, none), task="qa")
     assert [item.answers for item in found] == [("Oda", "Oda B."), ("Oda",), ()]
     assert [item.options for item in found] == [("Oda",), ("Oda",), ()]
     assert [item.id for item in found] == ["4", "5", "6"]
@@ -105,7 +105,7 @@ def test_what_is_beyond_the_limit_is_not_looked_at(tmp_path):
     file = tmp_path / "i.jsonl"
     file.write_text(f"{row()}\nnot json\n")
     assert len(read(file, 1)) == 1
-    with pytest.raises(ProbeError, match="line 2"):
+    with pytest.raises(EvalError, match="line 2"):
         read(file)
 
 
@@ -119,10 +119,10 @@ def test_what_is_beyond_the_limit_is_not_looked_at(tmp_path):
         ("[" * 100_000, "line 1: nested too deep"),
         (f'{{"id": {"9" * 5000}}}', "line 1: an integer of 5000 digits"),
         (without("prior_answer"), "line 1: the fields are id, question, context, context_answer; "
-         "--probe=overwriting takes rows with the fields of conflicts (question, context,"),
+         "--task=overwriting takes rows with the fields of conflicts (question, context,"),
         ('{"a": 1}', "or faitheval (question, context, choices, answerKey) or conflictqa ("),
         (f"{row()}\n{json.dumps(FAITH)}", "line 2: no field 'context_answer', which the first row"),
-        (json.dumps(SQUAD), "the fields are those of squad, which is for --probe=qa"),
+        (json.dumps(SQUAD), "the fields are those of squad, which is for --task=qa"),
         (row(context=None), "field 'context' is NoneType; expected text"),
         (row(id=True), "field 'id' is bool"),
         (row(context_answer=["Oda"]), "field 'context_answer' is a list of 1 (str)"),
@@ -141,24 +141,24 @@ def test_what_is_beyond_the_limit_is_not_looked_at(tmp_path):
 def test_a_bad_file_is_one_sentence(tmp_path, text, said):
     file = tmp_path / "i.jsonl"
     file.write_text(text)
-    with pytest.raises(ProbeError) as error:
+    with pytest.raises(EvalError) as error:
         read(file)
     assert said in str(error.value)
     assert str(error.value).startswith(str(file))
 
 
 def test_a_bad_place_is_one_sentence(tmp_path):
-    with pytest.raises(ProbeError, match=r"i\.jsonl: no such file"):
+    with pytest.raises(EvalError, match=r"i\.jsonl: no such file"):
         read(tmp_path / "i.jsonl")
-    with pytest.raises(ProbeError, match=r"i\.csv: unsupported kind"):
+    with pytest.raises(EvalError, match=r"i\.csv: unsupported kind"):
         read(tmp_path / "i.csv")
     cut = tmp_path / "cut.jsonl.gz"
     cut.write_bytes(gzip.compress(row().encode())[:-9])
-    with pytest.raises(ProbeError, match="is it complete"):
+    with pytest.raises(EvalError, match="is it complete"):
         read(cut)
     plain = tmp_path / "plain.jsonl.gz"
     plain.write_text(row())
-    with pytest.raises(ProbeError, match="cannot be read"):
+    with pytest.raises(EvalError, match="cannot be read"):
         read(plain)
     latin = tmp_path / "latin.jsonl"
     latin.write_bytes(b"\xe9")
@@ -167,11 +167,11 @@ def test_a_bad_place_is_one_sentence(tmp_path):
     table = tmp_path / "cut.parquet"
     pq.write_table(pa.Table.from_pylist([FAITH]), table)
     table.write_bytes(table.read_bytes()[:-9])
-    with pytest.raises(ProbeError, match=r"cut\.parquet: not a readable parquet file"):
+    with pytest.raises(EvalError, match=r"cut\.parquet: not a readable parquet file"):
         read(table)
 
 
 @pytest.mark.parametrize("limit", [0, -3])
 def test_a_limit_below_one_is_refused(tmp_path, limit):
-    with pytest.raises(ProbeError, match=f"limit is {limit}; expected at least 1"):
+    with pytest.raises(EvalError, match=f"limit is {limit}; expected at least 1"):
         read(tmp_path / "i.jsonl", limit)

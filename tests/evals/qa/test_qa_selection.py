@@ -8,7 +8,7 @@ from conftest import mesh_of
 from inference.inference_runs import config, texts
 
 from jaxcomp.evals.qa import selection
-from jaxcomp.evals.qa.items import ProbeError
+from jaxcomp.evals.qa.items import EvalError
 from jaxcomp.evals.qa.selection import Question, parse, select, sentences
 from jaxcomp.inference.pair import QUESTION, Pair, Traits
 from jaxcomp.models.attention_scores import attended
@@ -126,5 +126,5 @@ def test_names_are_parsed_or_refused():
     assert parse(None) == ()
     assert parse("sage,lead") == ("lead", "sage")
     for given, said in (("top", "'top' is none"), ("lead,lead", "'lead' is there twice")):
-        with pytest.raises(ProbeError, match=f"{said}; expected some of lead, random, sage"):
+        with pytest.raises(EvalError, match=f"{said}; expected some of lead, random, sage"):
             parse(given)
