@@ -195,7 +195,7 @@ def questions(rng, folder, kind):
     load(str(file))
 
 
-def questions(rng, folder, kind):
+def items(rng, folder, kind):
     from jaxcomp.evals.qa.readers import read
 
     rows, task = rng.choice(
@@ -232,8 +232,8 @@ KINDS = {
     "parquet": (documents, "parquet"),
     "questions jsonl": (questions, "jsonl"),
     "questions parquet": (questions, "parquet"),
-    "questions jsonl.gz": (questions, "jsonl.gz"),
-    "questions parquet": (questions, "parquet"),
+    "items jsonl.gz": (items, "jsonl.gz"),
+    "items parquet": (items, "parquet"),
     "tokenizer bpe": (tokenizer, "bpe"),
     "tokenizer world": (tokenizer, "world"),
 }
