@@ -58,19 +58,20 @@ Fraction = Annotated[float, Range(0, 1, below=True)]
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """Llama-3 RoPE scaling (`rope_type: llama3` of Hugging Face's config.json)."""
+    """RoPE scaling of Hugging Face's config.json; `linear` reads the factor alone."""
 
     factor: Positive = 8.0
     low_freq_factor: Positive = 1.0
     high_freq_factor: Positive = 4.0
     original_max_position_embeddings: Size = 8192
+    rope_type: str = field(default="llama3", metadata=OMIT_IF_DEFAULT)  # llama3 | linear
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """Shape of one transformer, by the names of Hugging Face's config.json."""
 
-    model_type: str = "llama"  # llama | qwen2 (biases on q, k, v) | qwen3 (RMSNorm on q and k)
+    model_type: str = "llama"  # a row of jaxcomp.models.families
     vocab_size: Count = 0  # 0: as large as the tokenizer's
     hidden_size: Size = 64  # D (E when it is the compressor)
     num_hidden_layers: Size = 2  # Y
@@ -83,14 +84,14 @@ class ModelConfig:
     rope_scaling: RopeScaling | None = None
     tie_word_embeddings: bool = True
     max_position_embeddings: Size = 4096
-
-    @property
-    def qk_norm(self) -> bool:
-        return self.model_type == "qwen3"
-
-    @property
-    def qkv_bias(self) -> bool:
-        return self.model_type == "qwen2"
+    # Only of families that list them (`Family.fields`). Layer y (from 1) attends to the whole text
+    # where `sliding_window_pattern` divides y, the others to `sliding_window` places; 0: all do.
+    sliding_window: Count = field(default=0, metadata=OMIT_IF_DEFAULT)
+    sliding_window_pattern: Count = field(default=0, metadata=OMIT_IF_DEFAULT)
+    # rope_theta of the layers with a window; their RoPE is not scaled
+    rope_local_base_freq: Positive = field(default=10_000.0, metadata=OMIT_IF_DEFAULT)
+    # scores are divided by its square root; 0: by that of head_dim
+    query_pre_attn_scalar: Count = field(default=0, metadata=OMIT_IF_DEFAULT)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from jaxcomp.config import (
     SweepConfig,
     check_numbers,
 )
-from jaxcomp.models.config import SUPPORTED, check_shape
+from jaxcomp.models.config import check_shape
+from jaxcomp.models.families import FAMILIES
 from jaxcomp.models.hub import is_id
 from jaxcomp.runtime.files import is_file, matching, size_of
 from jaxcomp.runtime.paths import is_remote
@@ -150,7 +151,7 @@ def _models(cfg: Config) -> None:
 
 
 def _model(key: str, m: ModelConfig) -> None:
-    _choice(f"{key}.model_type", m.model_type, tuple(SUPPORTED))
+    _choice(f"{key}.model_type", m.model_type, tuple(FAMILIES))
     check_shape(m, f"{key}.")
 
 

@@ -76,7 +76,7 @@ class AutoEncoder(nnx.Module):
         self.per_layer = compressor.per_layer
         D = decoder.cfg.hidden_size
         if markers_4D is None:
-            mean_D, std_D = moments(decoder.emb[...])
+            mean_D, std_D = moments(decoder.table_VD())
             markers_4D = mean_D + 0.1 * std_D * jax.random.normal(rngs.params(), (4, D))
         elif markers_4D.shape != (4, D):
             raise ConfigError(f"markers have shape {markers_4D.shape}, this decoder needs {(4, D)}")
@@ -271,7 +271,7 @@ def build(
         memory,
         segment=segment,
         slots=slots_of(memory, train, segment),
-        scale=scale_of(decoder.emb[...]) if scale is None else scale,
+        scale=scale_of(decoder.table_VD()) if scale is None else scale,
         decoder_learns=train.train_decoder,
         rngs=rngs,
     )

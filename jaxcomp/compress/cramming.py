@@ -66,7 +66,7 @@ def crammed(
     lr: jax.Array | float,
 ) -> Crammed:
     """`cram`, inside a compiled function."""
-    _, std_D = moments(model.decoder.emb[...])
+    _, std_D = moments(model.decoder.table_VD())
     unit = jnp.sqrt(jnp.mean(std_D**2))
     adam = optax.adam(lr)
 
@@ -103,7 +103,7 @@ def rebuilt_nll(
 
 def mean_start(model: AutoEncoder, memory: Memory) -> Memory:
     """The places of `memory`, each valid vector the decoder's mean token embedding."""
-    mean_D, _ = moments(model.decoder.emb[...])
+    mean_D, _ = moments(model.decoder.table_VD())
     vec_BMD = constrain(jnp.zeros_like(memory.vec_BMD) + mean_D, "act_BLD")
     return memory._replace(vec_BMD=vec_BMD * memory.seg_BM[:, :, None])
 

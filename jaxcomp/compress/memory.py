@@ -95,7 +95,7 @@ class Compressor(nnx.Module):
 
     def _hold(self, rngs: nnx.Rngs) -> None:
         """What is held beside tower and connector: the memory tokens."""
-        mean_E, std_E = moments(self.llm.emb[...])
+        mean_E, std_E = moments(self.llm.table_VD())
         # All alike where their places tell them apart: what one learns of its block, all learn.
         drawn = 1 if self.positions == "spread" else self.slots
         noise_ME = jax.random.normal(rngs.params(), (drawn, mean_E.shape[0]))

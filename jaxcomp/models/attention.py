@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcomp.config import ModelConfig
+from jaxcomp.config import MOST, ModelConfig
 from jaxcomp.models import kernels
 from jaxcomp.models.mask import Mask
 from jaxcomp.runtime.sharding import SPECS, platform
@@ -39,6 +40,8 @@ def implementation(
     """Which of `KERNELS` computes an attention on platform `where`: the fused one of the platform
     if it can say this mask, else the reference. Steps of decoding take `cached`.
     """
+    if mask.window is not None:
+        return "reference"
     itself = q_shape[1] == k_shape[1] and isinstance(mask.offset, int) and mask.offset == 0
     if where == "tpu" and itself and q_shape[1] >= kernels.LANES:
         return "splash"
@@ -104,13 +107,15 @@ class Rope(NamedTuple):
 
 
 def rope_frequencies(cfg: ModelConfig) -> np.ndarray:
-    """Radians per position of each of the H/2 pairs, with Llama-3's scaling where configured.
+    """Radians per position of each of the H/2 pairs, scaled where configured.
 
     Source: `_compute_llama3_parameters` of transformers/modeling_rope_utils.py.
     """
     freq = cfg.rope_theta ** (-np.arange(0, cfg.head_dim, 2, dtype=np.float64) / cfg.head_dim)
     scaling = cfg.rope_scaling
-    if scaling is not None:
+    if scaling is not None and scaling.rope_type == "linear":
+        freq = freq / scaling.factor
+    elif scaling is not None:
         turns = scaling.original_max_position_embeddings * freq / (2 * np.pi)
         low, high = scaling.low_freq_factor, scaling.high_freq_factor
         # 0 where fewer than `low` turns fit the original context (slowed), 1 where over `high`.
@@ -122,6 +127,39 @@ def rope_frequencies(cfg: ModelConfig) -> np.ndarray:
 def rope(cfg: ModelConfig, pos_BL: jax.Array) -> Rope:
     angle = pos_BL.astype(jnp.float32)[..., None, None] * rope_frequencies(cfg)
     return Rope(jnp.cos(angle), jnp.sin(angle))
+
+
+class Sight(NamedTuple):
+    """By what the layers attend: RoPE and mask, and the RoPE of layers with a window, if any."""
+
+    rope: Rope
+    mask: Mask
+    local: Rope | None = None
+
+    def of(self, window: jax.Array | None) -> tuple[Rope, Mask]:
+        """RoPE and mask of one layer, of which `window` is its entry in `windows`."""
+        if window is None or self.local is None:
+            return self.rope, self.mask
+        pairs = zip(self.local, self.rope, strict=True)
+        angle = Rope(*(jnp.where(window < MOST, local, whole) for local, whole in pairs))
+        return angle, self.mask._replace(window=window)
+
+
+def windows(cfg: ModelConfig) -> np.ndarray | None:
+    """Of each layer how many places a query sees (`Mask.window`); None where none has a window."""
+    if cfg.sliding_window_pattern <= 1:
+        return None
+    whole_Y = np.arange(1, cfg.num_hidden_layers + 1) % cfg.sliding_window_pattern == 0
+    return np.where(whole_Y, MOST, cfg.sliding_window).astype(np.int32)
+
+
+def sight(cfg: ModelConfig, pos_BL: jax.Array, mask: Mask) -> Sight:
+    """What every layer attends by, from position ids and the mask without windows."""
+    local = None
+    if windows(cfg) is not None:
+        base = dataclasses.replace(cfg, rope_theta=cfg.rope_local_base_freq, rope_scaling=None)
+        local = rope(base, pos_BL)
+    return Sight(rope(cfg, pos_BL), mask, local)
 
 
 def rotate(x_BLNH: jax.Array, angle: Rope) -> jax.Array:

@@ -9,22 +9,43 @@ import dataclasses
 from typing import Any
 
 from jaxcomp.config import ConfigError, ModelConfig, RopeScaling, check_numbers
+from jaxcomp.models.families import FAMILIES, MULTIMODAL, Family, family
 
-SUPPORTED = {
-    "llama": "LlamaForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-}
-VISION = "mllama"  # Llama-3.2-Vision: its text tower without cross-attention layers is a Llama
+SLIDING, FULL = "sliding_attention", "full_attention"
 
-# Fields that change the computation, with the only value that `model.py` computes.
-_ONLY = {
-    "hidden_act": "silu",
+# Of any family: what transformers takes for a field that config.json leaves out, ...
+_DEFAULTS: dict[str, Any] = {"rms_norm_eps": 1e-6, "rope_theta": 10_000.0}
+# ... fields that change the computation, with the only value that `model.py` computes, ...
+_FIXED: dict[str, Any] = {
     "attention_bias": False,
+    "attention_dropout": 0.0,
+    "dropout": 0.0,
     "mlp_bias": False,
     "use_sliding_window": False,
     "partial_rotary_factor": 1.0,
+    "rope_interleaved": False,
+    "is_encoder_decoder": False,
+    "add_cross_attention": False,
 }
+# ... and fields that say nothing of how logits are computed from tokens: bookkeeping, tokens with a
+# meaning (`*_token_id`), and what older releases of transformers wrote for generation and training.
+_INERT = frozenset(
+    """
+    _attn_implementation_autoset _name_or_path architectures auto_map bad_words_ids
+    begin_suppress_tokens cache_implementation chunk_size_feed_forward cross_attention_hidden_size
+    diversity_penalty do_sample dtype early_stopping encoder_no_repeat_ngram_size
+    exponential_decay_length_penalty finetuning_task id2label initializer_range is_decoder label2id
+    length_penalty max_length min_length model_max_length no_repeat_ngram_size num_beam_groups
+    num_beams num_return_sequences original_max_position_embeddings output_attentions
+    output_hidden_states output_scores prefix problem_type pruned_heads remove_invalid_values
+    repetition_penalty return_dict return_dict_in_generate suppress_tokens task_specific_params
+    temperature tf_legacy_loss tie_encoder_decoder tokenizer_class top_k top_p torch_dtype
+    torchscript transformers.js_config transformers_version typical_p unsloth_fixed
+    unsloth_version use_bfloat16 use_cache
+    """.split()  # noqa: SIM905 (one a line would be a page)
+)
+_LATER = {f.name: f.default for f in dataclasses.fields(ModelConfig) if f.metadata.get("later")}
+_COMMON = tuple(f.name for f in dataclasses.fields(ModelConfig) if f.name not in _LATER)
 _INTS = (
     "vocab_size",
     "hidden_size",
@@ -47,96 +68,154 @@ def from_hf(hf: dict[str, Any], source: str = "config.json") -> ModelConfig:
             "take the model from before it was quantised"
         )
     kind = hf.get("model_type")
-    if kind == VISION:
-        return from_hf(_text_of_vision(hf, source), f"{source} (text_config)")
-    if kind not in tuple(SUPPORTED):  # a tuple: what a broken file holds may have no hash
-        known = ", ".join((*SUPPORTED, VISION))
+    if kind in tuple(MULTIMODAL):  # a tuple: what a broken file holds may have no hash
+        return from_hf(_text_of(hf, source), f"{source} (text_config)")
+    if kind not in tuple(FAMILIES):
+        known = ", ".join((*FAMILIES, *MULTIMODAL))
         named = f", architectures {hf['architectures']!r}" if hf.get("architectures") else ""
         raise ConfigError(
             f"{source}: model_type is {kind!r}{named}; supported architectures are {known}"
         )
-    for name, only in _ONLY.items():
-        if hf.get(name) not in (None, only):
-            raise ConfigError(f"{source}: {name} is {hf[name]!r}; only {only!r} is supported")
-    layers = hf.get("layer_types")
-    if not isinstance(layers, list | None):
-        raise ConfigError(f"{source}: layer_types is {layers!r}, expected a list")
-    for layer in layers or ():
-        if layer != "full_attention":
-            raise ConfigError(
-                f"{source}: layer_types has {layer!r}; only 'full_attention' is supported"
-            )
-    values: dict[str, Any] = {name: _integer(hf, name, source) for name in _INTS}
+    row = family(kind)
+    _refuse_what_is_not_computed(hf, row, source)
+    own = _DEFAULTS | dict(row.defaults)
+    values: dict[str, Any] = {name: _integer(hf, name, source, own.get(name)) for name in _INTS}
     heads = values["num_attention_heads"]
-    # Qwen's files that leave it out mean 32; null means one a head.
-    left_out = 32 if kind != "llama" and "num_key_value_heads" not in hf else heads
-    # Qwen3 says 128, the others derive the head size.
-    own = 128 if kind == "qwen3" else values["hidden_size"] // max(heads, 1)
-    most = _integer(hf, "max_position_embeddings", source, 2048 if kind == "llama" else 32_768)
-    theta, scaling = _rope(hf, most, source)
+    # A default holds for files that leave the number out; null means one a head.
+    left_out = heads if "num_key_value_heads" in hf else own.get("num_key_value_heads", heads)
+    head_dim = own.get("head_dim", values["hidden_size"] // max(heads, 1))
+    most = _integer(hf, "max_position_embeddings", source, own.get("max_position_embeddings"))
     tied = hf.get("tie_word_embeddings")
     if not isinstance(tied, bool | None):
         raise ConfigError(f"{source}: tie_word_embeddings is {tied!r}, expected true or false")
+    for name in {"sliding_window", "query_pre_attn_scalar"} & set(row.fields):
+        values[name] = _integer(hf, name, source, own.get(name, _LATER[name]))
+    pattern = _pattern(hf, row, values["num_hidden_layers"], source)
     cfg = ModelConfig(
-        model_type=kind,
+        model_type=row.model_type,
         num_key_value_heads=_integer(hf, "num_key_value_heads", source, left_out),
-        head_dim=_integer(hf, "head_dim", source, own),
-        rms_norm_eps=_number(hf, "rms_norm_eps", source, 1e-6),
-        rope_theta=theta,
-        rope_scaling=scaling,
-        tie_word_embeddings=bool(tied),
+        head_dim=_integer(hf, "head_dim", source, head_dim),
+        rms_norm_eps=_number(hf, "rms_norm_eps", source, own["rms_norm_eps"]),
+        tie_word_embeddings=own.get("tie_word_embeddings", False) if tied is None else tied,
         max_position_embeddings=most,
+        sliding_window_pattern=pattern,
         **values,
+        **_ropes(hf, row, own["rope_theta"], most, source),
     )
     check(cfg, source)
     return cfg
 
 
-def _text_of_vision(hf: dict[str, Any], source: str) -> dict[str, Any]:
+def _text_of(hf: dict[str, Any], source: str = "config.json") -> dict[str, Any]:
+    """The config of the language model inside a multimodal one."""
+    outer = MULTIMODAL[hf["model_type"]]
     text = hf.get("text_config")
-    if not isinstance(text, dict) or not isinstance(text.get("cross_attention_layers"), list):
+    crossed = text.get("cross_attention_layers") if isinstance(text, dict) else None
+    if not isinstance(text, dict) or (outer.cross_attention and not isinstance(crossed, list)):
+        also = " with a list `cross_attention_layers`" if outer.cross_attention else ""
         raise ConfigError(
-            f"{source}: model_type is {VISION!r}, but there is no text_config with a list "
-            "`cross_attention_layers`; expected the config.json of Llama-3.2-Vision"
+            f"{source}: model_type is {outer.model_type!r}, but there is no text_config{also}; "
+            "expected the config.json of a published model"
         )
+    if "tie_word_embeddings" in hf:
+        text = {"tie_word_embeddings": hf["tie_word_embeddings"]} | text
+    text = text | {"model_type": outer.family}
+    if not outer.cross_attention:
+        return text
     layers = _integer(text, "num_hidden_layers", f"{source} (text_config)")
-    crossed = text["cross_attention_layers"]
-    for layer in crossed:
+    for layer in crossed or ():
         if type(layer) is not int or not 0 <= layer < layers:
             raise ConfigError(
                 f"{source} (text_config): cross_attention_layers has {layer!r}, expected numbers "
                 f"of layers, from 0 to {layers - 1}"
             )
-    own = layers - len(set(crossed))
-    return text | {"model_type": "llama", "num_hidden_layers": own}
+    own = layers - len(set(crossed or ()))
+    bare = {name: value for name, value in text.items() if name != "cross_attention_layers"}
+    return bare | {"num_hidden_layers": own}
+
+
+def _refuse_what_is_not_computed(hf: dict[str, Any], row: Family, source: str) -> None:
+    """Raises ConfigError for a field that is neither read nor at the value that is computed."""
+    fixed = _FIXED | dict(row.fixed) | {row.activation_field: row.activation}
+    read = {*_COMMON, *row.fields, "rope_parameters", "layer_types", "quantization_config"}
+    known = read | _INERT | set(row.inert)
+    for name, value in hf.items():
+        if name in fixed:
+            if value not in (None, fixed[name]):
+                raise ConfigError(
+                    f"{source}: {name} is {value!r}; only {fixed[name]!r} is supported for a "
+                    f"{row.model_type}: choose a model without it"
+                )
+        elif value is not None and name not in known and not name.endswith("_token_id"):
+            raise ConfigError(
+                f"{source}: {name} is {value!r}; {row.model_type} has no such field, and it may "
+                "change what the model computes: choose another model, or delete the field if "
+                "transformers gives the same logits without it"
+            )
+
+
+def _pattern(hf: dict[str, Any], row: Family, layers: int, source: str) -> int:
+    """`sliding_window_pattern`, by layer_types where it is given."""
+    default = row.defaults.get("sliding_window_pattern", 0)
+    windows = "sliding_window_pattern" in row.fields
+    given = _integer(hf, "sliding_window_pattern", source, default) if windows else 0
+    kinds = hf.get("layer_types")
+    if kinds is None:
+        return given
+    if not isinstance(kinds, list):
+        raise ConfigError(f"{source}: layer_types is {kinds!r}, expected a list")
+    allowed = (FULL, SLIDING) if windows else (FULL,)
+    for kind in kinds:
+        if kind not in allowed:
+            raise ConfigError(
+                f"{source}: layer_types has {kind!r}; only {' and '.join(map(repr, allowed))} is "
+                "supported"
+            )
+    if not windows:
+        return 0
+    # All of one kind say little of the pattern: the one that is given, if it agrees.
+    first = kinds.index(FULL) + 1 if FULL in kinds else len(kinds) + 1
+    for pattern in (given, first):
+        if kinds == layer_types(pattern, len(kinds)) and len(kinds) == layers:
+            return pattern
+    raise ConfigError(
+        f"{source}: layer_types is {kinds!r}; expected {layers} entries, every n-th of them "
+        f"{FULL!r}, the others {SLIDING!r}"
+    )
+
+
+def layer_types(pattern: int, layers: int) -> list[str]:
+    """Hugging Face's name of the attention of each layer, by `sliding_window_pattern`."""
+    return [SLIDING if pattern and y % pattern else FULL for y in range(1, layers + 1)]
 
 
 def to_hf(cfg: ModelConfig) -> dict[str, Any]:
     """config.json's contents; RoPE in both spellings, for any release of transformers."""
     check(cfg)
-    hf: dict[str, Any] = {"architectures": [SUPPORTED[cfg.model_type]]}
-    hf |= {f.name: getattr(cfg, f.name) for f in dataclasses.fields(cfg)}
-    hf["hidden_act"] = "silu"
-    if cfg.qkv_bias:
-        hf["use_sliding_window"] = False
-    else:
-        hf["attention_bias"] = False
-    if cfg.model_type == "llama":
-        hf["mlp_bias"] = False
+    row = family(cfg.model_type)
+    hf: dict[str, Any] = {"architectures": [row.architecture], row.activation_field: row.activation}
+    hf |= {name: getattr(cfg, name) for name in (*_COMMON, *row.fields)} | dict(row.fixed)
     rope: dict[str, Any] = {"rope_type": "default"}
     if cfg.rope_scaling is not None:
-        rope = {"rope_type": "llama3"} | dataclasses.asdict(cfg.rope_scaling)
+        rope = dataclasses.asdict(cfg.rope_scaling)
+        if cfg.rope_scaling.rope_type == "linear":
+            rope = {name: rope[name] for name in ("rope_type", "factor")}
     hf["rope_scaling"] = rope if cfg.rope_scaling is not None else None
-    hf["rope_parameters"] = rope | {"rope_theta": cfg.rope_theta}
+    rope = rope | {"rope_theta": cfg.rope_theta}
+    if "rope_local_base_freq" in row.fields:
+        local = {"rope_type": "default", "rope_theta": cfg.rope_local_base_freq}
+        rope = {FULL: rope, SLIDING: local}
+    hf["rope_parameters"] = rope
+    if "sliding_window_pattern" in row.fields:
+        hf["layer_types"] = layer_types(cfg.sliding_window_pattern, cfg.num_hidden_layers)
+    if "query_pre_attn_scalar" in row.fields:
+        hf["query_pre_attn_scalar"] = cfg.query_pre_attn_scalar or cfg.head_dim
     return hf
 
 
 def check(cfg: ModelConfig, source: str = "model") -> None:
     """Raises ConfigError where the sizes cannot make a transformer."""
-    if cfg.model_type not in SUPPORTED:
-        raise ConfigError(
-            f"{source}: model_type is {cfg.model_type!r}; supported: {', '.join(SUPPORTED)}"
-        )
+    family(cfg.model_type, source)
     check_numbers(cfg, f"{source}: ")
     if not cfg.vocab_size:
         raise ConfigError(
@@ -157,7 +236,23 @@ def check_shape(cfg: ModelConfig, where: str) -> None:
         raise ConfigError(
             f"{where}head_dim = {cfg.head_dim}: expected an even number (rotary embeddings)"
         )
+    row = family(cfg.model_type, where)
+    for name, default in _LATER.items():
+        if getattr(cfg, name) != default and name not in row.fields:
+            raise ConfigError(
+                f"{where}{name} = {getattr(cfg, name)}: a {row.model_type} has no such field; "
+                f"leave it at {default}"
+            )
+    if cfg.sliding_window_pattern > 1 and not cfg.sliding_window:
+        raise ConfigError(
+            f"{where}sliding_window = 0, but sliding_window_pattern = "
+            f"{cfg.sliding_window_pattern}: set both, or neither"
+        )
     rope = cfg.rope_scaling
+    if rope and rope.rope_type not in ("llama3", "linear"):
+        raise ConfigError(
+            f"{where}rope_scaling.rope_type = {rope.rope_type!r}: expected llama3 or linear"
+        )
     if rope and rope.high_freq_factor <= rope.low_freq_factor:
         raise ConfigError(
             f"{where}rope_scaling.high_freq_factor = {rope.high_freq_factor}: expected more than "
@@ -181,7 +276,31 @@ def _number(hf: dict[str, Any], name: str, source: str, default: float | None = 
     return float(value)
 
 
-def _rope(hf: dict[str, Any], most: int, source: str) -> tuple[float, RopeScaling | None]:
+def _ropes(hf: dict[str, Any], row: Family, theta: float, most: int, source: str) -> dict[str, Any]:
+    """The fields of ModelConfig about RoPE."""
+    if "rope_local_base_freq" not in row.fields:
+        theta, scaling = _rope(hf, theta, most, source)
+        return {"rope_theta": theta, "rope_scaling": scaling}
+    both = hf.get("rope_parameters") or {}
+    if not isinstance(both, dict) or not set(both) <= {FULL, SLIDING}:
+        raise ConfigError(
+            f"{source}: rope_parameters is {both!r}, expected one object for {FULL} and one for "
+            f"{SLIDING}"
+        )
+    theta, scaling = _rope(hf | {"rope_parameters": both.get(FULL)}, theta, most, source)
+    base = _number(hf, "rope_local_base_freq", source, 10_000.0)
+    local, scaled = _rope({"rope_parameters": both.get(SLIDING)}, base, most, source)
+    if scaled is not None:
+        raise ConfigError(
+            f"{source}: rope_parameters.{SLIDING} is {both[SLIDING]!r}; only the layers of "
+            f"{FULL} may scale it"
+        )
+    return {"rope_theta": theta, "rope_scaling": scaling, "rope_local_base_freq": local}
+
+
+def _rope(
+    hf: dict[str, Any], theta: float, most: int, source: str
+) -> tuple[float, RopeScaling | None]:
     """rope_theta and scaling; `rope_scaling` wins where `rope_parameters` stands too."""
     for field in ("rope_parameters", "rope_scaling"):
         rope = hf.get(field) or {}
@@ -195,21 +314,26 @@ def _rope(hf: dict[str, Any], most: int, source: str) -> tuple[float, RopeScalin
         raise ConfigError(
             f"{source}: {field}.partial_rotary_factor is {found!r}; only 1.0 is supported"
         )
-    theta = _number({"rope_theta": 10_000.0} | hf | rope, "rope_theta", source)
+    theta = _number({"rope_theta": theta} | hf | rope, "rope_theta", source)
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "default":
         return theta, None
+    if kind == "linear":
+        factor = _number(rope, "factor", f"{source}: {field}")
+        return theta, RopeScaling(factor=factor, rope_type="linear")
     if kind != "llama3":
         raise ConfigError(
-            f"{source}: {field}.rope_type is {kind!r}; supported are 'default' and 'llama3'"
+            f"{source}: {field}.rope_type is {kind!r}; supported are 'default', 'linear' and "
+            "'llama3'"
         )
-    names = [f.name for f in dataclasses.fields(RopeScaling)]
+    names = [f.name for f in dataclasses.fields(RopeScaling)[:4]]
     rope = {names[-1]: most} | rope
     missing = [name for name in names if name not in rope]
     if missing:
         raise ConfigError(f"{source}: {field} lacks {', '.join(missing)}, which llama3 needs")
-    floats = {name: _number(rope, name, f"{source}: {field}") for name in names[:-1]}
+    where = f"{source}: {field}"
+    floats: dict[str, Any] = {name: _number(rope, name, where) for name in names[:-1]}
     return theta, RopeScaling(
         **floats,
-        original_max_position_embeddings=_integer(rope, names[-1], f"{source}: {field}"),
+        original_max_position_embeddings=_integer(rope, names[-1], where),
     )

@@ -18,9 +18,9 @@ from jax.sharding import NamedSharding
 from safetensors import SafetensorError, safe_open
 
 from jaxcomp.config import LoraConfig, ModelConfig
-from jaxcomp.models.block import PROJECTIONS
-from jaxcomp.models.config import VISION, from_hf, to_hf
-from jaxcomp.models.model import Transformer, layer_leaves
+from jaxcomp.models.block import PROJECTIONS, layer_leaves
+from jaxcomp.models.config import from_hf, to_hf
+from jaxcomp.models.model import Transformer
 from jaxcomp.models.safetensors import DTYPES, HfError, Stored, read_all, stored_in
 from jaxcomp.models.weight_map import Tower, Weight, tower, weights
 from jaxcomp.runtime import paths, strict_json
@@ -125,9 +125,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _checked(folder: Path) -> tuple[ModelConfig, dict[str, Weight], Files]:
     """What `folder` holds and where, after every check that needs no values."""
     cfg, files, config = read_config(folder), _open_all(folder), _read_json(folder / CONFIG)
-    layers = (config["text_config"] if config["model_type"] == VISION else config)[
-        "num_hidden_layers"
-    ]
+    layers = config.get("text_config", config).get("num_hidden_layers", cfg.num_hidden_layers)
     if layers > len(files):  # before names are made for each of what may be a billion
         raise HfError(
             f"{folder / CONFIG}: num_hidden_layers is {layers}, but the weights have only "

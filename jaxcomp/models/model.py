@@ -1,4 +1,4 @@
-"""One transformer for Llama 3.x, Qwen2.5 and Qwen3: declared once, layers stacked and scanned."""
+"""One transformer for every family (families.py): declared once, layers stacked and scanned."""
 
 from __future__ import annotations
 
@@ -13,9 +13,20 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 
 from jaxcomp.config import ConfigError, LoraConfig, ModelConfig
-from jaxcomp.models.attention import Rope, attention, cached, rope
-from jaxcomp.models.block import PROJECTIONS, Block, KeyValues, KVOverride, apply_rope, rms_norm
+from jaxcomp.models.attention import Sight, attention, cached, sight, windows
+from jaxcomp.models.block import (
+    PROJECTIONS,
+    Block,
+    KeyValues,
+    KVOverride,
+    Leaf,
+    apply_rope,
+    layer_leaves,
+    norm_leaf,
+    rms_norm,
+)
 from jaxcomp.models.config import check
+from jaxcomp.models.families import family
 from jaxcomp.models.lora import Lora, init_lora
 from jaxcomp.models.mask import Mask
 from jaxcomp.runtime.sharding import SPECS, check_model, constrain, platform
@@ -23,48 +34,13 @@ from jaxcomp.runtime.sharding import SPECS, check_model, constrain, platform
 REMAT = ("none", "full", "offload")
 
 
-class Leaf(NamedTuple):
-    """One parameter of one layer (or of the model): its shape, its row of SPECS, its start."""
-
-    shape: tuple[int, ...]
-    spec: str
-    std: float  # of a truncated normal; 0: every value is `fill`
-    fill: float = 1.0
-
-
 def top_leaves(cfg: ModelConfig) -> dict[str, Leaf]:
     """Parameters outside the layers."""
     V, D = cfg.vocab_size, cfg.hidden_size
     # 1/sqrt(D): with a normalised hidden state the first logits have unit variance.
-    leaves = {"emb": Leaf((V, D), "emb_VD", D**-0.5), "norm": Leaf((D,), "norm_D", 0)}
+    leaves = {"emb": Leaf((V, D), "emb_VD", D**-0.5), "norm": norm_leaf(cfg)}
     if not cfg.tie_word_embeddings:
         leaves["head"] = Leaf((V, D), "emb_VD", D**-0.5)
-    return leaves
-
-
-def layer_leaves(cfg: ModelConfig) -> dict[str, Leaf]:
-    """Parameters of one layer; the model stacks them on a leading axis Y."""
-    D, F, H = cfg.hidden_size, cfg.intermediate_size, cfg.head_dim
-    N, K = cfg.num_attention_heads, cfg.num_key_value_heads
-    # 2Y branches add to the residual stream; so scaled, their sum has the size of one (GPT-2).
-    branch = (2 * cfg.num_hidden_layers) ** -0.5
-    leaves = {
-        "attn_norm": Leaf((D,), "norm_D", 0),
-        "mlp_norm": Leaf((D,), "norm_D", 0),
-        "q": Leaf((D, N, H), "qkv_DNH", D**-0.5),
-        "k": Leaf((D, K, H), "qkv_DNH", D**-0.5),
-        "v": Leaf((D, K, H), "qkv_DNH", D**-0.5),
-        "o": Leaf((N, H, D), "o_NHD", branch * (N * H) ** -0.5),
-        "gate": Leaf((D, F), "up_DF", D**-0.5),
-        "up": Leaf((D, F), "up_DF", D**-0.5),
-        "down": Leaf((F, D), "down_FD", branch * F**-0.5),
-    }
-    if cfg.qk_norm:
-        leaves |= {"q_norm": Leaf((H,), "norm_D", 0), "k_norm": Leaf((H,), "norm_D", 0)}
-    if cfg.qkv_bias:
-        leaves |= {
-            f"{name}_bias": Leaf(leaves[name].shape[1:], "bias_NH", 0, 0.0) for name in "qkv"
-        }
     return leaves
 
 
@@ -160,7 +136,17 @@ class Transformer(nnx.Module):
         # what was found moves, never the table.
         tok_BL = jax.reshard(tok_BL, P("replica"))
         found_BLD = self.emb[...].at[tok_BL].get(out_sharding=SPECS["found_BLD"])
-        return constrain(found_BLD.astype(self.dtype), "act_BLD")
+        return constrain(self._scaled(found_BLD.astype(self.dtype)), "act_BLD")
+
+    def table_VD(self) -> jax.Array:
+        """The embedding of every token, as `embed` gives it, in the weights' dtype."""
+        return self._scaled(self.emb[...])
+
+    def _scaled(self, x: jax.Array) -> jax.Array:
+        if not family(self.cfg.model_type).scale_embeddings:
+            return x
+        # Rounded to the dtype first, as transformers does.
+        return x * jnp.asarray(self.cfg.hidden_size**0.5, x.dtype)
 
     def head_VD(self) -> jax.Array:
         """The output matrix, tied or not."""
@@ -234,10 +220,11 @@ class Transformer(nnx.Module):
         unroll: int,
     ) -> tuple[jax.Array, KeyValues | None]:
         """All layers and the final norm; with keys and values of the `last` places, if any."""
-        x_BLD, angle, mask = self._start(x_BLD, pos_BL, seg_BL, packed)
+        x_BLD, seen = self._start(x_BLD, pos_BL, seg_BL, packed)
 
         def body(x_BLD: jax.Array, xs: Any) -> tuple[jax.Array, KeyValues | None]:
-            layer, key, kv = xs
+            layer, key, kv, window = xs
+            angle, mask = seen.of(window)
             x_BLD = checkpoint_name(x_BLD, "layer_input")
             q_BLNH, k_BSKH, v_BSKH = layer.heads(x_BLD, key)
             kept = KeyValues(k_BSKH[:, -last:], v_BSKH[:, -last:]) if last else None
@@ -251,9 +238,14 @@ class Transformer(nnx.Module):
             keys_Y = jax.random.split(dropout_key, self.cfg.num_hidden_layers)
         with jax.named_scope("layers"):
             scan_body = _rematerialise(body, remat)
-            xs = (self.layers, keys_Y, kv_override and kv_override.kv)
+            xs = (self.layers, keys_Y, kv_override and kv_override.kv, windows(self.cfg))
             x_BLD, kept = jax.lax.scan(scan_body, x_BLD, xs, unroll=unroll or _unroll())
-        return rms_norm(x_BLD, self.norm[...], self.cfg.rms_norm_eps), kept
+        return self.last_norm(x_BLD), kept
+
+    def last_norm(self, x_BLD: jax.Array) -> jax.Array:
+        """What follows the last layer."""
+        offset = family(self.cfg.model_type).norm_offset
+        return rms_norm(x_BLD, self.norm[...], self.cfg.rms_norm_eps, offset)
 
     def prefill(
         self,
@@ -264,10 +256,11 @@ class Transformer(nnx.Module):
         kv_override: KVOverride | None = None,
     ) -> tuple[jax.Array, Cache]:
         """As `__call__`, keeping keys and values in a cache with room for `size` >= L of them."""
-        x_BLD, angle, mask = self._start(x_BLD, pos_BL, seg_BL)
+        x_BLD, seen = self._start(x_BLD, pos_BL, seg_BL)
 
         def body(x_BLD: jax.Array, xs: Any) -> tuple[jax.Array, Any]:
-            layer, kv = xs
+            layer, kv, window = xs
+            angle, mask = seen.of(window)
             q_BLNH, k_BSKH, v_BSKH = layer.heads(x_BLD, None)
             override_y = kv_override and kv_override._replace(kv=kv)
             q_BLNH, k_BSKH, v_BSKH = apply_rope(q_BLNH, k_BSKH, v_BSKH, angle, override_y)
@@ -275,31 +268,32 @@ class Transformer(nnx.Module):
             kept = k_BSKH.transpose(0, 2, 1, 3), v_BSKH.transpose(0, 2, 1, 3)
             return layer.mix(x_BLD, heads_BLNH, None), kept
 
-        xs = (self.layers, kv_override and kv_override.kv)
+        xs = (self.layers, kv_override and kv_override.kv, windows(self.cfg))
         x_BLD, (k_YBKSH, v_YBKSH) = jax.lax.scan(body, x_BLD, xs)
         room = size - x_BLD.shape[1]
         wide = ((0, 0), (0, 0), (0, 0), (0, room), (0, 0))
         cache = Cache(
             jnp.pad(k_YBKSH, wide),
             jnp.pad(v_YBKSH, wide),
-            jnp.pad(mask.kv_seg_BS, ((0, 0), (0, room))),
+            jnp.pad(seen.mask.kv_seg_BS, ((0, 0), (0, room))),
             jnp.int32(x_BLD.shape[1]),
         )
-        return rms_norm(x_BLD, self.norm[...], self.cfg.rms_norm_eps), cache
+        return self.last_norm(x_BLD), cache
 
     def step(
         self, x_BLD: jax.Array, pos_BL: jax.Array, seg_BL: jax.Array, cache: Cache
     ) -> tuple[jax.Array, Cache]:
         """As `__call__` for the next L tokens after those in the cache, which it extends."""
-        x_BLD, angle, mask = self._start(x_BLD, pos_BL, seg_BL)
-        at = cache.length
-        seg_BS = jax.lax.dynamic_update_slice(cache.seg_BS, mask.q_seg_BL, (0, at))
-        mask = Mask(True, mask.q_seg_BL, seg_BS, at)
+        x_BLD, seen = self._start(x_BLD, pos_BL, seg_BL)
+        at, q_seg_BL = cache.length, seen.mask.q_seg_BL
+        seg_BS = jax.lax.dynamic_update_slice(cache.seg_BS, q_seg_BL, (0, at))
+        seen = seen._replace(mask=Mask(True, q_seg_BL, seg_BS, at))
 
         def body(carry: Any, xs: Any) -> tuple[Any, None]:
             # The whole cache is carried and written in place: as xs and ys it would be copied.
             x_BLD, k_YBKSH, v_YBKSH = carry
-            layer, y = xs
+            layer, y, window = xs
+            angle, mask = seen.of(window)
             q_BLNH, k_BLKH, v_BLKH = layer.qkv(x_BLD, angle, None)
             k_BKLH, v_BKLH = k_BLKH.transpose(0, 2, 1, 3), v_BLKH.transpose(0, 2, 1, 3)
             where = (y, 0, 0, at, 0)
@@ -309,18 +303,18 @@ class Transformer(nnx.Module):
             return (layer.mix(x_BLD, heads_BLNH, None), k_YBKSH, v_YBKSH), None
 
         carry = (x_BLD, cache.k_YBKSH, cache.v_YBKSH)
-        layers = (self.layers, jnp.arange(self.cfg.num_hidden_layers))
+        layers = (self.layers, jnp.arange(self.cfg.num_hidden_layers), windows(self.cfg))
         (x_BLD, k_YBKSH, v_YBKSH), _ = jax.lax.scan(body, carry, layers)
-        hidden_BLD = rms_norm(x_BLD, self.norm[...], self.cfg.rms_norm_eps)
+        hidden_BLD = self.last_norm(x_BLD)
         return hidden_BLD, Cache(k_YBKSH, v_YBKSH, seg_BS, at + x_BLD.shape[1])
 
     def _start(
         self, x_BLD: jax.Array, pos_BL: jax.Array, seg_BL: jax.Array, packed: bool = True
-    ) -> tuple[jax.Array, Rope, Mask]:
+    ) -> tuple[jax.Array, Sight]:
         seg_BL = constrain(seg_BL.astype(jnp.int32), "batch")
         x_BLD = constrain(x_BLD.astype(self.dtype), "act_BLD")
         mask = Mask(True, seg_BL, seg_BL, packed=packed)
-        return x_BLD, rope(self.cfg, constrain(pos_BL, "batch")), mask
+        return x_BLD, sight(self.cfg, constrain(pos_BL, "batch"), mask)
 
 
 def _unroll() -> int:

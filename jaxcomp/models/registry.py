@@ -1,4 +1,4 @@
-"""The paper's models, and a small one: where their weights are published, and their shapes, so that
+"""The paper's models and some others: where their weights are published, and their shapes, so that
 a config or a plan needs no download.
 
 Shapes are those of the published config.json files; a test holds their parameter counts against the
@@ -61,6 +61,50 @@ def _qwen3(hub: str, D: int, Y: int, N: int, F: int, *, tied: bool = False) -> P
     return Published(f"Qwen/{hub}", shape, gated=False)
 
 
+def _olmo2(hub: str, D: int, Y: int, N: int, K: int, F: int) -> Published:
+    shape = ModelConfig(
+        model_type="olmo2",
+        vocab_size=100_352,
+        hidden_size=D,
+        num_hidden_layers=Y,
+        num_attention_heads=N,
+        num_key_value_heads=K,
+        head_dim=128,
+        intermediate_size=F,
+        rms_norm_eps=1e-6,
+        rope_theta=500_000.0,
+        tie_word_embeddings=False,
+        max_position_embeddings=4096,
+    )
+    return Published(f"allenai/{hub}", shape, gated=False)
+
+
+def _gemma3(
+    hub: str, D: int, Y: int, N: int, K: int, F: int, *, H: int = 256, scalar: int = 256
+) -> Published:
+    """The larger ones, which also read images, know a longer text."""
+    large = D > 2000
+    shape = ModelConfig(
+        model_type="gemma3_text",
+        vocab_size=262_208 if large else 262_144,
+        hidden_size=D,
+        num_hidden_layers=Y,
+        num_attention_heads=N,
+        num_key_value_heads=K,
+        head_dim=H,
+        intermediate_size=F,
+        rms_norm_eps=1e-6,
+        rope_theta=1_000_000.0,
+        rope_scaling=RopeScaling(factor=8, rope_type="linear") if large else None,
+        tie_word_embeddings=True,
+        max_position_embeddings=131_072 if large else 32_768,
+        sliding_window=1024 if large else 512,
+        sliding_window_pattern=6,
+        query_pre_attn_scalar=scalar,
+    )
+    return Published(f"google/{hub}", shape, gated=True)
+
+
 _SMOLLM2 = ModelConfig(
     model_type="llama",
     vocab_size=49_152,
@@ -89,7 +133,17 @@ MODELS: dict[str, Published] = {
     "qwen3-8b": _qwen3("Qwen3-8B", 4096, 36, 32, 12_288),
     "qwen3-14b": _qwen3("Qwen3-14B", 5120, 40, 40, 17_408),
     "qwen3-32b": _qwen3("Qwen3-32B", 5120, 64, 64, 25_600),
-    # Not of the paper: small enough for a CPU.
+    # Not of the paper. Of Gemma 3 from 4B on it is the text tower.
+    "gemma3-270m": _gemma3("gemma-3-270m", 640, 18, 4, 1, 2048),
+    "gemma3-1b": _gemma3("gemma-3-1b-pt", 1152, 26, 4, 1, 6912),
+    "gemma3-4b": _gemma3("gemma-3-4b-pt", 2560, 34, 8, 4, 10_240),
+    "gemma3-12b": _gemma3("gemma-3-12b-pt", 3840, 48, 16, 8, 15_360),
+    "gemma3-27b": _gemma3("gemma-3-27b-pt", 5376, 62, 32, 16, 21_504, H=128, scalar=168),
+    "olmo2-1b": _olmo2("OLMo-2-0425-1B", 2048, 16, 16, 16, 8192),
+    "olmo2-7b": _olmo2("OLMo-2-1124-7B", 4096, 32, 32, 32, 11_008),
+    "olmo2-13b": _olmo2("OLMo-2-1124-13B", 5120, 40, 40, 40, 13_824),
+    "olmo2-32b": _olmo2("OLMo-2-0325-32B", 5120, 64, 40, 8, 27_648),
+    # Small enough for a CPU.
     "smollm2-135m": Published("HuggingFaceTB/SmolLM2-135M-Instruct", _SMOLLM2, gated=False),
 }
 

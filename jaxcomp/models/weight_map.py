@@ -1,9 +1,9 @@
 """Where every parameter of ours stands in Hugging Face's files.
 
 Hugging Face stores a linear projection as [out, in] with heads flattened; ours is [in..., out...]
-with heads apart. The text tower of Llama-3.2-Vision is a Llama whose files hold more: layers of
-cross-attention among its own, which without an image do nothing, and rows of the embedding for the
-image.
+with heads apart. The files of a multimodal model hold more than its language model: other towers,
+and in Llama-3.2-Vision layers of cross-attention among its own, which without an image do nothing,
+and rows of the embedding for the image.
 """
 
 from __future__ import annotations
@@ -15,19 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxcomp.config import ModelConfig
-from jaxcomp.models.block import PROJECTIONS
-from jaxcomp.models.config import VISION
-from jaxcomp.models.model import layer_leaves, top_leaves
-
-LAYER_NAMES = {
-    "attn_norm": "input_layernorm.weight",
-    "mlp_norm": "post_attention_layernorm.weight",
-    "q_norm": "self_attn.q_norm.weight",
-    "k_norm": "self_attn.k_norm.weight",
-    **{f"{name}_bias": f"self_attn.{name}_proj.bias" for name in "qkv"},
-    **{name: f"self_attn.{name}_proj.weight" for name in "qkvo"},
-    **{name: f"mlp.{name}_proj.weight" for name in ("gate", "up", "down")},
-}
+from jaxcomp.models.block import PROJECTIONS, layer_leaves
+from jaxcomp.models.families import MULTIMODAL, family
+from jaxcomp.models.model import top_leaves
 
 
 class Tower(NamedTuple):
@@ -44,40 +34,37 @@ class Tower(NamedTuple):
         return f"{self.prefix}embed_tokens.weight"
 
 
-# Of Llama-3.2-Vision: as published, as transformers 4 and as transformers 5 write it.
-_VISION = (
+# Of a multimodal model: as published, as transformers 4 and as transformers 5 write it.
+_INSIDE = (
     Tower("language_model.model.", "language_model.lm_head.weight"),
     Tower("model.language_model.", "lm_head.weight"),
     Tower("language_model.", "lm_head.weight"),
 )
-_IMAGE_ROWS = 8
 
 
 def tower(config: dict[str, Any], names: Container[str]) -> Tower:
     """The language model of a checkpoint with this config.json and these tensor names."""
-    if config.get("model_type") != VISION:
+    outer = MULTIMODAL.get(config.get("model_type", ""))
+    if outer is None:
         return Tower()
+    found = next((t for t in _INSIDE if t.emb in names), _INSIDE[0])
     text = config["text_config"]
-    found = next((t for t in _VISION if t.emb in names), _VISION[0])
-    crossed = set(text["cross_attention_layers"])
+    crossed = set(text["cross_attention_layers"]) if outer.cross_attention else set()
     return found._replace(
-        layers=tuple(y for y in range(text["num_hidden_layers"]) if y not in crossed),
+        layers=tuple(y for y in range(text["num_hidden_layers"]) if y not in crossed)
+        if crossed
+        else (),
         ignored=(
             *(f"{found.prefix}layers.{y}." for y in sorted(crossed)),
-            *(f"{start}{name}" for start in ("", "model.") for name in _OTHER_TOWERS),
+            *(f"{start}{name}" for start in ("", "model.") for name in outer.others),
         ),
-        extra_rows=_IMAGE_ROWS,
+        extra_rows=outer.extra_rows,
     )
 
 
 def module_tower(config: dict[str, Any]) -> Tower:
     """The language model's names as modules of transformers' model class, which adapters go by."""
-    if config.get("model_type") != VISION:
-        return Tower()
-    return tower(config, (_VISION[1].emb,))
-
-
-_OTHER_TOWERS = ("vision_model.", "multi_modal_projector.")
+    return tower(config, (_INSIDE[1].emb,))
 
 
 class Weight(NamedTuple):
@@ -86,7 +73,7 @@ class Weight(NamedTuple):
     names: tuple[str, ...]  # one a layer, or one alone
     stacked: bool
     shape: tuple[int, ...]  # ours, without the layer axis
-    inputs: int | None  # leading axes that are contracted (0: a bias); None: stored as it is
+    inputs: int | None  # leading axes that are contracted (0: none); None: stored as it is
     spec: str
     extra_rows: int = 0
 
@@ -114,13 +101,14 @@ def weights(cfg: ModelConfig, tower: Tower) -> dict[str, Weight]:
     }
     table["emb"] = table["emb"]._replace(extra_rows=tower.extra_rows)
     layers = tower.layers or range(cfg.num_hidden_layers)
+    stored_as = family(cfg.model_type).layer_names
     for name, leaf in layer_leaves(cfg).items():
-        names = tuple(f"{tower.prefix}layers.{y}.{LAYER_NAMES[name]}" for y in layers)
+        names = tuple(f"{tower.prefix}layers.{y}.{stored_as[name]}" for y in layers)
         inputs = None
         if name in PROJECTIONS:
             x, w, _ = PROJECTIONS[name].eq.replace("->", ",").split(",")
             inputs = sum(letter in x for letter in w)
-        elif name.endswith("_bias"):
+        elif len(leaf.shape) > 1:  # heads apart: a bias, or a norm over all heads
             inputs = 0
         table[f"layers.{name}"] = Weight(names, True, leaf.shape, inputs, leaf.spec)
     return table

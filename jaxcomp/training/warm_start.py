@@ -73,7 +73,7 @@ def begun(cfg: Config, model: AutoEncoder, workdir: Path | None = None) -> AutoE
 def _in_own_unit(params: Params, model: AutoEncoder, other: Config) -> Params:
     """The connector's last map, which `other` trained, in the unit of the fresh `model`'s: a
     decoder that learns may have another (`memory.unit_of`), and the vectors are the same."""
-    emb_VD = model.decoder.emb[...].astype(dtypes(other.train, other.memory).decoder)
+    emb_VD = model.decoder.table_VD().astype(dtypes(other.train, other.memory).decoder)
     there = unit_of(scale_of(emb_VD).std, other.train.train_decoder)
     here = model.compressor.connector.unit
     if here == there:

@@ -31,14 +31,14 @@ class Layer(nn.Module):
         self.o = nn.Linear(N * H, D, bias=False)
         self.gate, self.up = (nn.Linear(D, F_, bias=False) for _ in range(2))
         self.down = nn.Linear(F_, D, bias=False)
-        if cfg.qk_norm:
+        if cfg.model_type == "qwen3":
             self.q_norm, self.k_norm = nn.RMSNorm(H, eps), nn.RMSNorm(H, eps)
 
     def forward(self, x_BLD, cos_BL1H, sin_BL1H, mask_B1LL):
         B, L, _ = x_BLD.shape
         h_BLD = self.attn_norm(x_BLD)
         q, k, v = (f(h_BLD).view(B, L, -1, self.cfg.head_dim) for f in (self.q, self.k, self.v))
-        if self.cfg.qk_norm:
+        if self.cfg.model_type == "qwen3":
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = _rotate(q, cos_BL1H, sin_BL1H), _rotate(k, cos_BL1H, sin_BL1H)
         heads_BNLH = F.scaled_dot_product_attention(

@@ -78,7 +78,11 @@ def layer_weights(llm: Transformer, y: int) -> dict[str, np.ndarray]:
     block = llm.layers
     names = ("q", "k", "v", "o", "gate", "up", "down")
     out = {n: np.array(getattr(block, n).w[...][y], np.float64) for n in names}
-    norms = ("attn_norm", "mlp_norm", *(("q_norm", "k_norm") if llm.cfg.qk_norm else ()))
+    norms = (
+        "attn_norm",
+        "mlp_norm",
+        *(("q_norm", "k_norm") if hasattr(llm.layers, "q_norm") else ()),
+    )
     return out | {n: np.array(getattr(block, n)[...][y], np.float64) for n in norms}
 
 
@@ -111,7 +115,7 @@ def states_by_hand(llm: Transformer, x_SE, pos_S, given=None, kept=None) -> np.n
         for s, (x_E, position) in enumerate(zip(x_SE, pos_S, strict=True)):
             h = rms(x_E, w["attn_norm"])
             q, k, v = (np.einsum("e,enh->nh", h, w[n]) for n in "qkv")
-            if cfg.qk_norm:
+            if "q_norm" in w:
                 q, k = rms(q, w["q_norm"]), rms(k, w["k_norm"])
             k, v = (k, v) if given is None or s not in given else given[s][y]
             both.append(np.stack([k, v]))

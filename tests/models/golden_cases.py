@@ -61,11 +61,33 @@ QWEN3 = {name: x for name, x in LLAMA.items() if not name.startswith("rope_")} |
 }
 QWEN2 = LLAMA | {"model_type": "qwen2", "use_sliding_window": False, "num_key_value_heads": 1}
 
+OLMO2 = LLAMA | {"model_type": "olmo2"}
+# A window shorter than the rows, layers of both kinds, both thetas far from their defaults.
+GEMMA3 = {
+    "model_type": "gemma3_text",
+    "vocab_size": 48,
+    "hidden_size": 24,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "intermediate_size": 28,
+    "sliding_window": 5,
+    "sliding_window_pattern": 3,
+    "query_pre_attn_scalar": 13,
+    "rope_theta": 1000.0,
+    "rope_local_base_freq": 100.0,
+    "rope_scaling": {"rope_type": "linear", "factor": 4.0},
+    "max_position_embeddings": 64,
+}
+
 
 def respelled(config: dict[str, Any], spelling: str) -> dict[str, Any]:
     """The same config with the fields of RoPE in the given spelling."""
     if "text_config" in config:
         return config | {"text_config": respelled(config["text_config"], spelling)}
+    if "rope_local_base_freq" in config or "full_attention" in config.get("rope_parameters", {}):
+        return respelled_of_two(config, spelling)
     new = config.get("rope_parameters") or {}
     old = config.get("rope_scaling") or {"rope_type": "default"}
     theta = new.get("rope_theta", config.get("rope_theta"))
@@ -75,6 +97,23 @@ def respelled(config: dict[str, Any], spelling: str) -> dict[str, Any]:
         return bare | {"rope_parameters": rope | {"rope_theta": theta}}
     scaling = None if rope["rope_type"] == "default" else rope
     return bare | {"rope_theta": theta, "rope_scaling": scaling}
+
+
+def respelled_of_two(config: dict[str, Any], spelling: str) -> dict[str, Any]:
+    """`respelled` for a family whose layers have one of two kinds of RoPE."""
+    local = {"rope_type": "default", "rope_theta": config.get("rope_local_base_freq")}
+    whole = (config.get("rope_scaling") or {}) | {"rope_theta": config.get("rope_theta")}
+    both = {"full_attention": whole, "sliding_attention": local}
+    both = config.get("rope_parameters", both)
+    bare = {name: x for name, x in config.items() if not name.startswith("rope_")}
+    if spelling == "new":
+        return bare | {"rope_parameters": both}
+    scaling = {name: x for name, x in both["full_attention"].items() if name != "rope_theta"}
+    return bare | {
+        "rope_theta": both["full_attention"]["rope_theta"],
+        "rope_local_base_freq": both["sliding_attention"]["rope_theta"],
+        "rope_scaling": scaling or None,
+    }
 
 
 _SCALED = LLAMA31["rope_scaling"]
@@ -117,6 +156,25 @@ CASES: dict[str, dict[str, Any]] = {
         "image_token_index": 48,
         "text_config": _TEXT,
         "vision_config": _VISION,
+    },
+    "olmo2": OLMO2,
+    "gemma3": GEMMA3,
+    "gemma3-vision": {
+        "model_type": "gemma3",
+        "image_token_index": 47,
+        "boi_token_index": 46,
+        "eoi_token_index": 45,
+        "mm_tokens_per_image": 4,
+        "text_config": respelled_of_two(GEMMA3, "new") | {"num_hidden_layers": 3},
+        "vision_config": {
+            "model_type": "siglip_vision_model",
+            "hidden_size": 8,
+            "intermediate_size": 8,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 1,
+            "image_size": 4,
+            "patch_size": 2,
+        },
     },
 }
 

@@ -61,7 +61,9 @@ def _make(name: str, folder: Path, seed: int) -> tuple[Golden, float]:
         auto = transformers.AutoModelForImageTextToText
     model = auto.from_config(cfg, dtype=torch.bfloat16)
     for parameter_name, parameter in sorted(model.named_parameters()):
-        around = 1.0 if parameter_name.endswith("norm.weight") else 0.0
+        # Gemma adds the one itself.
+        one = parameter_name.endswith("norm.weight") and "gemma" not in config["model_type"]
+        around = 1.0 if one else 0.0
         value = rng.normal(around, 0.3, tuple(parameter.shape)).astype(np.float32)
         parameter.data.copy_(torch.from_numpy(value))
     shutil.rmtree(folder, ignore_errors=True)
@@ -96,6 +98,12 @@ def read(auto: Any, folder: Path) -> Any:
     """transformers' model in float32, its attention in plain float32 operations."""
     model = auto.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
     return model.eval()
+
+
+def logits_of(folder: Path, rows: list[list[int]]) -> dict[str, np.ndarray]:
+    """Of a folder's language model, by the side of the padding."""
+    model = read(transformers.AutoModelForCausalLM, folder)
+    return {side: _logits(model, padded(rows, side)) for side in SIDES}
 
 
 def _logits(model: Any, batch: tuple[np.ndarray, ...]) -> np.ndarray:

@@ -99,6 +99,17 @@ def test_shares_are_the_mean_softmax_of_layers_heads_and_queries(model):
     np.testing.assert_allclose(share_BL.sum(1), [1, 1, 1, 0], rtol=1e-5)
 
 
+def test_nothing_beyond_the_window_is_attended_to(mesh):
+    near = dataclasses.replace(
+        CFG, model_type="gemma3_text", sliding_window=3, sliding_window_pattern=9
+    )
+    found = run(Transformer(near, rngs=nnx.Rngs(0)), rows(), AT_BQ[:4])
+    wanted = np.zeros((4, L), bool)  # each query's own place and the two before it
+    wanted[0, 5:9] = wanted[1, [0, 1, 2, 3, 4, 5]] = wanted[2, 1:4] = True
+    np.testing.assert_array_equal(found.share_BL > 0, wanted)
+    np.testing.assert_allclose(found.share_BL.sum(1), [1, 1, 1, 0], rtol=1e-5)
+
+
 def test_states_are_the_models_own_and_rows_stand_alone(model, mesh):
     batch = rows()
     found = run(model, batch, AT_BQ[:4])

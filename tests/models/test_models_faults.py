@@ -255,8 +255,3 @@ def test_a_weight_that_is_no_number_is_refused_by_its_tensor(tmp_path, value, dt
         pytest.raises(hf.HfError, match=rf"{name} holds NaN or infinity; the weights are damaged"),
     ):
         hf.load(tmp_path)
-
-
-def test_text_config_of_another_kind_of_model_says_nothing(tmp_path, mesh):
-    write_folder(tmp_path, QWEN3 | {"text_config": {}}, random_tensors(QWEN3))
-    hf.load(tmp_path)

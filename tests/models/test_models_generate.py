@@ -19,6 +19,9 @@ from jaxcomp.runtime.sharding import put_batch, use_mesh
 CFG = ModelConfig(
     model_type="qwen3", vocab_size=32, hidden_size=16, head_dim=4, intermediate_size=24
 )
+GEMMA = dataclasses.replace(
+    CFG, model_type="gemma3_text", num_hidden_layers=3, sliding_window=3, sliding_window_pattern=2
+)
 B, P, NEW = 8, 7, 6
 NEVER = 999  # an end token outside the vocabulary
 LIMITS = np.array([0, 4, 1, 3, 2, 0, 3, 1], np.int32)  # tokens of each row, below NEW
@@ -27,6 +30,11 @@ LIMITS = np.array([0, 4, 1, 3, 2, 0, 3, 1], np.int32)  # tokens of each row, bel
 @pytest.fixture
 def model(mesh):
     return fresh(0)
+
+
+@pytest.fixture(params=[CFG, GEMMA], ids=["qwen3", "gemma3"])
+def either(request, mesh):
+    return fresh(0, request.param)
 
 
 def fresh(seed, cfg=CFG):
@@ -62,7 +70,7 @@ def next_logits(model, x, pos, seg, last_B):
 def uncached(model, inputs, steps):
     """Greedy loop without cache or holes: valid places are moved to the left, then extended."""
     x, pos, seg, start = (np.asarray(a) for a in inputs)
-    table = np.asarray(model.emb[...])
+    table = np.asarray(model.table_VD())
     X, Q = np.zeros((B, P + NEW, x.shape[-1]), np.float32), np.zeros((B, P + NEW), np.int32)
     length = (seg > 0).sum(1)
     for b in range(B):
@@ -85,7 +93,8 @@ def compiled():
     return [f._cache_size() for f in functions]
 
 
-def test_cached_equals_uncached_argmax_loop(model, mesh):
+def test_cached_equals_uncached_argmax_loop(either, mesh):
+    model = either
     inputs = prefix(model, mesh)
     out = generate(model, *inputs, max_new=NEW, eos_id=NEVER)
     tok_BL, logits_BLV = uncached(model, inputs, NEW)
@@ -98,7 +107,8 @@ def test_cached_equals_uncached_argmax_loop(model, mesh):
     assert len({tuple(row) for row in tok_BL}) > 4  # rows differ: the prefix is heard
 
 
-def test_padding_in_the_prefix_never_leaks(model, mesh):
+def test_padding_in_the_prefix_never_leaks(either, mesh):
+    model = either
     x, pos, seg, start = prefix(model, mesh)
     noisy = jnp.where((seg > 0)[:, :, None], x, 5.0)
     base, other = (

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import mesh_of
 from flax import nnx
-from golden_cases import LLAMA, LLAMA31, QWEN2, QWEN3
+from golden_cases import GEMMA3, LLAMA, LLAMA31, OLMO2, QWEN2, QWEN3
 from safetensors.numpy import load_file, save_file
 from test_models_parity import random_tensors, write_folder
 
@@ -32,7 +32,9 @@ def states_equal(a, b):
 
 
 @pytest.mark.parametrize(
-    "config", [LLAMA, LLAMA31, QWEN2, QWEN3], ids=["untied", "tied", "qwen2", "qwen3"]
+    "config",
+    [LLAMA, LLAMA31, QWEN2, QWEN3, OLMO2, GEMMA3],
+    ids=["untied", "tied", "qwen2", "qwen3", "olmo2", "gemma3"],
 )
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16, np.float16])
 def test_load_then_save_gives_the_same_file(tmp_path, mesh, config, dtype):

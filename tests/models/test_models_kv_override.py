@@ -1,5 +1,6 @@
 """Keys and values in the place of a tower's own: reading them is reading what they came from."""
 
+import dataclasses
 import functools
 
 import jax
@@ -17,8 +18,11 @@ from jaxcomp.runtime.sharding import put_batch, use_mesh
 
 SHAPES = {
     kind: ModelConfig(kind, 32, 16, 3, 8, 4, 6, 24)  # every axis divides by 8, or by 4 for tp
-    for kind in ("qwen3", "qwen2", "llama")
+    for kind in ("qwen3", "qwen2", "llama", "olmo2")
 }
+SHAPES["gemma3"] = dataclasses.replace(
+    SHAPES["qwen3"], model_type="gemma3_text", sliding_window=3, sliding_window_pattern=2
+)
 B, L, FIRST, M, NEW = 8, 10, 3, 4, 5
 HELD = slice(FIRST, FIRST + M)
 

@@ -10,8 +10,7 @@ from conftest import mesh_of
 from flax import nnx
 
 from jaxcomp.config import ConfigError, LoraConfig, ModelConfig
-from jaxcomp.models.attention import attention
-from jaxcomp.models.block import rms_norm
+from jaxcomp.models.attention import attention, windows
 from jaxcomp.models.model import Transformer, count_params
 from jaxcomp.runtime.sharding import put_batch, use_mesh
 
@@ -25,6 +24,16 @@ QWEN = ModelConfig(
     intermediate_size=24,
     num_hidden_layers=3,
 )
+# Padding in the middle of a row is inside the window.
+GEMMA = dataclasses.replace(
+    QWEN,
+    model_type="gemma3_text",
+    sliding_window=3,
+    sliding_window_pattern=2,
+    rope_theta=1000.0,
+    rope_local_base_freq=10.0,
+)
+OLMO = dataclasses.replace(QWEN, model_type="olmo2", num_hidden_layers=2)
 LLAMA = ModelConfig(
     vocab_size=32,
     hidden_size=16,
@@ -53,19 +62,21 @@ def run(model, batch):
     return np.asarray(hidden(model, *put_batch(batch, mesh)))
 
 
-@pytest.fixture
-def model(mesh):
-    return Transformer(QWEN, rngs=nnx.Rngs(0))
+@pytest.fixture(params=[QWEN, GEMMA], ids=["qwen3", "gemma3"])
+def model(request, mesh):
+    return Transformer(request.param, rngs=nnx.Rngs(0))
 
 
 @jax.jit
 def looped(model, tok, pos, seg):
-    x_BLD, angle, mask = model._start(model.embed(tok), pos, seg)
+    x_BLD, seen = model._start(model.embed(tok), pos, seg)
+    windows_Y = windows(model.cfg)
     for y in range(QWEN.num_hidden_layers):
         layer = jax.tree.map(lambda leaf, y=y: leaf[y], model.layers)
+        angle, mask = seen.of(None if windows_Y is None else windows_Y[y])
         q, k, v = layer.qkv(x_BLD, angle, None)
         x_BLD = layer.mix(x_BLD, attention(q, k, v, mask), None)
-    return rms_norm(x_BLD, model.norm[...], QWEN.rms_norm_eps)
+    return model.last_norm(x_BLD)
 
 
 def test_scan_equals_a_python_loop(model, mesh):
@@ -167,7 +178,9 @@ def test_remat_full_stores_fewer_residuals(model, mesh):
 SHALLOW = dataclasses.replace(QWEN, num_hidden_layers=2)
 
 
-@pytest.mark.parametrize("cfg", [SHALLOW, LLAMA], ids=["qwen3", "llama-untied"])
+@pytest.mark.parametrize(
+    "cfg", [SHALLOW, LLAMA, GEMMA, OLMO], ids=["qwen3", "llama-untied", "gemma3", "olmo2"]
+)
 def test_sharded_equals_unsharded(cfg):
     """Same loss and gradients on every mesh; the weights are drawn anew on each from one seed."""
 
@@ -201,7 +214,9 @@ def test_equal_configs_compile_once(mesh):
     assert first != other
 
 
-@pytest.mark.parametrize("cfg", [QWEN, LLAMA], ids=["qwen3", "llama-untied"])
+@pytest.mark.parametrize(
+    "cfg", [QWEN, LLAMA, GEMMA, OLMO], ids=["qwen3", "llama-untied", "gemma3", "olmo2"]
+)
 def test_first_loss_is_near_uniform_and_count_is_right(cfg, mesh):
     model = Transformer(cfg, rngs=nnx.Rngs(0))
     assert sum(x.size for x in jax.tree.leaves(model)) == count_params(cfg)

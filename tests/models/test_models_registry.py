@@ -7,6 +7,12 @@ from jaxcomp.models.config import from_hf, to_hf
 from jaxcomp.models.model import count_params
 from jaxcomp.models.registry import MODELS, published
 
+
+def _images(D):
+    """Parameters of Gemma 3 that read images: SigLIP, and a projection with a norm."""
+    return 416_866_032 + 1152 * D + 1152
+
+
 # As the hub counts the tensors of the published files; of the Vision towers, the Llama 3.1 models
 # whose layers they hold unchanged (arXiv 2407.21783, section 7).
 PARAMETERS = {
@@ -22,6 +28,15 @@ PARAMETERS = {
     "qwen3-8b": 8_190_735_360,
     "qwen3-14b": 14_768_307_200,
     "qwen3-32b": 32_762_123_264,
+    "gemma3-270m": 268_098_176,
+    "gemma3-1b": 999_885_952,
+    "gemma3-4b": 4_300_079_472 - _images(2560),
+    "gemma3-12b": 12_187_325_040 - _images(3840),
+    "gemma3-27b": 27_432_406_640 - _images(5376),
+    "olmo2-1b": 1_484_916_736,
+    "olmo2-7b": 7_298_617_344,
+    "olmo2-13b": 13_716_198_400,
+    "olmo2-32b": 32_234_279_936,
     "smollm2-135m": 134_515_008,
 }
 

@@ -54,7 +54,7 @@ def group_of(name: str) -> str:
         return {"emb": "compressor: embeddings", "norm": "compressor: norm"}.get(
             rest[0], "compressor: output head (unused)"
         )
-    mlp = rest[1] in ("gate", "up", "down", "mlp_norm")
+    mlp = rest[1] in ("gate", "up", "down", "mlp_norm", "mlp_post_norm")
     return "compressor: MLP" if mlp else "compressor: attention"
 
 

@@ -128,7 +128,7 @@ def apart(p: Preview) -> Finding:
 def scale(p: Preview) -> Finding:
     """N(0, 1) memory tokens, tens of times the scale of token embeddings."""
     model, sizes, embeddings = p.model, [], "token embeddings"
-    tables = (model.compressor.llm.emb[...], model.decoder.emb[...])
+    tables = (model.compressor.llm.table_VD(), model.decoder.table_VD())
     written = p.memory.vec_BMD[p.memory.seg_BM > 0]
     learned = [("memory vectors", written, embeddings, tables[1])]
     if model.per_layer:

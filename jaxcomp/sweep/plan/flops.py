@@ -10,7 +10,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+
 from jaxcomp.config import Config, ModelConfig
+from jaxcomp.models.attention import windows
 from jaxcomp.sweep.grid import model as compressor_shape
 
 
@@ -38,8 +41,13 @@ def lora_parameters(cfg: ModelConfig, rank: int) -> int:
 
 
 def attention(cfg: ModelConfig, length: int) -> float:
-    """Forward, of one row of `length` slots: scores and values, causal."""
-    return 2.0 * cfg.num_hidden_layers * cfg.num_attention_heads * cfg.head_dim * length**2
+    """Forward, of one row of `length` slots: scores and values, causal, within the windows."""
+    windows_Y = windows(cfg)
+    if windows_Y is None:
+        return 2.0 * cfg.num_hidden_layers * cfg.num_attention_heads * cfg.head_dim * length**2
+    width_Y = np.minimum(windows_Y.astype(float), length)
+    pairs = float(np.sum(width_Y * (2 * length - width_Y))) / 2
+    return 4.0 * cfg.num_attention_heads * cfg.head_dim * pairs
 
 
 def lengths(cfg: Config, ratio: int) -> tuple[int, int]:
