@@ -134,6 +134,7 @@ class Block(nnx.Module):
     gate: Linear
     up: Linear
     down: Linear
+    attn_norm: nnx.Param[jax.Array]
     q_bias: nnx.Param[jax.Array]
     k_bias: nnx.Param[jax.Array]
     v_bias: nnx.Param[jax.Array]

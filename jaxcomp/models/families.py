@@ -1,6 +1,6 @@
 """Model families: one row for everything in which transformers on the Hugging Face hub differ.
 
-A family of your own is a `register(Family(...))` away (docs/extending.md); no code branches on a
+A family of your own is a `register(Family(...))` away (docs/real-models.md); no code branches on a
 family's name.
 """
 
