@@ -8,7 +8,7 @@ from golden_cases import CASES, EXACT, GOLDEN, NEW, difference, our_greedy, read
 from safetensors.numpy import load_file, save_file
 
 from jaxcomp.cli.validate import validate
-from jaxcomp.config import Config, ConfigError, ModelConfig
+from jaxcomp.config import Config, ConfigError, ModelConfig, RopeScaling
 from jaxcomp.models import hf
 from jaxcomp.models.config import from_hf, to_hf
 from jaxcomp.models.families import FAMILIES, LAYER_NAMES, Family, family, register
@@ -120,11 +120,18 @@ def test_what_a_gemma_gets_wrong_is_named(change, message):
         from_hf(OF["gemma3_text"] | change)
 
 
-def test_a_field_of_another_family_is_refused_in_our_own_configs():
-    llama = ModelConfig(sliding_window=8, sliding_window_pattern=2)
-    message = r"families.a.b.sliding_window = 8: a llama has no such field; leave it at 0"
-    with pytest.raises(ConfigError, match=message):
-        validate(Config(families={"a": {"b": llama}}))
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (ModelConfig(sliding_window=8), "sliding_window = 8: a llama has no such field; leave it"),
+        (ModelConfig(rope_scaling=RopeScaling(rope_type="yarn")), "rope_type = 'yarn': expected l"),
+        (ModelConfig("gemma3_text", sliding_window_pattern=2), "sliding_window = 0, but sliding_w"),
+        (ModelConfig("gemma3"), "model_type = 'gemma3'"),
+    ],
+)
+def test_what_a_family_has_not_is_refused_in_our_own_configs(model, message):
+    with pytest.raises(ConfigError, match=rf"families.a.b.*{message}"):
+        validate(Config(families={"a": {"b": model}}))
 
 
 @pytest.fixture

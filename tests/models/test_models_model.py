@@ -226,6 +226,16 @@ def test_first_loss_is_near_uniform_and_count_is_right(cfg, mesh):
     assert abs(float(-logp.mean()) - np.log(32)) < 1.0
 
 
+def test_the_table_holds_what_embed_gives(model, mesh):
+    """Memory vectors start at its scale, so it includes Gemma's factor sqrt(D)."""
+    tok_BL = put_batch(np.arange(32, dtype=np.int32)[None], mesh)
+    embedded_BLD = jax.jit(lambda m, tok: m.embed(tok))(model, tok_BL)
+    np.testing.assert_array_equal(embedded_BLD[0], model.table_VD())
+    ratio = np.asarray(model.table_VD()) / np.asarray(model.emb[...])
+    scale = 4 if model.cfg.model_type == "gemma3_text" else 1
+    np.testing.assert_allclose(ratio, scale, rtol=1e-6)
+
+
 def test_abstract_model_has_shapes_and_layouts(mesh):
     abstract = nnx.eval_shape(lambda: Transformer(QWEN, rngs=nnx.Rngs(0)))
     real = Transformer(QWEN, rngs=nnx.Rngs(0))
