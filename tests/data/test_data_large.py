@@ -247,7 +247,7 @@ def on_hosts(make, hosts, count, state=None):
         type(parts[0])(*(np.concatenate(x) for x in zip(*parts, strict=True)))
         for parts in zip(*shares, strict=True)
     ]
-    # What `everywhere` gathers in a real run (tests/distributed).
+    # What `everywhere` gathers in a real run (tests/runtime).
     iterator._at = furthest(np.array(states)).tolist()
     return together, json.loads(json.dumps(iterator.get_state()))
 

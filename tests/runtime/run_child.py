@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 
-sys.path += ["tests", "tests/use"]
+sys.path.append("tests")
 import conftest
 from inference.inference_runs import config  # pyright: ignore[reportMissingImports]
 

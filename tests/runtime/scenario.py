@@ -1,7 +1,7 @@
 """What every process of a cluster does for test_distributed_training.py; also done there, alone.
 
 `python scenario.py FOLDER` joins the cluster of the environment, trains the tiny pair of
-tests/train, resumes what other numbers of processes left half done, loads weights,
+tests/training, resumes what other numbers of processes left half done, loads weights,
 and leaves what it found in FOLDER/found-N-I.json (N processes, process I).
 """
 

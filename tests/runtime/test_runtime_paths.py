@@ -1,4 +1,4 @@
-"""What of storage.py needs no bucket; the rest is in tests/storage."""
+"""What of paths.py needs no bucket; the rest is in the test_runtime_storage files."""
 
 import os
 import subprocess

@@ -1,6 +1,6 @@
 """One real sweep, end to end: pretrain, train, evaluate, report, on models of few weights.
 
-The decoder is given as a folder, so that only its use is tested here (tests/train adapts one).
+The decoder is given as a folder, so that only its use is tested here (tests/training adapts one).
 """
 
 import csv

@@ -47,7 +47,7 @@ def config() -> Config:
     """`configs/paper.py` with small towers and a small batch; all else is the paper's."""
     from jaxcomp.cli import overrides
 
-    paper = Path(__file__).parents[2] / "configs" / "paper.py"
+    paper = Path(__file__).parents[3] / "configs" / "paper.py"
     cfg = overrides.load(f"{paper}:family=qwen3,size=0.6B,ratio={RATIO}")
     put = dataclasses.replace
     optim = put(cfg.train.optim, batch=ROWS, accumulate=ACCUMULATE)
