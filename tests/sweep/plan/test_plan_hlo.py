@@ -301,7 +301,9 @@ SMALL = 2**14  # bytes: token ids and a bias may be gathered
 def compiled(tmp_path_factory) -> dict[tuple[int, int, int] | str, str]:
     """HLO of the shrunk step by mesh (and of OFFLOAD), from one subprocess."""
     if importlib.util.find_spec("libtpu") is None:
-        pytest.skip("needs the TPU compiler: `uv run --extra tpu pytest -n0 -m '' tests/sweep/plan`")
+        pytest.skip(
+            "needs the TPU compiler: `uv run --extra tpu pytest -n0 -m '' tests/sweep/plan`"
+        )
     out = tmp_path_factory.mktemp("hlo")
     env = os.environ | {
         "JAX_PLATFORMS": "cpu",
