@@ -23,7 +23,7 @@ from typing import Annotated, Any
 
 # Metadata of a field that came after results were published: while it has its default it is left
 # out of every tree and hash, so that those results keep their names.
-OMIT_IF_DEFAULT = {"later": True}
+OMIT_IF_DEFAULT = {"omit_if_default": True}
 
 
 @dataclass(frozen=True)
@@ -342,7 +342,7 @@ def to_dict(config: Any) -> Any:
         return {
             f.name: to_dict(value)
             for f, value in values
-            if not (f.metadata.get("later") and value == _default(f))
+            if not (f.metadata.get("omit_if_default") and value == _default(f))
         }
     if isinstance(config, dict):
         return {k: to_dict(v) for k, v in config.items()}
@@ -371,13 +371,13 @@ def parse_arg(arg: str, **defaults: Any) -> types.SimpleNamespace:
         name, mark, text = part.partition("=")
         if name not in defaults:
             raise ConfigError(
-                f"config argument {part!r} is unknown{_suggest(name, defaults)}; "
+                f"config argument {part!r} is unknown{suggestion(name, defaults)}; "
                 f"known: {', '.join(defaults)}"
             )
         kind = type(defaults[name])
         if not mark and kind is not bool:
             raise ConfigError(f"config argument {name} needs a value: {name}=...")
-        values[name] = _parse(text, kind, name) if mark else True
+        values[name] = parsed(text, kind, name) if mark else True
     return types.SimpleNamespace(**values)
 
 
@@ -400,7 +400,7 @@ def _build(kind: Any, value: Any, where: str, path: str) -> Any:
         hints = typing.get_type_hints(kind)
         for name in value:
             if name not in hints:
-                raise _unknown(kind, f"{path}.{name}".lstrip("."), where)
+                raise unknown_field(kind, f"{path}.{name}".lstrip("."), where)
         parts = {k: _build(hints[k], v, where, f"{path}.{k}".lstrip(".")) for k, v in value.items()}
         return kind(**parts)
     if typing.get_origin(kind) is dict:
@@ -408,12 +408,12 @@ def _build(kind: Any, value: Any, where: str, path: str) -> Any:
         if not isinstance(value, Mapping):
             raise ConfigError(f"{where}: {path} = {value!r}; expected a dict")
         return {str(k): _build(inner, v, where, f"{path}.{k}") for k, v in value.items()}
-    if _optional(kind):
-        return None if value is None else _build(_optional(kind), value, where, path)
+    if optional(kind):
+        return None if value is None else _build(optional(kind), value, where, path)
     return _coerce(kind, value, f"{where}: {path}")
 
 
-def _optional(kind: Any) -> Any:
+def optional(kind: Any) -> Any:
     """X of `X | None`, else None."""
     if typing.get_origin(kind) in (types.UnionType, typing.Union):
         rest = [k for k in typing.get_args(kind) if k is not type(None)]
@@ -440,19 +440,19 @@ def _coerce(kind: Any, value: Any, what: str) -> Any:
     return value
 
 
-def _parse(text: str, kind: Any, what: str) -> Any:
+def parsed(text: str, kind: Any, what: str) -> Any:
     """A command line's text as a value of type `kind`."""
-    if _optional(kind):
+    if optional(kind):
         if text.lower() in ("none", "null"):
             return None
-        kind = _optional(kind)
+        kind = optional(kind)
     if typing.get_origin(kind) is tuple:
         inner = typing.get_args(kind)[0]
         text = text.strip()
         if text[:1] + text[-1:] in ("()", "[]"):
             text = text[1:-1]
         items = [t.strip().strip("'\"") for t in text.split(",")]
-        return tuple(_parse(t, inner, what) for t in items if t)
+        return tuple(parsed(t, inner, what) for t in items if t)
     if kind is str:
         return _coerce(kind, text, what)
     if kind is bool:
@@ -479,7 +479,7 @@ def fields(kind: Any = Config, prefix: str = "") -> list[str]:
     """Every dotted field below `kind`; dict entries are left out."""
     out = []
     for name, hint in typing.get_type_hints(kind).items():
-        inner = _optional(hint) or hint
+        inner = optional(hint) or hint
         if dataclasses.is_dataclass(inner):
             out += fields(inner, f"{prefix}{name}.")
         else:
@@ -487,7 +487,7 @@ def fields(kind: Any = Config, prefix: str = "") -> list[str]:
     return out
 
 
-def _unknown(kind: Any, key: str, where: str, prefix: str | None = None) -> ConfigError:
+def unknown_field(kind: Any, key: str, where: str, prefix: str | None = None) -> ConfigError:
     """The nearest field: first inside the group, then anywhere by its last name, then by path."""
     prefix = key.rpartition(".")[0] if prefix is None else prefix.rstrip(".")
     dot = f"{prefix}." if prefix else ""
@@ -502,7 +502,7 @@ def _unknown(kind: Any, key: str, where: str, prefix: str | None = None) -> Conf
     return ConfigError(f"{where}: no field {key}{hint}")
 
 
-def _suggest(name: str, known: Iterable[str]) -> str:
+def suggestion(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {near[0]}?" if near else ""
 

@@ -35,7 +35,7 @@ def together(flags: Flags, cfg: Config) -> None:
     """Joins the other processes of this run, if there are any; only process 0 prints then."""
     distributed.start(flags.argv, config=config_hash(to_dict(cfg)))
     if not distributed.is_lead():
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
 
 
 def workdir_of(flags: Flags, cfg: Config) -> Path:

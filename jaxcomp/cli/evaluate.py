@@ -1,4 +1,4 @@
-"""`jaxcomp eval`, of a run's end, of its checkpoints or by questions; and `jaxcomp check`."""
+"""`jaxcomp eval`: of a finished run, of its checkpoints, or by one task."""
 
 from __future__ import annotations
 
@@ -12,27 +12,22 @@ from pathlib import Path
 from typing import Any
 
 from jaxcomp.cli.common import (
-    FAILED,
     Command,
     Flags,
     common_flags,
     config_of,
     needs_compressor,
     run_folders,
-    say,
     together,
 )
-from jaxcomp.cli.inference import (
-    here,
-    tell,
-)
+from jaxcomp.cli.inference import here, tell
 from jaxcomp.cli.overrides import integer
 from jaxcomp.cli.questions import RESULTS, TASKS, moved_runs, places_of, runs_of
 from jaxcomp.config import Config, ConfigError, config_hash, from_dict
 from jaxcomp.evals import versions
 from jaxcomp.runtime import compiled, distributed, paths, strict_json
 
-SETTINGS, SUMMARY = "settings.json", "summary.json"  # as in training/checkpoint.py, which loads JAX
+SETTINGS, SUMMARY = "settings.json", "summary.json"  # as in training/manifest.py, which loads JAX
 _ASKED = ("overwriting", "qa")  # of items in a file
 _LOADED = (*_ASKED, "drift", "bounds")  # that ask one pair
 # A flag -> the tasks that take it.
@@ -48,8 +43,8 @@ OF_TASKS = {
 }
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """All but --config and --workdir."""
+def _eval_flags(parser: argparse.ArgumentParser) -> None:
+    common_flags(parser)
     add = parser.add_argument
     add(
         "--run",
@@ -305,23 +300,6 @@ def _run(flags: Flags) -> tuple[Config, Path, Path]:
     return cfg, place, root
 
 
-def _eval_flags(parser: argparse.ArgumentParser) -> None:
-    common_flags(parser)
-    add_flags(parser)
-
-
-def check(flags: Flags) -> int:
-    """What to see before a long run."""
-    from jaxcomp.evals.preview import main
-
-    cfg = main.chosen(config_of(flags))
-    needs_compressor(cfg, "check")
-    workdir, root = run_folders(flags, cfg)
-    failed = main.check(cfg, workdir, root=root, out=say)
-    print(f"failed: {', '.join(failed)}" if failed else "nothing found")
-    return FAILED if failed else 0
-
-
 COMMANDS = (
     Command(
         "eval",
@@ -341,16 +319,5 @@ COMMANDS = (
         _eval_flags,
         evaluate,
         processes="all",
-    ),
-    Command(
-        "check",
-        "look at one batch before a long run",
-        "Prints a text and its segments, where everything stands, what attends to what, what "
-        "carries\nloss, the parameters and the first loss; then checks for bugs that have spoilt "
-        "such runs.\nExits with 1 where a check fails. --compressor=FAMILY/SIZE (default: the "
-        "first). Writes nothing.",
-        common_flags,
-        check,
-        processes="one",
     ),
 )

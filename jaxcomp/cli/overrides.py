@@ -23,11 +23,11 @@ from jaxcomp.config import (
     MOST,
     Config,
     ConfigError,
-    _optional,
-    _parse,
-    _suggest,
-    _unknown,
     from_dict,
+    optional,
+    parsed,
+    suggestion,
+    unknown_field,
 )
 from jaxcomp.runtime import paths
 
@@ -125,26 +125,26 @@ def override(cfg: Config, key: str, text: str) -> Config:
 
 def _replace(node: Any, kind: Any, names: list[str], text: str, key: str) -> Any:
     if not names:
-        return _parse(text, kind, f"--{key}")
-    kind = _optional(kind) or kind
+        return parsed(text, kind, f"--{key}")
+    kind = optional(kind) or kind
     name, rest = names[0], names[1:]
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         hints = typing.get_type_hints(kind)
         if name not in hints:
-            raise _unknown(kind, key, "command line", prefix=key[: -len(".".join(names))])
+            raise unknown_field(kind, key, "command line", prefix=key[: -len(".".join(names))])
         node = kind() if node is None else node
         new = _replace(getattr(node, name), hints[name], rest, text, key)
         return dataclasses.replace(node, **{name: new})
     if typing.get_origin(kind) is dict:
         inner = typing.get_args(kind)[1]
         if inner is str:  # free keys, such as `folders`
-            return {**node, ".".join(names): _parse(text, str, f"--{key}")}
+            return {**node, ".".join(names): parsed(text, str, f"--{key}")}
         # Names of families and sizes may hold dots themselves (0.6B): the longest known one wins.
         heads = [".".join(names[:i]) for i in range(len(names), 0, -1)]
         name = next((h for h in heads if h in node), name)
         if name not in node:
             known = ", ".join(node) or "none"
-            raise ConfigError(f"--{key}: no entry {name!r}{_suggest(name, node)}; known: {known}")
+            raise ConfigError(f"--{key}: no entry {name!r}{suggestion(name, node)}; known: {known}")
         return {**node, name: _replace(node[name], inner, names[name.count(".") + 1 :], text, key)}
     raise ConfigError(f"--{key}: {'.'.join(key.split('.')[: -len(names)])} has no fields")
 

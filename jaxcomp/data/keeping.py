@@ -20,6 +20,8 @@ from jaxcomp.data import phases
 from jaxcomp.runtime.cache import cache_dir, damaged, keep_small, write_atomically
 
 _HELD = 4  # blocks kept in memory
+# What NumPy and zipfile raise of a damaged file: NotImplementedError where the damage reads as a
+# method of compression that zipfile does not know.
 _DAMAGE = (OSError, ValueError, TypeError, EOFError, LookupError, NotImplementedError)
 
 AnyBlock = TypeVar("AnyBlock", bound=tuple[Any, ...])  # a NamedTuple of arrays

@@ -3,5 +3,5 @@
 Here, so that a command that measures nothing need not load what measures.
 """
 
-EVALUATION = 2  # fidelity.evaluate
-DRIFT = 1  # task.drift
+EVALUATION = 2  # evals.evaluate
+DRIFT = 1  # evals.pairs.drift

@@ -44,8 +44,10 @@ _INERT = frozenset(
     unsloth_version use_bfloat16 use_cache
     """.split()  # noqa: SIM905 (one a line would be a page)
 )
-_LATER = {f.name: f.default for f in dataclasses.fields(ModelConfig) if f.metadata.get("later")}
-_COMMON = tuple(f.name for f in dataclasses.fields(ModelConfig) if f.name not in _LATER)
+_OMITTED = {
+    f.name: f.default for f in dataclasses.fields(ModelConfig) if f.metadata.get("omit_if_default")
+}
+_COMMON = tuple(f.name for f in dataclasses.fields(ModelConfig) if f.name not in _OMITTED)
 _INTS = (
     "vocab_size",
     "hidden_size",
@@ -89,7 +91,7 @@ def from_hf(hf: dict[str, Any], source: str = "config.json") -> ModelConfig:
     if not isinstance(tied, bool | None):
         raise ConfigError(f"{source}: tie_word_embeddings is {tied!r}, expected true or false")
     for name in {"sliding_window", "query_pre_attn_scalar"} & set(row.fields):
-        values[name] = _integer(hf, name, source, own.get(name, _LATER[name]))
+        values[name] = _integer(hf, name, source, own.get(name, _OMITTED[name]))
     pattern = _pattern(hf, row, values["num_hidden_layers"], source)
     cfg = ModelConfig(
         model_type=row.model_type,
@@ -237,7 +239,7 @@ def check_shape(cfg: ModelConfig, where: str) -> None:
             f"{where}head_dim = {cfg.head_dim}: expected an even number (rotary embeddings)"
         )
     row = family(cfg.model_type, where)
-    for name, default in _LATER.items():
+    for name, default in _OMITTED.items():
         if getattr(cfg, name) != default and name not in row.fields:
             raise ConfigError(
                 f"{where}{name} = {getattr(cfg, name)}: a {row.model_type} has no such field; "

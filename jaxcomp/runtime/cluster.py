@@ -92,7 +92,6 @@ def _cloud_tpu() -> Cluster | None:
     asked = os.environ.get("JAX_PLATFORMS", "")
     if util.find_spec("libtpu") is None or (asked and "tpu" not in asked.split(",")):
         return None
-    import jax  # noqa: F401  (finds out whether this is a TPU host)
     from jax._src.clusters.cloud_tpu_cluster import GceTpuCluster, GkeTpuCluster
 
     kind = next((k for k in (GkeTpuCluster, GceTpuCluster) if k.is_env_present()), None)

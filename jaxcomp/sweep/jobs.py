@@ -6,6 +6,7 @@ and a finished sweep must answer at once.
 
 from __future__ import annotations
 
+import importlib
 import json
 import time
 from collections.abc import Sequence
@@ -42,7 +43,9 @@ class SweepWork:
         self.command = command  # for the cards of bases made on the way
 
     def prepare(self) -> None:
-        import jaxcomp.training.compressor  # noqa: F401
+        importlib.import_module(
+            "jaxcomp.training.compressor"
+        )  # and JAX: a task then begins at once
 
     def check(self, jobs: Sequence[grid.Job], workdir: Path) -> str:
         from jaxcomp.models import hf

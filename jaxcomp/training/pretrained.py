@@ -13,12 +13,7 @@ import tempfile
 from pathlib import Path
 
 from jaxcomp.compress import recipes
-from jaxcomp.config import (
-    Config,
-    ConfigError,
-    LoraConfig,
-    ModelConfig,
-)
+from jaxcomp.config import Config, ConfigError, LoraConfig, ModelConfig
 from jaxcomp.data.tokenizer import Tokenizer, load_tokenizer
 from jaxcomp.models.hf import read_config
 from jaxcomp.models.hub import folder_of

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import transformers
 from golden_cases import CASES, EXACT, GOLDEN, NEW, difference, our_greedy, read, respelled
 from safetensors.numpy import load_file, save_file
 
@@ -63,7 +64,6 @@ def test_an_unknown_field_is_refused_unless_it_is_null(kind):
 @pytest.mark.parametrize("kind", OF)
 def test_what_says_nothing_of_logits_is_accepted(kind):
     """Bookkeeping, and whatever transformers itself writes of this family."""
-    transformers = pytest.importorskip("transformers")
     theirs = transformers.AutoConfig.for_model(**OF[kind]).to_dict()
     more = {"use_cache": False, "sep_token_id": 3, "torch_dtype": "bfloat16"}
     assert from_hf(theirs | more) == from_hf(OF[kind])

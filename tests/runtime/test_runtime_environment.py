@@ -108,8 +108,8 @@ def test_no_home(tmp_path):
     asked = [*TRAIN, "--train.optim.lr=-1"]
     done = run(*asked, code=code + command, env={"JAXCOMP_CACHE": str(tmp_path)})
     assert "train.optim.lr = -1.0" in one_line(done)
-    found = "from jaxcomp.runtime import paths as storage\ntry: storage.cache_dir()\n"
-    found += "except storage.StorageError as error: print(error)"
+    found = "from jaxcomp.runtime import paths\ntry: paths.cache_dir()\n"
+    found += "except paths.StorageError as error: print(error)"
     done = run(code=code + "os.environ.pop('JAXCOMP_CACHE')\n" + found)
     assert "set JAXCOMP_CACHE, or HOME" in done.stdout, done.stderr
 

@@ -27,8 +27,8 @@ def test_a_place_that_is_neither_here_nor_in_a_bucket_is_refused(place, message)
 
 def test_local_paths_stay_pathlib_and_import_nothing():
     code = (
-        "import sys; from pathlib import Path; from jaxcomp.runtime import paths as storage\n"
-        "assert type(storage.path('a/b')) is type(Path())\n"
+        "import sys; from pathlib import Path; from jaxcomp.runtime import paths\n"
+        "assert type(paths.path('a/b')) is type(Path())\n"
         "assert not {'etils', 'gcsfs', 'tensorstore', 'jax'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -41,8 +41,8 @@ def test_a_sweep_killed_and_resumed_in_a_bucket_equals_a_local_one(tmp_path):
     workdir = bucket("sweep") + "/runs/x"
     code = f"""
 import sys; sys.path.insert(0, {str(HERE)!r})
-import run_stub; from jaxcomp.runtime import paths as storage
-run_stub.run(storage.path({workdir!r}), 1.5)
+import run_stub; from jaxcomp.runtime import paths
+run_stub.run(paths.path({workdir!r}), 1.5)
 """
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL)
     wait_for(lambda: server().keys("sweep", "runs/x/ledger/"))
