@@ -296,6 +296,9 @@ class Config:
     eval: EvalConfig = field(default_factory=EvalConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
+    # Python files or modules of your own that register memory kinds, objectives, families, metrics
+    # or sources (docs/extending.md); imported wherever this config is read
+    plugins: tuple[str, ...] = field(default=(), metadata=OMIT_IF_DEFAULT)
 
 
 class ConfigError(ValueError):

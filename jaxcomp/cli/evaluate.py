@@ -26,6 +26,7 @@ from jaxcomp.cli.questions import RESULTS, TASKS, moved_runs, places_of, runs_of
 from jaxcomp.config import Config, ConfigError, config_hash, from_dict
 from jaxcomp.evals import versions
 from jaxcomp.runtime import compiled, distributed, paths, strict_json
+from jaxcomp.runtime.plugins import load_plugins
 
 SETTINGS, SUMMARY = "settings.json", "summary.json"  # as in training/manifest.py, which loads JAX
 _ASKED = ("overwriting", "qa")  # of items in a file
@@ -292,7 +293,7 @@ def _run(flags: Flags) -> tuple[Config, Path, Path]:
     file = place / SETTINGS
     found = _read(file) if not moved and file.is_file() else {}
     if {"config", "root"} <= found.keys():
-        cfg = from_dict(found["config"], where=str(file))
+        cfg = load_plugins(from_dict(found["config"], where=str(file)))
         return cfg, place, paths.join(place, found["root"])
     from jaxcomp.inference.load import open_run  # loads JAX
 

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import importlib.util
 import inspect
-import traceback
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -29,7 +27,7 @@ from jaxcomp.config import (
     suggestion,
     unknown_field,
 )
-from jaxcomp.runtime import paths
+from jaxcomp.runtime import paths, plugins
 
 
 def load(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> Config:
@@ -44,10 +42,7 @@ def load(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> Config:
     except ConfigError:
         raise
     except Exception as error:  # whatever a user's file does
-        frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if frame.filename == str(path)]
-        line = f" line {lines[-1]}" if lines else ""
-        raise ConfigError(f"--config={path}:{line} {type(error).__name__}: {error}") from error
+        raise plugins.failed("--config=", path, error) from error
     tree = tree.to_dict() if hasattr(tree, "to_dict") else tree
     if not isinstance(tree, Mapping):
         raise ConfigError(f"{path}: get_config returned {type(tree).__name__}, expected ConfigDict")
@@ -56,7 +51,8 @@ def load(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> Config:
         cfg = dataclasses.replace(cfg, name=path.stem)
     for key, text in overrides:
         cfg = override(cfg, key, text)
-    validate(cfg)
+    cfg = dataclasses.replace(cfg, plugins=tuple(map(plugins.absolute, cfg.plugins)))
+    validate(plugins.load_plugins(cfg))
     return cfg
 
 
@@ -87,13 +83,11 @@ def _get_config(path: Path):
             f"--config={path}: no such file, nor a config that ships with jaxcomp "
             f"({', '.join(shipped())}){hint}"
         )
-    module_spec = importlib.util.spec_from_file_location(f"jaxcomp_config_{path.stem}", path)
-    if module_spec is None or module_spec.loader is None:
+    if path.suffix != ".py":
         raise ConfigError(
             f"--config={path}: not a Python file; expected FILE.py or one of {', '.join(shipped())}"
         )
-    module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
+    module = plugins.import_file(path, "--config=")
     if not hasattr(module, "get_config"):
         raise ConfigError(f"--config={path}: defines no get_config()")
     return module.get_config

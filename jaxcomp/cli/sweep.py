@@ -21,6 +21,7 @@ from jaxcomp.cli.common import (
 )
 from jaxcomp.config import Config, ConfigError, from_dict
 from jaxcomp.runtime import paths
+from jaxcomp.runtime.plugins import load_plugins
 
 
 def _sweep_flags(parser: argparse.ArgumentParser) -> None:
@@ -173,7 +174,7 @@ def _made_by(workdir: Path) -> Config:
     path = workdir / "sweep.json"
     if not path.is_file():
         raise ConfigError(f"{workdir}: holds no sweep.json; expected the workdir of a sweep")
-    return from_dict(store.made_by(path)["config"], where=str(path))
+    return load_plugins(from_dict(store.made_by(path)["config"], where=str(path)))
 
 
 def _print_report(written: Any) -> Any:

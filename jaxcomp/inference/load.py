@@ -35,6 +35,7 @@ from jaxcomp.models.hub import folder_of, is_id
 from jaxcomp.models.weight_map import module_tower
 from jaxcomp.runtime import paths, strict_json
 from jaxcomp.runtime.allocator import keep_freed_memory
+from jaxcomp.runtime.plugins import load_plugins
 from jaxcomp.runtime.sharding import use_mesh
 from jaxcomp.training import manifest, pretrained
 from jaxcomp.training.compressor import load_run, tokenizers, towers
@@ -119,7 +120,7 @@ def open_run(place: str | Path, compressor: str = "", decoder: str = "") -> tupl
             "from the same `jaxcomp train` command, which trains nothing again)"
         )
     found = read_json(place / SETTINGS, "config", "root")
-    cfg = from_dict(found["config"], where=str(place / SETTINGS))
+    cfg = load_plugins(from_dict(found["config"], where=str(place / SETTINGS)))
     for what, name, given in (
         ("compressor", cfg.compressor, compressor),
         ("decoder", "decoder", decoder),

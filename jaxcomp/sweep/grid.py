@@ -19,6 +19,7 @@ from jaxcomp.runtime.files import digest, is_file, matching
 SIDE_FIELDS = (
     "name",
     "mesh",
+    "plugins",
     "sweep.workers",
     *(
         f"{group}.{key}"

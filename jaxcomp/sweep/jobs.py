@@ -17,6 +17,7 @@ from jaxcomp.config import Config
 from jaxcomp.evals.bootstrap import finite, intervals
 from jaxcomp.evals.primary_metrics import endpoints, headlines
 from jaxcomp.runtime import compiled, distributed, paths
+from jaxcomp.runtime.plugins import load_plugins
 from jaxcomp.sweep import grid
 from jaxcomp.sweep.store import write_text
 from jaxcomp.sweep.tasks import Say, Task
@@ -83,6 +84,7 @@ class SweepWork:
         return pretrained.find_base(cfg, family, size, cfg.base_seed, workdir) is not None
 
     def run(self, task: Task, workdir: Path, say: Say) -> dict[str, Any]:
+        load_plugins(task.config)
         compiled.keep(workdir / "cache" / "xla")
         if task.what == "job":
             return _run_job(task, workdir, say)

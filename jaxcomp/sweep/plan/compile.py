@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from jaxcomp.config import Config, ConfigError, MeshConfig
+from jaxcomp.runtime.plugins import load_plugins
 from jaxcomp.sweep.plan.hlo import Collective, collectives
 from jaxcomp.sweep.plan.layouts import Layout
 
@@ -81,7 +82,7 @@ def compile_all(cfg: Config, topology: str, layout: Layout, only_train: bool) ->
     from jaxcomp.runtime.sharding import make_mesh, whole_batch
     from jaxcomp.sweep.plan import programs
 
-    run = layout.applied(cfg)
+    run = layout.applied(load_plugins(cfg))
     devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
     mesh = make_mesh(MeshConfig(*layout.mesh), devices)
     pair = programs.abstract_pair(run, mesh)
