@@ -1,6 +1,8 @@
 """Eight fake CPU devices for the whole suite, and the meshes that tests run under."""
 
+import ctypes
 import gc
+import mmap
 from pathlib import Path
 
 import jax
@@ -38,18 +40,19 @@ def _compiled():
 
 
 HANGS_S = 300.0  # to wait for what must come: a machine with other work to do takes its time
-MAPS = Path("/proc/self/maps")
-MOST_MAPS = 25_000
+STATM = Path("/proc/self/statm")
+MOST_BYTES = 1_100_000_000
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _programs():
-    """Every compiled program holds some mappings of memory, and Linux gives a process 65,530: one
-    that has run most of the suite would crash in XLA. Between modules they are let go."""
+    """Compiled programs hold memory, and mappings of memory of which Linux gives a process 65,530:
+    between modules they are let go where they have become many."""
     yield
-    if MAPS.exists() and MAPS.read_text().count("\n") > MOST_MAPS:
+    if STATM.exists() and int(STATM.read_text().split()[1]) * mmap.PAGESIZE > MOST_BYTES:
         jax.clear_caches()
         gc.collect()
+        getattr(ctypes.CDLL(None), "malloc_trim", int)(0)  # glibc gives nothing back by itself
 
 
 def mesh_of(shape):

@@ -1,4 +1,4 @@
-"""A finished run as a folder to hand on; what stands in it: layout.py."""
+"""A finished run as a folder to hand on; its files: format.py."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Hugging Face folders (config.json + safetensors) to and from a Transformer, straight into shards.
 
-Every device reads only the bytes of its own shard. What stands where: layout.py.
+Every device reads only the bytes of its own shard. Which tensor is which: weight_map.py.
 """
 
 from __future__ import annotations
