@@ -23,9 +23,10 @@ from jaxcomp.cli.common import (
 from jaxcomp.cli.inference import here, tell
 from jaxcomp.cli.overrides import integer
 from jaxcomp.cli.questions import RESULTS, TASKS, moved_runs, places_of, runs_of
-from jaxcomp.config import Config, ConfigError, config_hash, from_dict
+from jaxcomp.config import Config, ConfigError, config_hash
 from jaxcomp.evals import versions
 from jaxcomp.runtime import compiled, distributed, paths, strict_json
+from jaxcomp.runtime.fields import from_dict
 from jaxcomp.runtime.plugins import load_plugins
 
 SETTINGS, SUMMARY = "settings.json", "summary.json"  # as in training/manifest.py, which loads JAX

@@ -17,17 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from jaxcomp.cli.validate import validate
-from jaxcomp.config import (
-    MOST,
-    Config,
-    ConfigError,
-    from_dict,
-    optional,
-    parsed,
-    suggestion,
-    unknown_field,
-)
+from jaxcomp.config import MOST, Config, ConfigError, Text, suggestion
 from jaxcomp.runtime import paths, plugins
+from jaxcomp.runtime.fields import from_dict, optional, read, unknown_field
 
 
 def load(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> Config:
@@ -106,12 +98,6 @@ def _called(get_config: Callable[..., Any], arg: str, path: Path) -> Any:
     return get_config(arg)
 
 
-# --- dict -> dataclasses ---------------------------------------------------------------------
-
-
-# --- overrides -------------------------------------------------------------------------------
-
-
 def override(cfg: Config, key: str, text: str) -> Config:
     """`cfg` with the dotted field `key` set from `text`, read by the field's annotation."""
     return _replace(cfg, Config, key.split("."), text, key)
@@ -119,11 +105,11 @@ def override(cfg: Config, key: str, text: str) -> Config:
 
 def _replace(node: Any, kind: Any, names: list[str], text: str, key: str) -> Any:
     if not names:
-        return parsed(text, kind, f"--{key}")
+        return _parsed(text, kind, key)
     kind = optional(kind) or kind
     name, rest = names[0], names[1:]
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        hints = typing.get_type_hints(kind)
+        hints = typing.get_type_hints(kind, include_extras=True)
         if name not in hints:
             raise unknown_field(kind, key, "command line", prefix=key[: -len(".".join(names))])
         node = kind() if node is None else node
@@ -131,8 +117,8 @@ def _replace(node: Any, kind: Any, names: list[str], text: str, key: str) -> Any
         return dataclasses.replace(node, **{name: new})
     if typing.get_origin(kind) is dict:
         inner = typing.get_args(kind)[1]
-        if inner is str:  # free keys, such as `folders`
-            return {**node, ".".join(names): parsed(text, str, f"--{key}")}
+        if inner is Text:  # free keys, such as `folders`
+            return {**node, ".".join(names): _parsed(text, inner, key)}
         # Names of families and sizes may hold dots themselves (0.6B): the longest known one wins.
         heads = [".".join(names[:i]) for i in range(len(names), 0, -1)]
         name = next((h for h in heads if h in node), name)
@@ -143,15 +129,28 @@ def _replace(node: Any, kind: Any, names: list[str], text: str, key: str) -> Any
     raise ConfigError(f"--{key}: {'.'.join(key.split('.')[: -len(names)])} has no fields")
 
 
+def _parsed(text: str, kind: Any, key: str) -> Any:
+    """A command line's text as a value of the type `kind`."""
+    if optional(kind) and text.lower() in ("none", "null"):
+        return None
+    kind = optional(kind) or kind
+    if dataclasses.is_dataclass(kind) or typing.get_origin(kind) is dict:
+        raise ConfigError(
+            f"--{key}={text}: is a group of fields; name one of them, as in --{key}.FIELD="
+        )
+    value: Any = text
+    if typing.get_origin(kind) is tuple:
+        items = (item.strip(" '\"") for item in text.strip(" ()[]").split(","))
+        value = [item for item in items if item]
+    return read(kind, value, "command line", key)
+
+
 def integer(text: str) -> int:
     """The value of a command's own flag. Raises ValueError, also beyond the range of any array."""
     value = int(text)
     if abs(value) > MOST:
         raise ValueError(f"{text}: beyond {MOST}")
     return value
-
-
-# --- unknown names ---------------------------------------------------------------------------
 
 
 def pairs(rest: Sequence[str]) -> list[tuple[str, str]]:

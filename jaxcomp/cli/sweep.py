@@ -19,8 +19,9 @@ from jaxcomp.cli.common import (
     workdir_of,
     workers_of,
 )
-from jaxcomp.config import Config, ConfigError, from_dict
+from jaxcomp.config import Config, ConfigError
 from jaxcomp.runtime import paths
+from jaxcomp.runtime.fields import from_dict
 from jaxcomp.runtime.plugins import load_plugins
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
 from typing import Any
 
 from jaxcomp.compress import recipes
@@ -15,11 +14,11 @@ from jaxcomp.config import (
     ModelConfig,
     OptimConfig,
     SweepConfig,
-    check_numbers,
 )
 from jaxcomp.models.config import check_shape
 from jaxcomp.models.families import FAMILIES
 from jaxcomp.models.hub import is_id
+from jaxcomp.runtime.fields import read
 from jaxcomp.runtime.files import is_file, matching, size_of
 from jaxcomp.runtime.paths import is_remote
 
@@ -28,15 +27,8 @@ CHOICES = {
     "memory.recipe": (*recipes.RECIPES, recipes.CUSTOM),
     "memory.kind": recipes.KINDS,
     "memory.connector": recipes.CONNECTORS,
-    "memory.positions": ("spread", "consecutive"),
     "train.objective": ("coin", "sum", "distil", "answer"),
     "decoder.adapt.objective": ("coin", "sum"),
-    "train.dtype": ("float32", "bfloat16"),
-    "decoder.adapt.dtype": ("float32", "bfloat16"),
-    "train.remat": ("none", "full", "offload"),
-    "pretrain.remat": ("none", "full", "offload"),
-    "decoder.pretrain.remat": ("none", "full", "offload"),
-    "decoder.adapt.remat": ("none", "full", "offload"),
 }
 OPTIMS = ("train.optim", "pretrain.optim", "decoder.pretrain.optim", "decoder.adapt.optim")
 
@@ -51,9 +43,7 @@ def get(cfg: Config, key: str) -> Any:
 
 def validate(cfg: Config) -> None:
     """Raises ConfigError that names the field, what was found, what works and the mend."""
-    check_numbers(cfg)
-    if cfg.name in ("", ".", "..") or "/" in cfg.name:
-        raise ConfigError(f"name = {cfg.name!r}: expected the name of a folder, without '/'")
+    read(Config, cfg, "config")
     for key, allowed in CHOICES.items():
         _choice(key, get(cfg, key), allowed)
     recipes.check(cfg.memory)
@@ -61,8 +51,6 @@ def validate(cfg: Config) -> None:
     if "decoder" not in cfg.folders:  # it will be taught by the reference
         towers = cfg.decoder.reference, cfg.decoder.model
         recipes.check_shapes(cfg.memory, *towers, "decoder.reference")
-    if not cfg.mesh.fsdp:
-        raise ConfigError("mesh.fsdp = 0: expected -1 (all that is left) or at least 1")
     for key in OPTIMS:
         _optim(key, get(cfg, key))
     _models(cfg)
@@ -120,13 +108,6 @@ def _models(cfg: Config) -> None:
         for s, model in sizes.items()
     }
     models |= {"decoder.model": cfg.decoder.model, "decoder.reference": cfg.decoder.reference}
-    for family, sizes in cfg.families.items():
-        for name in (family, *sizes):
-            # Names become parts of job ids and file names, where "-" separates.
-            if not re.fullmatch(r"[A-Za-z0-9_.]+", name):
-                raise ConfigError(
-                    f"families: name {name!r} may hold only letters, digits, '_' and '.'"
-                )
     for key, model in models.items():
         _model(key, model)
     if cfg.compressor:

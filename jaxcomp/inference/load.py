@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from jaxcomp.compress.autoencoder import AutoEncoder, build, trainable_filter
-from jaxcomp.config import Config, MemoryConfig, config_hash, from_dict
+from jaxcomp.config import Config, MemoryConfig, config_hash
 from jaxcomp.data.tokenizer import Tokenizer
 from jaxcomp.inference import peft
 from jaxcomp.inference.format import (
@@ -35,6 +35,7 @@ from jaxcomp.models.hub import folder_of, is_id
 from jaxcomp.models.weight_map import module_tower
 from jaxcomp.runtime import paths, strict_json
 from jaxcomp.runtime.allocator import keep_freed_memory
+from jaxcomp.runtime.fields import from_dict
 from jaxcomp.runtime.plugins import load_plugins
 from jaxcomp.runtime.sharding import use_mesh
 from jaxcomp.training import manifest, pretrained

@@ -8,8 +8,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from jaxcomp.config import ConfigError, ModelConfig, RopeScaling, check_numbers
+from jaxcomp.config import ConfigError, ModelConfig, RopeScaling
 from jaxcomp.models.families import FAMILIES, MULTIMODAL, Family, family
+from jaxcomp.runtime.fields import read
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 
@@ -218,7 +219,7 @@ def to_hf(cfg: ModelConfig) -> dict[str, Any]:
 def check(cfg: ModelConfig, source: str = "model") -> None:
     """Raises ConfigError where the sizes cannot make a transformer."""
     family(cfg.model_type, source)
-    check_numbers(cfg, f"{source}: ")
+    read(ModelConfig, cfg, source)
     if not cfg.vocab_size:
         raise ConfigError(
             f"{source}: vocab_size is 0, expected at least 1 (0 stands for the tokenizer's size: "
@@ -251,10 +252,6 @@ def check_shape(cfg: ModelConfig, where: str) -> None:
             f"{cfg.sliding_window_pattern}: set both, or neither"
         )
     rope = cfg.rope_scaling
-    if rope and rope.rope_type not in ("llama3", "linear"):
-        raise ConfigError(
-            f"{where}rope_scaling.rope_type = {rope.rope_type!r}: expected llama3 or linear"
-        )
     if rope and rope.high_freq_factor <= rope.low_freq_factor:
         raise ConfigError(
             f"{where}rope_scaling.high_freq_factor = {rope.high_freq_factor}: expected more than "

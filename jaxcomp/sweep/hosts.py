@@ -14,10 +14,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxcomp.config import Config, ConfigError, config_hash, from_dict, to_dict
+from jaxcomp.config import Config, ConfigError, config_hash, to_dict
 from jaxcomp.runtime import distributed
 from jaxcomp.runtime.channel import Lost
 from jaxcomp.runtime.cluster import Cluster, find_cluster
+from jaxcomp.runtime.fields import from_dict
 from jaxcomp.runtime.preemption import Terminated
 from jaxcomp.sweep import grid
 from jaxcomp.sweep.tasks import Task, Work

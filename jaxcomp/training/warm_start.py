@@ -11,8 +11,9 @@ from typing import Any
 
 from jaxcomp.compress.autoencoder import AutoEncoder, dtypes, slots_of, trainable_filter
 from jaxcomp.compress.memory import scale_of, unit_of
-from jaxcomp.config import Config, ConfigError, from_dict
+from jaxcomp.config import Config, ConfigError
 from jaxcomp.runtime import paths
+from jaxcomp.runtime.fields import from_dict
 from jaxcomp.training.checkpoint import Checkpoints, saved_steps
 from jaxcomp.training.manifest import IDENTITY, SETTINGS, SUMMARY, read_json
 from jaxcomp.training.optim import Params, init_state, split_model, split_optim

@@ -5,7 +5,8 @@ import pytest
 
 from jaxcomp.cli import overrides
 from jaxcomp.cli.validate import validate
-from jaxcomp.config import Config, ConfigError, ModelConfig, RopeScaling, fields, from_dict
+from jaxcomp.config import Config, ConfigError, ModelConfig, RopeScaling
+from jaxcomp.runtime.fields import fields, from_dict
 from jaxcomp.runtime.files import matching
 
 CONFIG = """

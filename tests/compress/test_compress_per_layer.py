@@ -14,9 +14,10 @@ from flax import nnx
 
 from jaxcomp.cli.validate import validate
 from jaxcomp.compress import kv, recipes
-from jaxcomp.config import Config, ConfigError, MeshConfig, ModelConfig, from_dict
+from jaxcomp.config import Config, ConfigError, MeshConfig, ModelConfig
 from jaxcomp.evals import rate
 from jaxcomp.inference import decode
+from jaxcomp.runtime.fields import from_dict
 from jaxcomp.runtime.sharding import use_mesh
 from jaxcomp.sweep import grid, jobs
 from jaxcomp.sweep.plan import programs

@@ -9,7 +9,8 @@ from jaxcomp.cli.validate import validate
 from jaxcomp.compress import recipes
 from jaxcomp.compress.connector import CONNECTORS
 from jaxcomp.compress.kinds import KINDS
-from jaxcomp.config import Config, ConfigError, MemoryConfig, SweepConfig, from_dict, to_dict
+from jaxcomp.config import Config, ConfigError, MemoryConfig, SweepConfig, to_dict
+from jaxcomp.runtime.fields import from_dict
 
 
 def test_every_recipe_is_a_config_that_holds():

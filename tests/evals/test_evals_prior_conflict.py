@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from jaxcomp.cli.validate import validate
-from jaxcomp.config import ConfigError, WorldConfig, from_dict
+from jaxcomp.config import ConfigError, WorldConfig
 from jaxcomp.data import lexicon as lx
 from jaxcomp.data.facts import VALUES
 from jaxcomp.data.world import World, bases_world, own_world, scrambled
 from jaxcomp.evals import bootstrap
 from jaxcomp.evals.primary_metrics import SPLIT, WORLD, headlines
 from jaxcomp.evals.prior_conflict import OUTCOMES, contested, measured, rates, rival_of
+from jaxcomp.runtime.fields import from_dict
 
 CFG = WorldConfig(base_favourites=1)
 OWN, RIVAL = World(own_world(CFG)), World(WorldConfig(seed=1))

@@ -11,7 +11,7 @@ import sweep_stub
 from jaxcomp.analysis import plots
 from jaxcomp.analysis.report import report
 from jaxcomp.cli import main, overrides
-from jaxcomp.config import from_dict
+from jaxcomp.runtime.fields import from_dict
 from jaxcomp.sweep import grid
 from jaxcomp.sweep.store import Ledger, made_by
 
