@@ -14,22 +14,22 @@ import hashlib
 import json
 import re
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Interval, Predicate
 
-# Metadata of a field that came after results were published: while it has its default it is left
-# out of every tree and hash, so that those results keep their names.
+# Metadata of a field that came after results were published. While it has its default it is left
+# out of every tree and hash, so those results keep their names.
 OMIT_IF_DEFAULT = {"omit_if_default": True}
 
 
-def must_be(check: Callable[[Any], Any], expected: str) -> Predicate:
-    """The bound of a type: `check` is true of the value; an error says what was `expected`."""
+def like(pattern: str, expected: str) -> Predicate:
+    """The bound of a type: its text matches `pattern`; an error says what was `expected`."""
 
     def holds(value: Any) -> bool:
-        if check(value):
+        if re.fullmatch(pattern, str(value)):
             return True
         raise ValueError(f"expected {expected}")
 
@@ -45,15 +45,16 @@ NotNegative = Annotated[float, Ge(0)]
 Share = Annotated[float, Interval(ge=0, le=1)]
 Fraction = Annotated[float, Interval(ge=0, lt=1)]
 # Halves of surrogate pairs are bytes of a command line that is not UTF-8.
-_TEXT = re.compile("[^\x00-\x1f\x7f-\x9f\ud800-\udfff]*")
-Text = Annotated[str, must_be(_TEXT.fullmatch, "text without control characters, in UTF-8")]
-_FOLDER = re.compile(r"(?!\.{1,2}$)[^/]+")
-FolderName = Annotated[Text, must_be(_FOLDER.fullmatch, "the name of a folder, without '/'")]
+Text = Annotated[
+    str, like("[^\x00-\x1f\x7f-\x9f\ud800-\udfff]*", "text without control characters, in UTF-8")
+]
+FolderName = Annotated[Text, like(r"(?!\.{1,2}$)[^/]+", "the name of a folder, without '/'")]
 # A part of job ids and file names, in which "-" separates.
-_NAME = re.compile(r"[A-Za-z0-9_.]+")
-ShortName = Annotated[str, must_be(_NAME.fullmatch, "a name of letters, digits, '_' and '.'")]
+ShortName = Annotated[str, like(r"[A-Za-z0-9_.]+", "a name of letters, digits, '_' and '.'")]
+Devices = Annotated[int, Interval(ge=-1, le=MOST), like("(?!0$).*", "-1 or at least 1")]
 Remat = Literal["none", "full", "offload"]
 Dtype = Literal["float32", "bfloat16"]
+Positions = Literal["spread", "consecutive"]
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ class MemoryConfig:
     kind: Text = "append"
     ratio: Size = 4  # context tokens per memory vector; divides data.segment
     # spread: memory vector m has the position id of its block; consecutive: 0, 1, 2, ...
-    positions: Literal["spread", "consecutive"] = "spread"
+    positions: Positions = "spread"
     # mlp: RMSNorm-Linear-GELU-Linear; relu: Linear-ReLU-Linear; none: states times a constant
     connector: Text = field(default="mlp", metadata=OMIT_IF_DEFAULT)
     connector_hidden: Count = 0  # 0: twice the decoder's width
@@ -273,8 +274,7 @@ class SweepConfig:
 @dataclass(frozen=True)
 class MeshConfig:
     replica: Size = 1
-    # -1: every device that replica and tp leave
-    fsdp: Annotated[int, Interval(ge=-1, le=MOST), must_be(bool, "-1 or at least 1")] = -1
+    fsdp: Devices = -1  # -1: every device that replica and tp leave
     tp: Size = 1
 
 
@@ -310,12 +310,8 @@ class ConfigError(ValueError):
 def to_dict(config: Any) -> Any:
     """A tree of dataclasses as JSON-able values, without `OMIT_IF_DEFAULT` fields at defaults."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        values = ((f, getattr(config, f.name)) for f in dataclasses.fields(config))
-        return {
-            f.name: to_dict(value)
-            for f, value in values
-            if not (f.metadata.get("omit_if_default") and value == _default(f))
-        }
+        kept = (f for f in dataclasses.fields(config) if not _left_out(f, getattr(config, f.name)))
+        return {f.name: to_dict(getattr(config, f.name)) for f in kept}
     if isinstance(config, dict):
         return {k: to_dict(v) for k, v in config.items()}
     if isinstance(config, (tuple, list)):
@@ -323,18 +319,15 @@ def to_dict(config: Any) -> Any:
     return config
 
 
-def _default(f: dataclasses.Field[Any]) -> Any:
-    return f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+def _left_out(f: dataclasses.Field[Any], value: Any) -> bool:
+    default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+    return f.metadata == OMIT_IF_DEFAULT and value == default
 
 
 def config_hash(*parts: Any) -> str:
     """Twelve hex digits of the SHA-256 of the canonical JSON of `parts`."""
     text = json.dumps([to_dict(p) for p in parts], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-_BOOLS = {"": True, "true": True, "1": True, "false": False, "0": False}
-_KINDS = {int: "an integer", float: "a number", bool: "true or false"}
 
 
 def parse_arg(arg: str, **defaults: Any) -> types.SimpleNamespace:
@@ -351,12 +344,11 @@ def parse_arg(arg: str, **defaults: Any) -> types.SimpleNamespace:
                 f"known: {', '.join(defaults)}"
             )
         kind = type(defaults[name])
-        if not mark and kind is not bool:
-            raise ConfigError(f"config argument {name} needs a value: {name}=...")
         try:
-            values[name] = _BOOLS[text.lower()] if kind is bool else kind(text)
+            flag = {"": True, "true": True, "false": False}
+            values[name] = flag[text] if kind is bool else {"=": kind}[mark](text)
         except (KeyError, ValueError):
-            raise ConfigError(f"config argument {part}: expected {_KINDS[kind]}") from None
+            raise ConfigError(f"config argument {part}: expected {name}={kind.__name__}") from None
     return types.SimpleNamespace(**values)
 
 

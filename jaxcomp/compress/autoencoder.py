@@ -242,10 +242,6 @@ def check_memory(memory: MemoryConfig) -> None:
     connector that is not the recipe's."""
     kind_of(memory)
     recipes.check(memory)
-    if memory.positions not in ("spread", "consecutive"):
-        raise ConfigError(
-            f"memory.positions = {memory.positions!r}; expected spread or consecutive"
-        )
 
 
 def build(

@@ -51,7 +51,8 @@ def _reader(kind: Any) -> Any:
 
     rules = ConfigDict(extra="forbid", allow_inf_nan=False, revalidate_instances="always")
     # A tuple of one, for a dataclass itself takes no rules.
-    return TypeAdapter(tuple[kind], config=rules)
+    of_one: Any = tuple[kind]  # pyright: ignore[reportInvalidTypeForm]
+    return TypeAdapter(of_one, config=rules)
 
 
 def _group(kind: Any, path: list[str]) -> Any:

@@ -70,6 +70,6 @@ def import_file(path: Path, what: str) -> ModuleType:
 def failed(what: str, path: str | os.PathLike[str], error: Exception) -> ConfigError:
     """A user's file failed: the last of its lines on the way to the error, and the error."""
     frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+    lines = [frame.lineno for frame in frames if Path(frame.filename) == Path(path).absolute()]
     line = f" line {lines[-1]}" if lines else ""
     return ConfigError(f"{what}{path}:{line} {type(error).__name__}: {error}")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
-from jaxcomp.config import ConfigError
+from jaxcomp.config import ConfigError, suggestion
 
 Row = TypeVar("Row")
 
@@ -45,8 +44,7 @@ class Registry(Mapping[str, Row]):
 
 
 def unknown(field: str, name: object, known: Any) -> ConfigError:
-    near = difflib.get_close_matches(str(name), list(known), n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    hint = suggestion(name, known)
     return ConfigError(f"{field} = {name!r}: expected one of {', '.join(known)}{hint}")
 
 

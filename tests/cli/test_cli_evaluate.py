@@ -99,38 +99,6 @@ def test_runs_of_one_seed_that_differ_otherwise_are_followed(runs, tmp_path):
     assert [place for place, _ in runs] == ["a", "A"]
 
 
-@pytest.mark.parametrize(
-    ("argv", "said"),
-    [
-        (["--checkpoints=all"], "needs --run=DIR"),
-        (["--checkpoints=some", "--run=a"], "invalid choice"),
-        (["--run=a", "--checkpoints=all", "--train.seed=1"], "--train.seed does not go with --run"),
-        (["--run=a", "--checkpoints=all", "--limit=3"], "--limit goes with --task"),
-        (["--run=a", "--all", "--task=drift"], "--all does not go with --task=drift"),
-        (["--run=a", "--task=rate", "--data=x"], "--data does not go with --task=rate"),
-        (["--run=a", "--task=drift", "--filter=known"], "--filter does not go with --task=drift"),
-        (["--run=a", "--task=drift", "--select=sage"], "--select does not go with --task=drift"),
-        (["--run=a", "--task=qa", "--select=top"], "'top' is none; expected some of lead, random"),
-        (["--run=a", "--select=sage"], "--select goes with --task=overwriting|qa\n"),
-        (["--run=a", "--export=x"], "--export goes with --task=drift\n"),
-        (["--run=a", "--limit=3"], "--limit goes with --task=overwriting|qa|drift|bounds\n"),
-        (["--run=a", "--task=bounds", "--data=x"], "--data does not go with --task=bounds"),
-        (["--run=a", "--task=bounds", "--filter=known"], "--filter does not go with --task=boun"),
-        (["--run=a", "--task=bounds", "--export=x"], "--export does not go with --task=bounds"),
-        (["--run=a", "--task=bounds", "--limit=0"], "--limit=0; expected at least 1"),
-        (["--run=a", "--task=bounds", "--batch=0"], "--batch=0; expected at least 1"),
-        (["--task=bounds"], "--task=bounds needs --run=DIR"),
-        (["--run=nowhere", "--task=bounds"], "nowhere holds no settings.json"),
-        (["--run=a,b", "--task=drift"], "one finished run or export; found 2"),
-        (["--run=a", "--task=qa", "--export=x"], "--export does not go with --task=qa"),
-        (["--run=a", "--task=drift", "--limit=0"], "--limit=0; expected at least 1"),
-    ],
-)
-def test_what_does_not_go_together_is_refused(argv, said, capsys):
-    assert main.main(["eval", *argv]) == 2
-    assert said in told(capsys)
-
-
 @pytest.mark.parametrize("task", questions.TASKS)
 def test_a_task_refuses_the_flags_that_it_is_not_named_for(task, capsys):
     for name, tasks in evaluate.OF_TASKS.items():

@@ -1,6 +1,7 @@
 """The tiniest pairs of every kind, and their forward pass by hand: numpy, one token at a time."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +40,7 @@ def tower(shape: ModelConfig, seed: int) -> Transformer:
     return Transformer(shape, rngs=nnx.Rngs(0), params=params)
 
 
-def memory_of(name: str, *, ratio: int = 1, positions: str = "spread") -> MemoryConfig:
+def memory_of(name: str, *, ratio: int = 1, positions: Any = "spread") -> MemoryConfig:
     return MemoryConfig(ratio=ratio, positions=positions, **recipe(name)["memory"])
 
 

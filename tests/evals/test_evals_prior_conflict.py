@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from jaxcomp.cli.validate import validate
-from jaxcomp.config import ConfigError, WorldConfig
+from jaxcomp.config import WorldConfig
 from jaxcomp.data import lexicon as lx
 from jaxcomp.data.facts import VALUES
 from jaxcomp.data.world import World, bases_world, own_world, scrambled
@@ -156,19 +155,3 @@ def test_the_report_shows_the_split_where_there_is_one():
     cfg = from_dict({"world": {"base_favourites": 1}})
     assert headlines(cfg) == (*WORLD, *SPLIT)
     assert headlines(dataclasses.replace(cfg, world=WorldConfig())) == WORLD
-
-
-@pytest.mark.parametrize(
-    ("tree", "message"),
-    [
-        ({"world": {"base_favourites": 3, "seed": 3}}, "own favourites"),
-        ({"world": {"base_favourites": -1}}, "at least 0"),
-        (
-            {"world": {"base_scrambled": True}, "data": {"source": "tfds", "tfds_name": "x"}},
-            "only base models of the controlled world",
-        ),
-    ],
-)
-def test_bad_values_are_refused(tree, message):
-    with pytest.raises(ConfigError, match=message):
-        validate(from_dict(tree))

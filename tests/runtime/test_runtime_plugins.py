@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 
 from jaxcomp.cli import overrides
-from jaxcomp.config import Config, ConfigError, config_hash, from_dict, to_dict
+from jaxcomp.config import Config, ConfigError, config_hash, to_dict
+from jaxcomp.runtime.fields import from_dict
 from jaxcomp.runtime.plugins import load_plugins
 from jaxcomp.runtime.registry import Registry
 from jaxcomp.sweep import grid
