@@ -124,7 +124,6 @@ def test_what_a_gemma_gets_wrong_is_named(change, message):
     ("model", "message"),
     [
         (ModelConfig(sliding_window=8), "sliding_window = 8: a llama has no such field; leave it"),
-        ("rope_type = 'yarn': expected 'l",),
         (ModelConfig("gemma3_text", sliding_window_pattern=2), "sliding_window = 0, but sliding_w"),
         (ModelConfig("gemma3"), "model_type = 'gemma3'"),
     ],
