@@ -10,7 +10,7 @@ import numpy as np
 from jaxcomp.inference.format import ExportError
 from jaxcomp.inference.memory import Memory
 from jaxcomp.inference.pair import NO_PROMPT, Pair
-from jaxcomp.runtime import paths
+from jaxcomp.models.safetensors import save_tensors
 
 
 def prompt_embeds(pair: Pair, memory: Memory, out: Path, *, question: str | None = None) -> None:
@@ -37,4 +37,4 @@ def prompt_embeds(pair: Pair, memory: Memory, out: Path, *, question: str | None
         for name, row in zip(memory.ids, rows, strict=True)
     }
     out.parent.mkdir(parents=True, exist_ok=True)
-    paths.save_tensors(tensors, out)
+    save_tensors(tensors, out)

@@ -30,6 +30,7 @@ from jaxcomp.inference.format import (
 from jaxcomp.inference.load import open_run, read_about, readable_by
 from jaxcomp.models import hf
 from jaxcomp.models.hub import is_id
+from jaxcomp.models.safetensors import save_tensors
 from jaxcomp.models.weight_map import module_tower
 from jaxcomp.runtime import paths
 from jaxcomp.runtime.sharding import use_mesh
@@ -76,7 +77,7 @@ def _write(
     _, trained, _ = split_model(model, trainable_filter(cfg.train, cfg.memory))
     trained = {name: np.asarray(jax.device_get(x)) for name, x in trained.items()}
     small = {name: x for name, x in trained.items() if not name.startswith(_LLM)}
-    paths.save_tensors({n: np.ascontiguousarray(x) for n, x in small.items()}, folder / PAIR)
+    save_tensors({n: np.ascontiguousarray(x) for n, x in small.items()}, folder / PAIR)
     tower_folder = folder / (ADAPTER if cfg.memory.lora.rank else FULL)
     if cfg.memory.lora.rank:
         leaves = {name: x for name, x in trained.items() if name.startswith(_LLM)}

@@ -167,8 +167,10 @@ class Memory:
             "decoder": self.decoder,
             "compressor": self.compressor,
         }
+        from jaxcomp.models.safetensors import save_tensors  # imports JAX
+
         path.parent.mkdir(parents=True, exist_ok=True)
-        paths.save_tensors(tensors, path, about)
+        save_tensors(tensors, path, about)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Memory:

@@ -19,6 +19,7 @@ from jaxcomp.config import LoraConfig, ModelConfig
 from jaxcomp.inference.format import ExportError
 from jaxcomp.models.block import PROJECTIONS
 from jaxcomp.models.lora import lora_specs
+from jaxcomp.models.safetensors import save_tensors
 from jaxcomp.models.weight_map import Tower, weights
 from jaxcomp.runtime import paths, strict_json
 from jaxcomp.runtime.sharding import constrain
@@ -41,7 +42,7 @@ def save(
             a_RI, b_OR = a[y].reshape(-1, lora.rank).T, b[y].reshape(lora.rank, -1).T
             tensors[f"{start}.lora_A.weight"] = np.ascontiguousarray(a_RI)
             tensors[f"{start}.lora_B.weight"] = np.ascontiguousarray(b_OR)
-    paths.save_tensors(tensors, folder / WEIGHTS, {"format": "pt"})
+    save_tensors(tensors, folder / WEIGHTS, {"format": "pt"})
     about = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",

@@ -21,7 +21,7 @@ from jaxcomp.config import LoraConfig, ModelConfig
 from jaxcomp.models.block import PROJECTIONS, layer_leaves
 from jaxcomp.models.config import from_hf, to_hf
 from jaxcomp.models.model import Transformer
-from jaxcomp.models.safetensors import DTYPES, HfError, Stored, read_all, stored_in
+from jaxcomp.models.safetensors import DTYPES, HfError, Stored, read_all, save_tensors, stored_in
 from jaxcomp.models.weight_map import Tower, Weight, tower, weights
 from jaxcomp.runtime import paths, strict_json
 from jaxcomp.runtime.sharding import check_model, spec_of
@@ -91,7 +91,7 @@ def save(model: Transformer, folder: str | os.PathLike[str], dtype: Any = "bfloa
     config = to_hf(model.cfg) | {"dtype": np.dtype(dtype).name}
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
     # The metadata is what transformers' reader insists on.
-    paths.save_tensors(tensors, folder / WEIGHTS, {"format": "pt"})
+    save_tensors(tensors, folder / WEIGHTS, {"format": "pt"})
     paths.write_bytes(folder / CONFIG, text.encode())
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,8 +13,10 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from jaxcomp.models.weight_map import Weight
+from jaxcomp.runtime import paths
 
 DTYPES = ("F32", "F16", "BF16")  # that can be read
 _BLOCK = 1 << 18  # numbers looked at at once
@@ -131,3 +135,20 @@ def _reader(
         return ours if weight.stacked else ours[0]
 
     return values
+
+
+def save_tensors(
+    tensors: dict[str, np.ndarray], target: Path, about: dict[str, str] | None = None
+) -> None:
+    """Write a safetensors file of this machine, whole or not at all. Raises OSError."""
+
+    def write(part: Path) -> None:
+        try:
+            save_file(tensors, part, metadata=about)
+        except SafetensorError as error:  # holds what the system said as text only
+            code = re.search(r"(?:code:|os error) (\d+)", str(error))
+            if code is None:
+                raise
+            raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
+
+    paths.atomically(target, write)

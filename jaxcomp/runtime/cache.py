@@ -6,13 +6,12 @@ import contextlib
 import logging
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from jaxcomp.config import ConfigError
 from jaxcomp.runtime import strict_json
-from jaxcomp.runtime.paths import cache_dir
+from jaxcomp.runtime.paths import cache_dir, write_bytes
 
 __all__ = ["cache_dir", "damaged", "keep_small", "read_json", "write_atomically"]
 
@@ -68,28 +67,19 @@ def damaged(file: Path, error: object) -> None:
     )
 
 
-_warned: set[str] = set()
+_warned: set[Path] = set()
 
 
 def write_atomically(file: Path, content: bytes) -> bool:
-    """Writes the file whole or not at all; False (and one warning) where the disk refuses.
+    """Write the file whole or not at all; False (and one warning) where the disk refuses.
 
     A cache that cannot be written costs time, never a run.
     """
-    made = ""
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, made = tempfile.mkstemp(dir=file.parent, prefix=".making-")
-        with os.fdopen(handle, "wb") as f:
-            f.write(content)
-        os.chmod(made, file.parent.stat().st_mode & 0o666)  # what the umask says, not 0600
-        os.replace(made, file)
-        return True
+        write_bytes(file, content)
     except OSError as error:
-        if made:
-            Path(made).unlink(missing_ok=True)
-        if str(file.parent) not in _warned:
-            _warned.add(str(file.parent))
+        if file.parent not in _warned:
+            _warned.add(file.parent)
             logging.getLogger(__name__).warning(
                 "%s: cannot write the cache (%s); going on without it. Set JAXCOMP_CACHE to a "
                 "folder with room to make the next start faster",
@@ -97,3 +87,4 @@ def write_atomically(file: Path, content: bytes) -> bool:
                 error,
             )
         return False
+    return True

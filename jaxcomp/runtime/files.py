@@ -6,7 +6,7 @@ import functools
 import hashlib
 import os
 import time
-from glob import glob, has_magic
+from glob import glob
 
 from jaxcomp.runtime import paths
 
@@ -69,7 +69,7 @@ _seen: dict[str, tuple[int, str]] = {}  # size and checksum of the objects liste
 
 
 def _about(file: str) -> tuple[int, str]:
-    found = _objects(file, int(time.monotonic() / _REMEMBERED_S)) if file not in _seen else _seen
+    found = _seen if file in _seen else _objects(file, int(time.monotonic() / _REMEMBERED_S))
     if file not in found:
         raise FileNotFoundError(2, "no such object", file)
     return found[file]
@@ -80,19 +80,11 @@ def _objects(pattern: str, minute: int) -> dict[str, tuple[int, str]]:
     """Size and checksum of every object that matches; listed once for all jobs of a sweep."""
     from jaxcomp.runtime import gs
 
-    place = gs.GsPath(pattern.rstrip("/"))
-    start = next((i for i, part in enumerate(place.parts) if has_magic(part)), None)
-    paths.check_readable(place if start is None else gs.GsPath(*place.parts[:start]))
-    with gs.told(place):
-        if start is None:
-            about = place._about()
-            entries = {} if about is None else {about["name"]: about}
-        else:
-            entries = gs.files().glob(str(place), detail=True)
+    paths.check_readable(pattern)
     found = {
-        gs.PREFIX + name: (int(e["size"]), str(e.get("crc32c", "")))
-        for name, e in entries.items()
-        if e["type"] == "file" and not name.endswith("/")
+        f"gs://{name}": (int(about["size"]), str(about.get("crc32c", "")))
+        for name, about in gs.files().glob(pattern, detail=True).items()
+        if about["type"] == "file"
     }
     _seen.update(found)
     return found

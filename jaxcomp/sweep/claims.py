@@ -1,9 +1,11 @@
 """Who is working on what, where several processes and machines share one folder.
 
-A claim is a file that names its owner, made only where there is none: with O_EXCL in a folder of
-this machine (or a shared disk), with a conditional write in a bucket. The owner's heartbeat keeps
+A claim is a file that names its owner, made only where there is none. The owner's heartbeat keeps
 its modification time fresh. A claim is stale, and may be taken over, when its process is dead (same
 machine) or its heartbeat has stopped (another machine).
+
+The claims of a workdir in a bucket are in the cache of each machine: between machines nothing is
+claimed there, since a job that runs twice gives the same row.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from jaxcomp.runtime import errors, paths, strict_json
+from jaxcomp.runtime import paths, strict_json
 
 HEARTBEAT_S = 20.0
 STALE_S = 120.0  # a claim of another machine whose heartbeat is older than this is taken over
@@ -38,9 +40,11 @@ class Claims:
     """
 
     def __init__(self, folder: Path):
+        if paths.is_remote(folder):
+            folder = paths.cache_dir() / "claims" / str(folder).removeprefix("gs://")
         self.folder = paths.path(folder)
         self.held: set[str] = set()
-        self._locks: _Locks = (_Objects if paths.is_remote(folder) else _Files)(self.folder)
+        self._locks: _Locks = _Files(self.folder)
         self._one = threading.RLock()  # the heartbeat and the main thread
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
@@ -166,84 +170,6 @@ class _Files:
             with contextlib.suppress(OSError):
                 fcntl.flock(f, fcntl.LOCK_EX)
             yield
-
-
-class _Objects:
-    """Claims as objects of a bucket: every write names the generation that it replaces.
-
-    So of two machines that see the same free or stale claim one gets it, without a guard.
-    """
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.content = json.dumps(_me()).encode()
-        self.generations: dict[str, bytes] = {}
-
-    def open(self) -> None:
-        pass
-
-    def take(self, name: str) -> None:
-        from jaxcomp.runtime import gs
-
-        found = gs.read_record(self._path(name))
-        owner = self._living(name, found.content)
-        if owner is None:
-            made = self._write(name, found.generation)
-            if made is not None:
-                self.generations[name] = made
-                return
-            owner = _words(_parsed(gs.read_record(self._path(name)).content))
-        raise ClaimedError(f"{name} is claimed by {owner}")
-
-    def drop(self, name: str) -> None:
-        from jaxcomp.runtime import gs
-
-        generation = self.generations.pop(name, None)
-        if generation is not None:
-            gs.swap(self._path(name), None, generation)
-
-    def beat(self, name: str) -> bool:
-        generation = self.generations.get(name)
-        if generation is None:
-            return False
-        try:
-            made = self._write(name, generation)
-        except errors.StorageError:
-            return True  # the network is down: the next beat tries again
-        if made is None:
-            del self.generations[name]
-            return False
-        self.generations[name] = made
-        return True
-
-    def owner(self, name: str) -> str | None:
-        from jaxcomp.runtime import gs
-
-        return self._living(name, gs.read_record(self._path(name)).content)
-
-    def _write(self, name: str, generation: bytes) -> bytes | None:
-        """The new generation, None where the object is not at `generation` any more."""
-        from jaxcomp.runtime import gs
-
-        made = gs.swap(self._path(name), self.content, generation)
-        if made is None:
-            now = gs.read_record(self._path(name))
-            made = now.generation if now.content == self.content else None
-        return made
-
-    def _living(self, name: str, content: bytes | None) -> str | None:
-        from jaxcomp.runtime import gs
-
-        if content is None:
-            return None
-        info = _parsed(content)
-        if _is_here(info):
-            return _words(info) if _lives(info) else None
-        age = gs.age(gs.GsPath(str(self._path(name))))
-        return _words(info) if age is not None and age < STALE_S else None
-
-    def _path(self, name: str) -> Path:
-        return self.folder / f"{name}.lock"
 
 
 def _parsed(content: bytes | None) -> dict[str, Any]:

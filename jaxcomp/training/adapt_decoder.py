@@ -11,6 +11,7 @@ import numpy as np
 from jaxcomp.config import Config, config_hash
 from jaxcomp.models import hf
 from jaxcomp.models.model import count_params
+from jaxcomp.models.safetensors import save_tensors
 from jaxcomp.runtime import distributed, paths
 from jaxcomp.runtime.sharding import on_host, use_mesh
 from jaxcomp.training import lock, manifest, pretrained, ratio_schedule
@@ -81,4 +82,4 @@ def _beside(part: Path, source: Path, markers_4D: np.ndarray) -> None:
     """What stands in a decoder's folder beside the weights."""
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(source / name, part / name)
-    paths.save_tensors({"markers_4D": markers_4D}, part / pretrained.MARKERS)
+    save_tensors({"markers_4D": markers_4D}, part / pretrained.MARKERS)

@@ -291,9 +291,9 @@ class _Watch:
         """Starts a checkpoint after `step` steps. A state that is not finite is never saved."""
         self.look()
         with self.clock.part("checkpoint"):
-            self.checkpoints.save(step, state, batches)
             if self.logger is not None:
-                self.logger.sync()
+                self.logger.sync()  # first: lines beyond the last checkpoint are dropped later
+            self.checkpoints.save(step, state, batches)
 
     def rates(self) -> dict[str, float]:
         return self.progress.rates(self.run.optim.steps)

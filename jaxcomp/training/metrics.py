@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import tensorboardX
+from tensorboardX import record_writer
 
 from jaxcomp.runtime import paths, strict_json
 from jaxcomp.training.manifest import CheckpointError
@@ -82,6 +83,19 @@ def told_time(what: str, timings: Mapping[str, Any]) -> str:
     return f"{what}: {sum(p['seconds'] for p in parts.values()):.1f} s: {', '.join(told)}"
 
 
+class _EventsInBuckets:
+    """How tensorboardX writes to gs://; its own way needs another client and a cloud project."""
+
+    def open(self, path: str) -> paths.AppendFile:
+        return paths.AppendFile(path, "")
+
+    def directory_check(self, path: str) -> None:
+        pass
+
+
+record_writer.register_writer_factory("gs", _EventsInBuckets())
+
+
 class Logger:
     """Metrics of one run, appended from `start_step` on.
 
@@ -96,9 +110,8 @@ class Logger:
             self._file = paths.AppendFile(self.path, "".join(kept))
         except OSError as error:
             raise CheckpointError(f"{self.path}: cannot be written ({error})") from error
-        self._events = paths.MirroredFolder(self.path.parent / "tensorboard")
         self._board = tensorboardX.SummaryWriter(
-            str(self._events.local), purge_step=start_step, write_to_disk=True
+            str(self.path.parent / "tensorboard"), purge_step=start_step, write_to_disk=True
         )
 
     def write(self, step: int, metrics: Mapping[str, float], rates: Mapping[str, float]) -> None:
@@ -118,12 +131,10 @@ class Logger:
         """Brings what is on this machine to the bucket, where the workdir is in one."""
         self._board.flush()
         self._file.sync()
-        self._events.sync()
 
     def close(self) -> None:
         self._board.close()
         self._file.close()
-        self._events.close()
 
 
 def _lines_until(path: Path, step: int) -> list[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 from jaxcomp.compress import recipes
@@ -144,7 +143,7 @@ def check_vocabulary(model: ModelConfig, tok: Tokenizer, where: str) -> None:
 def making(folder: Path) -> Path:
     """An empty name on this machine for what `publish` will make `folder`."""
     if paths.is_remote(folder):
-        return Path(tempfile.mkdtemp(prefix="jaxcomp-")) / folder.name
+        return paths.scratch() / folder.name
     part = Path(f"{folder}.part-{os.getpid()}")
     shutil.rmtree(part, ignore_errors=True)
     return part
@@ -160,7 +159,7 @@ def publish(part: Path, folder: Path) -> None:
         if folder.exists():
             paths.rmtree(folder)
         if paths.is_remote(folder):
-            paths.copy_into(folder, part, last=CARD)
+            paths.upload(part, folder, last=CARD)
             shutil.rmtree(part.parent)
         else:
             part.rename(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -49,7 +50,7 @@ class Tracer:
     def __init__(self, window: Window | None, workdir: Path, start: int):
         self.window, self.start = window, start
         self.place = paths.path(workdir) / "profile" / f"process-{jax.process_index()}"
-        self._folder: paths.MirroredFolder | None = None
+        self._folder: Path | None = None  # where the trace that is under way goes
         if window and start >= window.last and distributed.is_lead():
             tell(f"nothing is traced: the run is at step {start} already, past {window}")
 
@@ -63,8 +64,10 @@ class Tracer:
     def begin(self) -> None:
         if self.window is not None and self.start < self.window.last:
             first = max(self.window.first, self.start)
-            self._folder = paths.MirroredFolder(self.place / f"step-{first}")
-            jax.profiler.start_trace(str(self._folder.local))
+            self._target = self.place / f"step-{first}"
+            # The profiler writes to disks only.
+            self._folder = paths.scratch() if paths.is_remote(self.place) else self._target
+            jax.profiler.start_trace(str(self._folder))
 
     def step(self, number: int) -> AbstractContextManager[Any]:
         """Around the dispatch of a step: the trace then knows where it begins."""
@@ -75,7 +78,9 @@ class Tracer:
     def end(self) -> None:
         if self._folder is not None:
             jax.profiler.stop_trace()
-            self._folder.close()
+            if self._folder != self._target:
+                paths.upload(self._folder, self._target)
+                shutil.rmtree(self._folder)
             self._folder = None
 
 
