@@ -27,7 +27,7 @@ from jaxcomp.analysis.relations import (
 )
 from jaxcomp.evals.checkpoints import Followed, Row
 from jaxcomp.evals.intervals import ratio_interval
-from jaxcomp.evals.primary_metrics import Headline
+from jaxcomp.evals.metrics import Headline
 from jaxcomp.sweep.store import write_bytes, write_text
 
 PANEL = (3.4, 2.6)  # inches

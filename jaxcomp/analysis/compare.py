@@ -31,7 +31,7 @@ from jaxcomp.analysis.paired_tests import holm
 from jaxcomp.analysis.tables import floor_of, own_floors, points
 from jaxcomp.analysis.verdict import change_word
 from jaxcomp.config import Config, ConfigError, to_dict
-from jaxcomp.evals.primary_metrics import LOSS, OVERWRITING, PRIMARY, Headline, of_role
+from jaxcomp.evals.metrics import LOSS, OVERWRITING, PRIMARY, Headline, headline, of_role
 from jaxcomp.sweep import grid
 from jaxcomp.sweep.collect import Results
 
@@ -40,7 +40,6 @@ TEXTS = ("world.base_favourites", "world.base_scrambled", "pretrain.optim.steps"
 DECODERS = ("decoder", "folders.decoder")
 # Of a grid, or of no consequence.
 _ANY = (*grid.SIDE_FIELDS, "sweep", "families", "compressor", "base_seed", "seed", "memory.ratio")
-_LOSS = Headline("counterfactual/loss", "loss", "reconstruction loss, nats a token, teacher-forced")
 
 
 class Level(NamedTuple):
@@ -72,7 +71,7 @@ class Factor(NamedTuple):
     def heads(self) -> tuple[Headline, ...]:
         """The primary endpoint, overwriting and the loss."""
         world = self.cfg.data.source == "world"
-        loss = _LOSS if world else of_role(self.cfg, LOSS)
+        loss = headline("counterfactual/loss") if world else of_role(self.cfg, LOSS)
         return of_role(self.cfg, PRIMARY), of_role(self.cfg, OVERWRITING), loss
 
     @property

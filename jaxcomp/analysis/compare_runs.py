@@ -15,7 +15,7 @@ from typing import NamedTuple
 from jaxcomp.analysis import decoder_names, stats
 from jaxcomp.analysis.tables import points
 from jaxcomp.config import Config, ConfigError
-from jaxcomp.evals.primary_metrics import endpoints
+from jaxcomp.evals.metrics import endpoints
 from jaxcomp.sweep import grid
 from jaxcomp.sweep.collect import Results
 

@@ -18,7 +18,7 @@ import numpy as np
 from jaxcomp.analysis.document import Block, Head, Para, Picture, Table
 from jaxcomp.analysis.partial_correlation import Correlation, partial_correlation
 from jaxcomp.analysis.plots import COLOURS, MARKERS
-from jaxcomp.evals.primary_metrics import Headline, endpoints, headlines
+from jaxcomp.evals.metrics import FIDELITY, PREDICTOR, Headline, of_roles
 from jaxcomp.sweep import grid
 from jaxcomp.sweep.collect import Result, Results
 
@@ -48,9 +48,8 @@ class Explained(NamedTuple):
 def explained(results: Results) -> list[Explained]:
     """Every predictor (effective rank, entropy) with every outcome of fidelity, at each ratio; of
     setups with two base seeds or more."""
-    heads, (_, kept) = headlines(results.cfg), endpoints(results.cfg)
-    predictors = [h for h in heads if h.metric.rpartition("/")[2] in ("rank", "entropy_source")]
-    outcomes = [kept, *(h for h in heads if h.label in ("overwriting", "drift"))]
+    predictors = of_roles(results.cfg, PREDICTOR)
+    outcomes = of_roles(results.cfg, *FIDELITY)
     out = []
     for ratio in grid.ratios(results.cfg):
         rows = [r for r in results.rows if r.job.setup.ratio == ratio]

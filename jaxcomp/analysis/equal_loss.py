@@ -36,7 +36,7 @@ from jaxcomp.analysis.verdict import (
 from jaxcomp.config import Config
 from jaxcomp.evals.checkpoints import Followed
 from jaxcomp.evals.intervals import ratio_interval
-from jaxcomp.evals.primary_metrics import Headline, endpoints
+from jaxcomp.evals.metrics import Headline, endpoints, without_memory
 from jaxcomp.sweep import grid
 
 
@@ -142,8 +142,7 @@ def _word(
     if trend.bases < MIN_REPLICATES:
         return None, few(trend.bases)
     kept = endpoints(cfg)[1]
-    name, _, rest = kept.metric.partition("/")
-    floors = [run.rows[-1].metrics.get(f"{name}/floor/{rest}") or 0.0 for run in runs]
+    floors = [run.rows[-1].metrics.get(without_memory(kept.metric)) or 0.0 for run in runs]
     asked = Asked(kept.label, cfg.sweep.smallest_effect, max(floors))
     worst = max(falls(sample), key=lambda f: f.bound)
     if trend.p_fall < ALPHA:

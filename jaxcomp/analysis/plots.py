@@ -8,7 +8,7 @@ from collections import defaultdict
 
 from jaxcomp.analysis import stats
 from jaxcomp.analysis.tables import floor_of, own_decoder, points
-from jaxcomp.evals.primary_metrics import Headline
+from jaxcomp.evals.metrics import Headline
 from jaxcomp.sweep.collect import Results
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")

@@ -18,17 +18,13 @@ import numpy as np
 
 from jaxcomp.analysis.partial_correlation import Correlation, partial_correlation, partial_rho
 from jaxcomp.evals.checkpoints import Followed, Row
-from jaxcomp.evals.primary_metrics import Headline, endpoints, headlines
+from jaxcomp.evals.metrics import FIDELITY, LOSS, PREDICTOR, Headline, headline, headlines, of_role
 
 LEVELS = 5
 DRAWS = 2000
 RUNS = 4  # fewer have too few orders for a permutation test to say anything at 5%
 STEPS = 4  # checkpoints of a run; fewer go together by chance
-PAIRS = Headline(
-    "pairs/all/told_apart",
-    "pairs told apart",
-    "minimal pairs of the held-out text of which each text is likelier from its own memory",
-)
+PAIRS = headline("pairs/all/told_apart")
 
 
 class Relation(NamedTuple):
@@ -63,11 +59,10 @@ class Peak(NamedTuple):
 
 def measures(run: Followed) -> tuple[str, list[Headline], list[Headline]]:
     """The loss's metric, the predictors and the outcomes of runs of this kind."""
-    loss, kept = endpoints(run.cfg)
     heads = heads_of(run)
-    predictors = [h for h in heads if h.metric.rpartition("/")[2] in ("rank", "entropy_source")]
-    outcomes = [h for h in heads if h in (kept, PAIRS) or h.label in ("overwriting", "drift")]
-    return loss.metric, predictors, outcomes
+    predictors = [h for h in heads if h.role == PREDICTOR]
+    outcomes = [h for h in heads if h == PAIRS or h.role in FIDELITY]
+    return of_role(run.cfg, LOSS).metric, predictors, outcomes
 
 
 def heads_of(run: Followed) -> tuple[Headline, ...]:

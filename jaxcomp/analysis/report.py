@@ -30,7 +30,7 @@ from jaxcomp.analysis.tables import (
 )
 from jaxcomp.analysis.verdict import Verdict
 from jaxcomp.config import Config
-from jaxcomp.evals.primary_metrics import endpoints, headlines
+from jaxcomp.evals.metrics import endpoints, headlines
 from jaxcomp.sweep import grid, rows
 from jaxcomp.sweep.collect import Result, Results, collect, with_passages
 from jaxcomp.sweep.store import Ledger, write_bytes, write_text
@@ -198,7 +198,7 @@ def _table(results: Results) -> Table:
     header = ["family", "size", "parameters", "ratio", "n", "lr"]
     recipes = len(results.cfg.sweep.recipes) > 1
     header += ["vectors x bytes of a memory"] if recipes else []
-    header += [h.label for h in heads] + ["rank bound"]
+    header += [h.label for h in heads] + [f"{h.label} bound" for h in heads if h.bound]
     header += ["tuned lr", f"{loss.label} (tuned)", f"{kept.label} (tuned)"] if tuned else []
     cells: dict[tuple, list[Result]] = defaultdict(list)
     for r in results.rows:
@@ -210,8 +210,7 @@ def _table(results: Results) -> Table:
         row.append(text(found[0].job.config.train.optim.lr))
         row += [_memory(found, loss.metric)] if recipes else []
         row += [_mean(found, h.metric, ratio) for h in heads]
-        rank = next(h.metric for h in heads if h.metric.endswith("/rank"))
-        row.append(_mean(found, f"{rank}_bound", ratio))
+        row += [_mean(found, h.bound, ratio) for h in heads if h.bound]
         if tuned:
             best = [r.tuned for r in found if r.tuned]
             rates = sorted({job.config.train.optim.lr for job, _ in best})

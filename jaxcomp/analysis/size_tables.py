@@ -12,7 +12,7 @@ from jaxcomp.analysis.document import Block, Head, Para, Table
 from jaxcomp.analysis.monotonicity import Peak, peaks
 from jaxcomp.analysis.paired_tests import Pair, pairs
 from jaxcomp.analysis.tables import points, text
-from jaxcomp.evals.primary_metrics import Headline, endpoints
+from jaxcomp.evals.metrics import HIGHER, Headline, endpoints
 from jaxcomp.sweep import grid
 from jaxcomp.sweep.collect import Results
 
@@ -36,7 +36,8 @@ class Evidence(NamedTuple):
 def gather(results: Results) -> list[Evidence]:
     """Of whole replicates; empty lists where there is none."""
     out = []
-    for head, best in zip(endpoints(results.cfg), ("lowest", "highest"), strict=True):
+    for head in endpoints(results.cfg):
+        best = "highest" if head.better == HIGHER else "lowest"
         for ratio in grid.ratios(results.cfg):
             sizes = grid.sizes(results.cfg, ratio)
             found = stats.sample(points(results.rows, head.metric, ratio), sizes)

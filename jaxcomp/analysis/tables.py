@@ -17,7 +17,7 @@ from typing import Any
 from jaxcomp.analysis import stats
 from jaxcomp.analysis.verdict import Verdict, judge
 from jaxcomp.config import Config
-from jaxcomp.evals.primary_metrics import endpoints, headlines
+from jaxcomp.evals.metrics import endpoints, headlines, without_memory
 from jaxcomp.sweep import grid
 from jaxcomp.sweep.collect import Result, Results, _order, collect
 from jaxcomp.sweep.store import Ledger
@@ -96,8 +96,7 @@ def own_decoder(r: Result) -> bool:
 
 
 def _floor(metrics: Mapping[str, Any], metric: str) -> float | None:
-    name, _, rest = metric.partition("/")
-    value = metrics.get(f"{name}/floor/{rest}")
+    value = metrics.get(without_memory(metric))
     return value if value is not None and math.isfinite(value) else None
 
 

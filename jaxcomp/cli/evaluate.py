@@ -198,7 +198,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _print_headlines(cfg: Config, metrics: dict[str, Any]) -> None:
-    from jaxcomp.evals.primary_metrics import headlines
+    from jaxcomp.evals.metrics import headlines
 
     for head in headlines(cfg):
         value = metrics.get(head.metric)

@@ -24,6 +24,7 @@ from jaxcomp.data.examples import (
 )
 from jaxcomp.data.large import LargeDocuments
 from jaxcomp.data.prepare import documents_of, where
+from jaxcomp.data.set_names import TEXT_SET, WORLD_SETS
 from jaxcomp.data.tokenizer import Tokenizer
 from jaxcomp.data.world import World
 
@@ -62,7 +63,6 @@ class Example(NamedTuple):
     passage: Any  # world.Passage, or None for real text
 
 
-WORLD_SETS, TEXT_SET = ("ordinary", "counterfactual"), "test"  # what evaluation measures
 _DRAWN = {  # of the world: name -> (split, counterfactual)
     "train": ("train", False),
     "val": ("val", False),

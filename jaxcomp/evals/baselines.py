@@ -26,8 +26,8 @@ from jaxcomp.data.eval_sets import TEXT_SET, WORLD_SETS, Example, batch_examples
 from jaxcomp.data.facts import OUTCOMES
 from jaxcomp.data.segments import cut
 from jaxcomp.data.world import World
-from jaxcomp.evals import reconstruction, slots
 from jaxcomp.evals.intervals import ratio_interval
+from jaxcomp.evals.metrics import reconstruction, slots
 from jaxcomp.evals.qa.ask import Evaluated
 from jaxcomp.evals.qa.items import EvalError
 from jaxcomp.evals.qa.resumable import Journal, intact

@@ -14,11 +14,11 @@ import numpy as np
 
 from jaxcomp.config import ConfigError
 from jaxcomp.evals.intervals import ratio_interval
+from jaxcomp.evals.metric import sums
 from jaxcomp.runtime import strict_json
 
 WHICH = ("id", "source", "kind", "start")  # what tells passages, and edits, of one set apart
 _MOST = 1e12  # tokens, nats or facts of one passage; sums of such counts stay exact
-OUTCOMES = ("kept", "overwritten", "swapped", "other", "lost")
 
 
 def intervals(
@@ -40,8 +40,8 @@ def intervals(
 
 def counted(records: Sequence[dict[str, Any]], name: str) -> list[tuple[float, float]]:
     """What each passage gives to a metric that is a sum over a sum: (numerator, denominator)."""
-    prefix, _, rest = name.partition("/")
-    pairs = [_pair(r, rest) for r in records if r["set"] == prefix]
+    prefix = name.partition("/")[0]
+    pairs = [sums(r, name) for r in records if r["set"] == prefix]
     return [p for p in pairs if p is not None]
 
 
@@ -68,10 +68,9 @@ def of_run(path: Path, names: Sequence[str]) -> list[Sums] | None:
         try:
             record = strict_json.parse(line, where, dict)
             for (ids, pairs), name in zip(found, names, strict=True):
-                prefix, _, rest = name.partition("/")
-                if record["set"] == prefix:
+                if record["set"] == name.partition("/")[0]:
                     ids.append(str([record.get(key) for key in WHICH]))
-                    top, bottom = map(float, _pair(record, rest) or (0.0, 0.0))
+                    top, bottom = map(float, sums(record, name) or (0.0, 0.0))
                     if abs(top) > _MOST or not 0 <= bottom <= _MOST:
                         raise ValueError(f"{name} = {top:g} / {bottom:g}")
                     pairs.append((top, bottom))
@@ -86,40 +85,6 @@ def of_run(path: Path, names: Sequence[str]) -> list[Sums] | None:
 
 def _damaged(what: str) -> ConfigError:
     return ConfigError(f"{what}; delete the file, and intervals do without passages")
-
-
-def _pair(record: dict[str, Any], metric: str) -> tuple[float, float] | None:
-    """Numerator and denominator that one record gives to a metric; None where it gives none."""
-    if record["set"] == "edits":
-        wanted = metric.removeprefix("all/")
-        hit = record["control"] if wanted == "control" else record["outcome"] == wanted
-        return float(hit), 1.0
-    if metric == "loss":
-        loss = record["loss"]
-        return None if loss is None else (loss * record["targets"], record["targets"])
-    if metric == "fr_accuracy":
-        return record["fr_same"], record["fr_length"]
-    counts = record.get("counts")
-    if counts is None:
-        return None
-
-    def over(group: str, *outcomes: str) -> tuple[float, float]:
-        def total(names: Sequence[str]) -> int:
-            return sum(counts.get(f"{group}/all/{o}", 0) for o in names)
-
-        return total(outcomes), total(OUTCOMES)
-
-    if metric.startswith("split/"):
-        made = metric.removeprefix("split/")
-        signs = {"decoder": 1, "compressor": -1} if made == "lead" else {made: 1}
-        top = sum(sign * counts.get(f"split/{name}", 0) for name, sign in signs.items())
-        return top, counts.get("split/n", 0)
-    if metric == "overwriting":
-        return over("nonfavourite", "overwritten")
-    if metric == "drift":
-        return over("slots", "swapped", "other")
-    group, _, outcome = metric.partition("/all/")
-    return over(group, outcome) if outcome in OUTCOMES else None
 
 
 def finite(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from jaxcomp.config import Config, config_hash, to_dict
 from jaxcomp.evals.bootstrap import counted, finite
 from jaxcomp.evals.evaluate import VERSION, evaluate
-from jaxcomp.evals.primary_metrics import endpoints
+from jaxcomp.evals.metrics import endpoints
 from jaxcomp.inference.load import open_run
 from jaxcomp.runtime import paths, strict_json
 from jaxcomp.runtime.sharding import use_mesh

@@ -2,13 +2,15 @@
 
 Sets: the controlled world's `ordinary` and `counterfactual` passages, or a real text's `test`
 passages and their edits. All go through the same few compiled shapes, in batches of `eval.batch`.
-Names of the numbers are `<set>/<metric>`; docs/metrics.md defines every one.
+Names of the numbers are `<set>/<metric>`; each file of `evals.metrics` declares its own, and
+docs/metrics.md is made of these declarations.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -21,22 +23,21 @@ from jaxcomp.data.batches import Batch, Example, batch_examples
 from jaxcomp.data.eval_sets import TEXT_SET, WORLD_SETS, held_out
 from jaxcomp.data.segments import cut
 from jaxcomp.data.tokenizer import Tokenizer
-from jaxcomp.data.world import World
-from jaxcomp.evals import calibration, edits, geometry, reconstruction, slots, uncertainty, versions
-from jaxcomp.evals.prior_conflict import contested, measured, rival_of
-from jaxcomp.evals.reconstruction import Row
-from jaxcomp.evals.uncertainty import Sureness
+from jaxcomp.evals import versions
+from jaxcomp.evals.held import Held, Rebuilt, Row, Sureness
+from jaxcomp.evals.metric import EDITS, Values, measured
+from jaxcomp.evals.metrics import edits, reconstruction, slots
+from jaxcomp.evals.metrics.prior_conflict import contested, rival_of
 from jaxcomp.inference import decode
 from jaxcomp.runtime.sharding import on_host, put_batch, whole_batch
 
 VERSION = versions.EVALUATION
-Metrics = dict[str, float | int | None]
 
 
 class Evaluation(NamedTuple):
     """`metrics` by flat name; `passages` one JSON-able record each, for the caller to write."""
 
-    metrics: Metrics
+    metrics: Values
     passages: list[dict[str, Any]]
 
 
@@ -51,27 +52,27 @@ def evaluate(
     """
     _check(cfg)
     pair = _Pair(cfg, model, dec_tok)
-    metrics: Metrics = {}
+    metrics: Values = {}
     records: list[dict[str, Any]] = []
-    if cfg.data.source == "world":
-        world = World(cfg.world)
-        for name in WORLD_SETS:
-            examples, left_out = held_out(cfg, name, comp_tok, dec_tok)
-            found = _every(pair, examples)
-            one = {"left_out": left_out} | _common(pair, examples, found)
-            one |= _world(world, examples, found)
-            one |= calibration.measure(_guesses(examples, found, dec_tok))
-            metrics |= {f"{name}/{key}": value for key, value in one.items()}
-            records += _records(name, examples, found, world)
-        return Evaluation(metrics, records)
-    examples, left_out = held_out(cfg, TEXT_SET, comp_tok, dec_tok)
-    metrics[f"{TEXT_SET}/left_out"] = left_out
-    found = _every(pair, examples)
-    metrics |= {f"{TEXT_SET}/{k}": v for k, v in _common(pair, examples, found).items()}
-    records += _records(TEXT_SET, examples, found, None)
-    survived, edited = _edits(pair, examples, found, comp_tok)
-    metrics |= {f"edits/{key}": value for key, value in survived.items()}
-    return Evaluation(metrics, records + edited)
+    for name in WORLD_SETS if cfg.data.source == "world" else (TEXT_SET,):
+        examples, left_out = held_out(cfg, name, comp_tok, dec_tok)
+        held = Held(
+            name,
+            cfg,
+            examples,
+            _every(pair, examples),
+            left_out,
+            pair.vector_bytes,
+            dec_tok,
+            partial(_samples, pair, examples),
+        )
+        metrics |= measured(cfg, name, held)
+        records += _records(held)
+        if name == TEXT_SET:
+            found, edited = _edits(pair, held, comp_tok)
+            metrics |= measured(cfg, EDITS, found)
+            records += edited
+    return Evaluation(metrics, records)
 
 
 def validation_loss(cfg: Config, model: AutoEncoder, examples: Sequence[Example]) -> float:
@@ -108,17 +109,6 @@ def rebuild(
     """What `evaluate` knows of each example before it counts; of its memory after `change`. Needs a
     mesh."""
     return _every(_Pair(cfg, model, dec_tok, change), examples)
-
-
-class Rebuilt(NamedTuple):
-    """What one passage became, with its memory and without any (the floor)."""
-
-    row: Row
-    floor: Row
-    sure: Sureness
-    vec_MD: np.ndarray
-    top1_L: np.ndarray  # teacher-forced, of every target token
-    correct_L: np.ndarray
 
 
 class _Pair:
@@ -211,81 +201,24 @@ def _every(pair: _Pair, examples: Sequence[Example]) -> list[Rebuilt]:
     return [found for batch in _batches(pair, examples) for found in pair.rebuild(*batch)]
 
 
-def _common(pair: _Pair, examples: Sequence[Example], found: Sequence[Rebuilt]) -> Metrics:
-    """What is measured of every set, whatever its text."""
-    vectors = sum(len(f.vec_MD) for f in found)
-    tokens = sum(len(f.row.source_ids) for f in found)
-    size = sum(len(f.row.source.encode()) for f in found)
-    out: Metrics = {"passages": len(found), "tokens": tokens, "bytes": size, "vectors": vectors}
-    out["tokens_per_vector"] = tokens / vectors if vectors else None
-    memory_bytes = vectors * pair.vector_bytes
-    out["text_bytes_per_memory_byte"] = size / memory_bytes if memory_bytes else None
-    out |= reconstruction.measure([f.row for f in found])
-    floor = reconstruction.measure([f.floor for f in found])
-    out |= {f"floor/{key}": value for key, value in floor.items()}
-    out |= geometry.measure([f.vec_MD for f in found])
-    out |= uncertainty.measure([f.sure for f in found])
-    out["agreement"] = _agreement(pair, examples)
-    return out
-
-
-def _agreement(pair: _Pair, examples: Sequence[Example]) -> float | None:
-    """Agreement among sampled rebuilds of the first passages; None where fewer than two each."""
+def _samples(pair: _Pair, examples: Sequence[Example]) -> list[list[list[int]]]:
+    """Token lists of sampled rebuilds of the first passages, by passage."""
     times, chosen = pair.cfg.eval.samples, examples[: pair.cfg.eval.sampled_passages]
     if times < 2 or not chosen:
-        return None
+        return []
     repeated = [e for e in chosen for _ in range(times)]
     flat: list[list[int]] = []
     for seed, (part, batch) in enumerate(_batches(pair, repeated)):
         flat += pair.tokens(batch, len(part), pair.cfg.eval.temperature, seed)
-    return uncertainty.agreement([flat[i : i + times] for i in range(0, len(flat), times)])
+    return [flat[i : i + times] for i in range(0, len(flat), times)]
 
 
-def _world(world: World, examples: Sequence[Example], found: Sequence[Rebuilt]) -> Metrics:
-    """Slot outcomes, with the memory and without, and the passages' exact entropy."""
-    out: Metrics = {}
-    passages = [e.passage for e in examples if e.passage is not None]
-    bits, vectors = math.fsum(p.bits for p in passages), sum(len(f.vec_MD) for f in found)
-    out["passage_bits"] = bits / len(passages)
-    out["passage_bits_per_byte"] = bits / sum(len(p.text.encode()) for p in passages)
-    out["passage_bits_per_vector"] = bits / vectors if vectors else None
-    pairs = list(zip(passages, found, strict=True))
-    kept = [slots.counts(slots.fates(world, p, f.row.rebuilt)) for p, f in pairs]
-    out |= slots.rates(kept)
-    floor = slots.rates([slots.counts(slots.fates(world, p, f.floor.rebuilt)) for p, f in pairs])
-    for key in FLOOR_SLOTS:
-        out[f"floor/{key}"] = floor[key]
-    texts = [f.row.rebuilt for f in found], [f.floor.rebuilt for f in found]
-    return out | measured(world.config, passages, *texts)
-
-
-def _guesses(
-    examples: Sequence[Example], found: Sequence[Rebuilt], tok: Tokenizer
-) -> list[calibration.Guess]:
-    """What the decoder expected at each slot whose value is one token."""
-    out = []
-    for example, f in zip(examples, found, strict=True):
-        held = example.passage.slots if example.passage is not None else ()
-        spans = [(slot.start, slot.end) for slot in held]
-        for slot, at in zip(held, calibration.value_tokens(example.text, spans, tok), strict=True):
-            if at is not None and at < len(f.top1_L):
-                out.append(
-                    calibration.Guess(float(f.top1_L[at]), bool(f.correct_L[at]), slot.is_favourite)
-                )
-    return out
-
-
-FLOOR_SLOTS = ("slots/all/kept", "nonfavourite/all/kept", "overwriting", "to_prior", "drift")
-
-
-def _records(
-    name: str, examples: Sequence[Example], found: Sequence[Rebuilt], world: World | None
-) -> list[dict[str, Any]]:
-    out, rival = [], None if world is None else rival_of(world.config)
-    for example, f in zip(examples, found, strict=True):
+def _records(held: Held) -> list[dict[str, Any]]:
+    out, rival = [], rival_of(held.cfg.world) if held.passages else None
+    for example, f in zip(held.examples, held.rebuilt, strict=True):
         same, length = reconstruction.matches(f.row.source_ids, f.row.rebuilt_ids)
         record: dict[str, Any] = {
-            "set": name,
+            "set": held.name,
             "id": example.id,
             "text": f.row.source,
             "rebuilt": f.row.rebuilt,
@@ -296,8 +229,8 @@ def _records(
             "fr_length": length,
             "vectors": len(f.vec_MD),
         }
-        if world is not None and example.passage is not None:
-            fates = slots.fates(world, example.passage, f.row.rebuilt)
+        if example.passage is not None:
+            fates = slots.fates(held.world, example.passage, f.row.rebuilt)
             record["bits"] = example.passage.bits
             record["counts"] = slots.counts(fates)
             if rival is not None:
@@ -308,30 +241,30 @@ def _records(
 
 
 def _edits(
-    pair: _Pair, examples: Sequence[Example], found: Sequence[Rebuilt], comp_tok: Tokenizer
-) -> tuple[Metrics, list[dict[str, Any]]]:
-    """Edit survival: rates, and one record an edit."""
+    pair: _Pair, held: Held, comp_tok: Tokenizer
+) -> tuple[edits.Edited, list[dict[str, Any]]]:
+    """What became of edited passages of the set, and one record an edit."""
     cfg = pair.cfg
-    texts = [e.text for e in examples]
+    texts = [e.text for e in held.examples]
     made = edits.make_edits(texts, cfg.eval.edits_per_kind, cfg.data.seed)
     every = [(e, _example(cfg, e.text, comp_tok, pair.tok)) for e in made]
     # An edit can lengthen a full passage; one whose spot no longer fits would be lost unread.
     fitted = [(e, x) for e, x in every if len(x.target) <= cfg.data.target and e.end <= len(x.text)]
-    left_out = edits.left_out([e.kind for e, _ in every], [e.kind for e, _ in fitted])
-    made, edited = [e for e, _ in fitted], [x for _, x in fitted]
+    asked, edited = [e for e, _ in fitted], [x for _, x in fitted]
     rebuilt: list[str] = []
     for part, batch in _batches(pair, edited):
         rebuilt += map(pair.tok.decode, pair.tokens(batch, len(part), 0.0, 0))
-    outcomes = [edits.outcome(e, r) for e, r in zip(made, rebuilt, strict=True)]
+    outcomes = [edits.outcome(e, r) for e, r in zip(asked, rebuilt, strict=True)]
     controls = [
-        edits.control_returned(e, texts[e.source], found[e.source].row.rebuilt) for e in made
+        edits.control_returned(e, texts[e.source], held.rebuilt[e.source].row.rebuilt)
+        for e in asked
     ]
     records = [
-        {"set": "edits", **e._asdict(), "rebuilt": r, "outcome": o, "control": c}
-        for e, r, o, c in zip(made, rebuilt, outcomes, controls, strict=True)
+        {"set": EDITS, **e._asdict(), "rebuilt": r, "outcome": o, "control": c}
+        for e, r, o, c in zip(asked, rebuilt, outcomes, controls, strict=True)
     ]
-    rates = edits.rates([e.kind for e in made], outcomes, controls)
-    return {**left_out, **rates}, records
+    kinds = [e.kind for e in made], [e.kind for e in asked]
+    return edits.Edited(*kinds, outcomes, controls), records
 
 
 def _example(cfg: Config, text: str, comp_tok: Tokenizer, dec_tok: Tokenizer) -> Example:

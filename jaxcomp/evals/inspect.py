@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from jaxcomp.config import Config, ConfigError, config_hash
 from jaxcomp.data.eval_sets import TEXT_SET, WORLD_SETS, eval_examples
 from jaxcomp.data.world import World
-from jaxcomp.evals import attribution, inspect_page, linear_probe, slots, tracing
+from jaxcomp.evals import attribution, inspect_page, linear_probe, tracing
+from jaxcomp.evals.metrics import slots
 from jaxcomp.evals.tracing import Trace
 from jaxcomp.inference.format import ABOUT
 from jaxcomp.inference.load import load, open_run

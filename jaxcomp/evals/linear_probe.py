@@ -24,8 +24,8 @@ from jaxcomp.data.facts import VALUES, Slot
 from jaxcomp.data.segments import cut_encoded
 from jaxcomp.data.tokenizer import Tokenizer
 from jaxcomp.data.world import World
-from jaxcomp.evals import slots
 from jaxcomp.evals.attribution import KEPT
+from jaxcomp.evals.metrics import slots
 from jaxcomp.evals.tracing import Trace
 
 # A relation's and an order's values are words of their own entities, which no probe of others can

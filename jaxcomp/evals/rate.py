@@ -15,8 +15,8 @@ from jaxcomp.data.batches import Example, eval_examples
 from jaxcomp.data.eval_sets import TEXT_SET, WORLD_SETS
 from jaxcomp.data.tokenizer import Tokenizer
 from jaxcomp.data.world import World
-from jaxcomp.evals import reconstruction, slots
 from jaxcomp.evals.evaluate import Rebuilt, rebuild
+from jaxcomp.evals.metrics import reconstruction, slots
 
 
 class Rate(NamedTuple):

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxcomp.config import Config
 from jaxcomp.evals import bootstrap
-from jaxcomp.evals.primary_metrics import endpoints
+from jaxcomp.evals.metrics import endpoints
 from jaxcomp.sweep import grid
 from jaxcomp.sweep.store import DONE, FAILED, Ledger, Row
 

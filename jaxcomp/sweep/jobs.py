@@ -15,7 +15,7 @@ from typing import Any
 
 from jaxcomp.config import Config
 from jaxcomp.evals.bootstrap import finite, intervals
-from jaxcomp.evals.primary_metrics import endpoints, headlines
+from jaxcomp.evals.metrics import endpoints, headlines
 from jaxcomp.runtime import compiled, distributed, paths
 from jaxcomp.runtime.plugins import load_plugins
 from jaxcomp.sweep import grid

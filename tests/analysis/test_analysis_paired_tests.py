@@ -9,7 +9,7 @@ from jaxcomp.analysis.monotonicity import peaks, residual_variance
 from jaxcomp.analysis.paired_tests import holm, pairs
 from jaxcomp.analysis.stats import Point, sample
 from jaxcomp.config import Config
-from jaxcomp.evals import primary_metrics
+from jaxcomp.evals import metrics
 
 SIZES = ("xs", "s", "m", "l")
 
@@ -62,7 +62,7 @@ def test_what_no_pair_can_reach_is_said_of_the_adjusted_p():
             for b in range(bases)
         ]
         found = sample(points)
-        head = primary_metrics.of_role(Config(), primary_metrics.PRIMARY)
+        head = metrics.of_role(Config(), metrics.PRIMARY)
         at = size_tables.Evidence(
             head,
             16,

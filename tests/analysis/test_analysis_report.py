@@ -13,10 +13,10 @@ from jaxcomp.analysis import tables as results
 from jaxcomp.analysis.report import report
 from jaxcomp.analysis.stats import Point
 from jaxcomp.analysis.tables import current
-from jaxcomp.config import ConfigError, DataConfig
+from jaxcomp.config import Config, ConfigError, DataConfig
 from jaxcomp.evals import bootstrap
 from jaxcomp.evals.intervals import ratio_interval
-from jaxcomp.evals.primary_metrics import WORLD
+from jaxcomp.evals.metrics import headlines
 from jaxcomp.sweep import collect, grid
 from jaxcomp.sweep.store import DONE, FAILED, Ledger
 
@@ -32,7 +32,7 @@ def fill(cfg, workdir, trend=-0.1, skip=(), failed=()):
             ledger.write(job, FAILED, error="ValueError: <planted> | failure")
             continue
         size = grid.model(job.config).hidden_size
-        base = {h.metric: float(rng.random()) for h in WORLD}
+        base = {h.metric: float(rng.random()) for h in headlines(cfg)}
         step = np.log2(size) + 0.01 * rng.random()
         metrics = base | {
             "params": size * 100,
@@ -58,7 +58,7 @@ def test_report_of_a_planted_paradox(tmp_path):
     assert (written.done, written.failed, written.missing) == (24, (), ())
     assert "6 replicates" in written.sentence
     html = (tmp_path / "report/report.html").read_text()
-    assert html.count('src="data:image/png;base64,') == len(WORLD) + 1  # and at fixed size
+    assert html.count('src="data:image/png;base64,') == len(headlines(cfg)) + 1  # and at fixed size
     assert not re.search(r"https?://|<script|<link", html)
     assert all(p.stat().st_size < 200_000 for p in (tmp_path / "report").glob("*.png"))
     assert written.sentence in (tmp_path / "report/report.md").read_text()
@@ -282,9 +282,11 @@ def test_every_mean_of_the_page_has_an_interval_or_says_n(tmp_path, monkeypatch)
         page = (tmp_path / folder / "report/report.md").read_text()
         table = page.split("## Results")[1].split("\n\n")[1].splitlines()
         shown = [c.strip() for row in table[2:] for c in row.strip("| ").split("|")[6:]]
-        assert len(shown) == 4 * (len(WORLD) + 1)
+        assert len(shown) == 4 * (len(headlines(Config())) + 1)
         assert all(mark in c or c == "–" for c in shown)
-        assert sum(mark in c for c in shown) == 4 * len(WORLD)  # no bound was measured
+        assert sum(mark in c for c in shown) == 4 * len(
+            headlines(Config())
+        )  # no bound was measured
         assert "## Size against size, at 16x" in page
         assert "## Where the best size is" in page
     assert "no pair can be told apart at 0.05" in (tmp_path / "many/report/report.md").read_text()

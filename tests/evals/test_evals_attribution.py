@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 
 from jaxcomp.data.facts import VALUES
 from jaxcomp.data.world import World
-from jaxcomp.evals import attribution, edits, slots
+from jaxcomp.evals import attribution
 from jaxcomp.evals.attribution import Link, align, attribute, contested, same_form
+from jaxcomp.evals.metrics import edits, slots
 
 WORDS = st.lists(
     st.sampled_from(["the", "The", "cat", "cats", "dog", "red", "blue", "2", "two", ".", ",", "é"]),

@@ -12,9 +12,9 @@ import jaxcomp.evals.baselines as bounds
 from jaxcomp.compress.baselines import Baseline
 from jaxcomp.data.batches import eval_examples
 from jaxcomp.data.world import World
-from jaxcomp.evals import reconstruction, slots
 from jaxcomp.evals.evaluate import rebuild, validation_loss
 from jaxcomp.evals.intervals import ratio_interval
+from jaxcomp.evals.metrics import reconstruction, slots
 from jaxcomp.evals.qa.items import EvalError
 from jaxcomp.inference.pair import Pair, Traits
 from jaxcomp.runtime.sharding import use_mesh

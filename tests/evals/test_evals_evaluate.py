@@ -2,7 +2,6 @@ import dataclasses
 import json
 import math
 import random
-import re
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,11 @@ from jaxcomp.config import (
 )
 from jaxcomp.data.batches import batch_examples, data_tokenizer, eval_examples
 from jaxcomp.data.facts import KINDS, OUTCOMES
-from jaxcomp.evals import edits
+from jaxcomp.data.set_names import TEXT_SET, WORLD_SETS
 from jaxcomp.evals.evaluate import _Pair, evaluate, validation_loss
+from jaxcomp.evals.metric import PLACEHOLDERS, WITHOUT
+from jaxcomp.evals.metrics import edits, every
+from jaxcomp.evals.pairs.edit_rules import DIMENSIONS
 from jaxcomp.inference import decode
 from jaxcomp.models import generate
 from jaxcomp.models.generate import Generated
@@ -46,7 +48,6 @@ WORLD = Config(
     eval=EvalConfig(batch=8, samples=2, sampled_passages=3, edits_per_kind=4),
     world=WorldConfig(base_favourites=1),  # so that every number of the table is measured
 )
-DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 
 
 def prose(folder: Path) -> Path:
@@ -130,34 +131,20 @@ def text_result(text):
     return text.evaluate()
 
 
-PLACEHOLDERS = {
-    "set": ("ordinary", "counterfactual", "test"),
-    "world": ("ordinary", "counterfactual"),
-    "kind": ("all", *KINDS),
-    "edit": ("all", *edits.KINDS),
-    "i": tuple(str(i) for i in range(1, 9)),
-}
+def test_every_number_is_declared_and_every_declared_number_is_measured(world_result, text_result):
+    declared = {c for m in every() if m.function for x in m.metrics for c in x.columns()}
+    sets = (*WORLD_SETS, TEXT_SET)
+    bare = {f"{s}/{WITHOUT}/{name}" for m in every() for name in m.without for s in sets}
+    split = {c for c in bare if c.startswith(TEXT_SET) and c not in text_result.metrics}
+    assert {*world_result.metrics, *text_result.metrics} == declared | (bare - split)
+    assert {c.partition(f"{WITHOUT}/")[2].partition("/")[0] for c in split} == {
+        "slots", "nonfavourite", "overwriting", "to_prior", "drift", "split",
+    }  # fmt: skip
 
 
-def documented() -> set[str]:
-    """Every name of the tables of docs/metrics.md, placeholders written out."""
-    names: list[str] = re.findall(r"^\| `([^`]+)` \|", DOCS.read_text(), re.MULTILINE)
-    assert len(names) == len(set(names))
-    for key, values in PLACEHOLDERS.items():
-        names = [
-            n.replace(f"<{key}>", v) for n in names for v in (values if f"<{key}>" in n else ("",))
-        ]
-    return set(names)
-
-
-def test_every_number_is_documented_and_every_documented_number_exists(world_result, text_result):
-    assert {*world_result.metrics, *text_result.metrics} == documented()
-
-
-def test_placeholders_are_explained():
-    said = DOCS.read_text().split("**Placeholders.**")[1].split("**Conventions.**")[0]
-    for values in (PLACEHOLDERS["kind"], PLACEHOLDERS["edit"], PLACEHOLDERS["set"]):
-        assert all(f"`{v}`" in said for v in values)
+def test_placeholders_are_those_of_the_code():
+    assert PLACEHOLDERS["edit"] == ("all", *edits.KINDS)
+    assert PLACEHOLDERS["dimension"] == (*DIMENSIONS, "all")
 
 
 def test_numbers_are_numbers(world_result, text_result):

@@ -16,7 +16,7 @@ from nltk.translate.bleu_score import sentence_bleu
 from rouge_score import rouge_scorer
 from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 
-from jaxcomp.evals import reconstruction
+from jaxcomp.evals.metrics import reconstruction
 
 TEXT = "the cat sat on a mat near an old mill while 1,000 dogs didn't bark in 1984 . , ; The Cat"
 WORDS = [*TEXT.split(), "U.S.", "co-op", '"quoted"', "end.", "naïve"]

@@ -14,7 +14,7 @@ from jaxcomp.cli import overrides
 from jaxcomp.cli.validate import validate
 from jaxcomp.compress.recipes import RECIPES
 from jaxcomp.config import ConfigError, DataConfig, config_hash, to_dict
-from jaxcomp.evals.primary_metrics import endpoints
+from jaxcomp.evals.metrics import endpoints
 from jaxcomp.runtime.fields import from_dict
 from jaxcomp.sweep import collect, grid
 from jaxcomp.sweep.store import DONE, Ledger

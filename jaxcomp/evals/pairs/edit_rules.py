@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from jaxcomp.evals.edits import Edit, make_edits, names
+from jaxcomp.evals.metrics.edits import Edit, make_edits, names
 from jaxcomp.evals.pairs import word_lists as w
 
 DIMENSIONS = ("topic", "relation", "role", "modifier", "polarity", "quantity", "order")

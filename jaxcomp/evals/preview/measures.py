@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxcomp.data.batches import REBUILD
-from jaxcomp.evals import reconstruction
+from jaxcomp.evals.held import Row
+from jaxcomp.evals.metrics import reconstruction
 from jaxcomp.evals.preview.batch import Preview
 from jaxcomp.evals.preview.finding import Finding, healthy
 from jaxcomp.evals.preview.loss import slopes
-from jaxcomp.evals.reconstruction import Row
 
 CLOSE = 1e-3  # of two float32 sums over the same states, relative
 # Teacher-forced accuracy from which a rebuild should run by itself.

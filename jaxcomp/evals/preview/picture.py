@@ -16,8 +16,8 @@ import numpy as np
 from jaxcomp.config import Config
 from jaxcomp.data.batches import REBUILD, Batch
 from jaxcomp.data.tokenizer import Tokenizer
-from jaxcomp.evals import reconstruction
 from jaxcomp.evals.evaluate import rebuild
+from jaxcomp.evals.metrics import reconstruction
 from jaxcomp.evals.preview.batch import Preview, examples, group_of
 from jaxcomp.evals.preview.gradients import Tower
 

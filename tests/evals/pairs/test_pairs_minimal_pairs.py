@@ -8,7 +8,7 @@ import pytest
 from inference.inference_runs import config
 
 from jaxcomp.data.world import World
-from jaxcomp.evals.edits import names
+from jaxcomp.evals.metrics.edits import names
 from jaxcomp.evals.pairs import word_lists as w
 from jaxcomp.evals.pairs.edit_rules import DIMENSIONS, Change, TwinRules, changed
 from jaxcomp.evals.pairs.minimal_pairs import Passage, make

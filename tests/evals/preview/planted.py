@@ -11,8 +11,8 @@ from jaxcomp.compress import autoencoder, kinds
 from jaxcomp.compress.autoencoder import AutoEncoder
 from jaxcomp.compress.memory import Compressor
 from jaxcomp.data import segments
-from jaxcomp.evals import reconstruction
 from jaxcomp.evals.evaluate import _Pair
+from jaxcomp.evals.metrics import reconstruction
 from jaxcomp.models.generate import Generated
 from jaxcomp.models.mask import Mask
 from jaxcomp.runtime.sharding import SPECS

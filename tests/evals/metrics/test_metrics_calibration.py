@@ -8,7 +8,7 @@ import pytest
 from jaxcomp.config import Config
 from jaxcomp.data.batches import data_tokenizer
 from jaxcomp.data.world import World
-from jaxcomp.evals.calibration import Guess, measure, value_tokens
+from jaxcomp.evals.metrics.calibration import Guess, measure, value_tokens
 
 
 def test_a_guess_that_is_right_as_often_as_it_says_is_calibrated():

@@ -8,7 +8,7 @@ from jaxcomp.config import WorldConfig
 from jaxcomp.data import lexicon as lx
 from jaxcomp.data.facts import KINDS, OUTCOMES, Slot
 from jaxcomp.data.world import Passage, World
-from jaxcomp.evals import slots
+from jaxcomp.evals.metrics import slots
 
 WORLD = World(WorldConfig())
 

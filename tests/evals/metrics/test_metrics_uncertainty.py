@@ -1,7 +1,7 @@
 import pytest
 
-from jaxcomp.evals import uncertainty
-from jaxcomp.evals.uncertainty import Sureness
+from jaxcomp.evals.held import Sureness
+from jaxcomp.evals.metrics import uncertainty
 
 
 def test_sums_over_sums_on_both_paths():
@@ -9,7 +9,9 @@ def test_sums_over_sums_on_both_paths():
     assert uncertainty.measure(rows) == pytest.approx(
         {"entropy_source": 8 / 6, "top1_source": 2.5 / 6, "entropy_own": 1 / 4, "top1_own": 3.5 / 4}
     )
-    assert uncertainty.measure([]) == dict.fromkeys(uncertainty.KEYS)
+    assert uncertainty.measure([]) == dict.fromkeys(
+        ["entropy_source", "top1_source", "entropy_own", "top1_own"]
+    )
 
 
 @pytest.mark.parametrize(

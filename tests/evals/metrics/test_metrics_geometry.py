@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from jaxcomp.evals import geometry
+from jaxcomp.evals.metrics import geometry
 
 
 def svd(vec_MD):

@@ -1,7 +1,10 @@
-"""The shape of the memory: how many directions its vectors really use.
+"""Geometry of the memory.
 
-All measures are of the vectors after the connector, so compressors of every width are compared in
-the decoder's space, and only between equal numbers of vectors. Everything is float64 numpy.
+How many directions the memory vectors really use: after the connector, so compressors of every
+width are compared in the decoder's space. σ are singular values in float64, of a passage's matrix
+of M memory vectors × D, uncentred unless said. Compare only at the same M, and beside the bound.
+Vectors less their mean have one direction fewer than vectors, so `centred_rank` reaches at most
+min(M – 1, D), and `pooled_centred_rank` min(vectors – 1, D).
 """
 
 from __future__ import annotations
@@ -10,6 +13,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+
+from jaxcomp.evals.held import Held
+from jaxcomp.evals.metric import PASSAGES, PREDICTOR, Metric, Show, Values, metrics
 
 SPECTRUM = 8  # singular values that are reported
 
@@ -75,7 +81,7 @@ def at_positions(memories: Sequence[np.ndarray]) -> list[np.ndarray]:
     return [np.stack(vec_WD).astype(np.float64) for vec_WD in held if len(vec_WD) > 1]
 
 
-def measure(memories: Sequence[np.ndarray]) -> dict[str, float | int | None]:
+def measure(memories: Sequence[np.ndarray]) -> Values:
     """Geometry of a set of passages, one matrix `vec_MD` of its valid vectors each.
 
     Per-passage values are means over passages with at least one vector; pooled values are of all
@@ -96,7 +102,7 @@ def measure(memories: Sequence[np.ndarray]) -> dict[str, float | int | None]:
                 "has diverged or its output was cut wrongly"
             )
     held = [vec_MD for vec_MD in memories if vec_MD.size]
-    empty: dict[str, float | int | None] = dict.fromkeys(KEYS)
+    empty: Values = dict.fromkeys(KEYS)
     return empty | _passages(held) | _pooled(held) | _positions(held) if held else empty
 
 
@@ -145,20 +151,106 @@ def _singular(vec_MD: np.ndarray) -> np.ndarray:
     return np.linalg.svd(np.asarray(vec_MD, np.float64), compute_uv=False)
 
 
-KEYS = (
-    "rank",
-    "participation",
-    "stable_rank",
-    "centred_rank",
-    "rank_bound",
-    "pooled_rank",
-    "pooled_participation",
-    "pooled_stable_rank",
-    "pooled_bound",
-    "pooled_centred_rank",
-    "position_rank",
-    "position_bound",
-    "position_uncentred_rank",
-    *(f"spectrum_{i}" for i in range(1, SPECTRUM + 1)),
-    *(f"passage_spectrum_{i}" for i in range(1, SPECTRUM + 1)),
+RANK = "effective rank exp(–Σ p ln p), p = σ / Σσ (Roy & Vetterli 2007)"
+SHAPES = (
+    Metric(
+        "<set>/rank",
+        "directions",
+        RANK,
+        average=PASSAGES,
+        bound="rank_bound",
+        shown=tuple(
+            Show(
+                f"{name}/rank",
+                "effective rank",
+                70,
+                PREDICTOR,
+                "effective rank of a passage's memory vectors after the connector, mean over "
+                "passages; compare at one ratio only, beside its bound min(M, D)",
+            )
+            for name in ("ordinary", "test")
+        ),
+    ),
+    Metric(
+        "<set>/participation",
+        "directions",
+        "participation ratio (Σσ²)² / Σσ⁴",
+        average=PASSAGES,
+        bound="rank_bound",
+    ),
+    Metric(
+        "<set>/stable_rank",
+        "directions",
+        "stable rank Σσ² / max σ² (Rudelson & Vershynin 2007)",
+        average=PASSAGES,
+        bound="rank_bound",
+    ),
+    Metric(
+        "<set>/centred_rank",
+        "directions",
+        "effective rank after the passage's own mean vector is taken away",
+        average=PASSAGES,
+    ),
+    Metric(
+        "<set>/rank_bound",
+        "directions",
+        "min(M, D), M the passage's valid vectors",
+        average=PASSAGES,
+    ),
+    Metric(
+        "<set>/pooled_rank",
+        "directions",
+        "effective rank of all vectors of all passages stacked",
+        bound="pooled_bound",
+    ),
+    Metric(
+        "<set>/pooled_participation",
+        "directions",
+        "participation ratio of the same",
+        bound="pooled_bound",
+    ),
+    Metric(
+        "<set>/pooled_stable_rank", "directions", "stable rank of the same", bound="pooled_bound"
+    ),
+    Metric("<set>/pooled_bound", "directions", "min(vectors, D)"),
+    Metric(
+        "<set>/pooled_centred_rank",
+        "directions",
+        "effective rank of the same after their mean vector is taken away",
+    ),
+    Metric(
+        "<set>/position_rank",
+        "directions",
+        "effective rank of the vectors that the passages have at one place of the memory, less "
+        "their mean; mean over the places that two passages or more have",
+        average="mean over places",
+        bound="position_bound",
+    ),
+    Metric(
+        "<set>/position_bound",
+        "directions",
+        "min(passages that have the place – 1, D); mean over the same places (rows of "
+        "docs/results/rows made before 2026-11-23, 13:00, have min(passages, D))",
+        average="mean over places",
+    ),
+    Metric(
+        "<set>/position_uncentred_rank",
+        "directions",
+        "effective rank of the same vectors as they are; mean over the same places",
+        average="mean over places",
+    ),
+    Metric("<set>/spectrum_<i>", "share", "i-th largest pooled σ / Σσ; None beyond the bound"),
+    Metric(
+        "<set>/passage_spectrum_<i>",
+        "share",
+        "i-th largest σ / Σσ of a passage; mean over the passages with i vectors or more; None "
+        "beyond the bound",
+        average=PASSAGES,
+    ),
 )
+KEYS = tuple(c.partition("/")[2] for m in SHAPES for c in m.columns() if c.startswith("test/"))
+
+
+@metrics(*SHAPES)
+def shapes(held: Held) -> Values:
+    return measure([one.vec_MD for one in held.rebuilt])

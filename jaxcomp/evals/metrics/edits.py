@@ -1,10 +1,18 @@
-"""Edit survival: a fact of a real sentence is changed; does the rebuilt text keep the change?
+"""Edit survival, on real text.
 
-Real text has no known slots, but it can be given one: an edit replaces a number, a name, a negation
-or the two roles of "X verb Y", by simple rules that would rather find nothing than the wrong thing.
-The edited passage is compressed and rebuilt, and the words at the edited spot say whether the edit
-was **kept**, **reverted** to the original, turned into something **other**, or **lost**. The
-unedited passage is the control: where its own spot does not come back, nothing is measured.
+By rules, one place of a passage is changed: a number (digits by as many digits, a number word by
+another), a name (a capitalised word inside a sentence, seen at least twice and never in lower case,
+by another such), a negation ("was late" / "was not late", the auxiliary and the next word), or the
+roles of "X verb Y" (X and Y exchanged). A replaced value occurs once in its passage, and its
+replacement not at all. At most `eval.edits_per_kind` edits of each kind, one of a kind per passage.
+The edited passage is compressed and rebuilt (FR). The words around the spot are aligned with the
+rebuilt words (difflib, the spot itself left out); at the aligned spot, give or take two words where
+its neighbours did not come back, stands the new value (**kept**), the original (**reverted**),
+something else (**other**) or nothing (**lost**). The control is the same rule applied to the
+*unedited* passage: does its own value come back at that spot? Where fewer than half do, survival is
+**not measurable** and the rates are None. An edit may lengthen its passage: what is then beyond the
+context is cut off, and an edit whose spot is cut off, or whose text does not fit `data.target`, is
+left out and counted.
 """
 
 from __future__ import annotations
@@ -15,6 +23,22 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
+
+from jaxcomp.evals.metric import (
+    DRIFT,
+    FREE_RUNNING,
+    HIGHER,
+    LOWER,
+    OVERWRITING,
+    POOLED,
+    PRIMARY,
+    Metric,
+    Record,
+    Show,
+    Sums,
+    Values,
+    metrics,
+)
 
 KINDS = ("number", "name", "negation", "role")
 OUTCOMES = ("kept", "reverted", "other", "lost")
@@ -191,7 +215,7 @@ def rates(kinds: Sequence[str], outcomes: Sequence[str], controls: Sequence[bool
     Outcome rates are of the n edits of that kind; they are None ("not measurable") where fewer than
     half of the control spots came back, or where there is no edit.
     """
-    out: dict[str, float | int | None] = {}
+    out: Values = {}
     for kind in ("all", *KINDS):
         rows = [i for i, k in enumerate(kinds) if kind in ("all", k)]
         n = len(rows)
@@ -220,3 +244,91 @@ def reason(metrics: dict[str, float | int | None], kind: str = "all") -> str | N
     if not n:
         return "not measurable: no place in the text could be edited"
     return f"not measurable: {control:.0%} of {n} unedited control spots came back, under half"
+
+
+class Edited(NamedTuple):
+    """The edits of a set: kinds of those made, and of each that fits kind, outcome and control."""
+
+    made: list[str]
+    kinds: list[str]
+    outcomes: list[str]
+    controls: list[bool]
+
+
+def _sums(record: Record, name: str) -> Sums | None:
+    kind, _, outcome = name.partition("/")
+    if kind not in ("all", record.get("kind")):
+        return None
+    hit = record["control"] if outcome == "control" else record["outcome"] == outcome
+    return float(hit), 1.0
+
+
+_EMPTY = "empty where not measurable: under half of the unedited control spots came back"
+
+
+def _rate(name: str, better: str, *shown: Show) -> Metric:
+    return Metric(
+        f"edits/<edit>/{name}", "share", f"{name} / n", FREE_RUNNING, POOLED, better,
+        shown=shown, sums=_sums,
+    )  # fmt: skip
+
+
+@metrics(
+    Metric("edits/<edit>/n", "count", "edits asked: those made less those left out"),
+    Metric("edits/<edit>/left_out", "count", "edits made whose passage no longer fits"),
+    Metric(
+        "edits/<edit>/control",
+        "share",
+        "control spots that came back / n",
+        FREE_RUNNING,
+        POOLED,
+        HIGHER,
+        shown=(
+            Show(
+                "edits/all/control",
+                "control spots",
+                50,
+                meaning="unedited spots that came back / all",
+            ),
+        ),
+        sums=_sums,
+    ),
+    Metric("edits/<edit>/measurable", "0 or 1", "1 where control ≥ 0.5 and n > 0"),
+    _rate(
+        "kept",
+        HIGHER,
+        Show(
+            "edits/all/kept",
+            "edits kept",
+            30,
+            PRIMARY,
+            "primary endpoint: edited spots whose new value the rebuilt text keeps / all; "
+            + _EMPTY,
+        ),
+    ),
+    _rate(
+        "reverted",
+        LOWER,
+        Show(
+            "edits/all/reverted",
+            "overwriting",
+            40,
+            OVERWRITING,
+            f"edited spots that came back as the original / all; {_EMPTY}",
+        ),
+    ),
+    _rate(
+        "other",
+        LOWER,
+        Show(
+            "edits/all/other",
+            "drift",
+            60,
+            DRIFT,
+            f"edited spots that came back as something else / all; {_EMPTY}",
+        ),
+    ),
+    _rate("lost", LOWER),
+)
+def survival(found: Edited) -> Values:
+    return left_out(found.made, found.kinds) | rates(found.kinds, found.outcomes, found.controls)

@@ -1,6 +1,6 @@
 import pytest
 
-from jaxcomp.evals import edits
+from jaxcomp.evals.metrics import edits
 
 TEXTS = [
     "In 1912 the ship carried Alice home, and it was late.",

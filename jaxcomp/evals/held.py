@@ -1,0 +1,94 @@
+"""A held-out set as a trained pair rebuilt it: what metrics are functions of."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from jaxcomp.data.world import Passage, World
+
+if TYPE_CHECKING:
+    from jaxcomp.config import Config
+    from jaxcomp.data.eval_sets import Example
+    from jaxcomp.data.tokenizer import Tokenizer
+
+
+class Row(NamedTuple):
+    """One passage, rebuilt. Token lists are the decoder's and without the end token.
+
+    `nll` (nats) is summed over and `correct` and `targets` are counted over the target tokens, the
+    end token included.
+    """
+
+    source: str
+    rebuilt: str
+    source_ids: list[int]
+    rebuilt_ids: list[int]
+    nll: float
+    correct: int
+    targets: int
+
+
+class Sureness(NamedTuple):
+    """Sums over one passage's tokens, end tokens included; entropies in nats."""
+
+    entropy_source: float
+    top1_source: float
+    tokens_source: int
+    entropy_own: float
+    top1_own: float
+    tokens_own: int
+
+
+class Rebuilt(NamedTuple):
+    """What one passage became, with its memory and without any (the floor)."""
+
+    row: Row
+    floor: Row
+    sure: Sureness
+    vec_MD: np.ndarray  # the valid memory vectors, after the connector
+    top1_L: np.ndarray  # teacher-forced, of every target token
+    correct_L: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """A held-out set, and what a trained pair made of each of its passages."""
+
+    name: str
+    cfg: Config
+    examples: Sequence[Example]
+    rebuilt: Sequence[Rebuilt]
+    left_out: int  # passages that do not fit, looked at for the set
+    vector_bytes: int  # of one memory vector, in the dtype that the decoder computes in
+    dec_tok: Tokenizer
+    # Token lists of sampled rebuilds of the first passages, by passage; computed when called.
+    samples: Callable[[], list[list[list[int]]]] = list
+
+    @property
+    def rows(self) -> list[Row]:
+        return [one.row for one in self.rebuilt]
+
+    @property
+    def vectors(self) -> int:
+        return sum(len(one.vec_MD) for one in self.rebuilt)
+
+    @functools.cached_property
+    def world(self) -> World:
+        """The controlled world, of which the passages are."""
+        return World(self.cfg.world)
+
+    @property
+    def passages(self) -> list[Passage]:
+        """What the controlled world knows of each passage; empty for a real text."""
+        return [e.passage for e in self.examples if e.passage is not None]
+
+    def without_memory(self) -> Held:
+        """The same set as the decoder rebuilds it without memory."""
+        return dataclasses.replace(
+            self, rebuilt=[one._replace(row=one.floor) for one in self.rebuilt]
+        )

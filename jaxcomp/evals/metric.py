@@ -1,0 +1,293 @@
+"""What a metric is: a function, and a declaration from which all else that shows it is made.
+
+A metric has one place, the file that computes it:
+
+    @metric(
+        "<set>/length_ratio", unit="ratio", run=FREE_RUNNING, average=POOLED,
+        definition="rebuilt tokens / source tokens",
+    )
+    def length_ratio(held: Held) -> float: ...
+
+Its name is its column in results.csv, with placeholders for the held-out set and for kinds. Tables,
+plots, intervals, docs/metrics.md and the check that nothing undeclared is returned read the
+declaration; nothing else knows a metric's name. docs/extending.md has a whole example.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from jaxcomp.config import Config
+from jaxcomp.data.facts import KINDS
+from jaxcomp.data.set_names import TEXT_SET, WORLD_SETS
+
+Value = float | int | None
+Values = dict[str, Value]
+Record = dict[str, Any]  # of one passage: a line of passages.jsonl
+Sums = tuple[float, float]  # numerator and denominator that one passage gives
+
+COUNTED, TEACHER_FORCED, FREE_RUNNING, SAMPLED = "–", "TF", "FR", "sampled"  # how the decoder runs
+HIGHER, LOWER = "higher", "lower"  # is better
+POOLED, PASSAGES = "ratio of sums", "mean over passages"
+EDITS = "edits"  # the set of edited passages of a real text
+WITHOUT = "floor"  # <set>/floor/<metric>: of the decoder without memory
+
+# Roles of headlines. By these the verdict and comparisons find a metric, whatever its name.
+LOSS, PRIMARY, OVERWRITING, DRIFT = "loss", "primary endpoint", "overwriting", "drift"
+PREDICTOR = "predictor"  # of fidelity, among models of one size
+FIDELITY = (PRIMARY, OVERWRITING, DRIFT)
+
+PLACEHOLDERS = {
+    "set": (*WORLD_SETS, TEXT_SET),
+    "world": WORLD_SETS,
+    "kind": ("all", *KINDS),
+    "edit": ("all", "number", "name", "negation", "role"),
+    "dimension": (
+        "topic",
+        "relation",
+        "role",
+        "modifier",
+        "polarity",
+        "quantity",
+        "order",
+        "all",
+    ),
+    "i": tuple(str(i) for i in range(1, 9)),
+}
+
+
+class Headline(NamedTuple):
+    """A column that tables and plots show: its short name and its definition in a line."""
+
+    metric: str
+    label: str
+    meaning: str
+    role: str = ""
+    better: str = ""
+    bound: str = ""  # the column that holds the largest value there can be
+
+
+@dataclasses.dataclass(frozen=True)
+class Show:
+    """Makes a headline of one column of a metric. Headlines stand in the order of `place`."""
+
+    column: str
+    label: str
+    place: int
+    role: str = ""
+    meaning: str = ""  # where it says more than the metric's definition
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """The declaration of a column, or of several that differ in a placeholder.
+
+    `sums` gives what one passage's record adds to numerator and denominator of a column (its name
+    without the set): with it a metric that is a sum over a sum has an interval over passages.
+    """
+
+    name: str
+    unit: str
+    definition: str
+    run: str = COUNTED
+    average: str = "–"
+    better: str = ""
+    bound: str = ""
+    shown: tuple[Show, ...] = ()
+    sums: Callable[[Record, str], Sums | None] | None = None
+
+    def columns(self) -> list[str]:
+        """All names, placeholders written out."""
+        keys = re.findall("<([a-z]+)>", self.name)
+        every = itertools.product(*(PLACEHOLDERS[key] for key in keys))
+        return [_filled(self.name, dict(zip(keys, values, strict=True))) for values in every]
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """A function and the metrics that it returns. `without`: those, by their names without the
+    set, that are measured of the decoder without memory too."""
+
+    module: str  # that declares it
+    function: Callable[[Any], Any] | None  # None: it is measured elsewhere
+    metrics: tuple[Metric, ...]
+    without: tuple[str, ...] = ()
+    applies: Callable[[Config], bool] = lambda cfg: True
+
+    def of(self, name: str, held: Any) -> Values:
+        """The values of the set `name`, by column.
+
+        Raises:
+          ValueError: a metric that was not declared, or a declared one is missing.
+        """
+        if self.function is None:
+            return {}
+        out = {f"{name}/{key}": value for key, value in self.function(held).items()}
+        missing = self.columns(name) ^ out.keys()
+        if missing:
+            raise ValueError(
+                f"{self.module} declares and returns different metrics of {name}: "
+                f"{', '.join(sorted(missing))}"
+            )
+        if self.without:
+            bare = self.function(held.without_memory())
+            out |= {f"{name}/{WITHOUT}/{key}": bare[key] for key in self.without}
+        return out
+
+    def columns(self, name: str) -> set[str]:
+        """Those of the set `name`."""
+        every = (c for m in self.metrics for c in m.columns())
+        return {c for c in every if c.startswith(f"{name}/")}
+
+
+_COLUMNS: dict[str, tuple[Measure, Metric]] = {}
+
+
+def metrics(
+    *declared: Metric,
+    without: Sequence[str] = (),
+    applies: Callable[[Config], bool] = lambda cfg: True,
+):
+    """Register a function of a held-out set that returns the values of `declared`, by their names
+    without the set. `applies`: of which configs it is measured."""
+
+    def register(function: Callable[[Any], Values]) -> Callable[[Any], Values]:
+        _add(Measure(function.__module__, function, declared, tuple(without), applies))
+        return function
+
+    return register
+
+
+def metric(name: str, unit: str, definition: str, *, without: bool = False, **more: Any):
+    """Register a function of a held-out set that returns the value of one metric.
+
+    Args:
+      name: its column, such as `<set>/length_ratio`; `<set>` stands for every held-out set.
+      unit: of the value.
+      definition: a line, with its formula.
+      without: measure it of the decoder without memory too.
+      **more: the other fields of `Metric`.
+    """
+    key = name.partition("/")[2]
+
+    def register(function: Callable[[Any], Value]) -> Callable[[Any], Value]:
+        def values(held: Any) -> Values:
+            return {key: function(held)}
+
+        one = Metric(name, unit, definition, **more)
+        _add(Measure(function.__module__, values, (one,), (key,) * without))
+        return function
+
+    return register
+
+
+def declare(module: str, *declared: Metric) -> None:
+    """Register metrics that no function of a held-out set measures; `module` declares them."""
+    _add(Measure(module, None, declared))
+
+
+def _add(measure: Measure) -> None:
+    """Raises ValueError where a column has another file already."""
+    found = {column: (measure, one) for one in measure.metrics for column in one.columns()}
+    for column in found.keys() & _COLUMNS.keys():
+        other = _COLUMNS[column][0].module
+        if other != measure.module:
+            raise ValueError(
+                f"metric {column} is declared by {other} and by {measure.module}; expected a name "
+                "of its own"
+            )
+    _COLUMNS.update(found)  # a file that is loaded again replaces its own declarations
+
+
+def every() -> list[Measure]:
+    """All that are registered."""
+    return list({id(measure): measure for measure, _ in _COLUMNS.values()}.values())
+
+
+def measured(cfg: Config, name: str, held: Any) -> Values:
+    """All metrics of the held-out set `name`, by column."""
+    out: Values = {}
+    for measure in every():
+        if measure.applies(cfg) and measure.columns(name):
+            out |= measure.of(name, held)
+    return out
+
+
+def sums(record: Record, column: str) -> Sums | None:
+    """What a passage's record adds to a metric that is a sum over a sum: (numerator, denominator).
+    None where it adds nothing, or the metric is no such sum."""
+    of = _COLUMNS[column][1].sums if column in _COLUMNS else None
+    return of(record, column.partition("/")[2]) if of else None
+
+
+def counts_over(group: Iterable[str], *top: str) -> Callable[[Record, str], Sums | None]:
+    """`sums` of counts that a record holds: those named `top` over those of `group`."""
+
+    def of(record: Record, _: str) -> Sums | None:
+        counts: Mapping[str, float] | None = record.get("counts")
+        if counts is None:
+            return None
+        hits, every = (sum(counts.get(name, 0) for name in names) for names in (top, group))
+        return hits, every
+
+    return of
+
+
+# --- headlines ---------------------------------------------------------------------------------
+
+
+def headlines(cfg: Config) -> tuple[Headline, ...]:
+    """The few of all metrics that tables and plots of this config show, in their order."""
+    sets = WORLD_SETS if cfg.data.source == "world" else (TEXT_SET, EDITS)
+    found = [
+        (show.place, headline(show.column))
+        for measure in every()
+        if measure.applies(cfg)
+        for one in measure.metrics
+        for show in one.shown
+        if show.column.partition("/")[0] in sets
+    ]
+    return tuple(head for _, head in sorted(found))
+
+
+def headline(column: str) -> Headline:
+    """A column as tables show it. Raises KeyError for one that no metric declares."""
+    one = _COLUMNS[column][1]
+    name, _, rest = column.partition("/")
+    show = next((s for s in one.shown if s.column == column), Show(column, rest, 0))
+    bound = f"{name}/{one.bound}" if one.bound else ""
+    return Headline(
+        column, show.label, show.meaning or one.definition, show.role, one.better, bound
+    )
+
+
+def of_roles(cfg: Config, *roles: str) -> tuple[Headline, ...]:
+    """The headlines of `cfg` with one of these roles."""
+    return tuple(h for h in headlines(cfg) if h.role in roles)
+
+
+def of_role(cfg: Config, role: str) -> Headline:
+    """The one headline of `cfg` with this role."""
+    (found,) = of_roles(cfg, role)
+    return found
+
+
+def endpoints(cfg: Config) -> tuple[Headline, Headline]:
+    """The two metrics of the verdict: the loss, and the primary endpoint of fidelity."""
+    return of_role(cfg, LOSS), of_role(cfg, PRIMARY)
+
+
+def without_memory(column: str) -> str:
+    """The column of the same metric of the decoder without memory."""
+    name, _, rest = column.partition("/")
+    return f"{name}/{WITHOUT}/{rest}"
+
+
+def _filled(name: str, values: Mapping[str, str]) -> str:
+    for key, value in values.items():
+        name = name.replace(f"<{key}>", value)
+    return name

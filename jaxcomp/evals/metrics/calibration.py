@@ -1,0 +1,104 @@
+"""Calibration on slots.
+
+Does the decoder know when it is wrong? At a slot whose value is one token (relations, orders and
+negations take several, and are left out), teacher-forced: confidence is the probability of the most
+likely token, and the guess is right where that is the value. The expected calibration error (Guo et
+al. 2017, eq. 3) has 10 bins of equal width: Σ over bins |number right − Σ confidence| / n.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from jaxcomp.evals.held import Held
+from jaxcomp.evals.metric import (
+    HIGHER,
+    LOWER,
+    POOLED,
+    TEACHER_FORCED,
+    Metric,
+    Values,
+    metrics,
+)
+
+if TYPE_CHECKING:
+    from jaxcomp.data.tokenizer import Tokenizer
+
+GROUPS = {"slots": "slots", "nonfavourite": "those whose value is not the favourite"}
+BINS = 10  # equal in width, of confidence 0 to 1
+
+
+class Guess(NamedTuple):
+    """The decoder's most likely token where a slot's value stands."""
+
+    confidence: float
+    right: bool
+    favourite: bool  # the value is the prior's favourite
+
+
+def value_tokens(
+    text: str, spans: Sequence[tuple[int, int]], tokenizer: Tokenizer
+) -> list[int | None]:
+    """The number of the token that is exactly `text[start:end]` (spaces around it aside), for each
+    span; None where the span is several tokens or a part of one."""
+    _, offsets = tokenizer.encode_with_offsets(text)
+    found: dict[tuple[int, int], int] = {}
+    for i, (start, end) in enumerate(offsets):
+        word = text[start:end]
+        start += len(word) - len(word.lstrip())
+        found[start, start + len(word.strip())] = i
+    return [found.get((start, end)) for start, end in spans]
+
+
+def measure(guesses: Sequence[Guess]) -> Values:
+    """`n`, `accuracy`, `confidence` (means) and `ece` of all slots and of those off the favourite.
+
+    Expected calibration error: sum over bins of |right - confidence| / n (Guo et al. 2017, eq. 3).
+    None where there is no slot.
+    """
+    out: Values = {}
+    for group in GROUPS:
+        held = [g for g in guesses if group == "slots" or not g.favourite]
+        confidence_W = np.array([g.confidence for g in held], np.float64)
+        right_W = np.array([g.right for g in held], np.float64)
+        bin_W = np.minimum((confidence_W * BINS).astype(int), BINS - 1)
+        gaps = np.bincount(bin_W, right_W - confidence_W, BINS)
+        n = len(held)
+        out[f"calibration/{group}/n"] = n
+        out[f"calibration/{group}/accuracy"] = float(right_W.mean()) if n else None
+        out[f"calibration/{group}/confidence"] = float(confidence_W.mean()) if n else None
+        out[f"calibration/{group}/ece"] = float(np.abs(gaps).sum() / n) if n else None
+    return out
+
+
+def guesses(held: Held) -> list[Guess]:
+    """What the decoder expected at each slot whose value is one token."""
+    out = []
+    for example, one in zip(held.examples, held.rebuilt, strict=True):
+        slots = example.passage.slots
+        spans = [(slot.start, slot.end) for slot in slots]
+        places = value_tokens(example.text, spans, held.dec_tok)
+        for slot, at in zip(slots, places, strict=True):
+            if at is not None and at < len(one.top1_L):
+                right = bool(one.correct_L[at])
+                out.append(Guess(float(one.top1_L[at]), right, slot.is_favourite))
+    return out
+
+
+@metrics(
+    *(
+        Metric(f"<world>/calibration/{group}/{key}", unit, text, run, average, better)
+        for group, which in GROUPS.items()
+        for key, unit, text, run, average, better in (
+            ("n", "count", f"{which}, of one token", "–", "–", ""),
+            ("accuracy", "share", "guesses that are right / n", TEACHER_FORCED, POOLED, HIGHER),
+            ("confidence", "probability", "mean confidence", TEACHER_FORCED, POOLED, ""),
+            ("ece", "probability", "expected calibration error", TEACHER_FORCED, POOLED, LOWER),
+        )
+    )
+)
+def calibration(held: Held) -> Values:
+    return measure(guesses(held))

@@ -1,0 +1,169 @@
+"""The controlled world: whose prior wins.
+
+Only with `world.base_favourites` (docs/controls.md): the compressors' base models were pretrained
+on a world of other favourites, and the decoder and all other text keep this one's. A slot is
+*contested* where the source says neither world's favourite and the two differ; kinds of two values
+(polarity, relation, order) have no such slot, and a modifier whose exchange with the other animal's
+would be a favourite is left out. In the rebuilt text (FR) a contested slot is **kept** (the
+source's value), back as the **decoder**'s favourite, as the **compressor**'s (that of its base's
+world), **swapped** (the other animal's), **other**, or **lost** (no such fact).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from jaxcomp.config import WorldConfig
+from jaxcomp.data.facts import Slot
+from jaxcomp.data.world import Passage, World, bases_world
+from jaxcomp.evals.held import Held
+from jaxcomp.evals.metric import (
+    FREE_RUNNING,
+    POOLED,
+    Metric,
+    Record,
+    Show,
+    Sums,
+    Values,
+    metrics,
+)
+
+OUTCOMES = ("kept", "decoder", "compressor", "swapped", "other", "lost")
+EXPECTED = ("chance", "even")
+
+Counts = dict[str, float]
+
+
+def rival_of(config: WorldConfig) -> World | None:
+    """The world of the compressors' base models; None where its favourites are this one's."""
+    return World(bases_world(config)) if config.base_favourites else None
+
+
+def contested(rival: World, passage: Passage, rebuilt: str) -> Counts:
+    """Of one passage: `split/n`, the contested slots, and `split/<outcome>`; zeros are left out.
+
+    Beside the outcomes, sums over those slots of what to expect: `chance`, 1 / its options; `even`,
+    where the rebuilt value is an option that is not the source's, the decoder's favourite or the
+    exchanged one, 1 / the number of such options.
+    """
+    facts, out = rival.read(rebuilt), defaultdict[str, float](float)
+    for slot in passage.slots:
+        theirs = _their_favourite(slot, rival)
+        if theirs is None:
+            continue
+        value = facts.get(slot.key)
+        out["split/n"] += 1
+        out[f"split/{_outcome(slot, theirs, value)}"] += 1
+        out["split/chance"] += 1 / len(slot.options)
+        rest = set(slot.options) - {slot.value, slot.favourite, slot.swap}
+        if value in rest:
+            out["split/even"] += 1 / len(rest)
+    return dict(out)
+
+
+def rates(passage_counts: Sequence[Counts]) -> Values:
+    """`split/n`, and each outcome, `chance`, `even` and `lead` (decoder - compressor) over that n,
+    sums over sums; None where no slot is contested."""
+    total = defaultdict[str, float](float)
+    for one in passage_counts:
+        for name, count in one.items():
+            total[name] += count
+    n = round(total["split/n"])
+    out: Values = {"split/n": n}
+    for name in (*OUTCOMES, *EXPECTED):
+        out[f"split/{name}"] = total[f"split/{name}"] / n if n else None
+    lead = total["split/decoder"] - total["split/compressor"]
+    out["split/lead"] = lead / n if n else None
+    return out
+
+
+def _their_favourite(slot: Slot, rival: World) -> str | None:
+    """The other world's favourite of a contested slot."""
+    theirs = rival.favourite(slot.key)
+    if theirs is None or slot.swap in (slot.favourite, theirs):
+        return None
+    return theirs if len({slot.value, slot.favourite, theirs}) == 3 else None
+
+
+def _outcome(slot: Slot, theirs: str, value: str | None) -> str:
+    if value is None:
+        return "lost"
+    named = {slot.value: "kept", slot.favourite: "decoder", theirs: "compressor"}
+    if slot.swap:
+        named[slot.swap] = "swapped"
+    return named.get(value, "other")
+
+
+def _sums(record: Record, name: str) -> Sums | None:
+    counts = record.get("counts")
+    if counts is None:
+        return None
+    made = name.partition("/")[2]
+    signs = {"decoder": 1, "compressor": -1} if made == "lead" else {made: 1}
+    top = sum(sign * counts.get(f"split/{one}", 0) for one, sign in signs.items())
+    return top, counts.get("split/n", 0)
+
+
+def _split(
+    name: str, definition: str, place: int = 0, label: str = "", meaning: str = "", run: str = ""
+) -> Metric:
+    column = f"counterfactual/split/{name}"
+    shown = (Show(column, label, place, meaning=meaning),) if label else ()
+    return Metric(
+        f"<world>/split/{name}", "share", definition, run or FREE_RUNNING, POOLED, shown=shown,
+        sums=_sums,
+    )  # fmt: skip
+
+
+_CONTESTED = "contested slots (neither world's favourite in the source, counterfactual passages)"
+
+
+@metrics(
+    Metric("<world>/split/n", "count", "contested slots"),
+    _split("kept", "kept / n"),
+    _split(
+        "decoder",
+        "back as the decoder's favourite / n",
+        90,
+        "to the decoder's favourite",
+        f"{_CONTESTED} that came back as the decoder's favourite / all such",
+    ),
+    _split(
+        "compressor",
+        "back as the favourite of the compressors' bases / n",
+        91,
+        "to the compressors' favourite",
+        f"{_CONTESTED} that came back as the favourite of the compressors' bases / all such",
+    ),
+    _split("swapped", "swapped / n"),
+    _split("other", "other / n"),
+    _split("lost", "lost / n"),
+    _split(
+        "lead",
+        "`decoder` – `compressor`: above 0 the decoder's prior wins",
+        92,
+        "lead of the decoder's prior",
+        "to the decoder's favourite less to the compressors'; above 0 the decoder's prior wins",
+    ),
+    _split(
+        "chance",
+        "mean of 1 / number of the slot's values: what a decoder that guesses evenly among all of "
+        "them gives to each",
+        run="–",
+    ),
+    _split(
+        "even",
+        "what `compressor` would be if the compressors' favourite had no pull: slots that came "
+        "back as a value that is neither the source's nor the decoder's favourite (nor an "
+        "exchange), each counted 1 / number of such values, / n",
+    ),
+    without=["split/kept", "split/decoder", "split/compressor"],
+    applies=lambda cfg: bool(cfg.world.base_favourites),
+)
+def split(held: Held) -> Values:
+    rival = rival_of(held.cfg.world)
+    if rival is None:
+        return {}
+    pairs = zip(held.passages, held.rows, strict=True)
+    return rates([contested(rival, p, row.rebuilt) for p, row in pairs])

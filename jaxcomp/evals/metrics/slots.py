@@ -1,0 +1,247 @@
+"""The controlled world: what became of each slot.
+
+A slot is one fact of the source passage. The rebuilt text (FR) is read back into facts by the
+world's own parser (the first mention of a fact counts), and each slot has exactly one outcome:
+**kept** (the same value), **swapped** (the two arguments exchanged; kinds relation, modifier and
+order), **overwritten** (the prior's favourite instead of another value), **other** (another value),
+**lost** (no such fact). The first that applies, in this order, is the outcome; so for relation and
+order, which have two values each, falling back to the usual order of the arguments is a swap.
+`to_prior` counts beside the outcomes every non-favourite slot that came back as the favourite,
+swaps included. `slots/` is over all slots, `nonfavourite/` over those whose source value is not the
+prior's favourite: predictable facts cannot flatter there, and only they can be overwritten.
+
+The generator knows the probability of each passage, so what a memory must carry is known exactly
+(`passage_bits`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from jaxcomp.data.facts import KINDS, OUTCOMES, outcome
+from jaxcomp.data.world import Passage, World
+from jaxcomp.evals.held import Held
+from jaxcomp.evals.metric import (
+    DRIFT,
+    FREE_RUNNING,
+    HIGHER,
+    LOWER,
+    OVERWRITING,
+    PASSAGES,
+    POOLED,
+    PRIMARY,
+    Metric,
+    Record,
+    Show,
+    Sums,
+    Values,
+    counts_over,
+    metrics,
+)
+
+GROUPS = ("slots", "nonfavourite")  # every slot; those whose value is not the prior's favourite
+
+
+class Fate(NamedTuple):
+    """One slot of the source and what the rebuilt text says in its place (None: nothing)."""
+
+    kind: str
+    value: str
+    favourite: str
+    rebuilt: str | None
+    outcome: str
+
+    @property
+    def is_favourite(self) -> bool:
+        return self.value == self.favourite
+
+    @property
+    def to_prior(self) -> bool:
+        """The rebuilt fact is the prior's favourite where the source said something else."""
+        return not self.is_favourite and self.rebuilt == self.favourite
+
+
+def fates(world: World, passage: Passage, rebuilt: str) -> list[Fate]:
+    """One `Fate` for each slot of `passage`, in the order of its slots."""
+    facts = world.read(rebuilt)
+    return [
+        Fate(slot.kind, slot.value, slot.favourite, facts.get(slot.key), outcome(slot, facts))
+        for slot in passage.slots
+    ]
+
+
+def counts(passage_fates: Sequence[Fate]) -> dict[str, int]:
+    """Counts of one passage, named `<group>/<kind>/<outcome>`; names with a zero are left out.
+
+    Groups are `slots` and `nonfavourite`; kinds are the world's and `all`. `to_prior` counts beside
+    the outcomes the non-favourite slots that came back as the favourite under whatever outcome.
+    """
+    out: Counter[str] = Counter()
+    for fate in passage_fates:
+        for group in GROUPS if not fate.is_favourite else GROUPS[:1]:
+            for kind in (fate.kind, "all"):
+                out[f"{group}/{kind}/{fate.outcome}"] += 1
+                if group == "nonfavourite" and fate.to_prior:
+                    out[f"{group}/{kind}/to_prior"] += 1
+    return dict(out)
+
+
+def rates(passage_counts: Sequence[dict[str, int]]) -> Values:
+    """Rates over all slots of all passages (sum over sum); None where the denominator is 0.
+
+    For each group and kind: `n`, the number of slots, and each outcome divided by that n. Over all
+    kinds: `overwriting` (overwritten / non-favourite slots), `to_prior` (came back as the favourite
+    / non-favourite slots) and `drift` ((swapped + other) / all slots).
+    """
+    total: Counter[str] = Counter()
+    for one in passage_counts:
+        total.update(one)
+    out: Values = {}
+    for group in GROUPS:
+        for kind in ("all", *KINDS):
+            name = f"{group}/{kind}"
+            n = sum(total[f"{name}/{o}"] for o in OUTCOMES)
+            out[f"{name}/n"] = n
+            for o in OUTCOMES:
+                out[f"{name}/{o}"] = total[f"{name}/{o}"] / n if n else None
+    moved = total["slots/all/swapped"] + total["slots/all/other"]
+    n, odd = out["slots/all/n"], out["nonfavourite/all/n"]
+    out["drift"] = moved / n if n else None
+    out["overwriting"] = total["nonfavourite/all/overwritten"] / odd if odd else None
+    out["to_prior"] = total["nonfavourite/all/to_prior"] / odd if odd else None
+    return out
+
+
+@metrics(
+    Metric(
+        "<world>/passage_bits",
+        "bits",
+        "–log2 p(text) under the world's `prior_strength`",
+        average=PASSAGES,
+    ),
+    Metric(
+        "<world>/passage_bits_per_byte",
+        "bits/byte",
+        "Σ –log2 p(text) / bytes: what bits_per_byte would be with full knowledge of the world and "
+        "no memory",
+        average=POOLED,
+    ),
+    Metric(
+        "<world>/passage_bits_per_vector",
+        "bits/vector",
+        "Σ –log2 p(text) / vectors",
+        average=POOLED,
+    ),
+)
+def entropy(held: Held) -> Values:
+    bits = math.fsum(p.bits for p in held.passages)
+    return {
+        "passage_bits": bits / len(held.passages),
+        "passage_bits_per_byte": bits / sum(len(p.text.encode()) for p in held.passages),
+        "passage_bits_per_vector": bits / held.vectors if held.vectors else None,
+    }
+
+
+def _every(slots: str) -> list[str]:
+    return [f"{slots}/{outcome}" for outcome in OUTCOMES]
+
+
+def _share(record: Record, name: str) -> Sums | None:
+    return counts_over(_every(name.rpartition("/")[0]), name)(record, name)
+
+
+_OFF = "slots whose value is not the prior's favourite"
+_KEPT = f"{_OFF}, kept in the rebuilt text / all such"
+
+
+def _outcomes(group: str, slots: str, n: str) -> list[Metric]:
+    """The metrics of one group, by kind."""
+    shown = (
+        Show(
+            "counterfactual/nonfavourite/all/kept",
+            "counterfactual slots kept",
+            30,
+            PRIMARY,
+            f"primary endpoint: {_KEPT}, counterfactual passages",
+        ),
+        Show(
+            "ordinary/nonfavourite/all/kept",
+            "rare slots kept",
+            50,
+            meaning=f"{_KEPT}, ordinary passages",
+        ),
+    )
+    return [
+        Metric(f"<world>/{group}/<kind>/n", "count", slots),
+        *(
+            Metric(
+                f"<world>/{group}/<kind>/{outcome}",
+                "share",
+                f"{outcome} / {n}",
+                FREE_RUNNING,
+                POOLED,
+                HIGHER if outcome == "kept" else LOWER,
+                shown=shown if (group, outcome) == ("nonfavourite", "kept") else (),
+                sums=_share,
+            )
+            for outcome in OUTCOMES
+        ),
+    ]
+
+
+@metrics(
+    *_outcomes("slots", "slots of that kind", "n"),
+    *_outcomes("nonfavourite", "slots of that kind whose value is not the favourite", "that n"),
+    Metric(
+        "<world>/overwriting",
+        "share",
+        "**overwriting**: overwritten / non-favourite slots, over all kinds",
+        FREE_RUNNING,
+        POOLED,
+        LOWER,
+        shown=(
+            Show(
+                "counterfactual/overwriting",
+                "overwriting",
+                40,
+                OVERWRITING,
+                f"{_OFF} that came back as the favourite / all such, counterfactual passages",
+            ),
+        ),
+        sums=counts_over(_every("nonfavourite/all"), "nonfavourite/all/overwritten"),
+    ),
+    Metric(
+        "<world>/to_prior",
+        "share",
+        "non-favourite slots that came back as the favourite, swapped or overwritten / "
+        "non-favourite slots",
+        FREE_RUNNING,
+        POOLED,
+        LOWER,
+    ),
+    Metric(
+        "<world>/drift",
+        "share",
+        "**drift**: (swapped + other) / all slots",
+        FREE_RUNNING,
+        POOLED,
+        LOWER,
+        shown=(
+            Show(
+                "ordinary/drift",
+                "drift",
+                60,
+                DRIFT,
+                "(swapped + other) / all slots, ordinary passages",
+            ),
+        ),
+        sums=counts_over(_every("slots/all"), "slots/all/swapped", "slots/all/other"),
+    ),
+    without=["slots/all/kept", "nonfavourite/all/kept", "overwriting", "to_prior", "drift"],
+)
+def outcomes(held: Held) -> Values:
+    pairs = zip(held.passages, held.rows, strict=True)
+    return rates([counts(fates(held.world, p, row.rebuilt)) for p, row in pairs])

@@ -1,0 +1,116 @@
+"""Determinacy of the decoder.
+
+How sure the decoder is along the source, along its own words, and from sample to sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+
+from jaxcomp.evals.held import Held, Sureness
+from jaxcomp.evals.metric import (
+    FREE_RUNNING,
+    PASSAGES,
+    POOLED,
+    PREDICTOR,
+    SAMPLED,
+    TEACHER_FORCED,
+    Metric,
+    Show,
+    Value,
+    Values,
+    metric,
+    metrics,
+)
+from jaxcomp.evals.metrics.reconstruction import matches
+
+
+def measure(rows: Sequence[Sureness]) -> Values:
+    """Mean conditional entropy (nats/token) and top-1 probability along source and own output.
+
+    Sums over sums: each token weighs the same. None where there is no token.
+    """
+    out: Values = {}
+    for along in ("source", "own"):
+        count = sum(getattr(r, f"tokens_{along}") for r in rows)
+        for what in ("entropy", "top1"):
+            total = float(np.sum([getattr(r, f"{what}_{along}") for r in rows]))
+            out[f"{what}_{along}"] = total / count if count else None
+    return out
+
+
+def agreement(samples: Sequence[Sequence[Sequence[int]]]) -> float | None:
+    """How much sampled rebuilds of one passage agree: `samples[passage][sample]` is a token list.
+
+    For two samples: positions holding the same token / the length of the longer one (1 if both are
+    empty). Mean over the pairs of a passage, then over passages; None without a pair.
+    """
+    means = []
+    for one in samples:
+        pairs = [matches(a, b) for a, b in combinations(one, 2)]
+        if pairs:
+            means.append(np.mean([same / length if length else 1.0 for same, length in pairs]))
+    return float(np.mean(means)) if means else None
+
+
+@metrics(
+    Metric(
+        "<set>/entropy_source",
+        "nats/token",
+        "entropy –Σ p ln p of the next-token distribution, mean over target tokens",
+        TEACHER_FORCED,
+        POOLED,
+        shown=tuple(
+            Show(
+                f"{name}/entropy_source",
+                "entropy",
+                80,
+                PREDICTOR,
+                "conditional entropy of the decoder along the source, nats per token, "
+                "teacher-forced",
+            )
+            for name in ("ordinary", "test")
+        ),
+    ),
+    Metric(
+        "<set>/entropy_own",
+        "nats/token",
+        "the same along the decoder's own greedy output, mean over its steps (the one that gives "
+        "the end token included)",
+        FREE_RUNNING,
+        POOLED,
+    ),
+    Metric(
+        "<set>/top1_source",
+        "probability",
+        "probability of the most likely token, mean over target tokens",
+        TEACHER_FORCED,
+        POOLED,
+    ),
+    Metric(
+        "<set>/top1_own",
+        "probability",
+        "the same along its own greedy output",
+        FREE_RUNNING,
+        POOLED,
+    ),
+)
+def sureness(held: Held) -> Values:
+    return measure([one.sure for one in held.rebuilt])
+
+
+@metric(
+    "<set>/agreement",
+    unit="share",
+    definition="`eval.samples` rebuilds sampled at `eval.temperature` of each of the first "
+    "`eval.sampled_passages` passages; for a pair of samples, positions holding the same token / "
+    "length of the longer (end tokens left out; 1 if both are empty); mean over the pairs of a "
+    "passage, then over passages",
+    run=SAMPLED,
+    average=PASSAGES,
+)
+def agreement_of_set(held: Held) -> Value:
+    return agreement(held.samples())
