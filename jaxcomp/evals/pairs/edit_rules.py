@@ -2,7 +2,7 @@
 
 They use closed word lists (twin_words.py) and word order, no parser: a rule would rather find
 nothing than break the grammar. docs/drift.md says how often they are right. Negations, the roles of
-"Alice saw Robert" and numbers are found by `evals.edits`.
+"Alice saw Robert" and numbers are found by `evals.metrics.edits`.
 """
 
 from __future__ import annotations
