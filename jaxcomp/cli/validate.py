@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Iterable
 from typing import Any
 
 from jaxcomp.compress import recipes
+from jaxcomp.compress.kinds import CONNECTORS, KINDS
 from jaxcomp.config import (
     Config,
     ConfigError,
@@ -15,20 +17,21 @@ from jaxcomp.config import (
     OptimConfig,
     SweepConfig,
 )
+from jaxcomp.data.objectives import OBJECTIVES
 from jaxcomp.models.config import check_shape
 from jaxcomp.models.families import FAMILIES
 from jaxcomp.models.hub import is_id
 from jaxcomp.runtime.fields import read
 from jaxcomp.runtime.files import is_file, matching, size_of
 from jaxcomp.runtime.paths import is_remote
+from jaxcomp.runtime.registry import unknown
 
-CHOICES = {
+CHOICES: dict[str, Iterable[str]] = {
     "data.source": ("world", "text", "tfds", "qa"),
     "memory.recipe": (*recipes.RECIPES, recipes.CUSTOM),
-    "memory.kind": recipes.KINDS,
-    "memory.connector": recipes.CONNECTORS,
-    "train.objective": ("coin", "sum", "distil", "answer"),
-    "decoder.adapt.objective": ("coin", "sum"),
+    "memory.kind": KINDS,
+    "memory.connector": CONNECTORS,
+    "train.objective": OBJECTIVES,
 }
 OPTIMS = ("train.optim", "pretrain.optim", "decoder.pretrain.optim", "decoder.adapt.optim")
 
@@ -66,11 +69,9 @@ def validate(cfg: Config) -> None:
     _sweep(cfg)
 
 
-def _choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        near = difflib.get_close_matches(str(value), allowed, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ConfigError(f"{key} = {value!r}: expected one of {', '.join(allowed)}{hint}")
+def _choice(key: str, value: str, allowed: Iterable[str]) -> None:
+    if value not in tuple(allowed):
+        raise unknown(key, value, allowed)
 
 
 def _optim(key: str, optim: OptimConfig) -> None:
@@ -202,11 +203,14 @@ def _bases_world(cfg: Config) -> None:
 
 def _stages(cfg: Config) -> None:
     """What an objective needs of the data, and where a run may begin from another."""
-    if cfg.train.objective == "answer" and cfg.data.source not in ("qa", "world"):
+    adapts = tuple(name for name, row in OBJECTIVES.items() if row.adapts_decoder)
+    _choice("decoder.adapt.objective", cfg.decoder.adapt.objective, adapts)
+    asks = OBJECTIVES[cfg.train.objective].targets == "question"
+    if asks and cfg.data.source not in ("qa", "world"):
         raise ConfigError(
-            f"train.objective = 'answer' with data.source = {cfg.data.source!r}, which has no "
-            "questions; give rows of question, context and answers with --data.source=qa "
-            "--data.path=FILE, or take --data.source=world"
+            f"train.objective = {cfg.train.objective!r} with data.source = {cfg.data.source!r}, "
+            "which has no questions; give rows of question, context and answers with "
+            "--data.source=qa --data.path=FILE, or take --data.source=world"
         )
     if cfg.decoder.adapt.start:
         raise ConfigError(

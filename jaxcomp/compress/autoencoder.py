@@ -85,9 +85,8 @@ class AutoEncoder(nnx.Module):
 
     @property
     def width(self) -> int:
-        """Numbers of one memory vector: the decoder's width D, or D' of `kv.width`."""
-        cfg = self.decoder.cfg
-        return kv.width(cfg) if self.per_layer else cfg.hidden_size
+        """Numbers of one memory vector: the decoder's width D, or what its kind says."""
+        return self.compressor.width(self.decoder.cfg)
 
     def memory(
         self,
@@ -240,7 +239,6 @@ class AutoEncoder(nnx.Module):
 def check_memory(memory: MemoryConfig) -> None:
     """Raises ConfigError for a recipe, kind or layout that does not exist, and for a kind or a
     connector that is not the recipe's."""
-    kind_of(memory)
     recipes.check(memory)
 
 
@@ -298,11 +296,9 @@ def dtypes(train: TrainConfig, memory: MemoryConfig) -> Dtypes:
 def trainable_filter(train: TrainConfig, memory: MemoryConfig):
     """The nnx filter of what is trained: compressor (all of it, or its LoRA leaves where
     `memory.lora.rank` > 0), memory tokens, connector, markers, and the decoder only with
-    `train.train_decoder`. What of a compressor is never used is never trained: its output head,
-    and for keys and values its final norm (what its last layer does after its
-    keys and values is unused too, but lies in one array with the layers before)."""
+    `train.train_decoder`. What of a tower its kind never uses is never trained."""
     lora = memory.lora.rank > 0
-    unused = ("head", "norm") if memory.kind == "kv" else ("head",)
+    unused = kind_of(memory).unused
 
     def keep(path: tuple, value: object) -> bool:
         if path[0] == "decoder":

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxcomp.config import ConfigError
 from jaxcomp.runtime.sharding import SPECS, constrain
 
 # E[gelu(z)^2] for z ~ N(0, 1) (the exact, erf form): keeps the output at the wanted scale.
@@ -33,6 +33,7 @@ class Connector(nnx.Module):
         rngs: its `params` stream draws the two maps.
     """
 
+    in_units: tuple[str, ...] = ("down_FD", "bias_D")  # parameters that are in units of `unit`
     SECOND_MOMENT = _GELU_SECOND_MOMENT  # of what stands between the two maps, for N(0, 1)
 
     def __init__(
@@ -54,6 +55,11 @@ class Connector(nnx.Module):
         self.bias_F = _param(jnp.zeros(hidden), "norm_D")
         self.down_FD = _param(down, "down_FD")
         self.bias_D = _param(mean_D.astype(jnp.float32) / unit, "norm_D")
+
+    @staticmethod
+    def weights(width_in: int, hidden: int, width_out: int) -> int:
+        """Numbers in its matrices."""
+        return hidden * (width_in + width_out)
 
     def _norm(self, width_in: int) -> None:
         self.norm_E = _param(jnp.ones(width_in), "norm_D")
@@ -98,38 +104,18 @@ class NoConnector(nnx.Module):
     as they are (unit 1) to the model that wrote them. Keys and values (`kv`) stay as they are too.
     """
 
-    def __init__(self, unit: float):
+    in_units: tuple[str, ...] = ()
+
+    def __init__(self, *_: Any, unit: float, **__: Any):
         self.unit = unit
+
+    @staticmethod
+    def weights(width_in: int, hidden: int, width_out: int) -> int:
+        return 0
 
     def __call__(self, hidden_BME: jax.Array) -> jax.Array:
         """hidden_BME -> mem_BMD (float32), D = E."""
         return hidden_BME.astype(jnp.float32) * self.unit
-
-
-CONNECTORS = {"mlp": Connector, "relu": ReluConnector}
-
-
-def connect(
-    name: str,
-    width_in: int,
-    hidden: int,
-    mean_D: jax.Array,
-    std: float,
-    *,
-    unit: float,
-    rngs: nnx.Rngs,
-) -> Connector | NoConnector:
-    """The connector `memory.connector` names; arguments as of `Connector`.
-
-    Raises ConfigError for an unknown name. `none` is for towers of one width
-    (`recipes.check_shapes`).
-    """
-    if name in CONNECTORS:
-        return CONNECTORS[name](width_in, hidden, mean_D, std, unit=unit, rngs=rngs)
-    if name != "none":
-        known = ", ".join((*CONNECTORS, "none"))
-        raise ConfigError(f"memory.connector = {name!r} is unknown; expected one of: {known}")
-    return NoConnector(unit)
 
 
 def _param(x: jax.Array, spec: str) -> nnx.Param:

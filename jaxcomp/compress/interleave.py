@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxcomp.compress.memory import Compressor, Segments, _reshape
+from jaxcomp.compress.memory import Compressor, Segments, Slot, _reshape
 
 
 class Interleave(Compressor):
@@ -26,7 +26,13 @@ class Interleave(Compressor):
             pos_BM = jnp.minimum((slot_M + 1) * ratio, len_B[:, None]) + slot_M
         return seg_BM, pos_BM
 
-    def _states(self, rows: Segments, remat: str, dropout_key: jax.Array | None) -> jax.Array:
+    @staticmethod
+    def reads(text_T: list[Slot], memory_M: list[Slot]) -> list[Slot]:
+        block = len(text_T) // len(memory_M)
+        each = ((*text_T[m * block :][:block], memory) for m, memory in enumerate(memory_M))
+        return [slot for part in each for slot in part]
+
+    def states(self, rows: Segments, remat: str, dropout_key: jax.Array | None) -> jax.Array:
         ratio, (B, M) = rows.ratio, rows.seg_BM.shape
         pos_BT = rows.slot_BT
         if self.positions == "consecutive":
@@ -39,7 +45,7 @@ class Interleave(Compressor):
             return _reshape(jnp.concatenate([x_BMR, end_BM1], axis=2), B, M * (ratio + 1), *more)
 
         hidden_BSE = self.llm(
-            woven(self.llm.embed(rows.ctx_BT), self._tokens_of(rows)),
+            woven(self.llm.embed(rows.ctx_BT), self.tokens_of(rows)),
             woven(pos_BT, rows.pos_BM),
             woven(rows.seg_BT, rows.seg_BM),
             remat=remat,

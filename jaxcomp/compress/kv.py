@@ -9,7 +9,6 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxcomp.compress.connector import NoConnector
 from jaxcomp.compress.memory import Compressor, Segments
 from jaxcomp.config import ModelConfig
 from jaxcomp.models.block import KeyValues
@@ -52,13 +51,17 @@ class PerLayer(Compressor):
     """
 
     per_layer = True
+    # Nor is what the last layer does after its keys and values, but it lies in one array with the
+    # layers before.
+    unused = ("head", "norm")
 
-    def _connector(self, *_: object) -> NoConnector:
-        return NoConnector(1.0)
+    @staticmethod
+    def width(decoder: ModelConfig) -> int:
+        return width(decoder)
 
-    def _states(self, rows: Segments, remat: str, dropout_key: jax.Array | None) -> jax.Array:
+    def states(self, rows: Segments, remat: str, dropout_key: jax.Array | None) -> jax.Array:
         _, kv = self.llm.keep(
-            *self._appended(rows),
+            *self.appended(rows),
             last=rows.seg_BM.shape[1],
             remat=remat,
             packed=False,

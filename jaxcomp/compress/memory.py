@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxcomp.compress.connector import Connector, NoConnector, connect
-from jaxcomp.config import ConfigError, MemoryConfig
+from jaxcomp.compress.kinds import connector_of
+from jaxcomp.config import ConfigError, MemoryConfig, ModelConfig
 from jaxcomp.models.model import Transformer
 from jaxcomp.runtime.sharding import SPECS, constrain
+
+Slot = TypeVar("Slot")
 
 
 class Memory(NamedTuple):
@@ -49,6 +51,10 @@ class Compressor(nnx.Module):
     Memory tokens see every valid context token and the earlier valid memory tokens, never padding.
     They start as one vector where their places tell them apart (`spread`), else each as its own.
 
+    The other memory kinds are subclasses: `states` says what is read out, `hold` what is learned
+    beside tower and connector, `reads` and the three attributes what the rest of the program must
+    know. A memory has T / ratio vectors in any kind.
+
     Args:
         llm: the tower, width E.
         memory: layout, connector and its width.
@@ -60,6 +66,8 @@ class Compressor(nnx.Module):
     """
 
     per_layer = False  # whether a vector holds keys and values of every layer
+    memory_tokens = True  # whether `mem_ME` is held
+    unused: tuple[str, ...] = ("head",)  # parts of the tower that no vector depends on
 
     def __init__(
         self,
@@ -76,24 +84,26 @@ class Compressor(nnx.Module):
         self.segment = segment
         self.slots = slots
         self.positions = memory.positions
-        self._hold(rngs)
-        self.connector = self._connector(memory, scale, decoder_learns, rngs)
-
-    def _connector(
-        self, memory: MemoryConfig, scale: Scale, decoder_learns: bool, rngs: nnx.Rngs
-    ) -> Connector | NoConnector:
-        mean_D, std = scale
-        return connect(
-            memory.connector,
-            self.llm.cfg.hidden_size,
-            memory.connector_hidden or 2 * mean_D.shape[0],
-            mean_D,
-            std,
-            unit=unit_of(std, decoder_learns),
+        self.hold(rngs)
+        self.connector = connector_of(memory)(
+            llm.cfg.hidden_size,
+            memory.connector_hidden or 2 * scale.mean_D.shape[0],
+            *scale,
+            unit=1.0 if self.per_layer else unit_of(scale.std, decoder_learns),
             rngs=rngs,
         )
 
-    def _hold(self, rngs: nnx.Rngs) -> None:
+    @staticmethod
+    def width(decoder: ModelConfig) -> int:
+        """Numbers of one vector, for a decoder of that shape."""
+        return decoder.hidden_size
+
+    @staticmethod
+    def reads(text_T: list[Slot], memory_M: list[Slot]) -> list[Slot]:
+        """The tower's slots in its order, from those of the text and of the memory tokens."""
+        return [*text_T, *memory_M]
+
+    def hold(self, rngs: nnx.Rngs) -> None:
         """What is held beside tower and connector: the memory tokens."""
         mean_E, std_E = moments(self.llm.table_VD())
         # All alike where their places tell them apart: what one learns of its block, all learn.
@@ -125,19 +135,30 @@ class Compressor(nnx.Module):
             seg_BT = (slot_BT < len_B[:, None]).astype(jnp.int32)
             rows = Segments(ctx_BT, slot_BT, seg_BT, seg_BM, pos_BM, ratio)
             # Invalid vectors are zero, so that nothing downstream can depend on padding.
-            vec_BMD = self.connector(self._states(rows, remat, dropout_key)) * seg_BM[:, :, None]
+            vec_BMD = self.connector(self.states(rows, remat, dropout_key)) * seg_BM[:, :, None]
         return Memory(vec_BMD, seg_BM, pos_BM, jnp.max(pos_BM, axis=1) + 1)
 
-    def _states(self, rows: Segments, remat: str, dropout_key: jax.Array | None) -> jax.Array:
+    def states(self, rows: Segments, remat: str, dropout_key: jax.Array | None) -> jax.Array:
         """The M states that are read out, before the connector; what is not valid means nothing."""
         hidden_BSE = self.llm(
-            *self._appended(rows), remat=remat, packed=False, dropout_key=dropout_key
+            *self.appended(rows), remat=remat, packed=False, dropout_key=dropout_key
         )
         return hidden_BSE[:, rows.ctx_BT.shape[1] :]
 
-    def _appended(self, rows: Segments) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def text_states(self, rows: Segments, remat: str, dropout_key: jax.Array | None) -> jax.Array:
+        """hidden_BTE: the last states of the text alone; those of padding mean nothing."""
+        return self.llm(
+            self.llm.embed(rows.ctx_BT),
+            rows.slot_BT,
+            rows.seg_BT,
+            remat=remat,
+            packed=False,
+            dropout_key=dropout_key,
+        )
+
+    def appended(self, rows: Segments) -> tuple[jax.Array, jax.Array, jax.Array]:
         """What the tower reads, with position and segment ids: the text, then the memory tokens."""
-        tok_BME, ctx_BTE = self._tokens_of(rows), self.llm.embed(rows.ctx_BT)
+        tok_BME, ctx_BTE = self.tokens_of(rows), self.llm.embed(rows.ctx_BT)
         return (
             jnp.concatenate([ctx_BTE, tok_BME], axis=1),
             jnp.concatenate([rows.slot_BT, rows.pos_BM], axis=1),
@@ -155,7 +176,7 @@ class Compressor(nnx.Module):
             )
         return T // ratio
 
-    def _tokens_of(self, rows: Segments) -> jax.Array:
+    def tokens_of(self, rows: Segments) -> jax.Array:
         """Memory tokens of every row, tok_BME in the tower's dtype."""
         tok_ME = self._tokens(rows.seg_BM.shape[1])
         tok_BME = jnp.broadcast_to(

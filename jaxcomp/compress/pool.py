@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxcomp.compress.memory import Compressor, Segments, _reshape
+from jaxcomp.compress.memory import Compressor, Segments, Slot, _reshape
 from jaxcomp.config import ConfigError
 
 
@@ -18,7 +18,13 @@ class Pool(Compressor):
     `append`: `spread`: the last token of the block.
     """
 
-    def _hold(self, rngs: nnx.Rngs) -> None:
+    memory_tokens = False
+
+    @staticmethod
+    def reads(text_T: list[Slot], memory_M: list[Slot]) -> list[Slot]:
+        return text_T
+
+    def hold(self, rngs: nnx.Rngs) -> None:
         pass
 
     def count(self, T: int, ratio: int) -> int:
@@ -26,15 +32,8 @@ class Pool(Compressor):
             raise ConfigError(f"memory.ratio {ratio} does not divide the segment length {T}")
         return T // ratio
 
-    def _states(self, rows: Segments, remat: str, dropout_key: jax.Array | None) -> jax.Array:
-        hidden_BTE = self.llm(
-            self.llm.embed(rows.ctx_BT),
-            rows.slot_BT,
-            rows.seg_BT,
-            remat=remat,
-            packed=False,
-            dropout_key=dropout_key,
-        )
+    def states(self, rows: Segments, remat: str, dropout_key: jax.Array | None) -> jax.Array:
+        hidden_BTE = self.text_states(rows, remat, dropout_key)
         return block_means(hidden_BTE, rows.seg_BT, rows.ratio)
 
 

@@ -11,10 +11,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from jaxcomp.compress.kinds import CONNECTORS, KINDS
 from jaxcomp.config import Config, ConfigError, MemoryConfig, ModelConfig, TrainConfig
 
-KINDS = ("append", "interleave", "pool", "kv")
-CONNECTORS = ("mlp", "relu", "none")
 CUSTOM = "custom"  # memory.recipe of a mix that nobody has published
 
 
@@ -72,13 +71,14 @@ def check_towers(memory: MemoryConfig, train: TrainConfig) -> None:
 
 
 def check(memory: MemoryConfig) -> None:
-    """Raises ConfigError where `memory.recipe` is unknown, kind or connector is not its own, or the
-    kind has no place for a connector."""
+    """Raises ConfigError where a name is unknown, kind or connector is not the recipe's, or the
+    kind does not take the connector."""
+    kind = KINDS[memory.kind]
     if memory.recipe == CUSTOM:
-        if memory.kind == "kv" and memory.connector != "none":
+        if CONNECTORS[memory.connector].name not in (kind.connectors or CONNECTORS):
             raise ConfigError(
-                f"memory.connector = {memory.connector!r}: keys and values (memory.kind = 'kv') go "
-                "into the decoder's cache as they are; set memory.connector=none"
+                f"memory.connector = {memory.connector!r} with memory.kind = {memory.kind!r}: "
+                f"{kind.why}; set memory.connector={' or '.join(kind.connectors)}"
             )
         return
     r = _get(memory.recipe)
@@ -93,9 +93,7 @@ def check(memory: MemoryConfig) -> None:
 
 def alike(memory: MemoryConfig) -> tuple[str, ...]:
     """The fields of `ModelConfig` in which compressor and decoder must be the same."""
-    if memory.kind == "kv":
-        return ("num_hidden_layers", "num_key_value_heads", "head_dim")
-    return ("hidden_size",) if memory.connector == "none" else ()
+    return KINDS[memory.kind].alike or CONNECTORS[memory.connector].alike
 
 
 def check_shapes(
@@ -103,23 +101,21 @@ def check_shapes(
 ) -> None:
     """Raises ConfigError where a tower of the shape `compressor`, called `name`, cannot write this
     memory for a tower of the shape `decoder`."""
-    layers = compressor.num_hidden_layers
-    if memory.kind == "kv" and layers < 2:
+    kind, layers = KINDS[memory.kind], compressor.num_hidden_layers
+    if layers < kind.least_layers:
         raise ConfigError(
-            f"{name} has num_hidden_layers {layers}: memory.kind = 'kv' takes 2 or more: in the "
-            "first a memory token knows nothing of the text; choose another compressor or kind"
+            f"{name} has num_hidden_layers {layers}: memory.kind = {kind.name!r} takes "
+            f"{kind.least_layers} or more: {kind.why}; choose another compressor or kind"
         )
     differ = [f for f in alike(memory) if getattr(compressor, f) != getattr(decoder, f)]
     if not differ:
         return
     mine = ", ".join(f"{f} {getattr(compressor, f)}" for f in differ)
     its = ", ".join(f"{f} {getattr(decoder, f)}" for f in differ)
-    why, mend = "memory.connector = 'none' hands its states to", "a connector (mlp, relu)"
-    if memory.kind == "kv":
-        why, mend = "memory.kind = 'kv' puts its keys and values into", "another kind"
+    field = "kind" if kind.alike else "connector"
     raise ConfigError(
-        f"{name} has {mine}: {why} the decoder, which has {its}; choose a compressor that has the "
-        f"same, or {mend}"
+        f"{name} has {mine}: memory.{field} = {getattr(memory, field)!r} needs the same as in the "
+        f"decoder, which has {its}; choose a compressor that has it, or another memory.{field}"
     )
 
 

@@ -26,6 +26,7 @@ from jaxcomp.data.eval_sets import (
 )
 from jaxcomp.data.examples import Counts
 from jaxcomp.data.large import LargeDocuments
+from jaxcomp.data.objectives import OBJECTIVES
 from jaxcomp.data.packing import pack_documents
 from jaxcomp.data.prepare import (
     PREPARE_AT_MOST,
@@ -56,6 +57,7 @@ __all__ = [
     "Example",
     "LmBatch",
     "batch_examples",
+    "batch_shapes",
     "data_stats",
     "data_tokenizer",
     "eval_examples",
@@ -99,7 +101,7 @@ class DataStats(NamedTuple):
 
 class _ExampleWindow:
     def __init__(self, block: Block, rng: np.random.Generator, train: TrainConfig):
-        self.block, self.train = block, train
+        self.block, self.both = block, OBJECTIVES[train.objective].targets == "both"
         self.rows = len(block.ctx_NGT)
         self.order = rng.permutation(self.rows)
         followed = block.follow_len_N > 0
@@ -108,7 +110,7 @@ class _ExampleWindow:
 
     def take(self, lo: int, hi: int) -> tuple[np.ndarray, ...]:
         b, n = self.block, self.order[lo:hi]
-        if self.train.objective != "coin":
+        if self.both:
             tok = np.stack([b.rebuild_NL[n], b.follow_NL[n]], 1)
             length = np.stack([b.rebuild_len_N[n], b.follow_len_N[n]], 1)
             mode = np.broadcast_to(np.array([REBUILD, CONTINUE]), length.shape)
@@ -133,19 +135,27 @@ class _LmWindow:
 # Training
 
 
+def batch_shapes(cfg: Config) -> Batch | AnswerBatch:
+    """The shape of each array of `train_batches`."""
+    row, data, B = OBJECTIVES[cfg.train.objective], cfg.data, cfg.train.optim.batch
+    ctx, targets = (B, data.segments), (B, row.per_example)
+    made = (*ctx, data.segment), ctx, (*targets, data.target), targets, targets
+    return AnswerBatch(*made, asked_BO=targets) if row.targets == "question" else Batch(*made)
+
+
 def train_batches(cfg: Config, comp_tok: Tokenizer, dec_tok: Tokenizer) -> WindowIterator:
     """Endless batches of `cfg.train.optim.batch` examples (those of this process's devices).
 
-    Objective "coin": one target an example (O = 1), rebuilt with probability `p_reconstruct`, else
-    continued; an example without a continuation is always rebuilt. "sum", "distil": both (O = 2),
-    the second of length 0 where there is no continuation. "answer": `answers.AnswerBatch`, one
-    target, a question or (with probability `p_reconstruct`) the text. Tokenises what the run will
-    draw before returning, but of a large set only the first block.
+    The objective says which targets an example has (`objectives.ObjectiveRow.targets`). "one": it
+    is rebuilt with probability `p_reconstruct`, else continued; without a continuation it is always
+    rebuilt. "both": the second has length 0 where there is no continuation. "question":
+    `AnswerBatch`, a question or (with probability `p_reconstruct`) the text. Tokenises what the run
+    will draw before returning, but of a large set only the first block.
 
     Raises:
       DataError: unusable data, or more than half of the examples do not fit.
     """
-    if cfg.train.objective == "answer":
+    if OBJECTIVES[cfg.train.objective].targets == "question":
         return _answer_batches(cfg, comp_tok, dec_tok)
     blocks = example_blocks(cfg, comp_tok, dec_tok, train_documents(cfg))
     order = Order(blocks, (cfg.data.seed, cfg.seed), permute=cfg.data.source != "world")

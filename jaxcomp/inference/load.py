@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from jaxcomp.compress.autoencoder import AutoEncoder, build, trainable_filter
+from jaxcomp.compress.kinds import kind_of
 from jaxcomp.config import Config, MemoryConfig, config_hash
 from jaxcomp.data.tokenizer import Tokenizer
 from jaxcomp.inference import peft
@@ -144,7 +145,7 @@ def readable_by(decoder: dict[str, Any], markers_4D: Any, memory: MemoryConfig) 
             "markers": hashlib.sha256(markers.tobytes()).hexdigest(),
             "positions": memory.positions,
         }
-        | ({"kind": memory.kind} if memory.kind == "kv" else {})
+        | ({"kind": memory.kind} if kind_of(memory).per_layer else {})
     )
 
 

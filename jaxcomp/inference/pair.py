@@ -22,8 +22,8 @@ from jaxcomp.inference.scoring import Listener, Score, rounded
 from jaxcomp.runtime.sharding import put_batch, use_mesh
 
 NO_PROMPT = (
-    "this compressor was trained with memory.kind = kv: it writes keys and values for every layer, "
-    "which no prompt of embeddings can hold; train one of another kind"
+    "this compressor writes keys and values for every layer, which no prompt of "
+    "embeddings can hold; train one of another memory.kind"
 )
 Seen = Callable[[int, int], None]  # (segments done, segments in all)
 

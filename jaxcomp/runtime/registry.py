@@ -3,48 +3,34 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterable
+from typing import Any, NoReturn, TypeVar
 
 from jaxcomp.config import ConfigError, suggestion
 
 Row = TypeVar("Row")
 
 
-class Registry(Mapping[str, Row]):
-    """Rows by name, in the order in which they were registered; `field` is what names them."""
+class Registry(dict[str, Row]):
+    """Rows by name; `field` is what names them. An unknown name raises ConfigError."""
 
     def __init__(self, field: str):
-        self.field, self._rows = field, dict[str, Row]()
+        super().__init__()
+        self.field = field
 
     def add(self, name: str, row: Row) -> Row:
         """Raises ValueError where the name is taken."""
-        if name in self._rows:
+        if name in self:
             raise ValueError(f"{self.field} {name!r} is registered already: choose another name")
-        self._rows[name] = row
+        self[name] = row
         return row
 
-    def remove(self, name: str) -> None:
-        del self._rows[name]
-
-    def __getitem__(self, name: str) -> Row:
-        """Raises ConfigError that lists the known names."""
-        if name not in self._rows:
-            raise unknown(self.field, name, self._rows)
-        return self._rows[name]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._rows
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._rows)
-
-    def __len__(self) -> int:
-        return len(self._rows)
+    def __missing__(self, name: object) -> NoReturn:
+        raise unknown(self.field, name, self)
 
 
-def unknown(field: str, name: object, known: Any) -> ConfigError:
-    hint = suggestion(name, known)
+def unknown(field: str, name: object, known: Iterable[str]) -> ConfigError:
+    hint = suggestion(str(name), known)
     return ConfigError(f"{field} = {name!r}: expected one of {', '.join(known)}{hint}")
 
 

@@ -27,7 +27,7 @@ from jaxcomp.training.optim import eval_step, split_model
 @dataclass(frozen=True)
 class AnswerObjective(MemoryObjective):
     """Mean nats of an answer's labels, and of a rebuilt text's where the batch has any
-    (`data.answers.AnswerBatch`), each weighing as much as its share of the targets.
+    (`data.qa_batches.AnswerBatch`), each weighing as much as its share of the targets.
 
     So a long text beside a short answer counts as one example, not as its number of tokens, and in
     the mean the loss is p_reconstruct * rebuilding + (1 - p_reconstruct) * answering.
@@ -35,8 +35,6 @@ class AnswerObjective(MemoryObjective):
     the likeliest) and `exact_answer` (answers all of whose labels were: what greedy decoding says
     exactly); `loss_rebuild`, `accuracy_rebuild`. NaN where the batch has none of that kind.
     """
-
-    objective: str = "answer"
 
     def weights(self, batch: Any) -> jax.Array:
         count_BO = (batch.tok_len_BO - batch.asked_BO).astype(jnp.float32)
@@ -62,6 +60,12 @@ class AnswerObjective(MemoryObjective):
         found = super().metrics(sums_K[:7])
         renamed = {name.replace("continue", "answer"): value for name, value in found.items()}
         return renamed | {"exact_answer": sums_K[7] / sums_K[8]}
+
+    @staticmethod
+    def validated(
+        cfg: Config, model: AutoEncoder, toks: tuple[Tokenizer, Tokenizer]
+    ) -> dict[str, float | int | None]:
+        return answered(cfg, model, toks)
 
 
 def answered(

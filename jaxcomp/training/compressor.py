@@ -25,10 +25,9 @@ from jaxcomp.models.model import Transformer, count_params
 from jaxcomp.runtime import distributed, paths
 from jaxcomp.runtime.sharding import on_host, put_batch, use_mesh, whole_batch
 from jaxcomp.training import lock, manifest, pretrained, ratio_schedule, warm_start
-from jaxcomp.training.answer import answered
 from jaxcomp.training.checkpoint import Checkpoints
 from jaxcomp.training.loop import Fitted, Run, Say, fit, mesh_for
-from jaxcomp.training.loss import MemoryObjective
+from jaxcomp.training.loss import MemoryObjective, objective_of
 from jaxcomp.training.manifest import (
     IDENTITY,
     SETTINGS,
@@ -39,7 +38,6 @@ from jaxcomp.training.manifest import (
     write_json,
 )
 from jaxcomp.training.metrics import TIMINGS, Clock, told_time
-from jaxcomp.training.objectives import objective_of
 from jaxcomp.training.optim import eval_step, init_state, split_model, split_optim
 from jaxcomp.training.profiling import Window
 
@@ -59,9 +57,9 @@ def train(
 
     The summary (also summary.json) holds what a rerun reproduces: steps, tokens, train_loss, and
     on the validation set, teacher-forced: val_loss_rebuild and val_loss_continue (nats a token),
-    val_accuracy_rebuild and val_accuracy_continue; val_loss is the one of rebuilding. With
-    objective `answer` also what `answer.answered` gives, as val_*. Time goes to timings.json, and
-    to standard error.
+    val_accuracy_rebuild and val_accuracy_continue; val_loss is the one of rebuilding. Further
+    val_* are the objective's own (`MemoryObjective.validated`). Time goes to timings.json, and to
+    standard error.
 
     Raises:
         ConfigError: a field that cannot work, missing weights, or a workdir of another config.
@@ -255,8 +253,8 @@ def validate(
     cfg: Config, model: AutoEncoder, toks: tuple[Tokenizer, Tokenizer]
 ) -> dict[str, float | int | None]:
     """Teacher-forced loss (nats a token) and accuracy of both modes on the validation set, at
-    `cfg.memory.ratio`; None for a mode without a single target. With objective `answer` also what
-    `answered` gives. Under the active mesh."""
+    `cfg.memory.ratio`; None for a mode without a single target. Also what the run's objective
+    measures (`MemoryObjective.validated`). Under the active mesh."""
     mesh = jax.sharding.get_mesh()
     size = whole_batch(cfg.eval.batch, mesh)
     layout, params, _ = split_model(model, nnx.Variable)
@@ -272,9 +270,8 @@ def validate(
         out[f"val_loss_{mode}"] = float(nll / count) if count else None
         out[f"val_accuracy_{mode}"] = float(hits / count) if count else None
     out["val_loss"] = out["val_loss_rebuild"]
-    if cfg.train.objective == "answer":
-        out |= {f"val_{name}": value for name, value in answered(cfg, model, toks).items()}
-    return out
+    own = objective_of(cfg.train, cfg.memory.ratio).validated(cfg, model, toks)
+    return out | {f"val_{name}": value for name, value in own.items()}
 
 
 def run_identity(

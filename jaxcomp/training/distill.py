@@ -17,11 +17,11 @@ import jax.numpy as jnp
 
 from jaxcomp.compress.autoencoder import AutoEncoder
 from jaxcomp.runtime.sharding import SPECS, constrain
-from jaxcomp.training.loss import MemoryObjective, Terms, chunked, logits, token_nll
+from jaxcomp.training.loss import MemoryObjective, SumObjective, Terms, chunked, logits, token_nll
 
 
 @dataclass(frozen=True)
-class DistilObjective(MemoryObjective):
+class DistilObjective(SumObjective):
     """p_reconstruct * (mean nats of rebuilding) + (1 - p) * (mean KL of continuing).
 
     Batches hold both targets of every example (O = 2), rebuilding first. The KL is of examples with
@@ -29,8 +29,6 @@ class DistilObjective(MemoryObjective):
     the text says, and without a text there is no teacher. Metrics: those of
     `MemoryObjective` (of continuing too: its nats by the true tokens), and `kl_continue`.
     """
-
-    objective: str = "distil"
 
     def labels(self, batch: Any) -> jax.Array:
         return jnp.where(taught(batch) | (batch.mode_BO == 0), batch.tok_len_BO, 0)
@@ -60,8 +58,8 @@ class DistilObjective(MemoryObjective):
 
     def by_labels(self) -> MemoryObjective:
         """Continuing counts the labels of every example there, taught or not."""
-        return MemoryObjective(
-            self.ratio, "sum", self.p_reconstruct, self.remat, self.chunk, self.word_dropout
+        return SumObjective(
+            self.ratio, self.p_reconstruct, self.remat, self.chunk, self.word_dropout
         )
 
 

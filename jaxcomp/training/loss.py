@@ -1,4 +1,4 @@
-"""Cross-entropy where there are labels, and the two objectives built on it.
+"""Cross-entropy where there are labels, and the objectives built on it alone.
 
 A loss is always sum(weight * nll) with weights that already hold 1 / (global count), so gradients
 of micro-batches, and of devices, simply add up to the gradient of sum / sum.
@@ -9,13 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import jax
 import jax.numpy as jnp
 
 from jaxcomp.compress.autoencoder import AutoEncoder, Targets
+from jaxcomp.config import Config, TrainConfig
+from jaxcomp.data.objectives import OBJECTIVES
+from jaxcomp.data.tokenizer import Tokenizer
 from jaxcomp.models.model import Transformer
+from jaxcomp.runtime.registry import implementation
 from jaxcomp.runtime.sharding import SPECS, constrain
 
 
@@ -160,28 +164,37 @@ class LmObjective:
 
 @dataclass(frozen=True)
 class MemoryObjective:
-    """Rebuild the text or continue it, from its memory (`data.pipeline.Batch`).
+    """Rebuild the text or continue it, from its memory (`data.eval_sets.Batch`): `coin`.
 
-    objective `coin`: mean over all labels of the batch, each example being in one mode;
-    `sum`: p_reconstruct * (mean over labels of rebuilding) + (1 - p) * (mean of continuing).
+    The mean over all labels of the batch, each example being in one mode. Every objective is a
+    subclass; its row in `data.objectives` says what its batches hold.
     Metrics: `loss` as differentiated, and for each mode its nats/token and accuracy (NaN where the
     batch has none of that mode).
     """
 
     ratio: int
-    objective: str = "coin"
     p_reconstruct: float = 0.5
     remat: str = "none"
     chunk: int = 0
     word_dropout: float = 0.0
 
+    @classmethod
+    def of(cls, train: TrainConfig, ratio: int) -> Self:
+        """The objective that a config asks for, at a ratio."""
+        return cls(ratio, train.p_reconstruct, train.remat, train.loss_chunk, train.word_dropout)
+
+    @property
+    def shares(self) -> dict[int, float] | None:
+        """What the mean over each mode's labels weighs in the loss; None: one mean over all."""
+        return None
+
     def weights(self, batch: Any) -> jax.Array:
         """Weight of each label of a target row, shape B, O."""
         count_BO = self.labels(batch).astype(jnp.float32)
-        if self.objective == "coin":
+        if self.shares is None:
             return jnp.ones_like(count_BO) / jnp.maximum(jnp.sum(count_BO), 1.0)
         weight_BO = jnp.zeros_like(count_BO)
-        for mode, share in ((0, self.p_reconstruct), (1, 1.0 - self.p_reconstruct)):
+        for mode, share in self.shares.items():
             mine_BO = (batch.mode_BO == mode).astype(jnp.float32)
             weight_BO += mine_BO * share / jnp.maximum(jnp.sum(count_BO * mine_BO), 1.0)
         return weight_BO
@@ -245,3 +258,25 @@ class MemoryObjective:
     def by_labels(self) -> MemoryObjective:
         """The objective whose loss is made of the labels' nats alone, with the same weights."""
         return self
+
+    @staticmethod
+    def validated(
+        cfg: Config, model: AutoEncoder, toks: tuple[Tokenizer, Tokenizer]
+    ) -> dict[str, float | int | None]:
+        """Further numbers of a trained pair on the validation set, under the active mesh; a run's
+        summary holds them as val_<name>."""
+        return {}
+
+
+@dataclass(frozen=True)
+class SumObjective(MemoryObjective):
+    """`sum`: p_reconstruct * (mean over labels of rebuilding) + (1 - p) * (mean of continuing)."""
+
+    @property
+    def shares(self) -> dict[int, float]:
+        return {0: self.p_reconstruct, 1: 1.0 - self.p_reconstruct}
+
+
+def objective_of(train: TrainConfig, ratio: int) -> MemoryObjective:
+    """The objective `train.objective` at a ratio."""
+    return implementation(OBJECTIVES[train.objective].loss).of(train, ratio)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxcomp.compress.autoencoder import AutoEncoder, dtypes, slots_of, trainable_filter
+from jaxcomp.compress.kinds import connector_of, kind_of
 from jaxcomp.compress.memory import scale_of, unit_of
 from jaxcomp.config import Config, ConfigError
 from jaxcomp.runtime import paths
@@ -20,7 +21,6 @@ from jaxcomp.training.optim import Params, init_state, split_model, split_optim
 
 # Fields of `memory` that shape no weight and place no vector: they may differ between the runs.
 _FREE = ("recipe", "ratio", "marker_steps")
-_IN_UNITS = ("compressor/connector/down_FD", "compressor/connector/bias_D")
 
 
 def name_of(cfg: Config, identity: dict[str, Any], workdir: Path | None = None) -> dict[str, Any]:
@@ -76,10 +76,11 @@ def _in_own_unit(params: Params, model: AutoEncoder, other: Config) -> Params:
     decoder that learns may have another (`memory.unit_of`), and the vectors are the same."""
     emb_VD = model.decoder.table_VD().astype(dtypes(other.train, other.memory).decoder)
     there = unit_of(scale_of(emb_VD).std, other.train.train_decoder)
-    here = model.compressor.connector.unit
-    if here == there:
+    connector = model.compressor.connector
+    if connector.unit == there:
         return params
-    return params | {name: params[name] * (there / here) for name in _IN_UNITS if name in params}
+    names = [f"compressor/connector/{name}" for name in connector.in_units]
+    return params | {name: params[name] * (there / connector.unit) for name in names}
 
 
 def _fits(cfg: Config, place: Path, identity: dict[str, Any]) -> None:
@@ -90,7 +91,8 @@ def _fits(cfg: Config, place: Path, identity: dict[str, Any]) -> None:
         f"memory.{key}": (found["memory"].get(key), identity["memory"].get(key))
         for key in sorted(keys - set(_FREE))
     }
-    if other.memory.kind != "pool":
+    kind = kind_of(other.memory)
+    if kind.memory_tokens:
         slots = [slots_of(c.memory, c.train, c.data.segment) for c in (other, cfg)]
         pairs["memory tokens (data.segment / the smallest ratio)"] = slots[0], slots[1]
     differ = [f"{key} {a!r} there, {b!r} here" for key, (a, b) in pairs.items() if a != b]
@@ -98,8 +100,12 @@ def _fits(cfg: Config, place: Path, identity: dict[str, Any]) -> None:
     if learned and not learns:
         differ.append("train.train_decoder True there, False here")
     # Without a connector the vectors' unit is a constant, in which nothing can make up for another.
-    if learns and not learned and cfg.memory.connector == "none" and cfg.memory.kind != "kv":
-        differ.append("train.train_decoder False there, True here, with memory.connector none")
+    fixed = not kind.per_layer and not connector_of(other.memory).in_units
+    if learns and not learned and fixed:
+        differ.append(
+            "train.train_decoder False there, True here, with memory.connector "
+            f"{other.memory.connector}"
+        )
     if differ:
         raise ConfigError(
             f"train.start = {cfg.train.start!r}: what that run trained does not fit this one: "

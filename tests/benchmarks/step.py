@@ -16,7 +16,7 @@ from jaxcomp.compress.autoencoder import Memory, trainable_filter
 from jaxcomp.config import Config, ModelConfig
 from jaxcomp.models.model import count_params
 from jaxcomp.runtime.sharding import use_mesh
-from jaxcomp.training.loss import MemoryObjective, token_nll
+from jaxcomp.training.loss import objective_of, token_nll
 from jaxcomp.training.optim import (
     Layout,
     Params,
@@ -109,9 +109,7 @@ class _Ours:
             fix.model, trainable_filter(train, fix.cfg.memory)
         )
         self.adam, self.schedule = split_optim(train.optim)
-        self.objective = MemoryObjective(
-            fix.cfg.memory.ratio, train.objective, train.p_reconstruct, train.remat
-        )
+        self.objective = objective_of(train, fix.cfg.memory.ratio)
         # A step consumes its state; the parts need one as well.
         self.trained = jax.tree.map(jnp.copy, trained)
         self.state = init_state(trained, self.adam)

@@ -11,9 +11,10 @@ import pytest
 from conftest import mesh_of
 
 from jaxcomp.compress.autoencoder import trainable_filter
+from jaxcomp.compress.kinds import KINDS, kind_of
 from jaxcomp.compress.pool import block_means
 from jaxcomp.compress.recipes import recipe
-from jaxcomp.config import OptimConfig, TrainConfig
+from jaxcomp.config import MemoryConfig, OptimConfig, TrainConfig
 from jaxcomp.runtime.sharding import use_mesh
 from jaxcomp.training import optim
 from jaxcomp.training.loss import MemoryObjective
@@ -166,3 +167,18 @@ def test_memory_tokens_between_the_text_are_held_like_those_after_it(mesh):
         found = write(pisco, tiny.tokens(4, T), LENGTHS, ratio)
         assert found.vec_BMD.shape[1] == count == T // ratio
         assert np.array(found.seg_BM).sum(1).tolist() == [-(-t // ratio) for t in LENGTHS]
+
+
+TEXT, MEMORY = ["text"] * 5 + ["padding"] * 3, ["memory", "memory", "memory", "empty"]
+BLOCK = ["text", "text", "memory"]
+LAID = {
+    "append": [*TEXT, *MEMORY],
+    "kv": [*TEXT, *MEMORY],
+    "pool": TEXT,
+    "interleave": [*BLOCK, *BLOCK, "text", "padding", "memory", "padding", "padding", "empty"],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kind_says_in_which_order_its_tower_reads(kind):
+    assert kind_of(MemoryConfig(kind=kind)).reads(TEXT, MEMORY) == LAID[kind]

@@ -7,8 +7,7 @@ import pytest
 from jaxcomp.cli.overrides import override
 from jaxcomp.cli.validate import validate
 from jaxcomp.compress import recipes
-from jaxcomp.compress.connector import CONNECTORS
-from jaxcomp.compress.kinds import KINDS
+from jaxcomp.compress.kinds import CONNECTORS, KINDS
 from jaxcomp.config import Config, ConfigError, MemoryConfig, SweepConfig, to_dict
 from jaxcomp.runtime.fields import from_dict
 
@@ -21,11 +20,9 @@ def test_every_recipe_is_a_config_that_holds():
         assert recipes.with_memory(Config(), name).memory == cfg.memory
 
 
-def test_the_names_of_the_table_are_those_that_are_built():
-    assert set(recipes.KINDS) == set(KINDS)
-    assert set(recipes.CONNECTORS) == {*CONNECTORS, "none"}
+def test_every_kind_and_connector_has_a_recipe():
     assert {r.kind for r in recipes.RECIPES.values()} == set(KINDS)
-    assert {r.connector for r in recipes.RECIPES.values()} == set(recipes.CONNECTORS)
+    assert {r.connector for r in recipes.RECIPES.values()} == set(CONNECTORS)
 
 
 def test_the_defaults_are_pcc_and_add_nothing_to_a_hash():

@@ -13,8 +13,7 @@ from jaxcomp.config import OptimConfig, TrainConfig
 from jaxcomp.data.qa_batches import AnswerBatch
 from jaxcomp.runtime.sharding import use_mesh
 from jaxcomp.training.answer import AnswerObjective
-from jaxcomp.training.loss import MemoryObjective
-from jaxcomp.training.objectives import objective_of
+from jaxcomp.training.loss import MemoryObjective, objective_of
 from jaxcomp.training.optim import eval_step, split_model
 
 OBJECTIVE = AnswerObjective(2)

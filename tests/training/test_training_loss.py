@@ -10,7 +10,7 @@ import training_models as tiny
 
 from jaxcomp.data.batches import LmBatch
 from jaxcomp.runtime.sharding import constrain
-from jaxcomp.training.loss import LmObjective, MemoryObjective, token_nll
+from jaxcomp.training.loss import LmObjective, MemoryObjective, SumObjective, token_nll
 from jaxcomp.training.optim import eval_step, split_model
 
 
@@ -81,7 +81,7 @@ def test_loss_of_a_batch_is_that_of_its_rows(mesh):
 
 def test_sum_weighs_the_two_modes_by_their_own_means(mesh):
     batch = tiny.batch(rows=4, targets=2)
-    loss, nll0, _, count0, nll1, _, count1 = sums(batch, MemoryObjective(2, "sum", 0.25))
+    loss, nll0, _, count0, nll1, _, count1 = sums(batch, SumObjective(2, 0.25))
     assert count0 != count1
     np.testing.assert_allclose(loss, 0.25 * nll0 / count0 + 0.75 * nll1 / count1, rtol=1e-5)
 

@@ -15,7 +15,7 @@ from jaxcomp.config import LoraConfig, MemoryConfig, ModelConfig, OptimConfig, T
 from jaxcomp.models.model import Transformer
 from jaxcomp.runtime.sharding import put_batch, use_mesh
 from jaxcomp.training import optim
-from jaxcomp.training.loss import MemoryObjective
+from jaxcomp.training.loss import SumObjective
 
 pytestmark = pytest.mark.slow
 
@@ -42,7 +42,7 @@ def gradients(case, shape):
         # New adapters are zero, and so would be half of their gradients.
         trained = {k: x + 0.1 if k.endswith("lora/b") else x for k, x in trained.items()}
         adam, _ = optim.split_optim(OptimConfig(accumulate=accumulate))
-        objective = MemoryObjective(2, "sum", 0.5, remat, chunk)
+        objective = SumObjective(2, 0.5, remat, chunk)
         spec = optim.StepSpec(layout, objective, adam)
         state = optim.init_state(trained, adam)
         rows = put_batch(batch(rows=16, targets=2), mesh)

@@ -13,7 +13,7 @@ from conftest import mesh_of
 from jaxcomp.compress.autoencoder import trainable_filter
 from jaxcomp.config import LoraConfig, MemoryConfig, OptimConfig, TrainConfig
 from jaxcomp.runtime.sharding import use_mesh
-from jaxcomp.training.loss import MemoryObjective
+from jaxcomp.training.loss import MemoryObjective, SumObjective
 from jaxcomp.training.optim import (
     Adam,
     StepSpec,
@@ -40,7 +40,7 @@ def loss_and_gradients(shape, accumulate=1):
     with use_mesh(mesh_of(shape)):
         layout, trained, frozen = parts()
         adam = Adam(0.9, 0.95, 0.0, 1.0, accumulate)
-        spec = StepSpec(layout, MemoryObjective(2, "sum", 0.3), adam)
+        spec = StepSpec(layout, SumObjective(2, 0.3), adam)
         batch = tiny.put(tiny.batch(rows=8, targets=2))
         grads, sums_K = gradients(spec, init_state(trained, adam), frozen, batch)
         return jax.tree.map(np.array, grads), np.array(sums_K)

@@ -101,10 +101,7 @@ def padding_free(p: Preview) -> Finding:
 def mean(p: Preview) -> Finding:
     """A loss divided by padding, or by rows of unequal length."""
     o, nll, len_BO = p.objective, p.heard.nll_BO.astype(np.float64), p.sample.tok_len_BO
-    shares = {None: 1.0}
-    if o.objective == "sum":
-        shares = {0: o.p_reconstruct, 1: 1 - o.p_reconstruct}
-    expected = 0.0
+    shares, expected = o.shares or {None: 1.0}, 0.0
     for mode, part in shares.items():
         mine = len_BO if mode is None else np.where(p.sample.mode_BO == mode, len_BO, 0)
         expected += part * float(nll[mine > 0].sum()) / max(int(mine.sum()), 1)
@@ -144,8 +141,8 @@ def frozen(p: Preview) -> Finding:
 def learns(p: Preview) -> Finding:
     """Parts that are meant to learn, and do not."""
     cfg, (before, after) = p.cfg, p.step
-    wanted = {"memory tokens"} if cfg.memory.kind != "pool" else set()
-    wanted |= {"connector"} if cfg.memory.connector != "none" else set()
+    towers = ("compressor: ", "decoder", "markers")
+    wanted = {group for group in map(group_of, before) if not group.startswith(towers)}
     wanted |= {"decoder"} if cfg.train.train_decoder else set()
     wanted |= {"markers"} if p.run.marker_steps > 0 else set()
     tower = ("embeddings", "attention", "MLP")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxcomp.config import Config, ConfigError
+from jaxcomp.data.objectives import OBJECTIVES
 from jaxcomp.evals.preview.batch import Preview
 from jaxcomp.evals.preview.checks import examine
 from jaxcomp.evals.preview.finding import Finding
@@ -35,10 +36,10 @@ def check(
     `workdir` is where the run is, if it was trained; `root` where bases made locally stand. Nothing
     is written to either. Raises ConfigError as `train.compress.train` does.
     """
-    if cfg.train.objective == "answer":
+    if not OBJECTIVES[cfg.train.objective].previewed:
         raise ConfigError(
-            "train.objective = 'answer': check covers rebuilding and continuing; check "
-            "the same run with --train.objective=coin in a --workdir of its own"
+            f"train.objective = {cfg.train.objective!r}: check covers rebuilding and continuing; "
+            "check the same run with --train.objective=coin in a --workdir of its own"
         )
     finished = (workdir / SUMMARY).is_file()
     with use_mesh(mesh_for(cfg)):

@@ -46,7 +46,7 @@ def padding_unseen(p: Preview) -> Finding:
             False,
             f"other tokens in the padding changed the memory of {moved.size} of {p.rows} texts",
             "the same memory, bit for bit",
-            "compress/kinds.py: the mask of the context must end at its length",
+            "compress/memory.py: the mask of the context must end at its length",
         )
     return healthy(f"{int(pad_BGT.sum())} padded slots of {p.rows} texts changed: memory the same")
 
@@ -67,7 +67,7 @@ def count(p: Preview) -> Finding:
                 False,
                 f"{len_BG[b, g]} tokens at ratio {ratio} gave {found_BG[b, g]} vectors",
                 f"{-(-len_BG[b, g] // ratio)}, the tokens over the ratio, rounded up",
-                "compress/kinds.py: count the valid vectors from the lengths",
+                "compress/memory.py: count the valid vectors from the lengths",
             )
         told.append(f"{T} tokens give {T // ratio} at ratio {ratio}")
     return healthy("; ".join(told) + f"; shorter ones their part (lengths 0 to {T} tried)")
@@ -98,7 +98,7 @@ def whole_context(p: Preview) -> Finding:
             f"{len(unread)} of {len(places)} tokens can change without a change of the memory "
             f"(the first: token {t + 1} of segment {g + 1})",
             "a memory that depends on every token of its context",
-            "compress/kinds.py: embed the whole row of every segment",
+            "compress/memory.py: embed the whole row of every segment",
         )
     return healthy(f"{len(places)} tokens changed, one at a time: each changed the memory")
 
@@ -133,7 +133,7 @@ def scale(p: Preview) -> Finding:
     learned = [("memory vectors", written, embeddings, tables[1])]
     if model.per_layer:
         learned = [("memory vectors", written, "tokens' keys and values", p.keys_and_values)]
-    if p.cfg.memory.kind != "pool":  # which has no tokens of its own
+    if model.compressor.memory_tokens:
         learned.insert(0, ("memory tokens", model.compressor.mem_ME[...], embeddings, tables[0]))
     for what, x, beside, table in learned:
         times = _rms(x) / _rms(table)
@@ -142,7 +142,7 @@ def scale(p: Preview) -> Finding:
                 False,
                 f"{what} are {times:.3g} times the size of the {beside} beside them",
                 f"between 1/{FACTOR:g} and {FACTOR:g} times (root mean squares)",
-                "compress/kinds.py, compress/connector.py: draw them at the embeddings' scale",
+                "compress/memory.py, compress/connector.py: draw them at the embeddings' scale",
             )
         sizes.append(f"{what} {times:.2f} times their {beside}")
     return healthy(", ".join(sizes))

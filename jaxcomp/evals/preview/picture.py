@@ -92,18 +92,7 @@ def _compressor(p: Preview) -> _Place:
     n, valid_M = int(p.sample.ctx_len_BG[0, g]), p.memory.seg_BM[0].reshape(G, -1)[g] > 0
     text = ["text"] * n + ["padding"] * (T - n)
     memory = ["memory" if v else "empty" for v in valid_M]
-    return _Place(p.heard.compressor, g, _slots(p.cfg.memory.kind, text, memory))
-
-
-def _slots(kind: str, text_T: list[str], memory_M: list[str]) -> list[str]:
-    """What the compressor's slots are for, in its order."""
-    if kind == "pool":
-        return text_T
-    if kind == "interleave":
-        block = len(text_T) // len(memory_M)
-        each = ((*text_T[m * block :][:block], memory) for m, memory in enumerate(memory_M))
-        return [what for part in each for what in part]
-    return [*text_T, *memory_M]
+    return _Place(p.heard.compressor, g, p.model.compressor.reads(text, memory))
 
 
 def _decoder(p: Preview) -> _Place:

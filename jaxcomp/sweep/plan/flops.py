@@ -12,7 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxcomp.compress.kinds import connector_of, kind_of
 from jaxcomp.config import Config, ModelConfig
+from jaxcomp.data.objectives import OBJECTIVES
 from jaxcomp.models.attention import windows
 from jaxcomp.sweep.grid import model as compressor_shape
 
@@ -54,17 +56,15 @@ def lengths(cfg: Config, ratio: int) -> tuple[int, int]:
     """Slots of a compressor's row (a segment) and of a decoder's (an example's prefix, target)."""
     data = cfg.data
     vectors = data.segment // ratio
-    own = data.segment + (0 if cfg.memory.kind == "pool" else vectors)  # it has no memory tokens
+    own = len(kind_of(cfg.memory).reads([None] * data.segment, [None] * vectors))
     return own, data.segments * vectors + 3 + data.target - 1
 
 
 def connector_parameters(cfg: Config) -> int:
-    """Of the connector's two maps; 0 without one."""
-    if cfg.memory.connector == "none":
-        return 0
+    """Of the connector's maps; 0 without one."""
     dec = cfg.decoder.model.hidden_size
     hidden = cfg.memory.connector_hidden or 2 * dec
-    return hidden * (compressor_shape(cfg).hidden_size + dec)
+    return connector_of(cfg.memory).weights(compressor_shape(cfg).hidden_size, hidden, dec)
 
 
 def train_step(cfg: Config) -> dict[str, Work]:
@@ -82,17 +82,16 @@ def train_step(cfg: Config) -> dict[str, Work]:
     vectors = rows * (cfg.data.segment // ratio)
     model += 6.0 * vectors * connector_parameters(cfg)
     out["compressor"] = Work(rows * own, model, model + again * forward)
-    rows = batch * (1 if cfg.train.objective in ("coin", "answer") else 2)
+    objective = OBJECTIVES[cfg.train.objective]
+    rows = batch * objective.per_example
     forward = 2.0 * rows * read * matrix_parameters(dec) + rows * attention(dec, read)
     logits = 2.0 * rows * cfg.data.target * dec.vocab_size * dec.hidden_size
     through = 6 if cfg.train.train_decoder else 4
     model = rows * read * float(through * matrix_parameters(dec)) + 3 * rows * attention(dec, read)
     model += logits * through / 2
-    taught = 0.0
-    if cfg.train.objective == "distil":  # the teacher reads the text and what follows, forward only
-        both = 2 * cfg.data.target - 1
-        taught = batch * (2.0 * both * matrix_parameters(dec) + attention(dec, both)) + logits / 2
-    model += taught
+    if taught := objective.teacher_tokens(cfg.data):
+        model += batch * (2.0 * taught * matrix_parameters(dec) + attention(dec, taught))
+        model += 2.0 * batch * cfg.data.target * dec.vocab_size * dec.hidden_size
     chunks = 0 < cfg.train.loss_chunk < cfg.data.target
     out["decoder"] = Work(rows * read, model, model + again * forward + chunks * logits)
     return out

@@ -28,13 +28,13 @@ Out = Callable[[str], None]
 _CODE = (
     *("config.py", "runtime/sharding.py", "inference/decode.py"),
     *("compress/autoencoder.py", "compress/connector.py", "compress/memory.py"),
-    *(f"compress/{name}.py" for name in ("kinds", "interleave", "pool", "kv")),
+    *(f"compress/{name}.py" for name in ("interleave", "pool", "kv")),
     *(
         f"models/{name}.py"
         for name in ("attention", "block", "generate", "kernels", "lora", "model")
     ),
-    *("models/mask.py", "data/qa_batches.py", "data/eval_sets.py"),
-    *(f"training/{name}.py" for name in ("answer", "distill", "loss", "objectives", "optim")),
+    *("models/mask.py", "data/objectives.py", "data/batches.py"),
+    *(f"training/{name}.py" for name in ("answer", "distill", "loss", "optim")),
     *(f"sweep/plan/{name}.py" for name in ("compile", "hlo", "programs")),
 )
 

@@ -17,14 +17,13 @@ from jax.sharding import PartitionSpec as P
 from jaxcomp.compress.autoencoder import build, dtypes, trainable_filter
 from jaxcomp.compress.memory import Scale
 from jaxcomp.config import Config
-from jaxcomp.data.eval_sets import Batch
-from jaxcomp.data.qa_batches import AnswerBatch
+from jaxcomp.data.batches import batch_shapes
 from jaxcomp.inference.decode import _prefix, read
 from jaxcomp.models import generate
 from jaxcomp.models.model import Transformer
 from jaxcomp.runtime.sharding import SPECS, check_model, use_mesh
 from jaxcomp.sweep.grid import model as compressor_shape
-from jaxcomp.training.objectives import objective_of
+from jaxcomp.training.loss import objective_of
 from jaxcomp.training.optim import (
     Layout,
     Params,
@@ -87,6 +86,8 @@ def train_program(cfg: Config, mesh: Mesh, pair: Abstract) -> Any:
     adam, _ = split_optim(train.optim)
     whole = NamedSharding(mesh, P())
     scalar = jax.ShapeDtypeStruct((), jnp.float32, sharding=whole)
+    shapes = batch_shapes(cfg)
+    batch = shapes._make(_int32(shape, mesh, "batch") for shape in shapes)
     drops = train.word_dropout > 0 or (cfg.memory.lora.rank > 0 and cfg.memory.lora.dropout > 0)
     with use_mesh(mesh):
         state = _on(jax.eval_shape(lambda p: fresh_state(p, adam), pair.trained), mesh)
@@ -95,7 +96,7 @@ def train_program(cfg: Config, mesh: Mesh, pair: Abstract) -> Any:
             StepSpec(pair.layout, objective, adam),
             state,
             pair.frozen,
-            _batch(cfg, mesh),
+            batch,
             Schedule(*[scalar] * len(Schedule._fields)),
             key,
         )
@@ -161,21 +162,6 @@ def decoder_programs(cfg: Config, mesh: Mesh, pair: Abstract, memory: Any) -> di
             sample=False,
         )
         return {"prefill": ahead, "decode": decode}
-
-
-def _batch(cfg: Config, mesh: Mesh) -> Batch | AnswerBatch:
-    B, data = cfg.train.optim.batch, cfg.data
-    answers = cfg.train.objective == "answer"
-    O = 1 if answers or cfg.train.objective == "coin" else 2
-    shapes = (
-        (B, data.segments, data.segment),
-        (B, data.segments),
-        (B, O, data.target),
-        (B, O),
-        (B, O),
-    )
-    made = [_int32(shape, mesh, "batch") for shape in shapes]
-    return AnswerBatch(*made, asked_BO=made[-1]) if answers else Batch(*made)
 
 
 def _int32(shape: tuple[int, ...], mesh: Mesh, spec: str) -> jax.ShapeDtypeStruct:

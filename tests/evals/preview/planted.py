@@ -7,16 +7,18 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxcomp.compress import autoencoder, kinds
+from jaxcomp.compress import autoencoder
 from jaxcomp.compress.autoencoder import AutoEncoder
+from jaxcomp.compress.kinds import KINDS, KindRow
 from jaxcomp.compress.memory import Compressor
 from jaxcomp.data import segments
+from jaxcomp.data.objectives import OBJECTIVES, ObjectiveRow
 from jaxcomp.evals.evaluate import _Pair
 from jaxcomp.evals.metrics import reconstruction
 from jaxcomp.models.generate import Generated
 from jaxcomp.models.mask import Mask
 from jaxcomp.runtime.sharding import SPECS
-from jaxcomp.training import compressor, objectives
+from jaxcomp.training import compressor
 from jaxcomp.training.loss import MemoryObjective
 
 
@@ -107,7 +109,7 @@ class PaddedMean(MemoryObjective):
 
 
 def kind(cls):
-    return lambda patch: patch.setitem(kinds.KINDS, "append", cls)
+    return lambda patch: patch.setitem(KINDS, "append", KindRow("append", cls))
 
 
 def pair(cls):
@@ -143,7 +145,7 @@ def first_characters(patch):
 
 
 def padded_mean(patch):
-    patch.setattr(objectives, "MemoryObjective", PaddedMean)
+    patch.setitem(OBJECTIVES, "coin", ObjectiveRow("coin", PaddedMean))
 
 
 def tuned_decoder(patch):
