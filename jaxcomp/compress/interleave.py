@@ -26,8 +26,8 @@ class Interleave(Compressor):
             pos_BM = jnp.minimum((slot_M + 1) * ratio, len_B[:, None]) + slot_M
         return seg_BM, pos_BM
 
-    @staticmethod
-    def reads(text_T: list[Slot], memory_M: list[Slot]) -> list[Slot]:
+    @classmethod
+    def reads(cls, text_T: list[Slot], memory_M: list[Slot]) -> list[Slot]:
         block = len(text_T) // len(memory_M)
         each = ((*text_T[m * block :][:block], memory) for m, memory in enumerate(memory_M))
         return [slot for part in each for slot in part]

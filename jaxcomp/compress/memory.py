@@ -51,9 +51,9 @@ class Compressor(nnx.Module):
     Memory tokens see every valid context token and the earlier valid memory tokens, never padding.
     They start as one vector where their places tell them apart (`spread`), else each as its own.
 
-    The other memory kinds are subclasses: `states` says what is read out, `hold` what is learned
-    beside tower and connector, `reads` and the three attributes what the rest of the program must
-    know. A memory has T / ratio vectors in any kind.
+    The other memory kinds are subclasses: `states` says what is read out, `reads` and the
+    three attributes what the rest of the program must know. A memory has T / ratio vectors in any
+    kind.
 
     Args:
         llm: the tower, width E.
@@ -84,7 +84,8 @@ class Compressor(nnx.Module):
         self.segment = segment
         self.slots = slots
         self.positions = memory.positions
-        self.hold(rngs)
+        if self.memory_tokens:
+            self._hold(rngs)
         self.connector = connector_of(memory)(
             llm.cfg.hidden_size,
             memory.connector_hidden or 2 * scale.mean_D.shape[0],
@@ -98,13 +99,12 @@ class Compressor(nnx.Module):
         """Numbers of one vector, for a decoder of that shape."""
         return decoder.hidden_size
 
-    @staticmethod
-    def reads(text_T: list[Slot], memory_M: list[Slot]) -> list[Slot]:
+    @classmethod
+    def reads(cls, text_T: list[Slot], memory_M: list[Slot]) -> list[Slot]:
         """The tower's slots in its order, from those of the text and of the memory tokens."""
-        return [*text_T, *memory_M]
+        return [*text_T, *memory_M] if cls.memory_tokens else text_T
 
-    def hold(self, rngs: nnx.Rngs) -> None:
-        """What is held beside tower and connector: the memory tokens."""
+    def _hold(self, rngs: nnx.Rngs) -> None:
         mean_E, std_E = moments(self.llm.table_VD())
         # All alike where their places tell them apart: what one learns of its block, all learn.
         drawn = 1 if self.positions == "spread" else self.slots
@@ -169,7 +169,7 @@ class Compressor(nnx.Module):
         """M for segments of T tokens at `ratio`."""
         if T % ratio:
             raise ConfigError(f"memory.ratio {ratio} does not divide the segment length {T}")
-        if T // ratio > self.slots:
+        if self.memory_tokens and T // ratio > self.slots:
             raise ConfigError(
                 f"{T} tokens at ratio {ratio} need {T // ratio} memory tokens, this compressor was "
                 f"built with {self.slots}; build it with the smallest ratio among train.ratios"

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
-from jaxcomp.compress.memory import Compressor, Segments, Slot, _reshape
-from jaxcomp.config import ConfigError
+from jaxcomp.compress.memory import Compressor, Segments, _reshape
 
 
 class Pool(Compressor):
@@ -19,18 +17,6 @@ class Pool(Compressor):
     """
 
     memory_tokens = False
-
-    @staticmethod
-    def reads(text_T: list[Slot], memory_M: list[Slot]) -> list[Slot]:
-        return text_T
-
-    def hold(self, rngs: nnx.Rngs) -> None:
-        pass
-
-    def count(self, T: int, ratio: int) -> int:
-        if T % ratio:
-            raise ConfigError(f"memory.ratio {ratio} does not divide the segment length {T}")
-        return T // ratio
 
     def states(self, rows: Segments, remat: str, dropout_key: jax.Array | None) -> jax.Array:
         hidden_BTE = self.text_states(rows, remat, dropout_key)
