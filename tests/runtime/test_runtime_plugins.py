@@ -1,5 +1,6 @@
 """Files of a user's own are imported once wherever a config that names them is read."""
 
+import builtins
 import dataclasses
 
 import pytest
@@ -17,10 +18,8 @@ CONFIG = "from pathlib import Path\nimport runpy\n{}\ndef get_config():\n    ret
 
 @pytest.fixture
 def loaded(monkeypatch):
-    import builtins
-
     monkeypatch.setattr(builtins, "loaded", 0, raising=False)
-    return lambda: builtins.loaded
+    return lambda: vars(builtins)["loaded"]
 
 
 def test_a_config_that_names_itself_runs_once(loaded, tmp_path):
