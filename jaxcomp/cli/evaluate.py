@@ -191,10 +191,7 @@ def _kept(file: Path, lines: Path, about: dict[str, Any] | None) -> dict[str, An
 
 
 def _read(file: Path) -> dict[str, Any]:
-    try:
-        return strict_json.read(file, dict)
-    except strict_json.JsonError as error:
-        raise ConfigError(f"{error}; delete it and run the same command") from error
+    return strict_json.read(file, dict, ConfigError, "delete it and run the same command")
 
 
 def _print_headlines(cfg: Config, metrics: dict[str, Any]) -> None:

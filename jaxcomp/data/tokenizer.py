@@ -11,9 +11,7 @@ import itertools
 import json
 import os
 import re
-import shutil
 import string
-import tempfile
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -25,7 +23,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from jaxcomp.data import phases
 from jaxcomp.data import spec as parts
 from jaxcomp.data.spec import EOS, PAD, UNK, TokenizerError
-from jaxcomp.runtime import strict_json
+from jaxcomp.runtime import paths, strict_json
 
 _SPACE = "\u2581"  # how Metaspace writes a space
 LONGEST_WORD = 1000  # characters of a word that a tokenizer is trained on
@@ -321,25 +319,10 @@ def world_tokenizer(texts: Iterable[str], folder: str | os.PathLike) -> Tokenize
 
 def _write(inner: tokenizers.Tokenizer, folder, special: dict[str, str]) -> Tokenizer:
     folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".tokenizer-"))
-    try:
-        inner.save(str(made / "tokenizer.json"), pretty=False)
-        config = {"tokenizer_class": "PreTrainedTokenizerFast", **special}
-        (made / "tokenizer_config.json").write_text(json.dumps(config, indent=1), "utf-8")
-        if folder.is_dir():  # e.g. a base model's folder, which already holds other files
-            for name in ("tokenizer_config.json", "tokenizer.json"):
-                os.replace(made / name, folder / name)
-        else:
-            made.chmod(0o755)
-            try:
-                made.rename(folder)
-            except OSError:
-                # Another process finished the same folder first; its files are as good as ours.
-                if not (folder / "tokenizer.json").is_file():
-                    raise
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
+    config = json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **special}, indent=1)
+    paths.write_bytes(folder / "tokenizer_config.json", config.encode())
+    # Last: where it is, the tokenizer is whole.
+    paths.write_bytes(folder / "tokenizer.json", inner.to_str(pretty=False).encode())
     return load_tokenizer(folder)
 
 

@@ -116,10 +116,7 @@ def _read_json(path: Path) -> dict[str, Any]:
             f"{path} does not exist; expected a Hugging Face folder with {CONFIG} and "
             f"{WEIGHTS} (or {INDEX})"
         )
-    try:
-        return strict_json.read(path, dict)
-    except strict_json.JsonError as error:
-        raise HfError(f"{error}; download the folder again") from error
+    return strict_json.read(path, dict, HfError, "download the folder again")
 
 
 def _checked(folder: Path) -> tuple[ModelConfig, dict[str, Weight], Files]:

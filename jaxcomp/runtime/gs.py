@@ -96,35 +96,32 @@ class GsPath(PosixGPath):
     def resolve(self, strict: bool = False) -> GsPath:
         return type(self)("gs://" + posixpath.normpath(str(self).removeprefix("gs://")))
 
-    @property
-    def bucket(self) -> str:
-        return self.parts[2]
 
-    def check_writable(self) -> None:
-        """Write and delete a small object here, and read the bucket's settings as Orbax will.
+def check(place: str | os.PathLike[str], write: bool = False) -> None:
+    """Check that the bucket of `place` is there and may be listed. `write`: that a small object can
+    be written and deleted, and the bucket's settings be read, as Orbax will.
 
-        Raises StorageError.
-        """
-        trial = self / f".probe-{uuid.uuid4().hex}"
-        try:
-            files().pipe_file(str(trial), b"")
-            files().rm_file(str(trial))
-            files().call("GET", "b/{}", self.bucket)
-        except FileNotFoundError as error:
-            raise explained(self, error) from error
+    Raises StorageError.
+    """
+    folder, bucket = os.fspath(place).rstrip("/"), _bucket(place)
+    try:
+        files().call("GET", "b/{}/o", bucket, maxResults=1)
+        if write:
+            trial = f"{folder}/.probe-{uuid.uuid4().hex}"
+            files().pipe_file(trial, b"")
+            files().rm_file(trial)
+            files().call("GET", "b/{}", bucket)
+    except FileNotFoundError as error:
+        raise explained(place, error) from error
 
-    def check_readable(self) -> None:
-        """Raises StorageError where nothing in the bucket may be listed, or there is no bucket."""
-        try:
-            files().call("GET", "b/{}/o", self.bucket, maxResults=1)
-        except FileNotFoundError as error:
-            raise explained(self, error) from error
+
+def _bucket(place: str | os.PathLike[str]) -> str:
+    return os.fspath(place).removeprefix("gs://").split("/")[0]
 
 
 def explained(place: str | os.PathLike[str], error: BaseException) -> StorageError:
     """The StorageError for what gcsfs, the network or the credentials said of `place`."""
-    name = os.fspath(place)
-    bucket = name.removeprefix("gs://").split("/")[0]
+    name, bucket = os.fspath(place), _bucket(place)
     said = " ".join(str(error).split())[:240] or type(error).__name__
     if isinstance(error, FileNotFoundError):
         return StorageError(

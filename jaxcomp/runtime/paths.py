@@ -50,10 +50,10 @@ def path(place: Place) -> Path:
         ConfigError: another scheme than gs://, or gcsfs is not installed.
         StorageError: `~` where no home folder is known.
     """
-    return _remote(place) if is_remote(place) else _local(place)
+    return _gs().GsPath(os.fspath(place)) if is_remote(place) else _local(place)
 
 
-def _remote(place: Place) -> Any:
+def _gs() -> Any:
     try:
         from jaxcomp.runtime import gs
     except ModuleNotFoundError as error:
@@ -63,7 +63,7 @@ def _remote(place: Place) -> Any:
             "gs:// paths need gcsfs, which is not installed: install the extra `gcs` "
             "(uv sync --extra gcs, or pip install 'jaxcomp[gcs]')"
         ) from error
-    return gs.GsPath(os.fspath(place))
+    return gs
 
 
 def _local(place: Place) -> Path:
@@ -81,13 +81,13 @@ def check_writable(folder: Place) -> None:
     The first file in a local folder shows it as well. Raises StorageError.
     """
     if is_remote(folder):
-        _remote(folder).check_writable()
+        _gs().check(folder, write=True)
 
 
 def check_readable(place: Place) -> None:
     """Raises StorageError where `place` is in a bucket that is not there or may not be read."""
     if is_remote(place):
-        _remote(place).check_readable()
+        _gs().check(place)
 
 
 def write_bytes(place: Place, content: bytes) -> None:
@@ -151,11 +151,9 @@ def join(start: Place, name: str) -> Path:
 def upload(folder: Path, target: Path, last: str = "") -> None:
     """Copy the files of a local folder into `target` of a bucket, the one named `last` last: where
     it is there, all are. Raises StorageError."""
-    import fsspec
-
     for file in sorted(folder.rglob("*"), key=lambda f: (f.name == last, f)):
         if file.is_file() and file.name != _LOCK:
-            fsspec.filesystem("gcs").put_file(str(file), str(target / file.relative_to(folder)))
+            _gs().files().put_file(str(file), str(target / file.relative_to(folder)))
 
 
 _LOCK = ".lock"  # of a scratch folder

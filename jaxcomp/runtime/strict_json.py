@@ -62,9 +62,15 @@ def parse(text: str | bytes, what: str, shape: type = object) -> Any:
     return value
 
 
-def read(path: Path, shape: type = object) -> Any:
-    """Return the value of a JSON file. Raises JsonError as `parse` does, and OSError."""
-    return parse(path.read_bytes(), str(path), shape)
+def read(
+    path: Path, shape: type = object, error: type[Exception] = JsonError, fix: str = ""
+) -> Any:
+    """Return the value of a JSON file. Raises OSError, and `error` where `parse` raises JsonError;
+    `fix` says what to do then."""
+    try:
+        return parse(path.read_bytes(), str(path), shape)
+    except JsonError as found:
+        raise error(f"{found}; {fix}" if fix else str(found)) from found
 
 
 def _integer(digits: str) -> int:

@@ -132,7 +132,7 @@ class Ledger:
 
 def read(path: Path, fix: str = FIX) -> Row:
     """A row of a ledger. Raises ConfigError for a damaged one; `fix` says what to do then."""
-    return check(_object(path, fix), str(path), fix)
+    return check(strict_json.read(path, dict, ConfigError, fix), str(path), fix)
 
 
 def check(row: Row, where: str, fix: str) -> Row:
@@ -163,18 +163,11 @@ def check_size(where: str, row: Row, job: grid.Job, fix: str) -> None:
 
 def made_by(path: Path) -> dict[str, Any]:
     """What sweep.json says: identity, config and jobs (id -> hash). Raises ConfigError."""
-    content = {"jobs": {}} | _object(path, FIX)
+    content = {"jobs": {}} | strict_json.read(path, dict, ConfigError, FIX)
     for name in ("identity", "config", "jobs"):
         if not isinstance(content.get(name), dict):
             raise _damaged(str(path), name, content.get(name), "an object", FIX)
     return content
-
-
-def _object(path: Path, fix: str) -> dict[str, Any]:
-    try:
-        return strict_json.read(path, dict)
-    except strict_json.JsonError as error:
-        raise ConfigError(f"{error}; {fix}") from error
 
 
 def _damaged(where: str, name: str, value: Any, expected: str, fix: str) -> ConfigError:

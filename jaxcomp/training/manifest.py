@@ -102,10 +102,7 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path, *needs: str) -> Json:
     """The JSON object that jaxcomp wrote to `path`, which has the fields `needs`. Raises
     CheckpointError where it is not whole."""
-    try:
-        found = strict_json.read(paths.path(path), dict)
-    except strict_json.JsonError as error:
-        raise CheckpointError(f"{error}; remove it and run again") from error
+    found = strict_json.read(path, dict, CheckpointError, "remove it and run again")
     lacking = [name for name in needs if name not in found]
     if lacking:
         raise CheckpointError(f"{path}: lacks {', '.join(lacking)}; remove it and run again")

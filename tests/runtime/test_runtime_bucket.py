@@ -203,15 +203,15 @@ def test_two_processes_of_a_machine_copy_once(model):
     assert "".join(err for _, err in said).count("model.safetensors: 100%") == 1
 
 
-def test_what_arrives_damaged_is_not_used(model, monkeypatch):
+def test_what_arrives_cut_short_is_not_used(model, monkeypatch):
     from jaxcomp.runtime import gs
 
     def cut(place, target, **options):
-        LocalFileSystem().pipe_file(target, b"other bytes")
+        LocalFileSystem().pipe_file(target, b"{")
 
     with monkeypatch.context() as patch:
         patch.setattr(gs.files(), "get_file", cut)
-        with pytest.raises(StorageError, match=r"config\.json: arrived damaged"):
+        with pytest.raises(StorageError, match=r"config\.json: arrived cut short"):
             folder_of(model)
     assert (folder_of(model) / "config.json").read_bytes() == b"{}"
 
