@@ -163,7 +163,7 @@ def test_a_save_that_fails_leaves_the_old_files(tmp_path, mesh, monkeypatch):
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("safetensors.numpy.save_file", full_disk)
+    monkeypatch.setattr("jaxcomp.models.safetensors.save_file", full_disk)
     with pytest.raises(OSError, match="No space"):
         hf.save(model, tmp_path)
     assert (tmp_path / hf.WEIGHTS).read_bytes() == before
