@@ -122,7 +122,9 @@ class WorldConfig:
 class DataConfig:
     """Where text comes from and how it is cut."""
 
-    source: Text = "world"  # world | text | tfds | qa
+    source: Text = "world"  # world | text | tfds | qa, or one of your own (docs/extending.md)
+    # options of a source of your own: name=value,name=value
+    options: Text = field(default="", metadata=OMIT_IF_DEFAULT)
     # text: a .jsonl[.gz], .parquet or .txt file, or a glob; qa: the same, no .txt, of rows with
     # question, context and answers; tfds: the data_dir
     path: Text = ""

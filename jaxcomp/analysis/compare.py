@@ -31,6 +31,7 @@ from jaxcomp.analysis.paired_tests import holm
 from jaxcomp.analysis.tables import floor_of, own_floors, points
 from jaxcomp.analysis.verdict import change_word
 from jaxcomp.config import Config, ConfigError, to_dict
+from jaxcomp.data.sources import source_of
 from jaxcomp.evals.metrics import LOSS, OVERWRITING, PRIMARY, Headline, headline, of_role
 from jaxcomp.sweep import grid
 from jaxcomp.sweep.collect import Results
@@ -70,8 +71,8 @@ class Factor(NamedTuple):
     @property
     def heads(self) -> tuple[Headline, ...]:
         """The primary endpoint, overwriting and the loss."""
-        world = self.cfg.data.source == "world"
-        loss = headline("counterfactual/loss") if world else of_role(self.cfg, LOSS)
+        facts = source_of(self.cfg).facts
+        loss = headline("counterfactual/loss") if facts else of_role(self.cfg, LOSS)
         return of_role(self.cfg, PRIMARY), of_role(self.cfg, OVERWRITING), loss
 
     @property
@@ -154,7 +155,7 @@ def factor_of(kind: str, sweeps: Sequence[Results]) -> Factor:
 
 
 def _doses(sweeps: Sequence[Results]) -> Factor:
-    text = next((r.cfg for r in sweeps if r.cfg.data.source != "world"), None)
+    text = next((r.cfg for r in sweeps if not source_of(r.cfg).facts), None)
     if text is not None:
         raise ConfigError(
             f"--beside: {text.name} is of data.source={text.data.source}, which has no prior to "

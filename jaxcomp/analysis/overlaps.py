@@ -11,7 +11,7 @@ from flax import nnx
 from jaxcomp.analysis.similarity import Overlap, overlap
 from jaxcomp.config import config_hash
 from jaxcomp.data.batches import batch_examples, eval_examples
-from jaxcomp.data.eval_sets import TEXT_SET, WORLD_SETS
+from jaxcomp.data.sources import source_of
 from jaxcomp.evals.checkpoints import Followed
 from jaxcomp.inference import decode
 from jaxcomp.inference.load import open_run
@@ -47,7 +47,7 @@ def alike(one: Memories, other: Memories) -> bool:
 def memories(run: Followed) -> Memories:
     """Every valid vector of the last held-out set, passage by passage, float32."""
     cfg, root = open_run(run.place, **run.moved)
-    name = WORLD_SETS[-1] if cfg.data.source == "world" else TEXT_SET
+    name = source_of(cfg).measured[-1]
     mesh = mesh_for(cfg)
     with use_mesh(mesh):
         graphdef, state = nnx.split(load_run(cfg, run.place, root=root))

@@ -18,16 +18,16 @@ from jaxcomp.config import (
     SweepConfig,
 )
 from jaxcomp.data.objectives import OBJECTIVES
+from jaxcomp.data.sources import check_source, has_questions, source_of
 from jaxcomp.models.config import check_shape
 from jaxcomp.models.families import FAMILIES
 from jaxcomp.models.hub import is_id
 from jaxcomp.runtime.fields import read
-from jaxcomp.runtime.files import is_file, matching, size_of
+from jaxcomp.runtime.files import is_file
 from jaxcomp.runtime.paths import is_remote
 from jaxcomp.runtime.registry import unknown
 
 CHOICES: dict[str, Iterable[str]] = {
-    "data.source": ("world", "text", "tfds", "qa"),
     "memory.recipe": (*recipes.RECIPES, recipes.CUSTOM),
     "memory.kind": KINDS,
     "memory.connector": CONNECTORS,
@@ -156,28 +156,7 @@ def _known(cfg: Config) -> list[str]:
 
 
 def _data(data: DataConfig) -> None:
-    if data.source in ("text", "qa"):
-        kinds = (
-            ".jsonl[.gz] or .parquet" if data.source == "qa" else ".jsonl[.gz], .parquet or .txt"
-        )
-        if not data.path:
-            raise ConfigError(
-                f"data.path is empty with data.source = {data.source!r}: give a {kinds} file, or a "
-                "glob, with --data.path=FILE"
-            )
-        found = matching(data.path)
-        if not found:
-            raise ConfigError(
-                f"data.path = {data.path!r}: no such file; expected a {kinds} file, or a glob that "
-                "matches some"
-            )
-        if not any(size_of(p) for p in found):
-            raise ConfigError(f"data.path = {data.path!r}: empty; expected text to train on")
-    if data.source == "tfds" and not data.tfds_name:
-        raise ConfigError(
-            "data.tfds_name is empty with data.source = 'tfds': name a prepared data set with "
-            "--data.tfds_name=NAME and its folder with --data.path=DIR"
-        )
+    check_source(data)
     tokenizer = os.path.join(os.path.expanduser(data.tokenizer), "tokenizer.json")
     if data.tokenizer and not is_file(tokenizer):
         raise ConfigError(
@@ -189,7 +168,7 @@ def _data(data: DataConfig) -> None:
 def _bases_world(cfg: Config) -> None:
     world = cfg.world
     for key in ("base_favourites", "base_scrambled"):
-        if getattr(world, key) and cfg.data.source != "world":
+        if getattr(world, key) and not source_of(cfg).facts:
             raise ConfigError(
                 f"world.{key} = {getattr(world, key)} with data.source = {cfg.data.source!r}: only "
                 "base models of the controlled world read another one; leave it out"
@@ -206,7 +185,7 @@ def _stages(cfg: Config) -> None:
     adapts = tuple(name for name, row in OBJECTIVES.items() if row.adapts_decoder)
     _choice("decoder.adapt.objective", cfg.decoder.adapt.objective, adapts)
     asks = OBJECTIVES[cfg.train.objective].targets == "question"
-    if asks and cfg.data.source not in ("qa", "world"):
+    if asks and not has_questions(source_of(cfg)):
         raise ConfigError(
             f"train.objective = {cfg.train.objective!r} with data.source = {cfg.data.source!r}, "
             "which has no questions; give rows of question, context and answers with "

@@ -5,16 +5,16 @@ Examples and their targets are drawn here, from the blocks that `stream.py` puts
 
 from __future__ import annotations
 
-import itertools
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from jaxcomp.config import Config, PretrainConfig, TrainConfig, config_hash
-from jaxcomp.data.documents import DataError, Documents
+from jaxcomp.config import Config, PretrainConfig, TrainConfig
+from jaxcomp.data.blocks import Blocks, Order
+from jaxcomp.data.corpus import Corpus, corpus
+from jaxcomp.data.documents import DataError
 from jaxcomp.data.eval_sets import (
     CONTINUE,
     REBUILD,
@@ -25,28 +25,13 @@ from jaxcomp.data.eval_sets import (
     eval_examples,
 )
 from jaxcomp.data.examples import Counts
-from jaxcomp.data.large import LargeDocuments
 from jaxcomp.data.objectives import OBJECTIVES
 from jaxcomp.data.packing import pack_documents
-from jaxcomp.data.prepare import (
-    PREPARE_AT_MOST,
-    Block,
-    documents_of,
-    example_blocks,
-    lm_blocks,
-    train_documents,
-    where,
-)
+from jaxcomp.data.prepare import Block, example_blocks, lm_blocks
 from jaxcomp.data.qa_batches import AnswerBatch, AnswerWindow, answer_blocks, first_count
-from jaxcomp.data.stream import Order, WindowIterator
-from jaxcomp.data.tokenizer import (
-    Tokenizer,
-    TokenizerError,
-    load_tokenizer,
-    train_tokenizer,
-    world_tokenizer,
-)
-from jaxcomp.data.world import World
+from jaxcomp.data.sources import source_of, where
+from jaxcomp.data.stream import WindowIterator
+from jaxcomp.data.tokenizer import Tokenizer, TokenizerError, load_tokenizer
 from jaxcomp.runtime.cache import cache_dir, damaged
 
 __all__ = [
@@ -65,8 +50,6 @@ __all__ = [
     "tokenizer_folder",
     "train_batches",
 ]
-
-_TOKENIZER_CHARS = 8_000_000  # a tokenizer is trained on about this much text
 
 
 class DataStats(NamedTuple):
@@ -157,29 +140,35 @@ def train_batches(cfg: Config, comp_tok: Tokenizer, dec_tok: Tokenizer) -> Windo
     """
     if OBJECTIVES[cfg.train.objective].targets == "question":
         return _answer_batches(cfg, comp_tok, dec_tok)
-    blocks = example_blocks(cfg, comp_tok, dec_tok, train_documents(cfg))
-    order = Order(blocks, (cfg.data.seed, cfg.seed), permute=cfg.data.source != "world")
-    counts = _first_counts(cfg, order)
-    wanted = cfg.train.optim.steps * cfg.train.optim.batch
-    _prepare(order, wanted, counts.examples)
+    text = corpus(cfg)
+    order = _order(cfg, example_blocks(cfg, comp_tok, dec_tok, text), text, cfg.seed)
+    order.prepare(_wanted(cfg), _first_counts(cfg, order).examples)
 
-    def window(lane: int, w: int) -> _ExampleWindow:
-        return _ExampleWindow(order.block(lane, w), order.rng(lane, w), cfg.train)
+    def window(w: int) -> _ExampleWindow:
+        return _ExampleWindow(order.block(w), order.rng(w), cfg.train)
 
-    return WindowIterator(window, Batch, cfg.train.optim.batch, order.lanes)
+    return WindowIterator(window, Batch, cfg.train.optim.batch, text.blocks)
 
 
 def _answer_batches(cfg: Config, comp_tok: Tokenizer, dec_tok: Tokenizer) -> WindowIterator:
-    blocks = answer_blocks(cfg, comp_tok, dec_tok, train_documents(cfg))
-    order = Order(blocks, (cfg.data.seed, cfg.seed), permute=cfg.data.source != "world")
-    wanted = cfg.train.optim.steps * cfg.train.optim.batch
-    _prepare(order, wanted, first_count(cfg, blocks, order.epoch()))
+    text = corpus(cfg)
+    blocks = answer_blocks(cfg, comp_tok, dec_tok, text)
+    order = _order(cfg, blocks, text, cfg.seed)
+    order.prepare(_wanted(cfg), first_count(cfg, blocks, order.epoch()))
 
-    def window(lane: int, w: int) -> AnswerWindow:
-        return AnswerWindow(order.block(lane, w), order.rng(lane, w), cfg.train)
+    def window(w: int) -> AnswerWindow:
+        return AnswerWindow(order.block(w), order.rng(w), cfg.train)
 
-    mend = "no context fits and has a question; set a larger --data.segment and --data.target"
-    return WindowIterator(window, AnswerBatch, cfg.train.optim.batch, order.lanes, mend)
+    fix = "no context fits and has a question; set a larger --data.segment and --data.target"
+    return WindowIterator(window, AnswerBatch, cfg.train.optim.batch, text.blocks, fix)
+
+
+def _order(cfg: Config, blocks: Blocks, text: Corpus, seed: int) -> Order:
+    return Order(blocks, (cfg.data.seed, seed), text.permute)
+
+
+def _wanted(cfg: Config) -> int:
+    return cfg.train.optim.steps * cfg.train.optim.batch
 
 
 def lm_batches(cfg: Config, pretrain: PretrainConfig, tok: Tokenizer) -> WindowIterator:
@@ -192,28 +181,28 @@ def lm_batches(cfg: Config, pretrain: PretrainConfig, tok: Tokenizer) -> WindowI
     Raises:
       DataError: unusable data.
     """
-    longest_copy = (pretrain.seq_len - 2) // 2
-    rows = pretrain.optim.batch
-    blocks = lm_blocks(cfg, tok, train_documents(cfg), longest_copy, rows)
-    order = Order(blocks, (cfg.data.seed, pretrain.seed), permute=cfg.data.source != "world")
+    text, rows = corpus(cfg), pretrain.optim.batch
+    blocks = lm_blocks(cfg, tok, text, (pretrain.seq_len - 2) // 2)
+    order = _order(cfg, blocks, text, pretrain.seed)
 
-    def window(lane: int, w: int) -> _LmWindow:
-        block, rng = order.block(lane, w), order.rng(lane, w)
+    def window(w: int) -> _LmWindow:
+        block, rng = order.block(w), order.rng(w)
         return _LmWindow(
             pack_documents(block, rng, pretrain.seq_len, pretrain.copy_fraction, tok.eos_id)
         )
 
-    first = window(0, 0)
+    first = window(0)
     if not first.rows:
         raise DataError(f"{where(cfg)}: no token to pretrain on")
-    _prepare(order, pretrain.optim.steps * rows, first.rows)
-    return WindowIterator(window, LmBatch, rows, order.lanes)
+    order.prepare(pretrain.optim.steps * rows, first.rows)
+    return WindowIterator(window, LmBatch, rows, text.blocks)
 
 
 def data_stats(cfg: Config, comp_tok: Tokenizer, dec_tok: Tokenizer) -> DataStats:
     """What training will see: counted over the first block that holds examples."""
-    blocks = example_blocks(cfg, comp_tok, dec_tok, train_documents(cfg))
-    order = Order(blocks, (cfg.data.seed, cfg.seed), permute=cfg.data.source != "world")
+    text = corpus(cfg)
+    blocks = example_blocks(cfg, comp_tok, dec_tok, text)
+    order = _order(cfg, blocks, text, cfg.seed)
     c = _first_counts(cfg, order)
     block = next(b for b in map(blocks.__getitem__, order.epoch()) if len(b.ctx_NGT))
     vectors = int((-(-block.ctx_len_NG // cfg.memory.ratio)).sum())
@@ -244,7 +233,7 @@ def _first_counts(cfg: Config, order: Order) -> Counts:
             f"fit: the longest needs {total.longest} decoder tokens, data.target = "
             f"{cfg.data.target}, data.segment x data.segments = "
             f"{cfg.data.segment} x {cfg.data.segments}; set --data.target={total.longest}"
-            f"{' and a larger --data.segment' if cfg.data.source == 'world' else ''}"
+            f"{' and a larger --data.segment' if source_of(cfg).facts else ''}"
         )
     if not total.examples:
         raise DataError(
@@ -253,11 +242,6 @@ def _first_counts(cfg: Config, order: Order) -> Counts:
             "use longer documents or a smaller --data.segment"
         )
     return total
-
-
-def _prepare(order: Order, rows: int, rows_of_a_block: int) -> None:
-    windows = -(-min(rows, PREPARE_AT_MOST) // max(1, rows_of_a_block)) + 1
-    order.blocks.prepare(itertools.islice(order.epoch(), windows))
 
 
 # Tokenizers
@@ -273,16 +257,10 @@ def tokenizer_folder(cfg: Config) -> str:
     """The folder of `data_tokenizer`, made if need be."""
     if cfg.data.tokenizer:
         return cfg.data.tokenizer
-    cached = cache_dir() / "tokenizers"
-    if cfg.data.source == "world":
-        folder = cached / f"world-{config_hash(World(cfg.world).words())}"
-        _remove_damaged(folder)
-        world_tokenizer(World(cfg.world).words(), folder)
-        return str(folder)
-    docs = documents_of(cfg, "train")
-    folder = cached / f"bpe-{docs.fingerprint}-{len(docs)}-{cfg.data.seed}-{cfg.data.vocab_size}"
+    text = corpus(cfg)
+    folder = cache_dir() / "tokenizers" / text.tokenizer_name
     _remove_damaged(folder)
-    train_tokenizer(_some_text(docs), cfg.data.vocab_size, folder)
+    text.make_tokenizer(folder)
     return str(folder)
 
 
@@ -295,12 +273,3 @@ def _remove_damaged(folder: Path) -> None:
     except TokenizerError as error:
         damaged(folder, error)
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _some_text(docs: Documents | LargeDocuments) -> Iterator[str]:
-    seen = 0
-    for doc in docs:
-        yield doc.text
-        seen += len(doc.text)
-        if seen > _TOKENIZER_CHARS:
-            return

@@ -3,71 +3,55 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import logging
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-if TYPE_CHECKING:
-    pass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
+from jaxcomp.data.sources import Document
 
 WORK_FIELDS = ("work", "book", "title")
-
-
 MANY_SOURCES = 20  # from so many on, whole sources are held out
+# `given` is the row's own id, `place` its file and its number there.
+SCHEMA = pa.schema(
+    [
+        ("text", pa.large_string()),
+        *((n, pa.string()) for n in ("given", "place", "source", "work")),
+    ]
+)
 
 
 class DataError(ValueError):
-    """The data cannot be used; the message names file, place, what was expected and the mend."""
-
-
-class Document(NamedTuple):
-    id: str
-    source: str  # "" where the data does not say
-    work: str  # "" where the data does not say
-    text: str
-
-
-class About(NamedTuple):
-    """What a row says of its text."""
-
-    id: str | None
-    place: str  # the row's file and its own number there
-    source: str
-    work: str
+    """The data cannot be used; the message names file, place, what was expected and the fix."""
 
 
 class Documents:
-    """Random access to documents; a view of some `rows` of the columns.
+    """Random access to documents; a view of some `rows` of the columns, which are sequences of str
+    or of Arrow's strings (in memory, or in a mapped file).
 
-    `fingerprint` identifies the data (not the view). `in_memory` is False where every text access
-    is a read. `names_are_places`: the ids are the rows' places, because the data's own do not
-    identify them. `former`: ids, sources and works as versions before this rule read them, where
-    they read others (`splits.split_rows`).
+    `fingerprint` identifies the data (not the view). `ids`, `sources`, `works` may be None, where
+    the data does not say. `names_are_places`: the ids are the rows' places, because the data's own
+    do not identify them. `quick` is False where an access to a text is a read.
     """
 
     def __init__(
         self,
-        texts: Sequence[Any],
-        ids: Sequence[str] | None,
-        sources: Sequence[str] | None,
-        works: Sequence[str] | None,
+        texts: Any,
+        ids: Any,
+        sources: Any,
+        works: Any,
         fingerprint: str,
         *,
-        in_memory: bool = True,
+        quick: bool = True,
         names_are_places: bool = False,
-        former: Columns | None = None,
     ):
-        self.columns = (texts, ids, sources, works)
-        self.fingerprint = fingerprint
-        self.in_memory = in_memory
-        self.names_are_places, self.former = names_are_places, former
+        self.texts, self.ids, self.sources, self.works = texts, ids, sources, works
+        self.fingerprint, self.quick = fingerprint, quick
+        self.names_are_places = names_are_places
         self.rows = np.arange(len(texts))
 
     def __len__(self) -> int:
@@ -75,14 +59,9 @@ class Documents:
 
     def __getitem__(self, i: int) -> Document:
         row = int(self.rows[i])
-        texts, ids, sources, works = self.columns
-        text = texts[row]
-        return Document(
-            ids[row] if ids else str(row),
-            sources[row] if sources else "",
-            works[row] if works else "",
-            text if isinstance(text, str) else text.as_py(),
-        )
+        columns = (self.ids, self.sources, self.works)
+        name, source, work = ("" if c is None else str_at(c, row) for c in columns)
+        return Document(name or str(row), source, work, str_at(self.texts, row))
 
     def __iter__(self) -> Iterator[Document]:
         return (self[i] for i in range(len(self)))
@@ -98,38 +77,51 @@ class Documents:
         return self.view(self.rows[start:stop])
 
 
-def about(row: dict[str, Any], place: str) -> About:
-    """What the fields of a row say of its text."""
-    work = next((word(row[k]) for k in WORK_FIELDS if row.get(k)), "")
-    given = row.get("id")
-    return About(None if given is None else str(given), place, word(row.get("source")), work)
+def str_at(column: Any, row: int) -> str:
+    value = column[row]
+    return value if isinstance(value, str) else value.as_py()
 
 
-def described(
-    path: str, texts: Sequence[Any], found: list[About], known: str, former: Columns
-) -> Documents:
-    """Documents with the ids that their rows give, or, where these do not identify them, with
-    their places. Ids do where each is another one, or where they name many groups of rows."""
-    ids, given = [a.id for a in found], {a.id for a in found} - {None}
-    whole = None not in ids and (len(given) == len(ids) or len(given) >= MANY_SOURCES)
-    if given and not whole:
+def of_table(table: pa.Table, where: str, fingerprint: str) -> Documents:
+    """Documents of a table of SCHEMA, with the ids that its rows give, or, where these do not
+    identify them, with their places. Ids do where each is another one, or where they name many
+    groups of rows."""
+    given = table["given"]
+    count, missing = pc.count_distinct(given).as_py(), given.null_count  # pyright: ignore[reportAttributeAccessIssue]
+    whole = not missing and (count == len(given) or count >= MANY_SOURCES)
+    if count and not whole:
         logging.getLogger(__name__).warning(
             "%s: the field 'id' does not identify the documents (%d different ids in %d documents, "
             "%d without one) and is not used; they are known by file and row",
-            path, len(given), len(ids), ids.count(None),
+            where, count, len(given), missing,
         )  # fmt: skip
     return Documents(
-        texts,
-        [a.id or "" for a in found] if whole else [a.place for a in found],
-        [a.source for a in found],
-        [a.work for a in found],
-        known,
+        table["text"],
+        given if whole else table["place"],
+        table["source"],
+        table["work"],
+        fingerprint,
         names_are_places=not whole,
-        former=former,
     )
 
 
-def no_field(file, place: str, field: str, found) -> DataError:
+def collected(documents: Iterable[Document], where: str) -> Documents:
+    """All of these documents, in memory, identified by their content. Raises DataError where there
+    is none with a text."""
+    columns, content = [[], [], [], []], hashlib.sha256()
+    for document in documents:
+        if document.text.strip():
+            for column, value in zip(columns, document, strict=True):
+                column.append(value)
+                content.update(f"{len(value)}:{value}".encode())
+    ids, sources, works, texts = columns
+    if not texts:
+        raise DataError(f"{where}: no document with a text")
+    arrow = pa.chunked_array([pa.array(texts, pa.large_string())])
+    return Documents(arrow, ids, sources, works, content.hexdigest()[:16])
+
+
+def no_field(file: Any, place: str, field: str, found: Iterable[Any]) -> DataError:
     return DataError(
         f"{file}: {place}: no field {field!r}; found {', '.join(map(str, found)) or 'none'}; "
         "set data.text_field"
@@ -138,6 +130,3 @@ def no_field(file, place: str, field: str, found) -> DataError:
 
 def word(value: Any) -> str:
     return "" if value is None else str(value)
-
-
-Columns = tuple[Sequence[str] | None, Sequence[str] | None, Sequence[str] | None]

@@ -11,22 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcomp.config import Config, ConfigError
+from jaxcomp.config import Config
 from jaxcomp.data import phases
-from jaxcomp.data.documents import DataError, Documents
-from jaxcomp.data.examples import (
-    Counts,
-    Piece,
-    context_words,
-    text_pieces,
-    whole_pieces,
-    world_pieces,
-)
-from jaxcomp.data.large import LargeDocuments
-from jaxcomp.data.prepare import documents_of, where
-from jaxcomp.data.set_names import TEXT_SET, WORLD_SETS
+from jaxcomp.data.corpus import check_set, corpus
+from jaxcomp.data.documents import DataError
+from jaxcomp.data.examples import Counts, Piece
+from jaxcomp.data.sources import source_of, where
 from jaxcomp.data.tokenizer import Tokenizer
-from jaxcomp.data.world import World
 
 REBUILD, CONTINUE = 0, 1  # values of Batch.mode_BO
 
@@ -63,13 +54,6 @@ class Example(NamedTuple):
     passage: Any  # world.Passage, or None for real text
 
 
-_DRAWN = {  # of the world: name -> (split, counterfactual)
-    "train": ("train", False),
-    "val": ("val", False),
-    "ordinary": ("test", False),
-    "counterfactual": ("test", True),
-}
-_TEXT_SETS = ("train", "val", "test")
 _KEPT = 6  # held-out sets that stay in memory
 _kept: OrderedDict[Any, tuple[list[Piece], Counts]] = OrderedDict()
 
@@ -92,7 +76,7 @@ def eval_examples(
 def check_held_out(cfg: Config, comp_tok: Tokenizer, dec_tok: Tokenizer) -> None:
     """Raises what `eval_examples` does for the sets of validation and evaluation: before training,
     because after it would be too late."""
-    for which in ("val", *(WORLD_SETS if cfg.data.source == "world" else (TEXT_SET,))):
+    for which in ("val", *source_of(cfg).measured):
         eval_examples(cfg, which, comp_tok, dec_tok)
 
 
@@ -119,20 +103,15 @@ def held_pieces(cfg: Config, which: str, comp_tok: Tokenizer, dec_tok: Tokenizer
 def _held(
     cfg: Config, which: str, comp_tok: Tokenizer, dec_tok: Tokenizer
 ) -> tuple[list[Piece], int]:
-    sets = tuple(_DRAWN) if cfg.data.source == "world" else _TEXT_SETS
-    if which not in sets:
-        raise ConfigError(
-            f"evaluation set {which!r} does not exist for data.source = {cfg.data.source!r}; "
-            f"expected one of {', '.join(sets)}"
-        )
+    check_set(cfg, which)
     wanted = cfg.data.val_passages if which == "val" else cfg.data.eval_passages
-    docs = None if cfg.data.source == "world" else documents_of(cfg, which)
+    text = corpus(cfg)
     # Looked at before training, read after it, and the same in all jobs of a sweep.
     names = [(tok.name, tok.eos_id) for tok in (comp_tok, dec_tok)]
-    key = (which, cfg.data, cfg.world, docs, *names)
+    key = (which, cfg.data, cfg.world, text.fingerprint, *names)
     if key not in _kept:
         with phases.phase(f"tokenising the examples of the set {which!r}"):
-            _kept[key] = _drawn(cfg, which, docs, wanted, comp_tok, dec_tok)
+            _kept[key] = text.held_out(which, wanted, comp_tok, dec_tok)
     while len(_kept) > _KEPT:
         _kept.popitem(last=False)
     pieces, counts = _kept[key]
@@ -142,63 +121,6 @@ def _held(
             f"data.segments = {cfg.data.segments} and data.target = {cfg.data.target}"
         )
     return pieces[:wanted], counts.too_long
-
-
-def _drawn(
-    cfg: Config,
-    which: str,
-    docs: Documents | LargeDocuments | None,
-    wanted: int,
-    comp_tok: Tokenizer,
-    dec_tok: Tokenizer,
-) -> tuple[list[Piece], Counts]:
-    if docs is None:
-        return _world_set(cfg, which, wanted, comp_tok, dec_tok)
-    if cfg.data.source == "qa":
-        # Twice as many, because some may not fit.
-        return whole_pieces(docs.part(0, 2 * wanted), cfg, comp_tok, dec_tok)
-    return _text_set(cfg, docs, wanted, comp_tok, dec_tok)
-
-
-def _world_set(cfg: Config, which: str, wanted: int, comp, dec) -> tuple[list[Piece], Counts]:
-    split, counterfactual = _DRAWN[which]
-    trained = which in ("train", "val")
-    prior = cfg.world.train_prior_strength if trained else cfg.world.prior_strength
-    world, pieces, counts = World(cfg.world), [], Counts()
-    for start in range(0, 10 * wanted, wanted):
-        drawn = [
-            world.passage(
-                split,
-                i,
-                prior_strength=prior,
-                counterfactual=counterfactual,
-                max_words=context_words(cfg),
-            )
-            for i in range(start, start + wanted)
-        ]
-        more, seen = world_pieces(drawn, cfg, comp, dec)
-        pieces, counts = pieces + more, counts + seen
-        if len(pieces) >= wanted:
-            break
-    return pieces, counts
-
-
-def _text_set(
-    cfg: Config, docs: Documents | LargeDocuments, wanted: int, comp, dec
-) -> tuple[list[Piece], Counts]:
-    found: dict[str, list[Piece]] = {}
-    counts = Counts()
-    most = 2 + wanted // len(docs)  # the last piece of a document has no continuation
-    for start in range(0, len(docs), 64):
-        if len(found) >= wanted:
-            break
-        pieces, seen = text_pieces(docs.part(start, start + 64), cfg, comp, dec, most)
-        counts += seen
-        for p in pieces:
-            if len(p.ctx) == cfg.data.segments and p.follow:
-                found.setdefault(p.name.rsplit(":", 1)[0], []).append(p)
-    rounds = max(map(len, found.values()), default=0)
-    return [p[r] for r in range(rounds) for p in found.values() if r < len(p)], counts
 
 
 def batch_examples(

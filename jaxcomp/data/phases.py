@@ -29,7 +29,10 @@ class Phase:
         if not self.total:
             return f"{self.what}, {spent:.0f} s"
         share = min(1.0, self.done / self.total)
-        left = f", about {spent * (1 - share) / share:.0f} s left" if share else ""
+        left = ""
+        if share and spent:
+            rate = float(f"{self.done / spent:.3g}")
+            left = f", {rate:,g} a second, about {spent * (1 - share) / share:.0f} s left"
         return (
             f"{self.what}: {self.done:,} of {self.total:,} {self.unit} ({share:.0%}), "
             f"{spent:.0f} s{left}"

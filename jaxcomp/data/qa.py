@@ -15,23 +15,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxcomp.config import DataConfig
 from jaxcomp.data import lexicon as lx
 from jaxcomp.data import phases
 from jaxcomp.data.documents import WORK_FIELDS, DataError, Documents, word
-from jaxcomp.data.readers import files_of, json_rows, suffix_of
+from jaxcomp.data.readers import files_of, place_of, rows, suffix_of
+from jaxcomp.data.sources import Question
 from jaxcomp.data.world import Passage
-from jaxcomp.runtime import paths
 from jaxcomp.runtime.files import digest
 
 QUESTION = "\nQuestion: {question}\nAnswer:"
 FIELDS = ("question", "context", "answers")
 # Kinds of slots whose value is one word of the text.
 ASKED = ("topic", "colour", "material", "size", "profession", "home", "quantity", "modifier")
-
-
-class Question(NamedTuple):
-    question: str
-    answer: str  # of several gold answers the first that stands in the context, else the first
 
 
 class Questions(NamedTuple):
@@ -41,6 +37,16 @@ class Questions(NamedTuple):
     about: dict[str, tuple[Question, ...]]
     unanswered: int  # rows without an answer: left out
     not_stated: int  # questions whose answer does not stand in the context: kept
+
+
+def contexts(data: DataConfig, options: Any = None) -> Documents:
+    """The contexts as documents; raises as `load`."""
+    return load(data.path).documents
+
+
+def about(data: DataConfig, options: Any = None) -> dict[str, tuple[Question, ...]]:
+    """The questions about each context, by its id; raises as `load`."""
+    return load(data.path).about
 
 
 def load(path: str) -> Questions:
@@ -53,17 +59,17 @@ def load(path: str) -> Questions:
     Raises DataError: no such file, another kind, a row that lacks a field or holds another type, a
     blank context or question, no answer in any row.
     """
-    files = [str(f) for f in files_of(path)]
-    return _load(path, tuple(files), tuple(map(digest, files)))
+    files = tuple(files_of(path))
+    return _load(path, files, tuple(map(digest, files)))
 
 
 @functools.lru_cache(maxsize=2)
-def _load(path: str, files: tuple[str, ...], digests: tuple[str, ...]) -> Questions:
+def _load(path: str, files: tuple[Path, ...], digests: tuple[str, ...]) -> Questions:
     found: dict[str, list[Question]] = {}
     first: dict[str, tuple[str, str]] = {}  # of a context: the first source and work named
     unanswered = not_stated = 0
-    with phases.phase(f"reading {path}", unit="rows") as progress:
-        for where, row in (r for f in files for r in _rows(paths.path(f), progress)):
+    with phases.phase(f"reading {path}"):
+        for where, row in (r for f in files for r in _rows(f)):
             context, question, answers = _fields(row, where)
             if not answers:
                 unanswered += 1
@@ -149,13 +155,8 @@ def _plain(text: str) -> str:
     return " ".join(text.lower().split())
 
 
-def _rows(file: Path, progress: phases.Phase) -> Iterator[tuple[str, dict[str, Any]]]:
-    suffix = suffix_of(file)
-    if suffix == ".txt":
+def _rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    if suffix_of(file) == ".txt":
         raise DataError(f"{file}: a .txt file holds no questions; expected .jsonl[.gz] or .parquet")
-    if suffix != ".parquet":
-        return ((f"{file}: line {number}", row) for number, row in json_rows(file, progress))
-    from jaxcomp.data import parquet
-
-    found = parquet.rows(file, FIELDS, ("source", *WORK_FIELDS))
-    return ((f"{file}: row {number}", row) for number, row in found)
+    found = rows(file, FIELDS, ("source", *WORK_FIELDS))
+    return ((f"{file}: {place_of(file, number)}", row) for number, row in found)

@@ -15,14 +15,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxcomp.config import Config, TrainConfig
-from jaxcomp.data import qa
-from jaxcomp.data.documents import DataError, Documents
+from jaxcomp.data.blocks import Blocks
+from jaxcomp.data.corpus import Corpus, corpus
+from jaxcomp.data.documents import DataError
 from jaxcomp.data.eval_sets import CONTINUE, REBUILD, held_pieces
 from jaxcomp.data.examples import Counts, Piece
-from jaxcomp.data.keeping import Blocks
-from jaxcomp.data.large import LargeDocuments
-from jaxcomp.data.prepare import dtype_of, made_blocks, pad_pieces, train_pieces, where
-from jaxcomp.data.qa import QUESTION, Question
+from jaxcomp.data.prepare import dtype_of, made_blocks, pad_pieces
+from jaxcomp.data.qa import QUESTION
+from jaxcomp.data.sources import Question, where
 from jaxcomp.data.tokenizer import Tokenizer
 
 
@@ -68,14 +68,14 @@ class Asked(NamedTuple):
 
 
 def answer_blocks(
-    cfg: Config, comp: Tokenizer, dec: Tokenizer, docs: Documents | LargeDocuments | None
+    cfg: Config, comp: Tokenizer, dec: Tokenizer, text: Corpus
 ) -> Blocks[AnswerBlock]:
-    """Blocks of training questions; `docs` are the training contexts (None: the world's)."""
+    """Blocks of training questions."""
     dtype, L = dtype_of(comp, dec), cfg.data.target
 
     def make(number: int) -> AnswerBlock:
-        pieces, counts = train_pieces(cfg, comp, dec, docs, number)
-        fitting, left_out = _asked(pieces, cfg, dec)
+        pieces, counts = text.pieces(number, comp, dec)
+        fitting, left_out = _asked(pieces, cfg, dec, text)
         said_WL = np.zeros((len(fitting), L), dtype)
         for w, (_, s) in enumerate(fitting):
             said_WL[w, : len(s.ids)] = s.ids
@@ -90,11 +90,11 @@ def answer_blocks(
             left_out,
         )
 
-    return made_blocks(AnswerBlock, f"answers {QUESTION}", cfg, comp, dec, docs, make)
+    return made_blocks(AnswerBlock, f"answers {QUESTION}", cfg, comp, dec, text, make)
 
 
-def _asked(pieces: Sequence[Piece], cfg: Config, dec: Tokenizer) -> Asked:
-    every = [(n, s) for n, said in enumerate(about(pieces, cfg, dec)) for s in said]
+def _asked(pieces: Sequence[Piece], cfg: Config, dec: Tokenizer, text: Corpus) -> Asked:
+    every = [(n, s) for n, said in enumerate(about(pieces, dec, text)) for s in said]
     # An answer that becomes no token would teach to say nothing.
     found = [(n, s) for n, s in every if len(s.ids) > s.asked + 1]
     fitting = [(n, s) for n, s in found if len(s.ids) <= cfg.data.target]
@@ -103,14 +103,9 @@ def _asked(pieces: Sequence[Piece], cfg: Config, dec: Tokenizer) -> Asked:
     return Asked(fitting, np.array(left_out, np.int64))
 
 
-def about(pieces: Sequence[Piece], cfg: Config, dec: Tokenizer) -> list[list[Said]]:
+def about(pieces: Sequence[Piece], dec: Tokenizer, text: Corpus) -> list[list[Said]]:
     """The questions about each context, in tokens."""
-    if cfg.data.source == "qa":
-        known = qa.load(cfg.data.path).about
-        asked = [known[p.name] for p in pieces]
-    else:
-        asked = [qa.of_passage(p.passage) for p in pieces if p.passage is not None]
-    return [[] if not every else _said(every, dec) for every in asked]
+    return [[] if not every else _said(every, dec) for every in text.questions(pieces)]
 
 
 def _said(every: Sequence[Question], dec: Tokenizer) -> list[Said]:
@@ -188,7 +183,7 @@ def answer_batches(
     L = cfg.data.target
     pieces = held_pieces(cfg, which, comp, dec)
     block = pad_pieces(pieces, Counts(), cfg)
-    found, _ = _asked(pieces, cfg, dec)
+    found, _ = _asked(pieces, cfg, dec, corpus(cfg))
     for start in range(0, len(found), batch):
         rows = found[start : start + batch]
         n = np.array([at for at, _ in rows])

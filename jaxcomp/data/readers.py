@@ -1,31 +1,31 @@
-"""Read documents from .jsonl and .txt files."""
+"""Rows of .jsonl[.gz], .parquet and .txt files, one after another, in bounded memory."""
 
 from __future__ import annotations
 
+import contextlib
 import gzip
-import hashlib
+import itertools
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from jaxcomp.data import phases
-from jaxcomp.data.documents import About, DataError, about, no_field
-from jaxcomp.runtime import paths, strict_json
-from jaxcomp.runtime.files import digest, matching
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-if TYPE_CHECKING:
-    pass
-
+from jaxcomp.data.documents import DataError, no_field
+from jaxcomp.runtime import errors, paths, strict_json
+from jaxcomp.runtime.files import matching
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet", ".txt")
-
-
 TXT_CHARS = 4000  # a .txt file is cut at blank lines into documents of about this many characters
+_ROWS = 256  # of parquet that are made Python's together
+Row = tuple[int, dict[str, Any]]  # a row's number (a line counts from 1, a row from 0), its fields
 
 
 def files_of(path: str) -> list[Path]:
+    """The files that a path or glob names, each of a known kind. Raises DataError."""
     files = [paths.path(f) for f in matching(path)]
     if not files:
         folder = not paths.is_remote(path) and os.path.isdir(os.path.expanduser(path))
@@ -37,11 +37,6 @@ def files_of(path: str) -> list[Path]:
     return files
 
 
-def fingerprint(files: list[Path], field: str) -> str:
-    """What names the text field of these files: by names, sizes and contents."""
-    return hashlib.sha256("\n".join([field, *map(digest, files)]).encode()).hexdigest()[:16]
-
-
 def suffix_of(file: Path) -> str:
     for suffix in sorted(SUFFIXES, key=len, reverse=True):
         if file.name.endswith(suffix):
@@ -49,36 +44,32 @@ def suffix_of(file: Path) -> str:
     raise DataError(f"{file}: unsupported kind; expected one of {', '.join(SUFFIXES)}")
 
 
-def _read(file: Path) -> bytes:
-    try:
-        raw = gzip.decompress(file.read_bytes()) if file.name.endswith(".gz") else file.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{file}: cannot be read ({error}); is it complete?") from error
-    if not raw.strip():
-        raise DataError(f"{file}: empty; expected text")
-    return raw
+def place_of(file: Path, number: int) -> str:
+    """A row in messages: "line 3", "row 2"."""
+    return f"{'row' if suffix_of(file) == '.parquet' else 'line'} {number}"
 
 
-def decode(file: Path, raw: bytes) -> str:
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{file}: not UTF-8 at line {line}, byte {error.start} (0x{raw[error.start]:02x}); "
-            f"convert it, e.g. iconv -f latin1 -t utf-8"
-        ) from error
+def rows(
+    file: Path,
+    needed: Sequence[str] = (),
+    more: Sequence[str] | None = None,
+    seen: Callable[[float], None] = lambda share: None,
+) -> Iterator[Row]:
+    """Every row of a .jsonl[.gz] or .parquet file. Of parquet only the columns `needed`, and those
+    of `more` (None: all) that it has. `seen` is called with the share of the file that was read.
+
+    Raises DataError: a file that is cut or of another kind, a line that is no object, text
+    that is not UTF-8; of parquet also a column that is not there or is there twice. StorageError
+    of a bucket.
+    """
+    if suffix_of(file) == ".parquet":
+        return _parquet(file, needed, more, seen)
+    return _jsonl(file, seen)
 
 
-def json_rows(file: Path, progress: phases.Phase) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(number of its line, object) of every line that is not blank."""
-    # Not splitlines(): JSON strings may hold U+2028 and its like unescaped.
-    lines = decode(file, _read(file)).split("\n")
-    progress.total = len(lines)
-    for number, line in enumerate(lines, 1):
-        progress.done = number
-        if line.strip():
-            yield number, json_row(line, f"{file}: line {number}", DataError)
+def _jsonl(file: Path, seen: Callable[[float], None]) -> Iterator[Row]:
+    for number, line in _lines(file, seen):
+        yield number, json_row(line, f"{file}: line {number}", DataError)
 
 
 def json_row(line: str, where: str, kind: type[ValueError]) -> dict[str, Any]:
@@ -90,22 +81,62 @@ def json_row(line: str, where: str, kind: type[ValueError]) -> dict[str, Any]:
         raise kind(f"{error}{more}") from error
 
 
-def _jsonl(file: Path, field: str, progress: phases.Phase) -> Iterator[tuple[str, About, str]]:
-    for number, row in json_rows(file, progress):
-        if field not in row:
-            raise no_field(file, f"line {number}", field, sorted(row))
-        text = row[field]
-        if not isinstance(text, str):
-            raise DataError(f"{file}: line {number}: field {field!r} is {type(text).__name__}; "
-                            "expected text (set data.text_field)")  # fmt: skip
-        place = f"{file.stem}-{number}"
-        yield text, about(row, place), str(row.get("id", place))
+def _lines(file: Path, seen: Callable[[float], None]) -> Iterator[tuple[int, str]]:
+    """(number, text) of every line that is not blank."""
+    with _opened(file) as (raw, size, content):
+        before = 0
+        # Lines of bytes end at \n alone: JSON strings may hold U+2028 and its like unescaped.
+        for number in itertools.count(1):
+            line = _read(file, content.readline)
+            if not line:
+                break
+            if number % 1000 == 0:
+                seen(raw.tell() / size)
+            text = decode(file, line, before, number)
+            before += len(line)
+            if text.strip():
+                yield number, text
 
 
-def _txt(file: Path) -> Iterator[tuple[str, About, str]]:
-    """Documents of about TXT_CHARS characters, cut at blank lines (or, failing that, at lines)."""
-    text = decode(file, _read(file))
-    start = number = 0
+@contextlib.contextmanager
+def _opened(file: Path) -> Iterator[tuple[Any, int, Any]]:
+    """The file, its size in bytes, and its content, unpacked."""
+    with _read(file, lambda: file.open("rb")) as raw:
+        size = max(1, raw.seek(0, os.SEEK_END))
+        raw.seek(0)
+        yield raw, size, gzip.GzipFile(fileobj=raw) if file.name.endswith(".gz") else raw
+
+
+def _read(file: Path, read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except errors.StorageError:
+        raise
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{file}: cannot be read ({error}); is it complete?") from error
+    except Exception as error:
+        raise _of_bucket(file, error) from error
+
+
+def decode(file: Path, raw: bytes, before: int = 0, line: int = 0) -> str:
+    """UTF-8 as text; `before` bytes of the file stand before it, and it is `line` (0: all lines).
+    Raises DataError."""
+    try:
+        return raw.decode("utf-8" if before else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = line or raw.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{file}: not UTF-8 at line {line}, byte {before + error.start} "
+            f"(0x{raw[error.start]:02x}); convert it, e.g. iconv -f latin1 -t utf-8"
+        ) from error
+
+
+def texts_of(file: Path) -> Iterator[str]:
+    """The text of a .txt file in parts of about TXT_CHARS characters, cut at blank lines (or,
+    failing that, at lines)."""
+    with _opened(file) as (_, _, content):
+        text = decode(file, _read(file, content.read))
+    start = 0
     while start < len(text):
         end = start + TXT_CHARS
         if end < len(text):
@@ -114,6 +145,104 @@ def _txt(file: Path) -> Iterator[tuple[str, About, str]]:
                 if at >= 0:
                     end = at + len(mark)
                     break
-        place = f"{file.stem}-{number}"
-        yield text[start:end], About(None, place, file.stem, ""), place
-        start, number = end, number + 1
+        yield text[start:end]
+        start = end
+
+
+# Parquet
+
+
+def _parquet(
+    file: Path,
+    needed: Sequence[str],
+    more: Sequence[str] | None,
+    seen: Callable[[float], None],
+) -> Iterator[Row]:
+    number = 0
+    with _reading(file), file.open("rb") as raw, pq.ParquetFile(raw, pre_buffer=True) as opened:
+        names, total = opened.schema_arrow.names, max(1, opened.metadata.num_rows)
+        for name in names if more is None else (*needed, *more):
+            if names.count(name) > 1:
+                raise DataError(
+                    f"{file}: has {names.count(name)} columns named {name!r}; expected one: rename "
+                    "the others"
+                )
+        for name in needed:
+            if name not in names:
+                raise DataError(
+                    f"{file}: schema: no field {name!r}; found {', '.join(names) or 'none'}; "
+                    f"expected {', '.join(needed)}"
+                )
+        wanted = names if more is None else [n for n in (*needed, *more) if n in names]
+        for batch in opened.iter_batches(batch_size=_ROWS, columns=list(dict.fromkeys(wanted))):
+            yield from enumerate(_python(file, batch, number), number)
+            number += batch.num_rows
+            seen(number / total)
+
+
+def check_text_column(file: Path, field: str) -> None:
+    """Raises DataError where a parquet file has no column of text of that name."""
+    with _reading(file), file.open("rb") as raw, pq.ParquetFile(raw) as opened:
+        schema = opened.schema_arrow
+        if field not in schema.names:
+            raise no_field(file, "schema", field, schema.names)
+        # Of two columns of the name, which `rows` refuses, the first.
+        kind = schema.types[schema.names.index(field)]
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            raise DataError(
+                f"{file}: field {field!r} is {kind}; expected text (set data.text_field)"
+            )
+
+
+def _python(file: Path, batch: pa.RecordBatch, first: int) -> list[dict[str, Any]]:
+    """The rows of a batch. Raises DataError where one holds what is no value of Python's."""
+    try:
+        return batch.to_pylist()
+    except UnicodeDecodeError as error:
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            for row, value in enumerate(column):
+                try:
+                    value.as_py()
+                except UnicodeDecodeError as found:
+                    raise DataError(
+                        f"{file}: row {first + row}: not UTF-8 at byte {found.start} of its field "
+                        f"{name!r}; write the file again with text that is"
+                    ) from found
+        raise DataError(f"{file}: not UTF-8 from row {first} on ({error})") from error
+    except (ValueError, TypeError, OverflowError, LookupError) as error:  # dates and time zones
+        said = " ".join(str(error).split())[:200]
+        raise DataError(
+            f"{file}: from row {first} on, the columns {', '.join(batch.schema.names)} cannot be "
+            f"read ({said}); expected text or numbers"
+        ) from error
+
+
+@contextlib.contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (DataError, errors.StorageError):
+        raise
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{file}: the name of a column is not UTF-8 ({error}); write the file again with others"
+        ) from error
+    except (pa.ArrowException, OSError, EOFError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise DataError(
+            f"{file}: not a readable parquet file ({said}); is it complete? Download or write it "
+            "again"
+        ) from error
+    except Exception as error:
+        raise _of_bucket(file, error) from error
+
+
+def _of_bucket(file: Path, error: Exception) -> Exception:
+    """A network's errors come through the libraries as they are; others are not expected."""
+    if not paths.is_remote(file):
+        return error
+    said = " ".join(str(error).split())[:200]
+    return errors.StorageError(
+        f"{file}: cannot be read ({type(error).__name__}: {said}); check the network and the "
+        "permissions of the bucket, and run the same command again"
+    )

@@ -1,64 +1,202 @@
-"""Documents by number, from .jsonl[.gz], .parquet and .txt files, globs of them, and TFDS.
+"""Kinds of text that `data.source` can name, and what the other packages need to know of each.
 
-What later packages need to know about where text came from is here: its id, its source and, where
-the data says so, its work, so that `splits.py` can keep whole works apart.
+A source of your own is a function that gives documents, under `@source` (docs/extending.md). This
+module imports neither JAX nor a tokenizer, so that a config is checked at once.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
-from jaxcomp.config import DataConfig
-from jaxcomp.data import phases
-from jaxcomp.data.documents import About, DataError, Documents, described
-from jaxcomp.data.readers import _jsonl, _txt, files_of, fingerprint, suffix_of
-
-if TYPE_CHECKING:
-    from jaxcomp.data.large import LargeDocuments
+from jaxcomp.config import Config, ConfigError, DataConfig, parse_arg
+from jaxcomp.data.set_names import TEXT_SET, WORLD_SETS
+from jaxcomp.runtime.fields import read
+from jaxcomp.runtime.files import digest, is_file, matching, size_of
+from jaxcomp.runtime.registry import Registry, implementation
 
 
-def load_documents(data: DataConfig) -> Documents | LargeDocuments:
-    """All documents that `data.source`, `path`, `text_field` (or `tfds_*`) name; of "qa" the
-    contexts that its questions are about.
+class Document(NamedTuple):
+    """A text, and where it is from. Documents of one work stay in one split."""
 
-    jsonl and txt are held in memory (take parquet or TFDS for more text than fits); so are parquet
-    columns, in Arrow, up to 256 MiB of text, above which they are read by row group; TFDS is read
-    on access. Empty documents are left out of files that are held in memory.
+    id: str
+    source: str  # "" where the data does not say
+    work: str  # "" where the data does not say
+    text: str
 
-    Raises:
-      DataError: no such file, an unsupported suffix, no document, text that is not UTF-8, a
-        missing field, a field that is not text, an unprepared TFDS data set.
-      StorageError: a bucket that is not there or may not be read.
+
+class Question(NamedTuple):
+    question: str
+    answer: str
+
+
+class Source(NamedTuple):
+    """A row of the registry.
+
+    `documents(data, options)` gives the documents: `Document`s, or a `documents.Documents`, which
+    need not fit in memory. `questions(data, options)` gives the questions about each document by
+    its id. Either may be "module:name". The controlled world has another `corpus` instead, which
+    draws passages by number.
     """
-    if data.source == "tfds":
-        from jaxcomp.data import tfds
 
-        return tfds.load(data)
-    if data.source == "qa":
-        from jaxcomp.data import qa
+    documents: Callable[..., Iterable[Document]] | str | None = None
+    options: type | None = None  # a dataclass: what `data.options` may set
+    check: Callable[[DataConfig], None] | None = None  # raises ConfigError, before any work
+    questions: Callable[..., Mapping[str, Sequence[Question]]] | str | None = None
+    whole: bool = False  # a document is one example, never cut into several
+    title: Callable[[DataConfig], str] | None = None  # the data in error messages
+    corpus: str = "jaxcomp.data.corpus:DocumentCorpus"
+    sets: tuple[str, ...] = ("train", "val", "test")
+    measured: tuple[str, ...] = (TEXT_SET,)  # the held-out sets of evaluation
+    facts: bool = False  # every fact of a passage and its prior are known (`data.world`)
 
-        return qa.load(data.path).documents
-    files, field = files_of(data.path), data.text_field
-    known = fingerprint(files, field)
-    if all(suffix_of(f) == ".parquet" for f in files):
-        from jaxcomp.data import parquet
 
-        return parquet.load(files, field, known)
-    if any(suffix_of(f) == ".parquet" for f in files):
-        raise DataError(f"{data.path}: mixes .parquet with other kinds; give one kind at a time")
-    texts: list[str] = []
-    found: list[About] = []
-    former: list[str] = []
-    for file in files:
-        with phases.phase(f"reading {file.name}", unit="lines") as seen:
-            rows = _txt(file) if suffix_of(file) == ".txt" else _jsonl(file, field, seen)
-            for text, says, id_before in rows:
-                if text.strip():
-                    texts.append(text)
-                    found.append(says)
-                    former.append(id_before)
-    if not texts:
-        raise DataError(f"{data.path}: no text in {len(files)} file(s); expected documents with "
-                        "text in them")  # fmt: skip
-    columns = former, [a.source for a in found], [a.work for a in found]
-    return described(data.path, texts, found, known, columns)
+SOURCES: Registry[Source] = Registry("data.source")
+Given = TypeVar("Given", bound=Callable[..., Any])
+
+
+def source(name: str, **fields: Any) -> Callable[[Given], Given]:
+    """Register a function that gives documents as `data.source` = `name`; `fields` of `Source`.
+
+        @source("letters", options=Letters)
+        def letters(data: DataConfig, options: Letters) -> Iterator[Document]: ...
+
+    It must give the same documents in the same order every time. Raises ValueError for a name
+    that is taken.
+    """
+
+    def register(documents: Given) -> Given:
+        SOURCES.add(name, Source(documents, **fields))
+        return documents
+
+    return register
+
+
+def source_of(cfg: Config) -> Source:
+    """The row that `data.source` names. Raises ConfigError."""
+    return SOURCES[cfg.data.source]
+
+
+def has_questions(row: Source) -> bool:
+    return row.facts or row.questions is not None
+
+
+def options_of(data: DataConfig) -> Any:
+    """`data.options` ("name=value,name=value") as the source's dataclass; None where it has none.
+
+    Raises ConfigError for an unknown name or a value of another type.
+    """
+    kind = SOURCES[data.source].options
+    if kind is None:
+        if data.options:
+            raise ConfigError(
+                f"data.options = {data.options!r}: data.source = {data.source!r} has no options"
+            )
+        return None
+    defaults = dataclasses.asdict(kind())
+    try:
+        return read(kind, vars(parse_arg(data.options, **defaults)), "config", "data.options")
+    except ConfigError as error:
+        raise ConfigError(f"data.options = {data.options!r}: {error}") from error
+
+
+def documents_by(data: DataConfig) -> Any:
+    """What the source's function gives: `Document`s or `documents.Documents`."""
+    return implementation(SOURCES[data.source].documents)(data, options_of(data))
+
+
+def questions_by(data: DataConfig) -> Mapping[str, Sequence[Question]]:
+    """The source's questions by the id of their document."""
+    return implementation(SOURCES[data.source].questions)(data, options_of(data))
+
+
+def where(cfg: Config) -> str:
+    """The data's name in messages."""
+    return title_of(cfg.data)
+
+
+def title_of(data: DataConfig) -> str:
+    title = SOURCES[data.source].title
+    return title(data) if title else data.path or f"data.source = {data.source!r}"
+
+
+def check_source(data: DataConfig) -> None:
+    """Raises ConfigError where the source cannot work; reads no text."""
+    row = SOURCES[data.source]
+    options_of(data)
+    if row.check:
+        row.check(data)
+
+
+def contents(data: DataConfig) -> list[str]:
+    """What `data.path` names: its files by name, size and content, a folder by its name."""
+    return [_fingerprint(p) for p in matching(data.path) or filter(None, [data.path])]
+
+
+def _fingerprint(path: str) -> str:
+    path = os.path.expanduser(path)
+    return digest(path) if is_file(path) else os.path.basename(path.rstrip("/"))
+
+
+def files_of(data: DataConfig, kinds: str) -> list[str]:
+    """The files that `data.path` names. Raises ConfigError; `kinds` says what was expected."""
+    if not data.path:
+        raise ConfigError(
+            f"data.path is empty with data.source = {data.source!r}: give a {kinds} file, or a "
+            "glob, with --data.path=FILE"
+        )
+    found = matching(data.path)
+    if not found:
+        raise ConfigError(
+            f"data.path = {data.path!r}: no such file; expected a {kinds} file, or a glob that "
+            "matches some"
+        )
+    if not any(size_of(p) for p in found):
+        raise ConfigError(f"data.path = {data.path!r}: empty; expected text to train on")
+    return found
+
+
+# The shipped sources
+
+
+def _text_files(data: DataConfig) -> None:
+    files_of(data, ".jsonl[.gz], .parquet or .txt")
+
+
+def _question_files(data: DataConfig) -> None:
+    files_of(data, ".jsonl[.gz] or .parquet")
+
+
+def _named(data: DataConfig) -> None:
+    if not data.tfds_name:
+        raise ConfigError(
+            "data.tfds_name is empty with data.source = 'tfds': name a prepared data set with "
+            "--data.tfds_name=NAME and its folder with --data.path=DIR"
+        )
+
+
+SOURCES.add(
+    "world",
+    Source(
+        corpus="jaxcomp.data.world_corpus:WorldCorpus",
+        sets=("train", "val", *WORLD_SETS),
+        measured=WORLD_SETS,
+        facts=True,
+    ),
+)
+SOURCES.add("text", Source("jaxcomp.data.loading:load", check=_text_files))
+SOURCES.add(
+    "tfds",
+    Source("jaxcomp.data.tfds:load", check=_named, title=lambda data: f"tfds {data.tfds_name!r}"),
+)
+SOURCES.add(
+    "qa",
+    Source(
+        "jaxcomp.data.qa:contexts",
+        check=_question_files,
+        questions="jaxcomp.data.qa:about",
+        whole=True,
+    ),
+)

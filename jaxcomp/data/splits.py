@@ -9,7 +9,6 @@ share much wording with training documents (another edition, a quotation) are dr
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import logging
@@ -19,97 +18,67 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from jaxcomp.config import DataConfig
 from jaxcomp.data import phases
-from jaxcomp.data.documents import MANY_SOURCES, Columns, DataError, Documents
-from jaxcomp.data.large import LargeDocuments, too_few
-from jaxcomp.data.readers import files_of, fingerprint
-from jaxcomp.data.sources import load_documents
-from jaxcomp.runtime.cache import cache_dir, read_json, write_atomically
+from jaxcomp.data.documents import MANY_SOURCES, DataError, Documents, str_at
+from jaxcomp.data.npz import packed, unpacked
+from jaxcomp.runtime.cache import cache_dir, damaged, write_atomically
 
 SHARE = 0.05  # of the documents, for validation and for test each
 BORDER = 16  # documents of a held-out stretch dropped at either end (at most an eighth of it)
 SHINGLE = 7  # words; compared by their consonants, so that old and new spelling agree
 OVERLAP = 0.1  # a held-out document with a larger share of shingles seen in training is dropped
-RULE = "split2"  # by what stands before the number of an id; rows without ids by their place
 _CHECKED = 200_000  # documents; beyond it the wording is not compared (it would take minutes)
+_RULE = 3  # of the cached splits: another number after a change of this module
 
 Split = dict[str, np.ndarray]
+Columns = tuple[Sequence[str] | None, Sequence[str] | None, Sequence[str] | None]
 
 
-def split_documents(
-    docs: Documents | LargeDocuments, seed: int = 0
-) -> Mapping[str, Documents | LargeDocuments]:
+def split_documents(docs: Documents, seed: int = 0) -> Mapping[str, Documents]:
     """{"train", "val", "test"} -> documents; a function of the data and the seed only.
-
-    Of a large set whole works, sources or runs of rows are held out by a hash; its wording is not
-    compared, for that would read all of it.
 
     Raises:
       DataError: too few documents (or works) to hold any out.
     """
-    if isinstance(docs, LargeDocuments):
-        found = docs.split(functools.partial(_hash, seed), SHARE, BORDER)
-        if not all(map(len, found.values())):
-            raise too_few(docs, found)
-        return found
-    if split_otherwise(docs, seed):
-        docs = docs.view(docs.rows)
-        docs.fingerprint = hashlib.sha256(f"{docs.fingerprint}-{RULE}".encode()).hexdigest()[:16]
     return {name: docs.view(rows) for name, rows in split_rows(docs, seed).items()}
 
 
 def split_rows(docs: Documents, seed: int) -> Split:
-    """Row numbers of each split, ascending and disjoint."""
+    """Row numbers of each split, ascending and disjoint; found once, and kept in the cache."""
+    rules = [docs.fingerprint, len(docs), seed, SHARE, BORDER, SHINGLE, OVERLAP, MANY_SOURCES]
+    key = hashlib.sha256(json.dumps([*rules, _CHECKED, _RULE]).encode()).hexdigest()[:16]
+    file = cache_dir() / "splits" / f"{key}.npz"
+    try:
+        return unpacked(file.read_bytes())
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        damaged(file, error)
     groups = _groups(_columns(docs), len(docs), seed)
     rows = {name: np.sort(np.asarray(found, np.int64)) for name, found in groups.items()}
-    if docs.in_memory and len(docs) <= _CHECKED:
-        rows = _without_overlap(docs, rows, seed)
+    if docs.quick and len(docs) <= _CHECKED:
+        rows = _without_overlap(docs, rows)
     if min(len(r) for r in rows.values()) == 0:
         found = ", ".join(f"{name} {len(r)}" for name, r in rows.items())
         raise DataError(
             f"{len(docs)} document(s) cannot be split into unseen works ({found}); expected at "
             "least some dozens of documents, or a 'work' or 'source' field with several values"
         )
+    write_atomically(file, packed(rows))
     return rows
 
 
-def rule_of(data: DataConfig) -> str:
-    """What the identity of a sweep names beside the files of text: `RULE` where it changes what is
-    held out of them, else "". Remembered in the cache, so that a finished sweep reads no text."""
-    files = files_of(data.path)
-    return RULE if _ruled(data, fingerprint(files, data.text_field)) else ""
-
-
-@functools.lru_cache(maxsize=8)
-def _ruled(data: DataConfig, known: str) -> bool:
-    file = cache_dir() / "splits" / f"{RULE}-{known}-{data.seed}.json"
-    found = read_json(file, bool)
-    if found is None:
-        docs = load_documents(data)
-        found = isinstance(docs, Documents) and split_otherwise(docs, data.seed)
-        write_atomically(file, json.dumps(found).encode())
-    return found
-
-
-def split_otherwise(docs: Documents, seed: int) -> bool:
-    """Whether versions before `RULE` held out other rows of these documents: a run's identity must
-    then be another one too, and only then."""
-    if docs.former is None:
-        return False
-    before = _groups(docs.former, len(docs), seed, by_prefix=False)
-    return before != _groups(_columns(docs), len(docs), seed)
-
-
 def _columns(docs: Documents) -> Columns:
-    _, ids, sources, works = docs.columns
+    ids, sources, works = map(_list, (docs.ids, docs.sources, docs.works))
     # Places restart in every file: here rows are numbered through.
     return (list(map(str, range(len(docs)))) if docs.names_are_places else ids), sources, works
 
 
-def _groups(
-    columns: Columns, count: int, seed: int, by_prefix: bool = True
-) -> dict[str, list[int]]:
+def _list(column) -> Sequence[str] | None:
+    return column.to_pylist() if hasattr(column, "to_pylist") else column
+
+
+def _groups(columns: Columns, count: int, seed: int) -> dict[str, list[int]]:
     ids, sources, works = columns
     if works and all(works):
         return _buckets([f"{s}\0{w}" for s, w in zip(sources or works, works, strict=True)], seed)
@@ -123,7 +92,7 @@ def _groups(
         return _buckets(ids, seed)
     names = [prefix for prefix, _ in parts] if sources is None else sources
     numbered = _numbered(names, parts)
-    if numbered is None and by_prefix and sources is not None:
+    if numbered is None and sources is not None:
         # Numbers of a source repeat: what stands before them in the ids names its works.
         names = [s + prefix for s, (prefix, _) in zip(sources, parts, strict=True)]
         numbered = _numbered(names, parts)
@@ -132,7 +101,7 @@ def _groups(
     if numbered is None:
         return _buckets(ids, seed)
     found = _stretches(numbered, seed)
-    if by_prefix and not (found["test"] and found["val"]):  # all are too short to have stretches
+    if not (found["test"] and found["val"]):  # all are too short to have stretches
         return _buckets(names, seed)
     return found
 
@@ -190,41 +159,32 @@ def _numbered(
     return out
 
 
-def _without_overlap(docs: Documents, rows: Split, seed: int) -> Split:
-    rules = [docs.fingerprint, seed, SHARE, BORDER, SHINGLE, OVERLAP]
-    key = hashlib.sha256(json.dumps([*rules, _ONLY_CONSONANTS.pattern]).encode()).hexdigest()[:16]
-    file = cache_dir() / "splits" / f"{key}.json"
-    found = read_json(file, list)
-    held = np.concatenate([rows["val"], rows["test"]])
-    if found is None or not np.isin(found, held).all():
-        found = sorted(_overlapping(docs, rows))
-        write_atomically(file, json.dumps(found).encode())
-    dropped = set(found)
-    kept = {n: rows[n][~np.isin(rows[n], sorted(dropped))] for n in ("val", "test")}
+def _without_overlap(docs: Documents, rows: Split) -> Split:
+    dropped = sorted(_overlapping(docs, rows))
     if dropped:
         logging.getLogger(__name__).info(
             "%d held-out documents share wording with training documents and are not used",
             len(dropped),
         )
+    kept = {n: rows[n][~np.isin(rows[n], dropped)] for n in ("val", "test")}
     return {"train": rows["train"], **kept}
 
 
 def _overlapping(docs: Documents, rows: Split) -> set[int]:
     """Held-out rows of whose shingles a share above OVERLAP stands in training documents."""
-    held = {int(r): _shingles(docs.columns[0][r]) for n in ("val", "test") for r in rows[n]}
+    held = {int(r): _shingles(str_at(docs.texts, r)) for n in ("val", "test") for r in rows[n]}
     wanted = set().union(*held.values()) if held else set()
     seen: set[int] = set()
     count = len(rows["train"])
     with phases.phase("comparing held-out with training documents", count, "documents") as progress:
         for progress.done, row in enumerate(rows["train"]):
-            seen |= wanted & _shingles(docs.columns[0][row])
+            seen |= wanted & _shingles(str_at(docs.texts, row))
     return {r for r, own in held.items() if own and len(own & seen) > OVERLAP * len(own)}
 
 
 _ONLY_CONSONANTS = re.compile(r"[^bcdfghklmnpqrstxz ]+")
 
 
-def _shingles(text) -> set[int]:
-    text = text if isinstance(text, str) else text.as_py()
+def _shingles(text: str) -> set[int]:
     words = _ONLY_CONSONANTS.sub("", re.sub(r"[^a-z]+", " ", text.lower())).split()
     return {hash(tuple(words[i : i + SHINGLE])) for i in range(len(words) - SHINGLE + 1)}

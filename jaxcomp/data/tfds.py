@@ -6,15 +6,12 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from jaxcomp.config import DataConfig
 from jaxcomp.data.documents import DataError, Documents, no_field
-from jaxcomp.data.large import Group, Held, LargeDocuments
-
-LARGE_RECORDS = 1 << 20  # of a TFDS set, above which it is known by its length alone
-_RECORDS = 1024  # of one unit of such a set
 
 
 class _TfdsTexts(Sequence[str]):
@@ -44,7 +41,7 @@ class _TfdsTexts(Sequence[str]):
         return value
 
 
-def load(data: DataConfig) -> Documents | LargeDocuments:
+def load(data: DataConfig, options: Any = None) -> Documents:
     import tensorflow_datasets as tfds  # slow to import, and only this kind of source needs it
 
     name, where = data.tfds_name, os.path.expanduser(data.path) or None
@@ -62,42 +59,4 @@ def load(data: DataConfig) -> Documents | LargeDocuments:
     _ = texts[0]  # a wrong field fails now, not in the middle of training
     info = json.dumps([name, data.tfds_split, data.text_field, len(texts), texts[0][:1000]])
     fingerprint = hashlib.sha256(info.encode()).hexdigest()[:16]
-    if len(texts) > LARGE_RECORDS:
-        return _many_records(texts, name, fingerprint)
-    return Documents(texts, None, None, None, fingerprint, in_memory=False)
-
-
-class _Records:
-    """`large.Reader` of a set whose every record can be read alone."""
-
-    def __init__(self, texts: _TfdsTexts):
-        self._texts = texts
-
-    def texts(self, group: Group) -> Sequence[str]:
-        return _Run(self._texts, group.first)
-
-    def keys(self, group: Group) -> None:
-        return None
-
-
-class _Run(Sequence[str]):
-    """`texts` from number `first` on."""
-
-    def __init__(self, texts: _TfdsTexts, first: int):
-        self._texts, self._first = texts, first
-
-    def __len__(self) -> int:
-        return len(self._texts) - self._first
-
-    def __getitem__(self, i):
-        return self._texts[self._first + i]
-
-
-def _many_records(texts: _TfdsTexts, name: str, fingerprint: str) -> LargeDocuments:
-    count = len(texts)
-    groups = [
-        # A byte each: nothing is held, so any order is as good to read as another.
-        Group(name, i, min(_RECORDS, count - first), 1, first)
-        for i, first in enumerate(range(0, count, _RECORDS))
-    ]
-    return LargeDocuments(groups, Held(_Records(texts), groups), fingerprint)
+    return Documents(texts, None, None, None, fingerprint, quick=False)

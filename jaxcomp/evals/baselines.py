@@ -22,9 +22,10 @@ from jaxcomp.compress.autoencoder import AutoEncoder
 from jaxcomp.compress.baselines import BASELINES, Baseline, Plain
 from jaxcomp.compress.cramming import LR, CrammedPair
 from jaxcomp.config import Config, config_hash
-from jaxcomp.data.eval_sets import TEXT_SET, WORLD_SETS, Example, batch_examples, eval_examples
+from jaxcomp.data.eval_sets import Example, batch_examples, eval_examples
 from jaxcomp.data.facts import OUTCOMES
 from jaxcomp.data.segments import cut
+from jaxcomp.data.sources import source_of
 from jaxcomp.data.world import World
 from jaxcomp.evals.intervals import ratio_interval
 from jaxcomp.evals.metrics import reconstruction, slots
@@ -84,7 +85,7 @@ def held_out(place: Path | str, limit: int | None = None, **moved: str) -> HeldO
 
     Raises ExportError where the folder is no run, DataError where its data are not there."""
     cfg, root = open_run(place, **moved)
-    name = WORLD_SETS[1] if cfg.data.source == "world" else TEXT_SET
+    name = source_of(cfg).measured[-1]
     return HeldOut(cfg, name, eval_examples(cfg, name, *tokenizers(cfg, root))[:limit])
 
 
@@ -187,7 +188,7 @@ def _measured(pair: Pair, name: str, held: HeldOut) -> Record:
         logits = (held.cfg.data.target + 1) * decoder.cfg.vocab_size
         rows = max(1, min(rows, decode.LOGITS_ELEMENTS // logits))
     size = whole_batch(min(rows, len(held.examples)), pair.mesh)
-    world = World(held.cfg.world) if held.cfg.data.source == "world" else None
+    world = World(held.cfg.world) if source_of(held.cfg).facts else None
     found: list[Record] = []
     for batch, valid in batch_examples(held.examples, size, held.cfg):
         put = put_batch(batch, pair.mesh)

@@ -20,8 +20,9 @@ from flax import nnx
 from jaxcomp.compress.autoencoder import AutoEncoder, Memory
 from jaxcomp.config import Config, ConfigError
 from jaxcomp.data.batches import Batch, Example, batch_examples
-from jaxcomp.data.eval_sets import TEXT_SET, WORLD_SETS, held_out
+from jaxcomp.data.eval_sets import held_out
 from jaxcomp.data.segments import cut
+from jaxcomp.data.sources import TEXT_SET, source_of
 from jaxcomp.data.tokenizer import Tokenizer
 from jaxcomp.evals import versions
 from jaxcomp.evals.held import Held, Rebuilt, Row, Sureness
@@ -54,7 +55,7 @@ def evaluate(
     pair = _Pair(cfg, model, dec_tok)
     metrics: Values = {}
     records: list[dict[str, Any]] = []
-    for name in WORLD_SETS if cfg.data.source == "world" else (TEXT_SET,):
+    for name in source_of(cfg).measured:
         examples, left_out = held_out(cfg, name, comp_tok, dec_tok)
         held = Held(
             name,

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxcomp.config import Config, ConfigError, config_hash
-from jaxcomp.data.eval_sets import TEXT_SET, WORLD_SETS, eval_examples
+from jaxcomp.data.eval_sets import eval_examples
+from jaxcomp.data.set_names import TEXT_SET, WORLD_SETS
+from jaxcomp.data.sources import source_of
 from jaxcomp.data.world import World
 from jaxcomp.evals import attribution, inspect_page, linear_probe, tracing
 from jaxcomp.evals.metrics import slots
@@ -129,7 +131,7 @@ def _content(
     cfg: Config, pair: Pair, limit: int, about: dict[str, Any], say: Say
 ) -> inspect_page.Content:
     title = f"Where it went: {cfg.name}, {cfg.compressor or 'no name'}, ratio {cfg.memory.ratio}"
-    if cfg.data.source != "world":
+    if not source_of(cfg).facts:
         return inspect_page.Content(title, about, {TEXT_SET: _traces(cfg, pair, TEXT_SET, say)})
     found = {}
     for name in WORLD_SETS:

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 from jaxcomp.config import Config
 from jaxcomp.data.facts import KINDS
 from jaxcomp.data.set_names import TEXT_SET, WORLD_SETS
+from jaxcomp.data.sources import source_of
 
 Value = float | int | None
 Values = dict[str, Value]
@@ -242,7 +243,8 @@ def counts_over(group: Iterable[str], *top: str) -> Callable[[Record, str], Sums
 
 def headlines(cfg: Config) -> tuple[Headline, ...]:
     """The few of all metrics that tables and plots of this config show, in their order."""
-    sets = WORLD_SETS if cfg.data.source == "world" else (TEXT_SET, EDITS)
+    row = source_of(cfg)
+    sets = row.measured if row.facts else (*row.measured, EDITS)
     found = [
         (show.place, headline(show.column))
         for measure in every()

@@ -12,7 +12,7 @@ from jaxcomp.compress.autoencoder import AutoEncoder, Memory
 from jaxcomp.compress.quantize import FORMATS, bits, quantise
 from jaxcomp.config import Config
 from jaxcomp.data.batches import Example, eval_examples
-from jaxcomp.data.eval_sets import TEXT_SET, WORLD_SETS
+from jaxcomp.data.sources import source_of
 from jaxcomp.data.tokenizer import Tokenizer
 from jaxcomp.data.world import World
 from jaxcomp.evals.evaluate import Rebuilt, rebuild
@@ -38,9 +38,9 @@ def rates(
     forms: Sequence[str] = FORMATS,
 ) -> list[Rate]:
     """Every held-out set at every format. Needs a mesh; raises what `evaluate` does."""
-    world = World(cfg.world) if cfg.data.source == "world" else None
+    world = World(cfg.world) if source_of(cfg).facts else None
     width, out = model.width, []
-    for name in WORLD_SETS if world else (TEXT_SET,):
+    for name in source_of(cfg).measured:
         examples = eval_examples(cfg, name, *toks)
         size = sum(len(e.text.encode()) for e in examples)
         for form in forms:

@@ -13,8 +13,8 @@ from typing import NamedTuple, TextIO
 
 from jaxcomp.config import DataConfig
 from jaxcomp.data.documents import DataError
+from jaxcomp.data.loading import load
 from jaxcomp.data.readers import SUFFIXES, decode
-from jaxcomp.data.sources import load_documents
 from jaxcomp.data.tokenizer import TokenizerError
 from jaxcomp.inference.memory import Memory, MemoryFileError
 from jaxcomp.inference.pair import Pair, Seen
@@ -61,7 +61,7 @@ def _texts(files: Sequence[Path | str], field: str, stdin: TextIO | None) -> Ite
             yield Text(_name(file), decode(file, file.read_bytes()))
         else:
             data = DataConfig(source="text", path=escape(str(file)), text_field=field)
-            yield from (Text(_name(f"{file}:{d.id}"), d.text) for d in load_documents(data))
+            yield from (Text(_name(f"{file}:{d.id}"), d.text) for d in load(data))
 
 
 def compress(

@@ -2,49 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
-from jaxcomp.config import ConfigError
 from jaxcomp.runtime import strict_json
 from jaxcomp.runtime.paths import cache_dir, write_bytes
 
-__all__ = ["cache_dir", "damaged", "keep_small", "read_json", "write_atomically"]
-
-MOST_GIB = 20.0  # of tokenised blocks; $JAXCOMP_CACHE_GIB says otherwise
-
-
-def keep_small(folder: Path, used: str) -> None:
-    """Removes the sub-folders of `folder` used longest ago until it holds at most MOST_GIB.
-
-    The one named `used` stays, whatever it holds, and counts as used now. What is removed under a
-    running process is remade by it.
-    """
-    own = folder / used
-    with contextlib.suppress(OSError):
-        own.mkdir(parents=True, exist_ok=True)
-        os.utime(own)
-    asked = os.environ.get("JAXCOMP_CACHE_GIB") or str(MOST_GIB)
-    try:
-        most = float(asked) * 2**30
-    except ValueError:
-        raise ConfigError(f"JAXCOMP_CACHE_GIB={asked}: expected a number of GiB") from None
-    found = []
-    with contextlib.suppress(OSError):  # another process removes folders too
-        for entry in [e for e in os.scandir(folder) if e.is_dir()]:
-            size = sum(f.stat().st_size for f in os.scandir(entry.path))
-            found.append((entry.stat().st_mtime, size, entry.path))
-    total = sum(size for _, size, _ in found)
-    for _, size, path in sorted(found):
-        if total <= most:
-            return
-        if path != str(own):
-            shutil.rmtree(path, ignore_errors=True)
-            total -= size
+__all__ = ["cache_dir", "damaged", "read_json", "write_atomically"]
 
 
 def read_json(file: Path, shape: type) -> Any:

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 from jaxcomp.compress import recipes
 from jaxcomp.config import Config, ConfigError, ModelConfig, config_hash, to_dict
+from jaxcomp.data.sources import contents, source_of
 from jaxcomp.models.hub import is_id
 from jaxcomp.runtime import paths
-from jaxcomp.runtime.files import digest, is_file, matching
+from jaxcomp.runtime.files import digest, is_file
 
 # Fields that change what is printed or stored, where it runs or how often it is saved, never what
 # comes out.
@@ -196,32 +197,16 @@ def _without(tree: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _by_content(tree: dict[str, Any], cfg: Config) -> dict[str, Any]:
-    if cfg.data.source != "world":
-        tree["data"]["path"] = [fingerprint(p) for p in data_files(cfg.data.path)]
-        tree["data"]["path"] += _split_rule(cfg)
+    if not source_of(cfg).facts:
+        tree["data"]["path"] = contents(cfg.data)
     tree["folders"] = {k: weights_fingerprint(v) for k, v in cfg.folders.items()}
     if cfg.data.tokenizer:
         tree["data"]["tokenizer"] = fingerprint(os.path.join(cfg.data.tokenizer, "tokenizer.json"))
     return tree
 
 
-def _split_rule(cfg: Config) -> list[str]:
-    """What names another split of the same files than this version's predecessors made."""
-    if cfg.data.source != "text" or not matching(cfg.data.path):
-        return []
-    from jaxcomp.data.splits import rule_of
-
-    rule = rule_of(cfg.data)
-    return [rule] if rule else []
-
-
 def identity_hash(cfg: Config) -> str:
     return config_hash(identity(cfg))
-
-
-def data_files(path: str) -> list[str]:
-    """The files that `data.path` names, sorted; a folder (tfds) counts as its name."""
-    return matching(path) or ([path] if path else [])
 
 
 def fingerprint(path: str) -> str:

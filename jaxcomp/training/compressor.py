@@ -18,6 +18,7 @@ from jaxcomp.compress.autoencoder import AutoEncoder, build, dtypes, trainable_f
 from jaxcomp.config import Config, ConfigError, LoraConfig, config_hash, to_dict
 from jaxcomp.data.batches import CONTINUE, REBUILD, batch_examples, eval_examples, train_batches
 from jaxcomp.data.eval_sets import check_held_out
+from jaxcomp.data.sources import source_of
 from jaxcomp.data.tokenizer import Tokenizer
 from jaxcomp.models import hf
 from jaxcomp.models.hub import is_id
@@ -121,7 +122,7 @@ def _other_file(cfg: Config, workdir: Path, identity: dict[str, Any]) -> str:
     """What to add to the refusal of a workdir whose run read a data file of another name: hashes
     alone do not tell that the file was renamed."""
     known = (workdir / SETTINGS).is_file() and (workdir / IDENTITY).is_file()
-    if cfg.data.source == "world" or not known:
+    if source_of(cfg).facts or not known:
         return ""
     if read_json(workdir / IDENTITY)["data"]["path"] == identity["data"]["path"]:
         return ""

@@ -25,7 +25,8 @@ from jaxcomp.config import (
     to_dict,
 )
 from jaxcomp.data.batches import data_tokenizer
-from jaxcomp.data.prepare import context_words, train_documents
+from jaxcomp.data.corpus import corpus
+from jaxcomp.data.examples import context_words
 from jaxcomp.data.tokenizer import Tokenizer
 from jaxcomp.data.world import bases_world, own_world
 from jaxcomp.runtime import distributed, errors, paths, strict_json
@@ -271,8 +272,8 @@ def weights_identity(folder: Path) -> Identity:
 def data_identity(cfg: Config) -> Identity:
     """`cfg.data` without the file's place: documents count by their fingerprint."""
     data = to_dict(cfg.data)
-    if cfg.data.source != "world":
-        data["path"] = _fingerprint(cfg.world, cfg.data)
+    if documents := _fingerprint(cfg.world, cfg.data):
+        data["path"] = documents
     return data
 
 
@@ -283,13 +284,14 @@ def without_side(tree: dict[str, Any]) -> dict[str, Any]:
 
 def _lm_data(cfg: Config, pretrain: PretrainConfig) -> Identity:
     data = cfg.data
-    if data.source == "world":
+    documents = _fingerprint(cfg.world, data)
+    if not documents:  # passages that are a function of the config
         words = min(context_words(cfg), (pretrain.seq_len - 2) // 2)
         passages = {"words": words, "train_passages": data.train_passages, "seed": data.seed}
         world = {"seed": cfg.world.seed, "prior_strength": cfg.world.prior_strength}
         world |= {"scrambled": True} if cfg.world.base_scrambled else {}
-        return {"source": "world", "world": world, **passages}
-    return {"source": data.source, "documents": _fingerprint(cfg.world, data), "seed": data.seed}
+        return {"source": data.source, "world": world, **passages}
+    return {"source": data.source, "documents": documents, "seed": data.seed}
 
 
 @functools.lru_cache(maxsize=8)
@@ -299,8 +301,7 @@ def _tokenizer(world: WorldConfig, data: DataConfig) -> Tokenizer:
 
 @functools.lru_cache(maxsize=8)
 def _fingerprint(world: WorldConfig, data: DataConfig) -> str:
-    docs = train_documents(Config(world=world, data=data))
-    return "" if docs is None else f"{docs.fingerprint}-{len(docs)}"
+    return corpus(Config(world=world, data=data)).fingerprint
 
 
 def unreadable(place: Path, error: Exception) -> str:

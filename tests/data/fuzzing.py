@@ -166,12 +166,12 @@ def table(rng, rows):
 
 def documents(rng, folder, kind):
     from jaxcomp.config import DataConfig
-    from jaxcomp.data.sources import load_documents
+    from jaxcomp.data.loading import load
     from jaxcomp.data.splits import split_documents
 
     file = folder / f"a.{kind}"
     file.write_bytes(file_of(rng, DOCUMENTS, kind))
-    docs = load_documents(DataConfig(source="text", path=str(file)))
+    docs = load(DataConfig(source="text", path=str(file)))
     assert all(isinstance(field, str) and field.encode() is not None for d in docs for field in d)
     split_documents(docs)
 

@@ -6,8 +6,7 @@ import pytest
 from data_configs import BATCH, assert_same, draw, text_config, world_config, write_prose
 
 from jaxcomp.config import WorldConfig
-from jaxcomp.data import batches as pipeline
-from jaxcomp.data import prepare
+from jaxcomp.data import corpus, prepare, world_corpus
 from jaxcomp.data.batches import (
     CONTINUE,
     REBUILD,
@@ -25,8 +24,8 @@ from jaxcomp.data.world import World
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch):
     # Small, so that a few batches cross several blocks and epochs.
-    monkeypatch.setattr(prepare, "PASSAGES", 36)
-    monkeypatch.setattr(prepare, "DOCUMENTS", 8)
+    monkeypatch.setattr(world_corpus, "PASSAGES", 36)
+    monkeypatch.setattr(corpus, "DOCUMENTS", 8)
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +142,7 @@ def test_orbax_saves_and_restores_the_iterator(tmp_path):
 def test_an_epoch_visits_every_example_once_in_another_order_each_time(source, prose):
     cfg = world_config() if source == "world" else text_config(prose)
     tok = data_tokenizer(cfg)
-    made = prepare.example_blocks(cfg, tok, tok, prepare.train_documents(cfg))
+    made = prepare.example_blocks(cfg, tok, tok, corpus.corpus(cfg))
     count = sum(len(made[i].ctx_NGT) for i in range(len(made)))
     rows = rows_of(draw(train_batches(cfg, tok, tok), -(-2 * count // BATCH)))
     first, second = rows[:count], rows[count : 2 * count]
@@ -172,7 +171,7 @@ def test_a_warm_cache_gives_the_same_batches_and_a_damaged_one_is_remade(
     cfg = world_config()
     tok = data_tokenizer(cfg)
     cold = draw(train_batches(cfg, tok, tok), 12)
-    files = sorted((tmp_path / "fresh" / "blocks").rglob("*.npz"))
+    files = sorted((tmp_path / "fresh" / "prepared").rglob("*.array_record"))
     assert len(files) == 3
 
     def never(*args, **kwargs):
@@ -257,7 +256,7 @@ def test_stats_count_what_they_say(prose):
     tok = data_tokenizer(cfg)
     stats = data_stats(cfg, tok, tok)
     assert stats.documents == 8
-    docs = prepare.documents_of(cfg, "train")
+    docs = corpus.documents_of(cfg, "train")
     number = int(np.random.default_rng([0, 0, 0]).permutation(-(-len(docs) // 8))[0])
     examples, sizes, size, too_short = 0, [], 0, 0
     for doc in docs.part(8 * number, 8 * number + 8):
@@ -365,5 +364,5 @@ def test_pretraining_and_training_texts_have_their_own_priors():
 def test_tokenizer_of_the_text_is_trained_once(prose, monkeypatch):
     cfg = text_config(prose)
     name = data_tokenizer(cfg).name
-    monkeypatch.setattr(pipeline, "_some_text", lambda docs: iter(()))
+    monkeypatch.setattr(corpus, "_some_text", lambda docs: iter(()))
     assert data_tokenizer(cfg).name == name

@@ -13,9 +13,9 @@ from data_configs import BATCH, assert_same, draw, world_config
 from jaxcomp.data import batches
 from jaxcomp.data import qa as questions
 from jaxcomp.data.batches import CONTINUE, REBUILD, data_tokenizer, train_batches
+from jaxcomp.data.corpus import corpus, documents_of
 from jaxcomp.data.documents import DataError
 from jaxcomp.data.eval_sets import held_pieces
-from jaxcomp.data.prepare import documents_of
 from jaxcomp.data.qa import ASKED, QUESTION, of_passage
 from jaxcomp.data.qa_batches import about, answer_batches
 from jaxcomp.data.tokenizer import world_tokenizer
@@ -279,7 +279,7 @@ def test_the_stream_goes_on_exactly_where_it_stood(tok):
 def test_held_out_batches_hold_every_question_once(qa, tok):
     cfg = cfg_of(source="qa", path=qa[0])
     pieces = held_pieces(cfg, "val", tok, tok)
-    wanted = [s for said in about(pieces, cfg, tok) for s in said]
+    wanted = [s for said in about(pieces, tok, corpus(cfg)) for s in said]
     found = []
     for batch, valid in answer_batches(cfg, "val", 5, tok, tok):
         assert (batch.tok_len_BO[valid:] == 0).all()

@@ -21,10 +21,10 @@ from jaxcomp.data.batches import (
     eval_examples,
     train_batches,
 )
+from jaxcomp.data.corpus import documents_of
 from jaxcomp.data.documents import DataError, Documents
 from jaxcomp.data.eval_sets import held_out
 from jaxcomp.data.examples import text_pieces
-from jaxcomp.data.prepare import documents_of
 from jaxcomp.data.segments import cut, cut_encoded
 from jaxcomp.data.tokenizer import TokenizerError, load_tokenizer
 

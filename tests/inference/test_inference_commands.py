@@ -59,7 +59,7 @@ def test_no_text_goes_through_a_file_and_back(run, tmp_path, capsys, monkeypatch
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.jsonl", b"", "a.jsonl: empty; expected text"),
+        ("a.jsonl", b"", "a.jsonl: no text in 1 file"),
         ("a.txt", b"caf\xe9", "a.txt: not UTF-8 at line 1, byte 3 (0xe9); convert it"),
         ("a.txt", b"a\x00", "a.txt: '\\x00' at character 1 of"),
         (

@@ -89,7 +89,7 @@ def test_what_is_not_there_is_said_before_anything_is_read(tmp_path):
         ("a.txt", b" \n\t", [("a.txt", " \n\t")]),
         ("a.txt", b"a\x00b", [("a.txt", "a\x00b")]),
         ("a.txt", b"caf\xe9 \xff", r"a\.txt: not UTF-8 at line 1, byte 3 \(0xe9\); convert it"),
-        ("a.jsonl", b"", r"a\.jsonl: empty; expected text"),
+        ("a.jsonl", b"", r"a\.jsonl: no text in 1 file"),
         ("a.jsonl", b'{"text": ""}\n{"text": " "}\n', r"a\.jsonl: no text in 1 file"),
         # A row without text is none; the others keep their names.
         ("a.jsonl", b'{"text": ""}\n{"text": "b"}\n', [("a.jsonl:a-2", "b")]),

@@ -28,7 +28,6 @@ from jaxcomp.training.loop import fit
 DEVICES = 4
 # (replica, fsdp, tp) by the number of processes; with four, tp reaches over two of them.
 SHAPES = {1: (1, 4, 1), 2: (1, 4, 1), 4: (1, 2, 2)}
-LANES = (1 << 31,) * 4
 
 
 def mesh():
@@ -37,14 +36,12 @@ def mesh():
 
 
 class Window:
-    """Three rows of a lane, so that its share of a batch, two, reaches over its end; counts what is
-    taken of it."""
+    """Twelve rows, so that a batch reaches over its end; counts what is taken of it."""
 
-    rows, taken = 3, 0
+    rows, taken = 12, 0
 
-    def __init__(self, lane, number):
-        every = tiny.batch(rows=len(LANES) * self.rows, seed=number)
-        self.batch = [x[lane * self.rows : (lane + 1) * self.rows] for x in every]
+    def __init__(self, number):
+        self.batch = tiny.batch(rows=self.rows, seed=number)
 
     def take(self, lo, hi):
         Window.taken += hi - lo
@@ -52,7 +49,7 @@ class Window:
 
 
 def batches():
-    return WindowIterator(Window, Batch, tiny.OPTIM.batch, LANES)
+    return WindowIterator(Window, Batch, tiny.OPTIM.batch)
 
 
 class Stopped(Exception):
@@ -71,7 +68,7 @@ def half():
             self.drawn += 1
             return super().__next__()
 
-    return Dying(Window, Batch, tiny.OPTIM.batch, LANES)
+    return Dying(Window, Batch, tiny.OPTIM.batch)
 
 
 def digest(params):

@@ -23,9 +23,8 @@ from safetensors.numpy import save
 
 from jaxcomp.cli.main import main
 from jaxcomp.config import ConfigError, DataConfig
-from jaxcomp.data import parquet
+from jaxcomp.data import loading
 from jaxcomp.data.documents import DataError
-from jaxcomp.data.sources import load_documents
 from jaxcomp.models.hub import folder_of
 from jaxcomp.runtime import files, paths
 from jaxcomp.runtime.errors import StorageError
@@ -243,12 +242,12 @@ def test_a_base_made_for_a_bucket_is_whole_where_its_card_is(bucket, tmp_path, m
 
 
 def load(path):
-    return load_documents(DataConfig(source="text", path=path))
+    return loading.load(DataConfig(source="text", path=path))
 
 
 @pytest.mark.parametrize("most", [1 << 30, 1000])
 def test_text_is_read_from_the_bucket(bucket, monkeypatch, most):
-    monkeypatch.setattr(parquet, "LARGE", most)
+    monkeypatch.setattr(loading, "IN_MEMORY", most)
     texts = [f"{i} " + "word " * 400 for i in range(120)]
     for name, part in (("0", texts[:60]), ("1", texts[60:])):
         sink = pa.BufferOutputStream()

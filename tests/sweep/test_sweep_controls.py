@@ -10,6 +10,7 @@ from jaxcomp.cli import overrides
 from jaxcomp.config import ConfigError, PretrainConfig, WorldConfig
 from jaxcomp.data import lexicon
 from jaxcomp.data.batches import data_tokenizer, lm_batches, train_batches
+from jaxcomp.data.corpus import corpus
 from jaxcomp.data.facts import ATTRIBUTES
 from jaxcomp.data.prepare import example_blocks
 from jaxcomp.data.world import World, bases_world
@@ -165,6 +166,6 @@ def test_scrambled_bases_read_the_same_words_without_facts():
     assert " ".join(read_by(manifest.own_text(mixed))) == plain
     # What compressors train on is the world's own, from the same cached blocks.
     tok = data_tokenizer(same)
-    assert len({example_blocks(c, tok, tok, None).key for c in (same, mixed)}) == 1
+    assert len({example_blocks(c, tok, tok, corpus(c)).key for c in (same, mixed)}) == 1
     one, other = (next(train_batches(c, tok, tok)) for c in (same, mixed))
     assert all((a == b).all() for a, b in zip(one, other, strict=True))

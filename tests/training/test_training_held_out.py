@@ -7,7 +7,7 @@ import pytest
 
 from jaxcomp.cli.main import main
 from jaxcomp.config import DataConfig
-from jaxcomp.data.sources import load_documents
+from jaxcomp.data.loading import load
 from jaxcomp.data.splits import split_documents
 from jaxcomp.training.pretrained import ASSETS
 
@@ -24,7 +24,7 @@ def write(file, words):
 def odd(file, which):
     """A character without a token in one document of a held-out set."""
     lines = write(file, 60)
-    split = split_documents(load_documents(DataConfig(source="text", path=str(file))))
+    split = split_documents(load(DataConfig(source="text", path=str(file))))
     wanted = next(iter(split[which])).id
     for line in lines:
         if line["id"] == wanted:

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxcomp.config import config_hash
-from jaxcomp.data.eval_sets import TEXT_SET, WORLD_SETS, eval_examples
+from jaxcomp.data.eval_sets import eval_examples
 from jaxcomp.data.segments import SegmentError, cut_encoded
+from jaxcomp.data.sources import source_of
 from jaxcomp.data.tokenizer import TokenizerError
 from jaxcomp.evals import versions
 from jaxcomp.evals.pairs.edit_rules import DIMENSIONS
@@ -82,10 +83,9 @@ def passages_of_run(place: Path | str, limit: int | None = None, **moved: str) -
     jsonl.check_limit(limit)
     cfg, root = open_run(place, **moved)
     toks = tokenizers(cfg, root)
-    sets = WORLD_SETS if cfg.data.source == "world" else (TEXT_SET,)
     return [
         Passage(f"{name}:{example.id}", example.text, name, example.passage)
-        for name in sets
+        for name in source_of(cfg).measured
         for example in eval_examples(cfg, name, *toks)[:limit]
     ]
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxcomp.data.readers import decode, json_row
+from jaxcomp.data import readers
+from jaxcomp.data.documents import DataError
 from jaxcomp.evals.qa.items import EvalError
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
@@ -31,11 +30,15 @@ def rows(path: Path, expected: Sequence[str]) -> Iterator[tuple[str, dict[str, A
 def objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """("line 3", the object there) of every line that is not blank; raises as `rows`, but for a
     missing field and for a file without a row."""
-    # Not splitlines(): JSON strings may hold U+2028 and its like unescaped.
-    for number, line in enumerate(decode(path, _bytes(path)).split("\n"), 1):
-        if not line.strip():
-            continue
-        yield f"line {number}", json_row(line, f"{path}: line {number}", EvalError)
+    if not path.name.endswith(SUFFIXES):
+        raise EvalError(f"{path}: unsupported kind; expected one of {', '.join(SUFFIXES)}")
+    if not path.is_file():
+        raise EvalError(f"{path}: no such file; expected one object a line, as JSON")
+    try:
+        for number, row in readers.rows(path):
+            yield readers.place_of(path, number), row
+    except DataError as error:
+        raise EvalError(str(error)) from error
 
 
 def needs(row: dict[str, Any], expected: Sequence[str], where: str) -> None:
@@ -69,15 +72,3 @@ def check_limit(limit: int | None) -> None:
     """Raises EvalError for a limit below 1."""
     if limit is not None and limit < 1:
         raise EvalError(f"limit is {limit}; expected at least 1 (leave --limit out for all)")
-
-
-def _bytes(path: Path) -> bytes:
-    if not path.name.endswith(SUFFIXES):
-        raise EvalError(f"{path}: unsupported kind; expected one of {', '.join(SUFFIXES)}")
-    if not path.is_file():
-        raise EvalError(f"{path}: no such file; expected one object a line, as JSON")
-    try:
-        raw = path.read_bytes()
-        return gzip.decompress(raw) if path.suffix == ".gz" else raw
-    except (OSError, EOFError, zlib.error) as error:
-        raise EvalError(f"{path}: cannot be read ({error}); is it complete?") from error

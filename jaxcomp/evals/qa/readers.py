@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxcomp.data import parquet
 from jaxcomp.data.documents import DataError
+from jaxcomp.data.readers import place_of, rows
 from jaxcomp.evals.qa import jsonl
 from jaxcomp.evals.qa.items import EvalError, Item
 from jaxcomp.evals.qa.squad import holds
@@ -26,7 +26,7 @@ OVERWRITING, QA = "overwriting", "qa"
 
 
 class Row(NamedTuple):
-    """One row of a file; `place` is its line or its number, `where` both names."""
+    """One row of a file; `place` is its line or its number there, `where` names the file too."""
 
     file: Path
     place: str
@@ -135,7 +135,7 @@ def read(path: Path, limit: int | None = None, *, task: str = OVERWRITING) -> li
 
     Raises EvalError for a file that is not there, not whole, empty, of another kind, of a schema
     that is unknown or of another task; a field that is missing, blank or of another type; an id
-    that was there before; a limit below 1. Raises DataError for text that is not UTF-8.
+    that was there before; text that is not UTF-8; a limit below 1.
     """
     jsonl.check_limit(limit)
     items: list[Item] = []
@@ -198,16 +198,8 @@ def _rows(path: Path) -> Iterator[Row]:
         raise EvalError(f"{path}: unsupported kind; expected one of {', '.join(SUFFIXES)}")
     if not path.is_file():
         raise EvalError(f"{path}: no such file; expected one item a row")
-    yield from (_parquet if path.suffix == ".parquet" else _jsonl)(path)
-
-
-def _jsonl(path: Path) -> Iterator[Row]:
-    return (Row(path, place, found) for place, found in jsonl.objects(path))
-
-
-def _parquet(path: Path) -> Iterator[Row]:
     try:
-        for number, values in parquet.rows(path):
-            yield Row(path, f"row {number}", values)
+        for number, values in rows(path):
+            yield Row(path, place_of(path, number), values)
     except DataError as error:
         raise EvalError(str(error)) from error

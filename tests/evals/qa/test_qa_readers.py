@@ -7,7 +7,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jaxcomp.data.documents import DataError
 from jaxcomp.evals.qa.items import EvalError, Item, fingerprint
 from jaxcomp.evals.qa.readers import read
 
@@ -162,7 +161,7 @@ def test_a_bad_place_is_one_sentence(tmp_path):
         read(plain)
     latin = tmp_path / "latin.jsonl"
     latin.write_bytes(b"\xe9")
-    with pytest.raises(DataError, match="not UTF-8 at line 1"):
+    with pytest.raises(EvalError, match="not UTF-8 at line 1"):
         read(latin)
     table = tmp_path / "cut.parquet"
     pq.write_table(pa.Table.from_pylist([FAITH]), table)
