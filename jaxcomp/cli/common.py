@@ -70,6 +70,12 @@ def workers_of(flags: Flags, cfg: Config) -> int:
         return cfg.sweep.workers
     if flags.workers < 0:
         raise ConfigError(f"--workers={flags.workers}: expected at least 0 (0: one a core on CPU)")
+    if flags.workers > 1 and distributed.count() > 1:
+        raise ConfigError(
+            f"--workers={flags.workers}, but the {distributed.count()} processes of a cluster run "
+            "one job at a time, all together; leave --workers away, or start a sweep of its own, "
+            "with --shard=i/n, on each machine"
+        )
     return flags.workers
 
 

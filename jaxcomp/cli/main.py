@@ -83,8 +83,6 @@ def _main(argv: list[str]) -> int:
     except KeyboardInterrupt as e:
         _complain(f"stopped; the same command resumes: jaxcomp {shlex.join(argv)}", "")
         code = TERMINATED if isinstance(e, Terminated) else INTERRUPTED
-        if isinstance(e, Terminated) and e.together:
-            distributed.finish()
         distributed.leave(code, "it was told to stop")
         return code
     except Exception as e:
@@ -138,20 +136,17 @@ def _notes() -> logging.Handler:
 
 def _failed(error: Exception) -> int:
     """The exit code, after the one line of an expected error; a bug is raised again."""
-    lost = distributed.lost_because_of(error)
-    if lost is not None:
-        distributed.say_lost(lost)
-        distributed.leave(distributed.LOST, lost)
-        return distributed.LOST
+    distributed.wait_if_lost(error)
     message = expected(error)
     if message is None:
         if distributed.count() > 1:
             traceback.print_exception(error)
             distributed.leave(distributed.LOST, f"{type(error).__name__}: {error}")
         raise error
+    code = distributed.LOST if isinstance(error, distributed.Ended) else USAGE
     _complain(message)
-    distributed.leave(USAGE, message)
-    return USAGE
+    distributed.leave(code, message)
+    return code
 
 
 def expected(error: Exception) -> str | None:

@@ -16,11 +16,12 @@ from jaxcomp.cli.common import (
     config_of,
     parallel_flags,
     say,
+    together,
     workdir_of,
     workers_of,
 )
 from jaxcomp.config import Config, ConfigError
-from jaxcomp.runtime import paths
+from jaxcomp.runtime import distributed, paths
 from jaxcomp.runtime.fields import from_dict
 from jaxcomp.runtime.plugins import load_plugins
 
@@ -37,8 +38,9 @@ def _sweep_flags(parser: argparse.ArgumentParser) -> None:
         "--list",
         action="store_true",
         help="print one command a job and run none, for GNU parallel and job arrays; they may run "
-        "in any order or at once: what has to be pretrained first is by the one that needs it "
-        "first, and the others wait for it",
+        "in any order, at once, and twice. What has to be pretrained first is made by the one that "
+        "needs it first; on the same machine the others wait for it, other machines make their own "
+        "(run `jaxcomp pretrain` first to make it once)",
     )
     parser.add_argument(
         "--reuse",
@@ -91,8 +93,7 @@ def _plan_flags(parser: argparse.ArgumentParser) -> None:
 
 def sweep(flags: Flags) -> int:
     """The whole grid."""
-    from jaxcomp.analysis.tables import current
-    from jaxcomp.sweep import hosts, jobs, runner
+    from jaxcomp.sweep import jobs, runner
 
     cfg = config_of(flags)
     if flags.list:
@@ -101,20 +102,23 @@ def sweep(flags: Flags) -> int:
     check_writable(flags)
     workdir = workdir_of(flags, cfg)
     shard = runner.parse_shard(flags.shard)
-    work, workers = jobs.SweepWork(flags.typed), workers_of(flags, cfg)
-    with hosts.joined(flags.argv, cfg, work, workdir, flags.workers) as team:
-        if team.follows:
-            return team.wait()
-        summary = runner.run(
-            cfg,
-            workdir,
-            work=work,
-            shard=shard,
-            workers=workers,
-            reuse=[paths.path(d) for d in flags.reuse.split(",") if d],
-            out=say,
-            team=team.worker,
-        )
+    together(flags, cfg)
+    summary = runner.run(
+        cfg,
+        workdir,
+        work=jobs.SweepWork(flags.typed),
+        shard=shard,
+        workers=workers_of(flags, cfg),
+        reuse=[paths.path(d) for d in flags.reuse.split(",") if d],
+        out=say,
+    )
+    return distributed.by_lead(lambda: _reported(cfg, workdir, summary))
+
+
+def _reported(cfg: Config, workdir: Path, summary: Any) -> int:
+    """The report, unless nothing has changed since the last one; returns the exit code."""
+    from jaxcomp.analysis.tables import current
+
     page = workdir / "report" / "report.html"
     if not summary.ran and not summary.failed and page.exists() and current(cfg, workdir):
         print(f"nothing to do: all {summary.before} jobs are done; the report is {page}")

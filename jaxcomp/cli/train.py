@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
-from typing import Any
 
 from jaxcomp.cli.common import (
     FAILED,
@@ -22,8 +20,7 @@ from jaxcomp.cli.common import (
     workdir_of,
     workers_of,
 )
-from jaxcomp.config import Config
-from jaxcomp.runtime import compiled
+from jaxcomp.runtime import compiled, distributed
 
 
 def _train_flags(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +36,9 @@ def _train_flags(parser: argparse.ArgumentParser) -> None:
 
 def pretrain(flags: Flags) -> int:
     """Base models and the decoder of a config, made in the workdir."""
-    from jaxcomp.sweep import hosts, jobs
+    from jaxcomp.sweep import grid, jobs, runner
+    from jaxcomp.sweep.store import Ledger
+    from jaxcomp.sweep.tasks import Results
 
     # "decoder" stands where a compressor is named, but is no size of a family.
     only_decoder = ("compressor", "decoder") in flags.overrides
@@ -48,19 +47,7 @@ def pretrain(flags: Flags) -> int:
     check_writable(flags)
     workdir = workdir_of(flags, cfg)
     work = jobs.PretrainWork(flags.typed)
-    with hosts.joined(flags.argv, cfg, work, workdir, flags.workers) as team:
-        if team.follows:
-            return team.wait()
-        return _pretrain(flags, cfg, workdir, work, team.worker, only_decoder)
-
-
-def _pretrain(
-    flags: Flags, cfg: Config, workdir: Path, work: Any, team: Any, only_decoder: bool
-) -> int:
-    from jaxcomp.sweep import grid, jobs, runner
-    from jaxcomp.sweep.claims import Claims
-    from jaxcomp.sweep.store import Ledger
-
+    together(flags, cfg)
     if cfg.compressor:
         tasks = [jobs.base_task(cfg)]
     else:
@@ -68,15 +55,15 @@ def _pretrain(
         if not only_decoder:
             every = {job.base: jobs.base_task(job.config) for job in grid.expand(cfg)}
             tasks += every.values()
-    todo = [t for t in tasks if not work.ready(t, workdir)]
+    results = Results(work, workdir, Ledger(workdir))
+    left = distributed.by_lead(lambda: [t.id for t in tasks if not results.has(t)])
+    todo = [t for t in tasks if t.id in left]
     if not todo:
         print(f"nothing to do: {', '.join(t.id for t in tasks)} are in {workdir} already")
         return 0
-    with runner.crew(work, workdir, workers_of(flags, cfg), len(todo), team) as hands:
+    with runner.hired(work, workdir, workers_of(flags, cfg), len(todo)) as hands:
         say(jobs.check_data(grid.expand(cfg)[0].config, workdir))
-        with Claims(workdir / "claims") as claims:
-            ledger = Ledger(workdir)
-            failed = runner.run_tasks(todo, work, workdir, claims, ledger, hands, say)
+        failed = runner.run_tasks(todo, results, hands, say)
     return FAILED if failed else 0
 
 

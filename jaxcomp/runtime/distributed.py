@@ -1,16 +1,19 @@
-"""Several processes as one run: finding the others, starting together, ending together.
+"""Several processes as one run: JAX's distributed service joins them and notices who died.
 
-`start` joins a cluster if there is one; everything else here does nothing, and costs nothing, in a
-process that is alone. Process 0 leads: it alone writes what is not written shard by shard, and it
-alone prints. How to start such a run, and what it guarantees: docs/distributed.md.
+`start` joins the other processes if there are any; everything else here does nothing, and costs
+nothing, in a process that is alone. Process 0 leads: it alone writes what is not written shard by
+shard, and it alone prints. How to start such a run, and what it guarantees: docs/distributed.md.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
+import hashlib
+import itertools
+import json
 import os
-import platform
 import shlex
 import signal
 import socket
@@ -18,145 +21,165 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from importlib import metadata
+from importlib import metadata, util
 from typing import Any, TypeVar
 
 from jaxcomp.config import ConfigError
-from jaxcomp.runtime.channel import Channel, Hello, Line, Lost, call_in, gather_all
-from jaxcomp.runtime.cluster import Cluster, find_cluster, heartbeat_timeout, start_timeout
 from jaxcomp.runtime.errors import chain
 
-CLOCKS_APART_S = 60.0  # claims and logs of several hosts are read side by side
-_GRACE_S = 5.0  # in which a process may end by itself after another one was lost
+ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAXCOMP_PROCESSES", "JAXCOMP_PROCESS"
+START_S, HEARTBEAT_S = "JAXCOMP_START_TIMEOUT", "JAXCOMP_HEARTBEAT_TIMEOUT"
 LOST = 1  # exit code
 AGAIN = "start all processes again with the same command: it resumes"
+_GRACE_S = 4.0  # in which a process may end by itself after another one has said that it ends
+_LONG_MS = 7 * 24 * 3600 * 1000
 T = TypeVar("T")
 
-
-_cluster: Cluster | None = None
-_channel: Channel | None = None
+_count, _process = 1, 0
+_client: Any = None  # of JAX's coordination service, which also holds small values by key
+_calls = itertools.count()
+_code: int | None = None  # with which this process is about to exit
 _abort_handler: Any = None  # what C calls must stay alive
-_said = threading.Lock()
-when_stopped: list[Callable[[], None]] = []  # what every process does when one was told to stop
+
+
+class StartError(RuntimeError):
+    """The processes of a run did not come together."""
+
+
+class Ended(RuntimeError):
+    """Another process of this run failed, or a step that all do together."""
 
 
 # --- starting -----------------------------------------------------------------------------------
 
 
-def start(argv: Sequence[str] = (), *, config: str = "", cluster: Cluster | None = None) -> None:
-    """Joins this process's cluster (default: `find_cluster`), before any use of JAX's devices.
+def start(argv: Sequence[str] = (), *, config: str = "") -> None:
+    """Join the other processes of this run, if there are any, before any use of JAX's devices.
 
     Args:
         argv: the command, which must be the same everywhere.
         config: a hash of what it was read to mean.
 
-    Raises, on every process that has come and within JAXCOMP_START_TIMEOUT:
+    Raises:
         ConfigError: a variable of the environment cannot be.
-        StartError: who is missing, or whose command, config, versions or clock differ.
+        StartError: the command, the config or the version of jaxcomp differ.
     """
-    global _cluster, _channel
-    cluster = cluster or find_cluster()
-    if cluster is None or _channel is not None:
+    global _count, _process, _client
+    _, processes = found()
+    if processes == 1 or _count > 1:
         return
-    timeout, silence = start_timeout(), heartbeat_timeout()
-    host, _, port = cluster.address.rpartition(":")
-    hello = _hello(cluster, argv, config)
-    lines: dict[int, Line]
-    if cluster.process == 0:
-        lines, hellos = gather_all(int(port), hello, cluster.names, timeout, differs)
-    else:
-        line, hellos = call_in(cluster.address, hello, timeout)
-        lines = {0: line}
-    _join_jax(cluster, f"{host}:{hellos[0]['jax_port']}", timeout, silence)
-    _cluster = cluster
-    _channel = Channel(cluster.process, [h["host"] for h in hellos], lines, silence)
-    _channel.on_lost = _end_if_stuck
-    _channel.on_stop = lambda: [do() for do in when_stopped]
-    _channel.open()
+    timeout, silence = _whole(START_S, 1, 300), _whole(HEARTBEAT_S, 5, 60)
+    import jax
+    from jax._src import distributed as service  # the client has no public name
+    from jax._src.lib import _jax
+
     _explain_abort()
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    by_hand = COUNT in os.environ
+    # JAX gives its service no time-out for the start, and so it would never name who is missing.
+    make = _jax.get_distributed_runtime_service
+    _jax.get_distributed_runtime_service = functools.partial(make, cluster_register_timeout=timeout)
+    try:
+        jax.distributed.initialize(
+            num_processes=processes if by_hand else None,
+            process_id=_whole(INDEX, 0) if by_hand else None,
+            cluster_detection_method="deactivate" if by_hand else None,
+            initialization_timeout=timeout + 10,
+            heartbeat_timeout_seconds=silence,
+            shutdown_timeout_seconds=60,
+        )
+    except RuntimeError as error:
+        raise StartError(f"JAX could not bring the processes together ({error})") from error
+    finally:
+        _jax.get_distributed_runtime_service = make
+    _client, _process, _count = service.global_state.client, jax.process_index(), processes
+    threading.Thread(target=_end_with_others, daemon=True).start()
+    _compare(argv, config)
+
+
+def found() -> tuple[str, int]:
+    """What says how many processes this run has, and the number; ("", 1) where it is alone.
+
+    JAX_COORDINATOR_ADDRESS, JAXCOMP_PROCESSES and JAXCOMP_PROCESS, a SLURM step of several tasks,
+    or a Cloud TPU slice of several hosts. Raises ConfigError for values that cannot be, or that say
+    only half.
+    """
+    given = {name: os.environ.get(name, "") for name in (ADDRESS, COUNT, INDEX)}
+    if given[ADDRESS]:
+        _, colon, port = given[ADDRESS].rpartition(":")
+        if not (colon and port.isdigit() and 0 < int(port) < 65536):  # JAX dies of it
+            raise ConfigError(
+                f"{ADDRESS}={given[ADDRESS]}: expected host:port, as in 10.0.0.2:8476"
+            )
+    if not (given[COUNT] or given[INDEX]):
+        cluster = _of_cluster()
+        if cluster[1] > 1 or not given[ADDRESS]:
+            return cluster
+    if given[COUNT] == "1":
+        return "", 1
+    absent = [name for name, value in given.items() if not value]
+    if absent:
+        there = ", ".join(f"{name}={value}" for name, value in given.items() if value)
+        raise ConfigError(
+            f"{there} without {' and '.join(absent)}: a run of several processes needs {ADDRESS} "
+            f"(host:port of process 0), {COUNT} and {INDEX}; set all of them or none"
+        )
+    count = _whole(COUNT, 1)
+    if _whole(INDEX, 0) >= count:
+        raise ConfigError(
+            f"{INDEX}={given[INDEX]}: expected 0 to {count - 1}, since {COUNT}={count}"
+        )
+    return COUNT, count
+
+
+def _of_cluster() -> tuple[str, int]:
+    """As JAX detects it. Looks first whether there can be one, for to import JAX takes a second."""
+    asked = os.environ.get("JAX_PLATFORMS", "")
+    tpu = util.find_spec("libtpu") is not None and (not asked or "tpu" in asked.split(","))
+    if not (tpu or "SLURM_STEP_NODELIST" in os.environ):
+        return "", 1
+    from jax._src.clusters import ClusterEnv
+
+    kinds = [k for k in ClusterEnv._cluster_types if not k.opt_in_only_method]
+    kind = next((k for k in kinds if k.is_env_present()), None)
+    return ("", 1) if kind is None else (kind.__name__, kind.get_process_count())
+
+
+def _whole(name: str, least: int, default: int | None = None) -> int:
+    text = os.environ.get(name, "")
+    if not text and default is not None:
+        return default
+    if not text.isdigit() or int(text) < least:
+        raise ConfigError(f"{name}={text}: expected a whole number of at least {least}")
+    return int(text)
 
 
 def refuse_several(command: str) -> None:
     """Raises ConfigError where this process is one of several."""
-    cluster = find_cluster()
-    if cluster is not None:
+    where, processes = found()
+    if processes > 1:
         raise ConfigError(
-            f"jaxcomp {command} runs in one process, but {cluster.how} says that this is one of "
-            f"{cluster.processes}; run it on one machine that is no part of a cluster"
+            f"jaxcomp {command} runs in one process, but {where} says that this is one of "
+            f"{processes}; run it on one machine that is no part of a cluster"
         )
 
 
-def _hello(cluster: Cluster, argv: Sequence[str], config: str) -> Hello:
-    with socket.create_server(("", 0)) as free:
-        jax_port = free.getsockname()[1]
-    return {
-        "process": cluster.process,
-        "processes": cluster.processes,
-        "host": socket.gethostname(),
-        "jax_port": jax_port,
-        "command": shlex.join(["jaxcomp", *argv]),
-        "config": config,
-        "versions": _versions(),
-        "time": time.time(),
-    }
+def _compare(argv: Sequence[str], config: str) -> None:
+    """Raises StartError, on every process, where not all were started alike."""
+    import numpy as np
+    from jax.experimental import multihost_utils
 
-
-def _versions() -> dict[str, str]:
-    found = {"python": ".".join(platform.python_version_tuple()[:2])}
-    for name in ("jax", "jaxlib", "libtpu", "jaxcomp"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
-
-
-def differs(mine: Hello, theirs: Hello) -> str | None:
-    """What of another process's greeting, just come, does not fit that of process 0."""
-    us = f"process 0 ({mine['host']})"
-    them = f"process {theirs['process']} ({theirs['host']})"
-    for name, value in mine["versions"].items():
-        other = theirs["versions"].get(name)
-        if other != value:
-            return (
-                f"{them} has {name} {other}, {us} {value}; install the same version on every host"
-            )
-    if theirs["command"] != mine["command"]:
-        return (
-            f"{them} was started with `{theirs['command']}`, {us} with `{mine['command']}`; start "
-            "every process with the same command"
+    version = metadata.version("jaxcomp")
+    command = shlex.join(["jaxcomp", *argv])
+    own = hashlib.sha256(json.dumps([command, config, version]).encode()).digest()
+    every = multihost_utils.process_allgather(np.frombuffer(own, np.uint8))
+    others = [str(i) for i, digest in enumerate(every) if (digest != every[0]).any()]
+    if others:
+        raise StartError(
+            f"process {', '.join(others)} was started otherwise than process 0. This one, process "
+            f"{_process} ({socket.gethostname()}), has jaxcomp {version}, the command `{command}` "
+            f"and the config {config}; all processes need the same"
         )
-    if theirs["config"] != mine["config"]:
-        return (
-            f"{them} reads the config as {theirs['config']}, {us} as {mine['config']}; the config "
-            "file must be the same on every host"
-        )
-    apart = theirs["time"] - time.time()
-    if abs(apart) > CLOCKS_APART_S:
-        late = "ahead of" if apart > 0 else "behind"
-        return (
-            f"the clock of {them} is {abs(apart):.0f} s {late} that of {us}; set the clocks by NTP "
-            f"(at most {CLOCKS_APART_S:.0f} s apart)"
-        )
-    return None
-
-
-def _join_jax(cluster: Cluster, address: str, timeout: int, silence: int) -> None:
-    import jax
-
-    # A handler of its own for SIGTERM would take the place of ours (stopping.py).
-    jax.config.update("jax_enable_preemption_service", False)
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(
-        address,
-        cluster.processes,
-        cluster.process,
-        local_device_ids=cluster.local_devices,
-        cluster_detection_method="deactivate",
-        initialization_timeout=timeout,
-        heartbeat_timeout_seconds=silence,
-        shutdown_timeout_seconds=30,
-    )
 
 
 # --- together -----------------------------------------------------------------------------------
@@ -164,99 +187,41 @@ def _join_jax(cluster: Cluster, address: str, timeout: int, silence: int) -> Non
 
 def is_lead() -> bool:
     """Is this process 0, or alone?"""
-    return _channel is None or _channel.process == 0
+    return _process == 0
 
 
 def count() -> int:
     """Processes of this run."""
-    return 1 if _channel is None else len(_channel.hosts)
-
-
-def channel() -> Channel | None:
-    """The lines to the other processes; None where there are none."""
-    return _channel
+    return _count
 
 
 def barrier(name: str) -> None:
-    """Waits until every process is here. Raises Lost."""
-    if _channel is not None:
-        _channel.gather(name)
-
-
-def gather(name: str, value: Any = None, timeout: float | None = None) -> list[Any]:
-    """The JSON `value` of every process, by its index. Raises Lost, also after `timeout` s."""
-    return [value] if _channel is None else _channel.gather(name, value, timeout)
+    """Wait until every process is here."""
+    if _count > 1:
+        _client.wait_at_barrier(f"jaxcomp/{name}/{next(_calls)}", _LONG_MS)
 
 
 def by_lead(do: Callable[[], T]) -> T:
     """Process 0 does it; the others wait, and get what it returned (a JSON value).
 
-    An error of process 0 is raised there, and as Lost everywhere else.
+    An error of process 0 is raised there, and as Ended everywhere else. Not a collective of the
+    devices, since those do not wait long.
     """
-    if _channel is None:
+    if _count == 1:
         return do()
-    if not is_lead():
-        error, value = _channel.gather("lead")[0]
+    key = f"jaxcomp/lead/{next(_calls)}"
+    if _process:
+        error, value = json.loads(_client.blocking_key_value_get(key, _LONG_MS))
         if error is not None:
-            raise Lost(f"process 0 ({_channel.hosts[0]}) ended: {error}")
+            raise Ended(f"process 0 ended: {error}")
         return value
     try:
         value = do()
-    except BaseException as error:
-        with contextlib.suppress(Lost):
-            _channel.gather("lead", [_words(error), None], _GRACE_S)
+    except Exception as error:
+        _client.key_value_set(key, json.dumps([_words(error), None]))
         raise
-    _channel.gather("lead", [None, value])
+    _client.key_value_set(key, json.dumps([None, value]))
     return value
-
-
-# --- ending -------------------------------------------------------------------------------------
-
-
-def finish() -> None:
-    """The orderly end: every process leaves when all have come here."""
-    global _channel
-    if _channel is None:
-        return
-    import jax
-
-    _channel.close()
-    _channel = None
-    with contextlib.suppress(RuntimeError):  # whoever died after its work was done harms nobody
-        jax.distributed.shutdown()
-
-
-def leave(code: int, why: str) -> None:
-    """Ends this process for `why`, and tells the others, who end too; returns if it is alone.
-
-    Without the exits of JAX, which would wait for processes that never come.
-    """
-    if _channel is None:
-        return
-    with contextlib.suppress(ValueError):  # it is the main thread that gets signals
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    _channel.fail(why)
-    time.sleep(0.2)  # an end at once could cut off what was just sent
-    _exit(code)
-
-
-def lost_because_of(error: BaseException, wait_s: float = _GRACE_S) -> str | None:
-    """Whose end another error is only a consequence of, in words; None where it is no such one."""
-    if _channel is None:
-        return None
-    if isinstance(error, Lost):
-        return str(error)
-    if not _is_of_collective(error):
-        return None
-    end = time.monotonic() + wait_s
-    while _channel.lost is None and time.monotonic() < end:
-        time.sleep(0.05)
-    return _channel.lost
-
-
-def _is_of_collective(error: BaseException) -> bool:
-    jax_errors = ("JaxRuntimeError", "XlaRuntimeError")
-    return any(type(e).__name__ in jax_errors or "Gloo" in str(e) for e in chain(error))
 
 
 def _words(error: BaseException) -> str:
@@ -264,42 +229,100 @@ def _words(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _end_if_stuck() -> None:
-    """Called when another process is lost: a collective with it never returns."""
-
-    def end() -> None:
-        time.sleep(_GRACE_S)
-        if _channel is not None and _channel.lost is not None:
-            say_lost(_channel.lost)
-            _exit(LOST)
-
-    threading.Thread(target=end, daemon=True).start()
+# --- ending -------------------------------------------------------------------------------------
 
 
-def say_lost(why: str) -> None:
-    """The one line of a process that ends because another one did, whoever finds out first."""
-    if _said.acquire(blocking=False):
-        print(f"jaxcomp: error: {why}; {AGAIN}", file=sys.stderr, flush=True)
-    else:
-        time.sleep(0.2)  # in which the other thread has said it
+def finish() -> None:
+    """The orderly end: every process leaves when all have come here."""
+    global _count, _process
+    if _count > 1:
+        import jax
+
+        _client.key_value_set(_ended_key(_process), "")
+        jax.distributed.shutdown()
+        _count, _process = 1, 0
+
+
+def leave(code: int, why: str) -> None:
+    """End this process for `why`, and the others too; returns if it is alone.
+
+    Without the exits of JAX, which would wait for minutes for processes that never come.
+    """
+    if _count == 1:
+        return
+    for other in range(_count):
+        with contextlib.suppress(RuntimeError):  # it was told already
+            _client.key_value_set(_ended_key(other), f"process {_process} ended: {why}")
+    _leave_together(code)
+
+
+def _leave_together(code: int) -> None:
+    """Ends this process, after the others have said why they end if they come here soon."""
+    global _code
+    import jax
+
+    _code = code
+    waiting = threading.Thread(target=jax.distributed.shutdown, daemon=True)
+    waiting.start()
+    waiting.join(2 * _GRACE_S)
+    _exit(code)
+
+
+def _ended_key(process: int) -> str:
+    return f"jaxcomp/ended/{process}"
+
+
+def _end_with_others() -> None:
+    """Ends this process when another one has left: a collective with it would never return."""
+    try:
+        why = _client.blocking_key_value_get(_ended_key(_process), _LONG_MS)
+    except RuntimeError:  # the service is gone: JAX ends this process
+        return
+    time.sleep(_GRACE_S)
+    if why and _code is None:
+        _say_lost(why)
+        _leave_together(LOST)
+
+
+def wait_if_lost(error: BaseException) -> None:
+    """Where `error` is that of a collective: wait to be ended, with the name of the process that
+    is gone. JAX's service misses its heartbeats at last, after JAXCOMP_HEARTBEAT_TIMEOUT."""
+    names = ("JaxRuntimeError", "XlaRuntimeError")
+    if _count > 1 and any(type(e).__name__ in names or "Gloo" in str(e) for e in chain(error)):
+        time.sleep(_whole(HEARTBEAT_S, 5, 60) + 2 * _GRACE_S)
 
 
 def _explain_abort() -> None:
-    """JAX aborts a process whose coordinator is gone. The channel knows who that is: say it, and
-    end with an exit code instead of a core dump."""
+    """JAX aborts a process when another one is missing or dead, after lines that give its number.
+    End with one more line and an exit code instead of a core dump."""
     global _abort_handler
 
     def aborted(_: int) -> None:
-        end = time.monotonic() + 2.0
-        while _channel is not None and _channel.lost is None and time.monotonic() < end:
-            time.sleep(0.02)
-        if _channel is not None and _channel.lost is not None:
-            say_lost(_channel.lost)
-            _exit(LOST)
+        if _code is None:
+            _say_lost(_who())
+        _exit(_code or LOST)
 
     # Python's own handlers run in the main thread, which may never wake again.
     _abort_handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(aborted)
     ctypes.CDLL(None).signal(signal.SIGABRT.value, _abort_handler)
+
+
+def _who() -> str:
+    from jax._src import distributed as service
+
+    address = service.global_state.coordinator_address or ":0"
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=2.0).close()
+    except OSError:
+        return f"process 0 ({address}) died, did not start or cannot be reached"
+    return (
+        "another process died or did not start; the lines above give its number as that of a task"
+    )
+
+
+def _say_lost(why: str) -> None:
+    print(f"jaxcomp: error: {why}; {AGAIN}", file=sys.stderr, flush=True)
 
 
 def _exit(code: int) -> None:

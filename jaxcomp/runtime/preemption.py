@@ -1,29 +1,25 @@
 """SIGTERM, by which a preemption is announced too: a run saves at the end of its step, and ends.
 
-Of several processes all stop after the same step, whichever was told. A second SIGTERM, and Ctrl-C,
-end at once; so does the first one outside of the steps of a run.
+Of several processes all stop after the same step, whichever was told: JAX's preemption service has
+the signal, and agrees on the step. Alone, a second SIGTERM, and Ctrl-C, end at once; so does the
+first one outside of the steps of a run.
 """
 
 from __future__ import annotations
 
 import contextlib
-import threading
+import itertools
 from collections.abc import Iterator
 from types import FrameType
 
 from jaxcomp.runtime import distributed
-from jaxcomp.runtime.channel import Lost
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: stop like Ctrl-C, so that claims are released and workers ended.
+    """SIGTERM: stop like Ctrl-C, so that workers are ended."""
 
-    `together`: every process of the run stopped after the same step, which is saved.
-    """
-
-    def __init__(self, *, together: bool = False):
+    def __init__(self) -> None:
         super().__init__("SIGTERM")
-        self.together = together
 
 
 class Brake:
@@ -35,39 +31,19 @@ class Brake:
 
     def __init__(self) -> None:
         self.running = self.asked = self.lost = False
-        self._lock = threading.Lock()
-        self._seen, self._stop_after = -1, None  # steps
+        self._calls = itertools.count(1)
 
-    def ask(self) -> None:
-        """In a signal handler: takes no lock that the interrupted thread may hold."""
-        self.asked = True
-        channel = distributed.channel()
-        if channel is not None:
-            threading.Thread(target=channel.stop, daemon=True).start()
+    def reached(self) -> bool:
+        """After each step: must the run stop here? Every process must ask as often."""
+        if distributed.count() > 1 and not self.asked:
+            from jax.experimental import multihost_utils
 
-    def agree(self) -> None:
-        """On every process at once: they stop one step after the furthest of them. No loop goes
-        on meanwhile."""
-        with self._lock, contextlib.suppress(Lost):
-            self._stop_after = 1 + max(distributed.gather("stop", self._seen))
-
-    def reached(self, step: int) -> bool:
-        """After each step: is it the last one?"""
-        if distributed.channel() is None:
-            return self.asked
-        with self._lock:
-            self._seen = step
-            return self._stop_after is not None and step >= self._stop_after
-
-    def ended(self) -> bool:
-        """After the last step: was any process told to stop meanwhile?"""
-        with self._lock:
-            told, self._seen = self.asked or self._stop_after is not None, -1
-        return any(distributed.gather("steps ended", told))
+            # By the number of calls, not of steps: a process may train several runs.
+            self.asked = multihost_utils.reached_preemption_sync_point(next(self._calls))
+        return self.asked
 
 
 _brake = Brake()
-distributed.when_stopped.append(_brake.agree)
 
 
 @contextlib.contextmanager
@@ -82,12 +58,18 @@ def steps() -> Iterator[Brake]:
         _brake.running = False
 
 
+def check() -> None:
+    """Between two runs on several processes. Raises Terminated where one was told to stop."""
+    if distributed.count() > 1 and _brake.reached():
+        raise Terminated
+
+
 def on_sigterm(signum: int, frame: FrameType | None) -> None:
-    """The handler of SIGTERM for processes that train."""
+    """The handler of SIGTERM for processes that train alone."""
     if not _brake.running or _brake.asked:
         _brake.lost = True
         raise Terminated
-    _brake.ask()
+    _brake.asked = True
 
 
 def caught() -> None:

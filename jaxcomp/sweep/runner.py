@@ -1,28 +1,28 @@
-"""Runs the jobs of a sweep on local worker processes, keeps the ledger, survives any kill.
+"""Runs the jobs of a sweep and keeps its rows; whatever is killed, the same command resumes.
 
-One parent claims a shard, hands tasks to workers, writes the ledger and prints progress. Several
-parents on several machines may share the folder: each task is claimed before it is run.
+On one machine the jobs are divided over worker processes (pool.py). Several processes that are one
+run (docs/distributed.md) do every job together, one after another.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib import metadata, util
 from pathlib import Path
 from typing import NamedTuple
 
 from jaxcomp.config import Config, ConfigError
+from jaxcomp.runtime import distributed, preemption
 from jaxcomp.sweep import grid
-from jaxcomp.sweep.claims import Claims
-from jaxcomp.sweep.dispatch import Crew, Dispatch, Out
+from jaxcomp.sweep.pool import Crew, Dispatch, crew
+from jaxcomp.sweep.progress import Out, Progress, Running
 from jaxcomp.sweep.rows import finished
-from jaxcomp.sweep.store import Ledger
-from jaxcomp.sweep.tasks import Task, Work
-from jaxcomp.sweep.worker import Worker, stop
+from jaxcomp.sweep.store import FAILED, Ledger
+from jaxcomp.sweep.tasks import Results, Task, Work
+from jaxcomp.sweep.worker import brief
 
 
 class Summary(NamedTuple):
@@ -42,13 +42,11 @@ def run(
     workers: int = 0,
     reuse: Sequence[Path] = (),
     out: Out = print,
-    team: Worker | None = None,
 ) -> Summary:
-    """Run what is missing of shard i of n. `workers` 0: one a core on CPU, else one; `team` is the
-    one worker that there is on several hosts (hosts.py).
+    """Run what is missing of shard i of n. `workers` 0: one a core on CPU, else one.
 
-    Raises ConfigError for a workdir of another config, ClaimedError where another process runs this
-    shard, DiskFullError; what is finished is kept in every case.
+    Raises ConfigError for a workdir of another config, DiskFullError; on several processes Ended
+    for the first job that fails. What is finished is kept in every case.
     """
     jobs = grid.expand(cfg)
     mine = jobs[shard[0] :: shard[1]]
@@ -58,68 +56,100 @@ def run(
     reused = finished(jobs, reuse)
     there = {job.id for job, _ in reused}
     todo = [job for job in mine if job.id not in there and not ledger.done(job)]
-    with crew(work, workdir, workers, len(todo), team) as hands:
+    with hired(work, workdir, workers, len(todo)) as hands:
         said = work.check(todo, workdir) if todo else ""
-        with Claims(workdir / "claims") as claims:
-            claims.acquire(f"shard-{shard[0]}-of-{shard[1]}")
-            ledger.open(cfg)
-            if reuse:
-                names = ", ".join(map(str, reuse))
-                out(f"reused {ledger.reuse(reused)} finished jobs of {names}")
-            todo = [job for job in mine if not ledger.done(job)]
-            before = len(mine) - len(todo)
-            if not todo:
-                return Summary(0, before, ())
-            out(said)
-            tasks = work.tasks(todo, workdir)
-            made = [t.id for t in tasks if t.job is None]
-            if made:
-                out(f"no asset matches, so these are pretrained first: {', '.join(made)}")
-            out(f"{len(mine)} jobs, {before} done before")
-            failures = run_tasks(tasks, work, workdir, claims, ledger, hands, out)
+        left = distributed.by_lead(lambda: _open(ledger, cfg, mine, reused, reuse, out))
+        todo = [job for job in mine if job.id in left]
+        before = len(mine) - len(todo)
+        if not todo:
+            return Summary(0, before, ())
+        out(said)
+        tasks = work.tasks(todo, workdir)
+        made = [t.id for t in tasks if t.job is None]
+        if made:
+            out(f"no asset matches, so these are pretrained first: {', '.join(made)}")
+        out(f"{len(mine)} jobs, {before} done before")
+        failures = run_tasks(tasks, Results(work, workdir, ledger), hands, out)
     failed = tuple((t, m) for t, m in failures.items() if t in {j.id for j in todo})
     return Summary(len(todo) - len(failed), before, failed)
 
 
-def run_tasks(
-    tasks: Sequence[Task],
-    work: Work,
-    workdir: Path,
-    claims: Claims,
+def _open(
     ledger: Ledger,
-    hands: Crew,
-    out: Out = print,
+    cfg: Config,
+    mine: Sequence[grid.Job],
+    reused: Sequence[tuple[grid.Job, dict]],
+    reuse: Sequence[Path],
+    out: Out,
+) -> list[str]:
+    """Binds the workdir to `cfg` and takes over rows; returns the jobs that are left."""
+    ledger.open(cfg)
+    if reuse:
+        out(f"reused {ledger.reuse(reused)} finished jobs of {', '.join(map(str, reuse))}")
+    return [job.id for job in mine if not ledger.done(job)]
+
+
+def hired(work: Work, workdir: Path, workers: int, tasks: int):
+    """The workers for so many tasks, started; none on several processes."""
+    if distributed.count() > 1 or not tasks:
+        return crew(work, workdir, 0, False)
+    on_cpu = _on_cpu()
+    return crew(work, workdir, min(workers or (cores() if on_cpu else 1), tasks), on_cpu)
+
+
+def run_tasks(
+    tasks: Sequence[Task], results: Results, hands: Crew, out: Out = print
 ) -> dict[str, str]:
     """Run tasks in the order their needs allow; returns the failed ones with their messages."""
     if not tasks:
         return {}
-    count = min(hands.count, len(tasks))
-    where = "several hosts" if hands.team else f"{count} worker{'s' if count > 1 else ''}"
-    out(f"{len(tasks)} tasks on {where}")
-    dispatch = Dispatch(tasks, work, workdir, claims, ledger, hands._replace(count=count), out)
-    try:
-        dispatch.loop()
-    finally:
-        dispatch.close()
-    return dispatch.failed
+    progress = Progress(tasks, out)
+    if distributed.count() > 1:
+        out(f"{len(tasks)} tasks, each on {distributed.count()} processes")
+        _together(tasks, results, progress)
+        return {}
+    hands.count = min(hands.count, len(tasks))
+    out(f"{len(tasks)} tasks on {hands.count} worker{'s' if hands.count > 1 else ''}")
+    return Dispatch(tasks, hands, results, progress).loop()
 
 
-@contextlib.contextmanager
-def crew(
-    work: Work, workdir: Path, workers: int, tasks: int, team: Worker | None
-) -> Iterator[Crew]:
-    """The workers for so many tasks, started: they load what tasks need while the data are looked
-    at. `workers` and `team` as of `run`."""
-    if team is not None:
-        yield Crew((team,), 1, False, team)  # JAX is asked for its devices by all hosts together
-        return
-    on_cpu = not tasks or _on_cpu()
-    count = workers or (cores() if on_cpu else 1)
-    started = tuple(Worker(work, workdir, on_cpu) for _ in range(min(count, tasks)))
-    try:
-        yield Crew(started, count, on_cpu)
-    finally:
-        stop(started, 0.0)  # those that were not needed
+def _together(tasks: Sequence[Task], results: Results, progress: Progress) -> None:
+    """Every process walks the same list. What failed before comes last, so that a program that is
+    started again gets beyond it.
+
+    Raises Ended for the first task that fails: nobody knows what state the others are in.
+    """
+    distributed.barrier("tasks")  # all have looked which base models are missing
+    failed = distributed.by_lead(lambda: [t.id for t in tasks if _failed_before(t, results.ledger)])
+    for task in sorted(tasks, key=lambda t: t.id in failed):
+        if distributed.by_lead(lambda task=task: results.has(task)):
+            progress.end(task)
+            continue
+        preemption.check()
+        running = Running(task)
+
+        def say(text: str, share: float | None) -> None:
+            nonlocal running
+            running = running.after(text, share)
+            progress.tick([running])
+
+        try:
+            result = results.work.run(task, results.workdir, say)
+        except Exception as error:
+            if distributed.is_lead():
+                results.fail(task, brief(error))
+            raise distributed.Ended(
+                f"{task.id} failed: {brief(error)}; {distributed.AGAIN}"
+            ) from error
+        distributed.barrier(task.id)  # a row says that every process came to the end
+        distributed.by_lead(lambda task=task, result=result: results.write(task, result))
+        progress.end(task, running.found)
+        progress.say(f"{task.id} done")
+
+
+def _failed_before(task: Task, ledger: Ledger) -> bool:
+    row = ledger.row(task.job) if task.job else None
+    return row is not None and row["status"] == FAILED
 
 
 def parse_shard(text: str) -> tuple[int, int]:

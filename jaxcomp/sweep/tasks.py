@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 from jaxcomp.config import Config
 from jaxcomp.sweep.grid import Job
+from jaxcomp.sweep.store import DONE, FAILED, Ledger
 
 # (what is happening, share of the task that is done; None: not known yet)
 Say = Callable[[str, float | None], None]
@@ -51,3 +52,26 @@ class Work(Protocol):
         (metric -> bounds over passages), `timings` (seconds) and a `note` for the progress line.
         """
         ...
+
+
+class Results(NamedTuple):
+    """What tasks leave behind: a row of the ledger for a job, files of the workdir for the rest."""
+
+    work: Work
+    workdir: Path
+    ledger: Ledger
+
+    def has(self, task: Task) -> bool:
+        """Is it done, here or by another process?"""
+        if task.job is not None:
+            return self.ledger.done(task.job)
+        return self.work.ready(task, self.workdir)
+
+    def write(self, task: Task, result: dict[str, Any]) -> None:
+        if task.job is not None:
+            kept = {name: result.get(name, {}) for name in ("metrics", "intervals", "timings")}
+            self.ledger.write(task.job, DONE, **kept)
+
+    def fail(self, task: Task, message: str) -> None:
+        if task.job is not None:
+            self.ledger.write(task.job, FAILED, error=message)

@@ -1,4 +1,4 @@
-"""A worker process: receives tasks, runs them one after another, reports by a pipe.
+"""What runs in a worker process of a sweep: one task after another, each with its log.
 
 Always a process of its own, so that a crash (out of memory, a fault in a native library) costs one
 job and not the sweep.
@@ -13,9 +13,8 @@ import os
 import signal
 import sys
 import threading
-import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -28,10 +27,8 @@ from jaxcomp.runtime.preemption import Terminated, on_sigterm
 from jaxcomp.sweep.store import DiskFullError
 from jaxcomp.sweep.tasks import Say, Task, Work
 
-TERMINATED = 143
-BEAT_S = 5.0  # how often a worker says that it is there
-STILL_S = 120.0  # a worker that has said nothing for so long stands still
-STOP_S = 30.0  # in which a worker that trains may finish its step and save it
+TERMINATED = 143  # exit code
+Answer = tuple[str, Any]  # ("done", result) | ("failed", message) | ("full", message)
 
 # Two processes that each start a thread a core only get in each other's way. One thread, also where
 # one worker is alone, makes a job's sums independent of how many workers and tasks there are.
@@ -43,107 +40,9 @@ ONE_THREAD = {
 }
 ONE_THREAD_XLA = "--xla_cpu_multi_thread_eigen=false"
 
-
-class Worker:
-    """The parent's end of one worker process.
-
-    Args:
-        main: what runs there: (its end of the pipe, work, workdir, *more).
-    """
-
-    def __init__(
-        self,
-        work: Work,
-        workdir: Path,
-        one_thread: bool,
-        main: Callable[..., None] | None = None,
-        more: tuple[Any, ...] = (),
-    ):
-        self.task: Task | None = None
-        self.shape: tuple = ()  # of the task it ran last
-        self.text, self.share, self.since = "", 0.0, time.monotonic()
-        self.silent = 0.0  # seconds since its last word
-        self.before: float | None = None  # share that the task's first message found done
-        context = mp.get_context("spawn")  # fork is not safe once JAX has threads
-        self.conn, theirs = context.Pipe()
-        args = (theirs, work, workdir, *more)
-        self.process = context.Process(target=main or _main, args=args, daemon=True)
-        with environment(one_thread):
-            self.process.start()
-        theirs.close()
-
-    def send(self, task: Task) -> None:
-        self.task, self.shape, self.text, self.share = task, task.shape, "starting", 0.0
-        self.before, self.silent, self.since = None, 0.0, time.monotonic()
-        self.conn.send(task)
-
-    def receive(self) -> tuple[str, Any] | None:
-        """The next ("done" | "failed" | "full", content) message; progress is kept, not returned.
-
-        A dead process counts as a failed task; one that stands still is ended, and counts so too.
-        """
-        while self.task is not None:
-            try:
-                if not self.conn.poll():
-                    return self._ended() if self.silent > STILL_S else None
-                word, content = self.conn.recv()
-            except (EOFError, ConnectionResetError):
-                self.process.join()
-                return "failed", f"its process died ({_cause(self.process.exitcode)})"
-            self.silent = 0.0
-            if word == "alive":
-                continue
-            if word != "progress":
-                return word, content
-            (self.text, share), self.since = content, time.monotonic()
-            if share is None:  # not known yet: the data are being prepared
-                continue
-            self.share = share
-            if self.before is None:
-                self.before = share
-        return None
-
-    def _ended(self) -> tuple[str, str]:
-        self.process.kill()
-        self.process.join()
-        return "failed", (
-            f"its process stood still for {self.silent:.0f} s (stopped, or held up by the machine) "
-            "and was ended; run the same command again, it resumes"
-        )
-
-    def release(self, grace_s: float = STOP_S) -> None:
-        """No more tasks: the process ends by itself."""
-        with contextlib.suppress(OSError):
-            self.conn.close()
-        self.process.join(grace_s)
-
-    def stop(self, grace_s: float = STOP_S) -> None:
-        stop([self], grace_s)
-
-
-def stop(workers: Sequence[Worker], grace_s: float = STOP_S) -> None:
-    """Ends the processes: a run in training saves its step first, if that takes no longer than
-    `grace_s`. A second SIGTERM or Ctrl-C in this time ends them at once."""
-    try:
-        for worker in workers:
-            worker.process.terminate()
-        end = time.monotonic() + grace_s
-        for worker in workers:
-            # Not by closing the pipe: the run would fail of it, unsaved, at its next word.
-            worker.process.join(max(0.0, end - time.monotonic()))
-    finally:
-        for worker in workers:
-            worker.process.kill()
-            worker.process.join()
-            with contextlib.suppress(OSError):
-                worker.conn.close()
-
-
-def _cause(code: int | None) -> str:
-    if code is not None and code < 0:
-        name = signal.Signals(-code).name
-        return f"{name}: out of memory?" if name == "SIGKILL" else name
-    return f"exit code {code}"
+_parent: Connection  # of this process, set by `begin`: takes (text, share) of a task's progress
+_work: Work
+_workdir: Path
 
 
 @contextlib.contextmanager
@@ -164,74 +63,49 @@ def environment(one_thread: bool) -> Iterator[None]:
         os.environ.update(before)
 
 
-# --- in the worker process --------------------------------------------------------------------
-
-
-def _main(conn: Connection, work: Work, workdir: Path) -> None:
-    begin()
-    send = speak(conn)
-
-    def say(text: str, share: float | None) -> None:
-        send("progress", (text, share))
-
-    try:
-        with contextlib.suppress(Exception):  # its task will meet it too, and log it
-            work.prepare()
-        while True:
-            try:
-                task = conn.recv()
-            except EOFError:
-                return
-            answer = logged(work, workdir, task, say)
-            send(*answer)
-            if answer[0] == "full":
-                ended_by_signal(1)  # before libraries say at their ends what they could not write
-    except Terminated:
-        ended_by_signal(TERMINATED)
-
-
-def begin() -> None:
-    """What every worker process does first."""
+def begin(parent: Connection, work: Work, workdir: Path) -> None:
+    """The first call in every worker process."""
+    global _parent, _work, _workdir
+    _parent, _work, _workdir = parent, work, workdir
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
-    signal.signal(signal.SIGTERM, on_sigterm)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     one_arena()
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
 
-def speak(conn: Connection) -> Callable[[str, Any], None]:
-    """What sends a word to the parent. From now on it also hears every BEAT_S that this process is
-    there, through long compilations and slow steps too: they leave the other threads running."""
-    lock = threading.Lock()
-
-    def send(word: str, content: Any) -> None:
-        with lock:
-            conn.send((word, content))
-
-    def beat() -> None:
-        with contextlib.suppress(OSError):  # the parent is gone, or wants no more
-            while True:
-                send("alive", None)
-                time.sleep(BEAT_S)
-
-    threading.Thread(target=beat, daemon=True).start()
-    return send
+def _die_with_parent() -> None:
+    """An orphan would go on holding cores and files after a kill -9 of the sweep."""
+    parent = mp.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
 
 
-def ended_by_signal(code: int) -> None:
-    """Ends the process at once, whatever other threads still do."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):
-            stream.flush()
-    os._exit(code)
+def prepare() -> None:
+    """Load what every task needs, while the parent looks at the data."""
+    with contextlib.suppress(Exception):  # a task will meet it too, and log it
+        _work.prepare()
 
 
-def logged(
-    work: Work, workdir: Path, task: Task, say: Say, name: str = "log.txt"
-) -> tuple[str, Any]:
-    """("done" | "failed" | "full", content) of one task, whose output goes to its log."""
+def run(task: Task) -> Answer:
+    """Do one task. SIGTERM ends the process; a run in training saves its step first."""
+    try:
+        signal.signal(signal.SIGTERM, on_sigterm)
+        answer = logged(_work, _workdir, task, lambda text, share: _parent.send((text, share)))
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        return answer
+    except Terminated:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                stream.flush()
+        os._exit(TERMINATED)  # at once, whatever other threads still do
+
+
+def logged(work: Work, workdir: Path, task: Task, say: Say) -> Answer:
+    """Do one task, whose output goes to its log."""
     answer = None
     try:
-        with log_to(workdir / "jobs" / task.id / name):
+        with log_to(workdir / "jobs" / task.id / "log.txt"):
             try:
                 with phases.reported_to(lambda text: say(text, None)):
                     answer = "done", work.run(task, workdir, say)
@@ -244,11 +118,16 @@ def logged(
     return answer
 
 
-def _failure(error: Exception) -> tuple[str, str]:
+def _failure(error: Exception) -> Answer:
     if _is_full(error):
         return "full", str(error)
+    return "failed", brief(error)
+
+
+def brief(error: Exception) -> str:
+    """An error in one line."""
     first = (str(error).strip() or "no message").splitlines()[0]
-    return "failed", f"{type(error).__name__}: {first}"
+    return f"{type(error).__name__}: {first}"
 
 
 def _is_full(error: BaseException) -> bool:
@@ -284,11 +163,3 @@ def log_to(path: Path) -> Iterator[None]:
             os.dup2(old, fd)
             os.close(old)
         log.close()
-
-
-def _die_with_parent() -> None:
-    """An orphan would go on holding cores and files after a kill -9 of the sweep."""
-    parent = mp.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)

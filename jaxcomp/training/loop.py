@@ -171,15 +171,15 @@ def fit(
                     if tracer.ends(step + 1):
                         watch.look()
                         tracer.end()
-                    stop = brake.reached(step + 1)
+                    stop = brake.reached()
                     if (step + 1) % run.checkpoint_every == 0 or step + 1 == steps or stop:
                         watch.save(step + 1, state, batches)
                     if stop:
                         break
                 with clock.part("checkpoint"):
                     checkpoints.wait()
-                if brake.ended():
-                    raise preemption.Terminated(together=True)
+                if brake.reached():
+                    raise preemption.Terminated
             watch.finish()
         finally:
             tracer.end()

@@ -1,5 +1,6 @@
 """A process of a cluster that only talks: `lonely.py MODE`, see test_distributed_processes.py."""
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ from jaxcomp.runtime import distributed
 
 
 def main(mode):
-    distributed.start([])
+    distributed.start([], config=os.environ.get("LONELY_CONFIG", ""))
     if mode == "error" and not distributed.is_lead():
         raise OSError(28, "No space left on device", "metrics.jsonl")
     if mode == "lead":

@@ -6,6 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import jax
 from sweep import sweep_stub
 from sweep_command import command
 
@@ -26,18 +27,18 @@ class Work(sweep_stub.StubWork):
         return super().run(task, workdir, say)
 
     def loop(self, task, workdir, say):
-        made = channel.process if (channel := distributed.channel()) else 0
+        made = jax.process_index() if distributed.count() > 1 else 0
         with preemption.steps() as brake:
             for step in range(6000):
                 time.sleep(0.01 + 0.005 * made)
                 say(f"step {step}", 0.1)
                 if step == 20:  # by now the two are some steps apart
                     (workdir / f"looping-{task.id}-{made}").touch()
-                if brake.reached(step):
+                if brake.reached():
                     break
             (workdir / f"saved-{task.id}-{made}").write_text(str(step))
-            if brake.ended():
-                raise preemption.Terminated(together=True)
+            if brake.reached():
+                raise preemption.Terminated
 
 
 if __name__ == "__main__":

@@ -4,25 +4,21 @@ import signal
 import sys
 
 from jaxcomp.cli import main
-from jaxcomp.runtime import preemption
-from jaxcomp.sweep import hosts, runner
+from jaxcomp.runtime import distributed, preemption
+from jaxcomp.sweep import runner
 
 
 def command(cfg, work, workdir, workers):
     """Runs the sweep and exits as the command does."""
     signal.signal(signal.SIGTERM, preemption.on_sigterm)
     try:
-        sys.exit(_run(cfg, work, workdir, workers))
+        distributed.start(sys.argv[1:])
+        summary = runner.run(cfg, workdir, work=work, workers=workers)
+        print(summary)
+        distributed.finish()
+        sys.exit(len(summary.failed))
     except preemption.Terminated:
+        distributed.leave(143, "it was told to stop")
         sys.exit(143)
     except Exception as error:
         sys.exit(main._failed(error))
-
-
-def _run(cfg, work, workdir, workers):
-    with hosts.joined(sys.argv[1:], cfg, work, workdir, None) as team:
-        if team.follows:
-            return team.wait()
-        summary = runner.run(cfg, workdir, work=work, workers=workers, team=team.worker)
-    print(summary)
-    return len(summary.failed)

@@ -26,7 +26,7 @@ def train(place):
 
     def begin(name, *args):
         command = cli("train", f"--config={config}", f"--workdir={folder / name}", *SET, *args)
-        running.append(Processes(command, 2, 2, folder=folder))
+        running.append(Processes(command, 2, 2, folder=folder, JAXCOMP_HEARTBEAT_TIMEOUT=10))
         return running[-1]
 
     yield begin
@@ -106,5 +106,5 @@ def test_a_save_that_fails_on_one_process_ends_all_with_one_line_each(place):
         running.close()
     assert [p.returncode for p in running.running] == [1, 2]
     assert "checkpoints: cannot be written" in running.error(1)
-    assert "process 1 (" in running.error(0)
+    assert "process 1 ended: " in running.error(0)
     assert not any("Traceback" in running.text(i) for i in (0, 1))

@@ -1,7 +1,6 @@
 """Processes that do not come, fail or die: the others end with one clear error, and do not hang."""
 
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ from processes import Processes
 pytestmark = pytest.mark.slow
 
 SCRIPT = str(Path(__file__).with_name("lonely.py"))
+AGAIN = "start all processes again with the same command: it resumes"
 
 
 @pytest.fixture
@@ -17,6 +17,7 @@ def start(tmp_path):
     running = []
 
     def begin(*args, **more):
+        more = {"JAXCOMP_HEARTBEAT_TIMEOUT": 5} | more
         running.append(Processes([SCRIPT, *args], 2, 2, folder=tmp_path, **more))
         return running[-1]
 
@@ -31,46 +32,50 @@ def together(running):
 
 @pytest.mark.parametrize("dead", [0, 1])
 def test_a_killed_process_is_named_by_the_other(start, dead):
+    """By JAX, which misses its heartbeats; that of process 0 is the end of the service itself."""
     running = start("loop")
     together(running)
     running.running[dead].send_signal(signal.SIGKILL)
-    begin = time.monotonic()
-    assert running.running[1 - dead].wait(30) == 1
-    assert time.monotonic() - begin < 15
-    said = running.error(1 - dead)
-    assert f"process {dead} (" in said
-    assert "died or cannot be reached" in said
-    assert said.endswith("start all processes again with the same command: it resumes")
+    assert running.running[1 - dead].wait(60) == 1
+    assert running.error(1 - dead).endswith(AGAIN)
+    if dead == 0:
+        assert "process 0 (" in running.error(1)
+    else:
+        assert "unhealthy (stopped sending heartbeats):\n1\n" in running.text(0)
 
 
 def test_an_error_of_one_process_ends_the_others_with_its_words(start):
     running = start("error")
     assert running.wait() == [1, 2]
     assert "the disk is full" in running.error(1)
-    assert "process 1 (" in running.error(0)
-    assert "ended: the disk is full" in running.error(0)
+    assert "process 1 ended: the disk is full" in running.error(0)
 
 
 def test_an_error_of_process_0_while_it_writes_ends_the_others(start):
     running = start("lead")
     assert running.wait() == [2, 1]
     assert "/nowhere/at/all: No such file" in running.error(0)
-    assert "process 0 (" in running.error(1)
+    assert "process 0 ended: FileNotFoundError" in running.error(1)
     assert "/nowhere/at/all" in running.error(1)
 
 
-def test_another_version_on_one_host_is_one_error_on_both(start, tmp_path):
-    about = tmp_path / "other" / "jaxcomp-9.9.9.dist-info" / "METADATA"
-    about.parent.mkdir(parents=True)
-    about.write_text("Metadata-Version: 2.1\nName: jaxcomp\nVersion: 9.9.9\n")
-    running = start("loop", each=lambda i: {"PYTHONPATH": str(tmp_path / "other")} if i else {})
+def test_another_command_is_one_error_on_both(start):
+    running = start("loop", each=lambda i: {"LONELY_CONFIG": f"config {i}"})
     assert running.wait() == [2, 2]
     for i in range(2):
-        assert "has jaxcomp 9.9.9, process 0" in running.error(i)
+        assert "process 1 was started otherwise than process 0" in running.error(i)
+        assert f"the config config {i}" in running.error(i)
 
 
 def test_who_does_not_come_is_named(start):
-    running = start("loop", JAXCOMP_START_TIMEOUT=2, each=lambda i: {"JAXCOMP_PROCESSES": "3"})
-    assert running.wait() == [2, 2]
+    running = start("loop", JAXCOMP_START_TIMEOUT=3, each=lambda i: {"JAXCOMP_PROCESSES": "3"})
+    assert running.wait() == [1, 1]
     for i in range(2):
-        assert "process 2 of 3 did not start within 2 s" in running.error(i)
+        assert "Some timed out task names:\n2" in running.text(i)
+        assert running.error(i).endswith(AGAIN)
+
+
+def test_process_0_that_does_not_come_is_named(start):
+    running = start("loop", JAXCOMP_START_TIMEOUT=3, each=lambda i: {"JAXCOMP_PROCESS": "1"})
+    assert running.running[1].wait(60) == 1
+    assert "process 0 (localhost:" in running.error(1)

@@ -10,8 +10,6 @@ from jaxcomp.data import phases
 from jaxcomp.sweep import grid, runner
 from jaxcomp.sweep.tasks import Task
 
-ELSEWHERE = '{"host": "elsewhere", "pid": 1, "started": "1"}'
-
 
 def config(**sweep) -> Config:
     sizes = {s: ModelConfig(hidden_size=h) for s, h in (("s", 16), ("m", 32))}
@@ -63,15 +61,6 @@ class StubWork:
             with phases.phase("reading a.jsonl", 10, "lines") as progress:
                 progress.done = 3
                 time.sleep(3)
-        if kind == "stop":
-            (workdir / "stopped").touch()
-            os.kill(os.getpid(), signal.SIGSTOP)
-        if kind.startswith("taken over, "):  # by a machine that found our heartbeat old
-            lock = workdir / "claims" / f"{task.id}.lock"
-            lock.unlink()
-            lock.write_text(ELSEWHERE)
-            time.sleep(float(kind.removeprefix("taken over, ")))
-            (workdir / "late").touch()
         with open(workdir / "ran.txt", "a") as f:
             f.write(task.id + "\n")
         say("half", 0.5)

@@ -1,14 +1,11 @@
 """The runner's plumbing, with stand-in jobs that take milliseconds and never touch JAX."""
 
-import multiprocessing as mp
 import os
+import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import sweep_stub
@@ -18,10 +15,9 @@ from sweep.sweep_stub import config
 from jaxcomp.analysis.tables import lr_grid_csv, results_csv
 from jaxcomp.config import Config, ConfigError
 from jaxcomp.runtime import errors, paths
-from jaxcomp.sweep import claims, dispatch, grid, runner, worker
-from jaxcomp.sweep.claims import ClaimedError, Claims
+from jaxcomp.sweep import grid, progress, runner, worker
 from jaxcomp.sweep.collect import collect
-from jaxcomp.sweep.dispatch import Crew, Dispatch
+from jaxcomp.sweep.progress import Progress, Running
 from jaxcomp.sweep.store import DiskFullError, Ledger
 from jaxcomp.sweep.tasks import Task
 
@@ -133,86 +129,11 @@ def test_a_log_that_its_bucket_does_not_take_is_no_error_of_its_own(tmp_path, mo
         assert (word, content["note"]) == ("done", "fine")
 
 
-def test_a_worker_that_stands_still_costs_its_job_alone(tmp_path, monkeypatch):
-    still = "toy-m-r4-b0-s0"
-    (tmp_path / f"trouble-{still}").write_text("stop")
-    usual = worker.STILL_S
-
-    def hear(text):
-        if text.startswith("FAILED"):
-            monkeypatch.setattr(worker, "STILL_S", usual)
-
-    def hurry():  # only while the one worker is stopped: a process that starts may take its time
-        wait_for((tmp_path / "stopped").exists)
-        monkeypatch.setattr(worker, "STILL_S", 1.0)
-
-    threading.Thread(target=hurry, daemon=True).start()
-    summary, _, said = go(config(), tmp_path, workers=1, hear=hear)
-    ((failed, message),) = summary.failed
-    assert (summary.ran, failed) == (7, still)
-    assert "stood still for" in message
-    assert "run the same command again" in message
-    assert said.count(message) == 1
-
-
 def test_the_preparation_of_data_is_told_with_how_far_it_is(tmp_path, monkeypatch):
-    monkeypatch.setattr(dispatch, "PROGRESS_S", 0.1)
+    monkeypatch.setattr(progress, "EVERY_S", 0.1)
     (tmp_path / "trouble-toy-s-b0").write_text("prepare")
     said = go(config(), tmp_path)[2]
     assert "toy-s-b0 0% reading a.jsonl: 3 of 10 lines (30%), 1 s, about 2 s left;" in said
-
-
-def test_a_long_step_is_no_standing_still(monkeypatch):
-    monkeypatch.setattr(worker, "BEAT_S", 0.05)
-    ours, theirs = mp.Pipe()
-    send = worker.speak(theirs)
-    send("progress", ("compiling", 0.1))
-    time.sleep(0.3)  # says nothing itself
-    heard = []
-    while ours.poll():
-        heard.append(ours.recv())
-    assert heard.count(("alive", None)) > 1
-    assert heard.count(("progress", ("compiling", 0.1))) == 1
-
-
-@pytest.mark.parametrize("seconds", [0, 1000])
-def test_a_job_that_another_machine_took_over_is_left_to_it(tmp_path, monkeypatch, seconds):
-    """At its end, and while it runs."""
-    taken = "toy-s-r4-b0-s0"
-    (tmp_path / f"trouble-{taken}").write_text(f"taken over, {seconds}")
-    lock, row = tmp_path / f"claims/{taken}.lock", tmp_path / f"ledger/{taken}.json"
-    monkeypatch.setattr(claims, "HEARTBEAT_S", 0.2 if seconds else 1000)
-    go(config(), tmp_path / "other")
-
-    def hear(text):
-        if "taken over by process 1 on elsewhere" in text:
-            assert lock.read_text() == sweep_stub.ELSEWHERE
-            assert not row.exists()
-            row.parent.mkdir(exist_ok=True)
-            os.replace(tmp_path / f"other/ledger/{taken}.json", row)  # the other one finishes it
-            lock.unlink()
-
-    summary, made, said = go(config(), tmp_path, hear=hear)
-    assert summary == runner.Summary(8, 0, ())
-    assert said.count(f"{taken} was taken over by process 1 on elsewhere") == 1
-    assert f"{taken} done" not in said
-    assert (tmp_path / "late").exists() == (seconds == 0)
-    assert "toy,s,4,0," in made
-
-
-def test_a_shard_that_another_machine_took_over_is_left_to_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(claims, "HEARTBEAT_S", 0.2)
-    lock = tmp_path / "claims/shard-0-of-1.lock"
-
-    def hear(text):
-        if "tasks on" in text:
-            lock.unlink()
-            lock.write_text(sweep_stub.ELSEWHERE)
-
-    with pytest.raises(ClaimedError, match="taken over by process 1 on elsewhere"):
-        go(config(), tmp_path, 60.0, hear=hear)
-    assert lock.read_text() == sweep_stub.ELSEWHERE
-    assert [p.name for p in (tmp_path / "claims").glob("*.lock")] == [lock.name]
 
 
 def start(workdir, seconds, extra=""):
@@ -235,16 +156,40 @@ def finished(workdir):
     return len(list((workdir / "ledger").glob("*.json")))
 
 
-def test_kill_9_then_the_same_command_gives_the_same_csv(tmp_path):
+def workers_of(pid):
+    """The worker processes of a sweep."""
+    found = []
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in children.read_text().split():
+            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                found.append(int(child))
+    return found
+
+
+@pytest.mark.parametrize("who", ["worker", "parent", "both"])
+def test_kill_9_then_the_same_command_gives_the_same_csv(tmp_path, who):
     clean = go(config(), tmp_path / "clean")[1]
     process = start(tmp_path / "a", 0.3)
     wait_for(lambda: finished(tmp_path / "a") >= 2)
-    process.kill()
-    process.communicate()
-    kept = finished(tmp_path / "a")
-    assert 2 <= kept < 8
+    workers = workers_of(process.pid)
+    assert len(workers) == 2
+    if who != "worker":
+        process.kill()
+    if who != "parent":
+        os.kill(workers[0], signal.SIGKILL)
+    process.communicate(timeout=HANGS_S)
+    rows = [Ledger(tmp_path / "a").row(job) for job in grid.expand(config())]
+    failed = [row["error"] for row in rows if row and row["status"] == "failed"]
+    done = sum(row is not None for row in rows) - len(failed)
+    if who == "worker":  # it costs one job, which the command names; the others go on
+        assert process.returncode == 0
+        assert (done, len(failed)) == (7, 1)
+        assert "its process died (SIGKILL: out of memory?)" in failed[0]
+    else:
+        assert 2 <= done < 8
+        assert not failed
     summary, made, _ = go(config(), tmp_path / "a")
-    assert summary.before == kept
+    assert summary.before == done
     assert made == clean
 
 
@@ -257,24 +202,12 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path):
     assert not list(tmp_path.glob("made-*"))
 
 
-def test_two_processes_on_one_shard_is_one_clear_error(tmp_path):
-    process = start(tmp_path, 5.0)
-    wait_for(lambda: (tmp_path / "ran.txt").exists())
-    try:
-        with pytest.raises(
-            ClaimedError, match=rf"shard-0-of-1 is claimed by process {process.pid}"
-        ):
-            go(config(), tmp_path)
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def test_overlapping_shards_share_the_work(tmp_path):
-    """0/1 and 1/2 both want the odd jobs: each is still run once."""
+@pytest.mark.parametrize("shard", [(0, 1), (1, 2)])
+def test_two_commands_in_one_folder_share_the_work(tmp_path, shard):
+    """The same command twice, or shards that overlap: each task is still run once."""
     process = start(tmp_path, 0.2)
     wait_for(lambda: (tmp_path / "ran.txt").exists())
-    go(config(), tmp_path, 0.2, shard=(1, 2))
+    go(config(), tmp_path, 0.2, shard=shard)
     process.communicate(timeout=HANGS_S)
     assert process.returncode == 0
     order = ran(tmp_path)
@@ -325,56 +258,6 @@ def test_parse_shard():
             runner.parse_shard(bad)
 
 
-def test_claims(tmp_path):
-    with Claims(tmp_path) as mine, Claims(tmp_path) as other:
-        mine.acquire("a")
-        assert not other.try_acquire("a")
-        mine.release("a")
-        assert other.try_acquire("a")
-    assert not list(tmp_path.glob("*.lock"))
-
-
-def test_a_dead_process_loses_its_claim(tmp_path):
-    code = f"""
-from pathlib import Path; from jaxcomp.sweep.claims import Claims; import os
-c = Claims(Path({str(tmp_path)!r})); c.acquire("a"); os._exit(0)
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)
-    assert (tmp_path / "a.lock").exists()
-    with Claims(tmp_path) as mine:
-        mine.acquire("a")
-
-
-def test_another_machine_keeps_its_claim_while_its_heart_beats(tmp_path):
-    (tmp_path / "a.lock").write_text(sweep_stub.ELSEWHERE)
-    with Claims(tmp_path) as mine:
-        with pytest.raises(ClaimedError, match="process 1 on elsewhere"):
-            mine.acquire("a")
-        old = time.time() - 1000
-        os.utime(tmp_path / "a.lock", (old, old))
-        mine.acquire("a")
-
-
-def test_a_claim_that_was_taken_over_is_the_others(tmp_path):
-    with Claims(tmp_path) as mine:
-        mine.acquire("a")
-        mine.acquire("b")
-        (tmp_path / "b.lock").write_text(sweep_stub.ELSEWHERE)
-        assert mine.holds("a")
-        assert not mine.holds("b")
-        (tmp_path / "a.lock").write_text(sweep_stub.ELSEWHERE)
-    assert len(list(tmp_path.glob("*.lock"))) == 2
-
-
-@pytest.mark.parametrize("text", ["", "[]", "7", '{"pid": {}}', '{"pid": 99' + "9" * 5000 + "}"])
-def test_a_damaged_claim_counts_by_its_age(tmp_path, text):
-    (tmp_path / "a.lock").write_text(text)
-    with Claims(tmp_path) as mine:
-        assert not mine.try_acquire("a")
-        os.utime(tmp_path / "a.lock", (1, 1))
-        assert mine.try_acquire("a")
-
-
 def test_a_damaged_ledger_file_is_named(tmp_path):
     cfg = config()
     go(cfg, tmp_path)
@@ -384,13 +267,11 @@ def test_a_damaged_ledger_file_is_named(tmp_path):
         Ledger(tmp_path).row(grid.expand(cfg)[0])
 
 
-def test_what_a_killed_process_left_is_no_speed(tmp_path):
+def test_what_a_killed_process_left_is_no_speed():
     tasks = [Task(name, "job", Config()) for name in "ab"]
-    none: Any = None
-    left: Any = Dispatch(tasks, none, tmp_path, none, none, Crew((), 1, True), print)
-    left.workers = [SimpleNamespace(task=tasks[0], share=0.75, before=0.5)]
-    left.began = time.monotonic() - 100
+    progress = Progress(tasks, print)
+    progress.began = time.monotonic() - 100
+    running = Running(tasks[0]).after("resumed", 0.5).after("trained on", 0.75)
     # A quarter of one of two equal tasks in 100 s; 1.25 tasks are left.
-    assert left._eta() == "about 8m20s left"
-    left.workers[0].before = 0.75
-    assert left._eta() == "time left unknown yet"
+    assert progress.left([running]) == "about 8m20s left"
+    assert progress.left([running._replace(found=0.75)]) == "time left unknown yet"

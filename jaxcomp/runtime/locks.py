@@ -1,0 +1,34 @@
+"""Locks between the processes of one machine: who holds one is working at that place.
+
+The system lets go when the process ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from filelock import BaseFileLock, FileLock, Timeout
+
+from jaxcomp.runtime import paths
+
+
+def take(place: paths.Place, wait_s: float = 0.0) -> BaseFileLock | None:
+    """Return the lock of `place`, acquired; None where another process still has it after `wait_s`.
+
+    It is the file `<place>.lock`; of a place in a bucket, a file of this machine's cache folder.
+    A disk without locks stops nobody: work that is done twice has the same result.
+    """
+    if paths.is_remote(place):
+        name = hashlib.sha256(paths.absolute(place).encode()).hexdigest()[:32]
+        file = paths.cache_dir() / "locks" / f"{name}.lock"
+    else:
+        file = paths.path(f"{paths.absolute(place)}.lock")
+    lock = FileLock(file, thread_local=False)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=wait_s)
+    except Timeout:
+        return None
+    except OSError:  # no locks on this disk, or no room: the first file of the work says it better
+        pass
+    return lock

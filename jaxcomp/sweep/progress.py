@@ -1,0 +1,85 @@
+"""How far a sweep is, and when it will be done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from jaxcomp.sweep.tasks import Task
+
+Out = Callable[[str], None]
+FIRST_S, EVERY_S = 1.0, 15.0
+UNCHANGED_S = 60.0  # progress that is older than this has its age printed
+
+
+class Running(NamedTuple):
+    """What a task said last: what is happening, the share that is done, and when it said so."""
+
+    task: Task
+    text: str = "starting"
+    share: float = 0.0
+    found: float | None = None  # the share that was done before this command; None: not known yet
+    since: float = 0.0
+
+    def after(self, text: str, share: float | None) -> Running:
+        """`share` None: not known, such as while the data are prepared."""
+        now = self._replace(text=text, since=time.monotonic())
+        if share is None:
+            return now
+        return now._replace(share=share, found=share if self.found is None else self.found)
+
+    def __str__(self) -> str:
+        said = f"{self.task.id} {self.share:.0%} {self.text}".strip()
+        age = time.monotonic() - self.since
+        return f"{said} (unchanged for {duration(age)})" if age > UNCHANGED_S else said
+
+
+class Progress:
+    """Counts finished jobs and prints a line every EVERY_S seconds."""
+
+    def __init__(self, tasks: Sequence[Task], out: Out):
+        self.out = out
+        self.jobs, self.ended = sum(t.job is not None for t in tasks), 0
+        self.total = sum(t.cost for t in tasks)
+        self.spent = 0.0  # cost of the tasks that have ended
+        self.found = 0.0  # the part of it that was there when its task was resumed
+        self.began = time.monotonic()
+        self._next = self.began + FIRST_S
+
+    def end(self, task: Task, found: float | None = 0.0) -> None:
+        """`task` is done, here or elsewhere, or has failed."""
+        self.ended += task.job is not None
+        self.spent += task.cost
+        self.found += (found or 0.0) * task.cost
+
+    def say(self, what: str, running: Iterable[Running] = ()) -> None:
+        self.out(f"[{self.ended}/{self.jobs}] {what}; {self.left(running)}")
+        self._next = time.monotonic() + EVERY_S
+
+    def tick(self, running: Sequence[Running], waiting: Sequence[str] = ()) -> None:
+        """Prints what is running, or whose tasks are waited for, when it is time."""
+        if time.monotonic() < self._next:
+            return
+        what = " | ".join(map(str, running))
+        if not running and waiting:
+            what = f"waiting for {', '.join(waiting[:3])}, run by another process"
+        self.say(what, running)
+
+    def left(self, running: Iterable[Running] = ()) -> str:
+        there, found = self.spent, self.found
+        for one in running:
+            there += one.share * one.task.cost
+            found += (one.found or 0.0) * one.task.cost
+        elapsed = time.monotonic() - self.began
+        if there - found < 0.02 * self.total or elapsed < 1:
+            return "time left unknown yet"
+        return f"about {duration(elapsed * (self.total - there) / (there - found))} left"
+
+
+def duration(seconds: float) -> str:
+    """`75` -> `1m15s`, `4000` -> `1h07m`."""
+    s = round(seconds)
+    if s < 60:
+        return f"{s}s"
+    return f"{s // 60}m{s % 60:02d}s" if s < 3600 else f"{s // 3600}h{s % 3600 // 60:02d}m"
