@@ -71,10 +71,11 @@ def start(argv: Sequence[str] = (), *, config: str = "") -> None:
     timeout, silence = _whole(START_S, 1, 300), _whole(HEARTBEAT_S, 5, 60)
     import jax
     from jax._src import distributed as service  # the client has no public name
-    from jax._src.lib import _jax
+    from jax._src.lib import _jax  # pyright: ignore[reportPrivateImportUsage]
 
     _explain_abort()
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.config.update("jax_enable_preemption_service", True)  # see preemption.py
     by_hand = COUNT in os.environ
     # JAX gives its service no time-out for the start, and so it would never name who is missing.
     make = _jax.get_distributed_runtime_service
