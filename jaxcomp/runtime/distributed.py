@@ -286,11 +286,15 @@ def _end_with_others() -> None:
 
 
 def wait_if_lost(error: BaseException) -> None:
-    """Where `error` is that of a collective: wait to be ended, with the name of the process that
-    is gone. JAX's service misses its heartbeats at last, after JAXCOMP_HEARTBEAT_TIMEOUT."""
+    """Where `error` only follows from the end of another process: wait to be ended.
+
+    A failed collective is waited for until JAX's service misses the other's heartbeats, and gives
+    its number (JAXCOMP_HEARTBEAT_TIMEOUT).
+    """
     names = ("JaxRuntimeError", "XlaRuntimeError")
-    if _count > 1 and any(type(e).__name__ in names or "Gloo" in str(e) for e in chain(error)):
-        time.sleep(_whole(HEARTBEAT_S, 5, 60) + 2 * _GRACE_S)
+    collective = any(type(e).__name__ in names or "Gloo" in str(e) for e in chain(error))
+    if _count > 1 and (collective or _code is not None):
+        time.sleep(_whole(HEARTBEAT_S, 5, 60) + 3 * _GRACE_S)
 
 
 def _explain_abort() -> None:
