@@ -114,8 +114,6 @@ def _read(file: Path, read: Callable[[], Any]) -> Any:
         raise
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{file}: cannot be read ({error}); is it complete?") from error
-    except Exception as error:
-        raise _of_bucket(file, error) from error
 
 
 def decode(file: Path, raw: bytes, before: int = 0, line: int = 0) -> str:
@@ -233,16 +231,3 @@ def _reading(file: Path) -> Iterator[None]:
             f"{file}: not a readable parquet file ({said}); is it complete? Download or write it "
             "again"
         ) from error
-    except Exception as error:
-        raise _of_bucket(file, error) from error
-
-
-def _of_bucket(file: Path, error: Exception) -> Exception:
-    """A network's errors come through the libraries as they are; others are not expected."""
-    if not paths.is_remote(file):
-        return error
-    said = " ".join(str(error).split())[:200]
-    return errors.StorageError(
-        f"{file}: cannot be read ({type(error).__name__}: {said}); check the network and the "
-        "permissions of the bucket, and run the same command again"
-    )

@@ -77,7 +77,12 @@ def _about(file: str) -> tuple[int, str]:
 
 @functools.lru_cache(maxsize=256)
 def _objects(pattern: str, minute: int) -> dict[str, tuple[int, str]]:
-    """Size and checksum of every object that matches; listed once for all jobs of a sweep."""
+    """Listed once for all jobs of a sweep."""
+    return listed(pattern)
+
+
+def listed(pattern: str) -> dict[str, tuple[int, str]]:
+    """Name -> size and checksum of every object of a bucket that matches. Raises StorageError."""
     from jaxcomp.runtime import gs
 
     paths.check_readable(pattern)
