@@ -26,6 +26,7 @@ class ObjectiveRow:
             its text (O = 1, `AnswerBatch`). The last needs a source with questions.
         adapts_decoder: `decoder.adapt.objective` may be it.
         previewed: `jaxcomp check` may examine it: its loss is the nats of labels times `weights`.
+        own_weights: its `weights` are not those of means over labels.
         teacher_tokens: tokens of an example that the decoder reads once more, forward only.
     """
 
@@ -34,6 +35,7 @@ class ObjectiveRow:
     targets: Literal["one", "both", "question"] = "one"
     adapts_decoder: bool = False
     previewed: bool = True
+    own_weights: bool = False
     teacher_tokens: Callable[[DataConfig], int] = lambda data: 0
 
     @property

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from jaxcomp.data.objectives import OBJECTIVES
 from jaxcomp.evals.preview.batch import Preview, group_of, padding
 from jaxcomp.evals.preview.finding import Finding, healthy
-from jaxcomp.training.loss import MemoryObjective
 
 # Of float32 (or bfloat16) derivatives and sums; the wrong label or weight is of order 1.
 TOLERANCE = 0.02
@@ -101,7 +101,7 @@ def padding_free(p: Preview) -> Finding:
 
 def mean(p: Preview) -> Finding:
     """A loss divided by padding, or by rows of unequal length."""
-    if type(p.objective).weights is not MemoryObjective.weights:
+    if OBJECTIVES[p.cfg.train.objective].own_weights:
         return Finding(None, "the objective gives its labels weights of its own")
     o, nll, len_BO = p.objective, p.heard.nll_BO.astype(np.float64), p.sample.tok_len_BO
     shares, expected = o.shares or {None: 1.0}, 0.0

@@ -26,16 +26,8 @@ from jaxcomp.sweep.plan.topology import Slice, larger, slice_of
 Out = Callable[[str], None]
 # The code that decides what is compiled and what is read from it.
 _CODE = (
-    *("config.py", "runtime/sharding.py", "inference/decode.py"),
-    *("compress/autoencoder.py", "compress/connector.py", "compress/memory.py"),
-    *(f"compress/{name}.py" for name in ("interleave", "pool", "kv")),
-    *(
-        f"models/{name}.py"
-        for name in ("attention", "block", "generate", "kernels", "lora", "model")
-    ),
-    *("models/mask.py", "data/objectives.py", "data/batches.py"),
-    *(f"training/{name}.py" for name in ("answer", "distill", "loss", "optim")),
-    *(f"sweep/plan/{name}.py" for name in ("compile", "hlo", "programs")),
+    *("config.py", "runtime/sharding.py", "inference/decode.py", "data/batches.py"),
+    *("compress/*.py", "data/objectives.py", "models/*.py", "training/*.py", "sweep/plan/*.py"),
 )
 
 
@@ -215,7 +207,7 @@ class _Compiler:
 
     def _key(self, cfg: Config, where: Slice, layout: Layout, only_train: bool) -> str:
         if self._versions is None:
-            self._versions = compiler.versions() | {"code": _code()}
+            self._versions = compiler.versions() | {"code": _code(cfg)}
         shapes = [to_dict(grid.model(cfg)), to_dict(cfg.decoder.model)]
         parts = [cfg.data, cfg.memory, cfg.train, cfg.eval.batch, only_train]
         return config_hash(shapes, parts, where.name, list(layout), self._versions)
@@ -225,10 +217,12 @@ class PlanError(RuntimeError):
     """A plan cannot go on; the message says why."""
 
 
-def _code() -> str:
-    here, digest = Path(__file__).parents[2], hashlib.sha256()
-    for part in _CODE:
-        digest.update((here / part).read_bytes())
+def _code(cfg: Config) -> str:
+    """What names this version of `_CODE`, and of a user's own files."""
+    package, digest = Path(__file__).parents[2], hashlib.sha256()
+    own = [Path(name) for name in cfg.plugins if name.endswith(".py")]
+    for file in (*(f for part in _CODE for f in sorted(package.glob(part))), *own):
+        digest.update(file.read_bytes())
     return digest.hexdigest()
 
 
