@@ -116,6 +116,7 @@ def test_files_of_ones_own_are_swept_and_reported(tmp_path):
 def test_each_alone_is_swept_and_checked(name, tmp_path):
     row, job = swept(tmp_path, (name,))
     assert float(row["val_loss"]) > 0
+    assert "1 of 1 setups fit" in command(tmp_path, "plan", "--config=mine.py", "--topology=h100:1")
     said = command(tmp_path, "check", "--config=mine.py", f"--workdir={job}")
     assert "trained, in" in said
     assert "the whole context is in the memory" in said

@@ -236,12 +236,6 @@ class AutoEncoder(nnx.Module):
         return Targets(hidden_RSD[:, P - 1 :], tok_RL, slot_L < len_R1)
 
 
-def check_memory(memory: MemoryConfig) -> None:
-    """Raises ConfigError for a recipe, kind or layout that does not exist, and for a kind or a
-    connector that is not the recipe's."""
-    recipes.check(memory)
-
-
 def build(
     llm: Transformer,
     decoder: Transformer,
@@ -257,7 +251,7 @@ def build(
 
     `scale` is that of the decoder's embeddings, measured unless it is given.
     """
-    check_memory(memory)
+    recipes.check(memory)
     recipes.check_shapes(memory, llm.cfg, decoder.cfg)
     rngs = nnx.Rngs(params=seed)
     compressor = kind_of(memory)(

@@ -35,7 +35,7 @@ class KindRow:
     connectors: tuple[str, ...] = ()
     alike: tuple[str, ...] = ()
     least_layers: int = 1
-    why: str = "it is made so"
+    why: str = "so it was registered"
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from jaxcomp.compress.kinds import CONNECTORS, KINDS
-from jaxcomp.config import Config, ConfigError, MemoryConfig, ModelConfig, TrainConfig
+from jaxcomp.config import Config, ConfigError, MemoryConfig, ModelConfig, Positions, TrainConfig
+from jaxcomp.runtime.registry import unknown
 
 CUSTOM = "custom"  # memory.recipe of a mix that nobody has published
 
@@ -71,9 +72,11 @@ def check_towers(memory: MemoryConfig, train: TrainConfig) -> None:
 
 
 def check(memory: MemoryConfig) -> None:
-    """Raises ConfigError where a name is unknown, kind or connector is not the recipe's, or the
-    kind does not take the connector."""
+    """Raises ConfigError where a name or layout is unknown, kind or connector is not the recipe's,
+    or the kind does not take the connector."""
     kind = KINDS[memory.kind]
+    if memory.positions not in get_args(Positions):
+        raise unknown("memory.positions", memory.positions, get_args(Positions))
     if memory.recipe == CUSTOM:
         if CONNECTORS[memory.connector].name not in (kind.connectors or CONNECTORS):
             raise ConfigError(

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 
+from jaxcomp.compress import recipes
 from jaxcomp.config import Config, ConfigError, TrainConfig
 
 
@@ -52,9 +53,7 @@ def suffix_at(cfg: Config, ratio: int) -> str:
 
 def check(cfg: Config) -> None:
     """Raises ConfigError where a memory vector would stand for a part of a token."""
-    from jaxcomp.compress.autoencoder import check_memory  # loads JAX
-
-    check_memory(cfg.memory)
+    recipes.check(cfg.memory)
     T = cfg.data.segment
     for ratio in (cfg.memory.ratio, *cfg.train.ratios, *cfg.train.curriculum):
         if ratio < 1 or T % ratio:

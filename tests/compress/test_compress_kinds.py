@@ -1,6 +1,8 @@
 """Every kind and connector against the same done by hand, and what no kind may do."""
 
 import functools
+import re
+from pathlib import Path
 from typing import NamedTuple
 
 import compress_models as tiny
@@ -15,6 +17,7 @@ from jaxcomp.compress.kinds import KINDS, kind_of
 from jaxcomp.compress.pool import block_means
 from jaxcomp.compress.recipes import recipe
 from jaxcomp.config import MemoryConfig, OptimConfig, TrainConfig
+from jaxcomp.runtime.plugins import import_file
 from jaxcomp.runtime.sharding import use_mesh
 from jaxcomp.training import optim
 from jaxcomp.training.loss import MemoryObjective
@@ -182,3 +185,24 @@ LAID = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_kind_says_in_which_order_its_tower_reads(kind):
     assert kind_of(MemoryConfig(kind=kind)).reads(TEXT, MEMORY) == LAID[kind]
+
+
+def test_the_kind_of_the_extending_page_writes_the_last_state_of_each_block(mesh, tmp_path):
+    page = (Path(__file__).parents[2] / "docs/extending.md").read_text("utf-8")
+    (code,) = re.findall(r"```python\n(\"\"\"last_state.py.*?)```", page, re.DOTALL)
+    (tmp_path / "last_state.py").write_text(code)
+    import_file(tmp_path / "last_state.py", "")
+    try:
+        memory = MemoryConfig(recipe="custom", kind="last_state", connector="none", ratio=4)
+        model, ctx = tiny.pair(memory), tiny.tokens(4, T)
+        found = np.array(write(model, ctx, LENGTHS, 4).vec_BMD)
+    finally:
+        del KINDS["last_state"]
+    llm, unit = model.compressor.llm, model.compressor.connector.unit
+    for b, t in enumerate(LENGTHS):
+        ends = [min(m * 4, t) - 1 for m in range(1, 1 + -(-t // 4))]
+        assert (found[b, len(ends) :] == 0).all()
+        if ends:
+            x_TE = np.array(llm.emb[...])[ctx[b, :t]]
+            wanted = unit * tiny.states_by_hand(llm, x_TE, range(t))[ends]
+            np.testing.assert_allclose(found[b, : len(ends)], wanted, rtol=2e-4, atol=2e-4)
