@@ -7,6 +7,7 @@ import inspect
 import re
 from collections.abc import Iterator
 
+from jaxcomp.evals import evaluation
 from jaxcomp.evals.metric import PLACEHOLDERS, WITHOUT, Measure
 from jaxcomp.evals.metrics import every
 
@@ -14,14 +15,15 @@ TITLE = "# What every number means"
 # The order of sections; a module that is not named comes after these.
 FIRST = ("reconstruction", "slots", "prior_conflict", "edits", "geometry", "uncertainty")
 LAST = ("pairs", "training")
+INSPECT = ("jaxcomp.evals.attribution", "jaxcomp.evals.linear_probe")
 HEAD = """
 <!-- Made by `python -m jaxcomp.analysis.metrics_page > docs/metrics.md`: change the declaration in
 the file that measures the number, and make this page again. -->
 
-Each name below is a column of `report/results.csv` and a key of `eval.json`. A number is declared
-in the file that measures it ([extending.md](extending.md)); this page is made of these
-declarations. How means, intervals, trends
-and the verdict come about: [statistics.md](statistics.md).
+Each name in a table is a column of `report/results.csv` and a key of `eval.json`. A number is
+declared in the file that measures it ([extending.md](extending.md)); this page is made of these
+declarations. How means, intervals, trends and the verdict come about:
+[statistics.md](statistics.md).
 
 **Conventions.**
 
@@ -62,10 +64,7 @@ def page() -> str:
     said.append("**Placeholders.**\n")
     said[-1] += "".join(f"\n- `<{key}>`, {MEANINGS[key]}: {_values(key)}." for key in used)
     for module, measures in _sections():
-        title, _, text = inspect.cleandoc(importlib.import_module(module).__doc__ or "").partition(
-            "\n"
-        )
-        said += [f"## {title.rstrip('.')}", *([text.strip()] if text else [])]
+        said += _said(module)
         lines = ["| name | unit | run | average | better | definition |", "|---" * 6 + "|"]
         lines += [
             f"| `{x.name}` | {x.unit} | {x.run} | {x.average} | {x.better or '–'} | "
@@ -77,7 +76,16 @@ def page() -> str:
         bare = [name for measure in measures for name in measure.without]
         if bare:
             said.append(f"With `{WITHOUT}/` too: {', '.join(f'`{name}`' for name in bare)}.")
+    for module in (*evaluation.shipped().values(), *INSPECT):
+        said += _said(module)
     return "\n\n".join(said) + "\n"
+
+
+def _said(module: str) -> list[str]:
+    """A module's docstring as a section."""
+    doc = inspect.cleandoc(importlib.import_module(module).__doc__ or "")
+    title, _, text = doc.partition("\n")
+    return [f"## {title.rstrip('.')}", *([text.strip()] if text else [])]
 
 
 def _sections() -> Iterator[tuple[str, list[Measure]]]:

@@ -22,27 +22,15 @@ from jaxcomp.cli.common import (
 )
 from jaxcomp.cli.inference import here, tell
 from jaxcomp.cli.overrides import integer
-from jaxcomp.cli.questions import RESULTS, TASKS, moved_runs, places_of, runs_of
+from jaxcomp.cli.questions import ask, import_plugins, moved_runs, places_of, runs_of
 from jaxcomp.config import Config, ConfigError, config_hash
-from jaxcomp.evals import versions
+from jaxcomp.evals import evaluation, versions
+from jaxcomp.evals.evaluation import RESULTS
 from jaxcomp.runtime import compiled, distributed, paths, strict_json
 from jaxcomp.runtime.fields import from_dict
 from jaxcomp.runtime.plugins import load_plugins
 
 SETTINGS, SUMMARY = "settings.json", "summary.json"  # as in training/manifest.py, which loads JAX
-_ASKED = ("overwriting", "qa")  # of items in a file
-_LOADED = (*_ASKED, "drift", "bounds")  # that ask one pair
-# A flag -> the tasks that take it.
-OF_TASKS = {
-    "data": (*_ASKED, "drift"),
-    "limit": _LOADED,
-    "out": tuple(TASKS),
-    "filter": _ASKED,
-    "select": _ASKED,
-    "export": ("drift",),
-    "ratio": (*_LOADED, "rate"),
-    "batch": _LOADED,
-}
 
 
 def _eval_flags(parser: argparse.ArgumentParser) -> None:
@@ -64,7 +52,12 @@ def _eval_flags(parser: argparse.ArgumentParser) -> None:
         choices=("all",),
         help="measure every saved checkpoint, and compare several runs at equal loss",
     )
-    add("--task", choices=tuple(TASKS), help="ask this instead")
+    add(
+        "--task",
+        metavar="NAME",
+        help=f"ask this instead: {', '.join(evaluation.shipped())}, or one of your own plugins "
+        "(docs/extending.md)",
+    )
     add(
         "--data",
         metavar="FILE",
@@ -118,11 +111,13 @@ def evaluate(flags: Flags) -> int:
         for name in ("all", "checkpoints"):
             if getattr(flags, name):
                 raise ConfigError(f"--{name} does not go with --task={flags.task}")
-        return TASKS[flags.task](flags)
-    given = [n for n in OF_TASKS if n != "ratio" and getattr(flags, n) is not None]
+        return ask(flags)
+    import_plugins(flags)
+    given = [n for n in evaluation.OPTIONS if n != "ratio" and getattr(flags, n) is not None]
     if given and (given != ["out"] or not flags.checkpoints):
         name = next((n for n in given if n != "out"), "out")
-        raise ConfigError(f"--{name} goes with --task={'|'.join(OF_TASKS[name])}")
+        takers = [one.name for one in evaluation.every() if name in one.options]
+        raise ConfigError(f"--{name} goes with --task={'|'.join(takers)}")
     if flags.checkpoints:
         distributed.refuse_several("eval --checkpoints")
         if flags.ratio is not None:
@@ -258,9 +253,9 @@ def _comparable(places: Sequence[str]) -> None:
 def _drift(place: Path, step: int | None, ratio: int = 0, **moved: Any) -> dict[str, Any]:
     """Of all minimal pairs of the held-out text: docs/metrics.md, "Drift on minimal pairs". Where
     none can be asked, the reason is said and every value is None: the rest was measured."""
-    from jaxcomp.evals.pairs import drift
     from jaxcomp.evals.pairs.edit_rules import DIMENSIONS
     from jaxcomp.evals.qa.items import NothingToAsk
+    from jaxcomp.evals.tasks import drift
     from jaxcomp.inference import load
 
     compiled.keep()

@@ -1,8 +1,26 @@
-"""Where each word of a rebuilt text came from, and where each word of the source went.
+"""Attribution: `jaxcomp inspect`.
 
-Plain rules, no model: the two texts are aligned word by word, and what stands at the same place is
-compared. Only one question needs the decoder (would it have said this word without the memory?);
-tracing.py asks it, and its answer comes in here as `preferred`. docs/metrics.md defines the labels.
+Where each word of a rebuilt text came from, and where each word of the source went. A *word* is a
+run of letters and digits (with an inner apostrophe) or one punctuation mark. Source and rebuilt
+text (FR, greedy) are aligned word by word: equal words by difflib's matching blocks; in a stretch
+that differs, words of one form; between those, from the left, words with words and marks with
+marks. Shares are of the words of a side, sums over sums.
+
+- **copied**: linked with an equal word. **paraphrased**: linked with the same word in another form:
+  case, genitive 's, a number in letters or digits (0 to 20), or the same Porter stem where beyond
+  at least three common letters only inflectional endings differ.
+- **overwritten**: linked with another word (a *contested* link), and p₀(rebuilt) > p₀(source): the
+  decoder without memory (TF on the rebuilt tokens before) finds it likelier at the first token at
+  which the two words part. A tie is not overwritten.
+- **replaced** (source), **invented** (rebuilt): the two sides of any other contested link. A
+  rebuilt word without a link is invented too; a source word without one is **lost**.
+- **undecided**: contested links of which the decoder without memory could not be asked at one
+  token. They are replaced and invented.
+- **departure**: a rebuilt word, neither copied nor paraphrased, at the beginning or after one that
+  is. What follows it follows from the decoder's own words.
+- Of each rebuilt word: its *entropy*, –Σ p ln p with the memory, the largest of its tokens' (TF on
+  its own tokens, nats); *p* with the memory and without, the product over its tokens; of a
+  contested one ln p of the rebuilt token less ln p of the source's, with the memory and without.
 """
 
 from __future__ import annotations

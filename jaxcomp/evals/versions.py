@@ -4,4 +4,4 @@ Here, so that a command that measures nothing need not load what measures.
 """
 
 EVALUATION = 2  # evals.evaluate
-DRIFT = 1  # evals.pairs.drift
+DRIFT = 1  # evals.tasks.drift

@@ -11,16 +11,16 @@ import pytest
 
 import jaxcomp
 from jaxcomp.analysis import checkpoints_page
-from jaxcomp.analysis import rate_distortion as rates
-from jaxcomp.cli import evaluate, main, overrides, questions
-from jaxcomp.evals import checkpoints, versions
+from jaxcomp.analysis.tasks import rate as rates
+from jaxcomp.cli import evaluate, main, overrides
+from jaxcomp.evals import checkpoints, evaluation, versions
 from jaxcomp.evals import inspect as inspect_page_of_run
+from jaxcomp.evals.evaluation import Evaluated
 from jaxcomp.evals.inspect import Inspected
-from jaxcomp.evals.pairs import drift
 from jaxcomp.evals.pairs.edit_rules import DIMENSIONS
 from jaxcomp.evals.pairs.minimal_pairs import Passage
-from jaxcomp.evals.qa.ask import Evaluated
 from jaxcomp.evals.qa.items import EvalError
+from jaxcomp.evals.tasks import drift
 from jaxcomp.sweep import jobs
 from jaxcomp.training import manifest
 
@@ -99,13 +99,13 @@ def test_runs_of_one_seed_that_differ_otherwise_are_followed(runs, tmp_path):
     assert [place for place, _ in runs] == ["a", "A"]
 
 
-@pytest.mark.parametrize("task", questions.TASKS)
-def test_a_task_refuses_the_flags_that_it_is_not_named_for(task, capsys):
-    for name, tasks in evaluate.OF_TASKS.items():
+@pytest.mark.parametrize("task", evaluation.shipped())
+def test_a_task_refuses_the_flags_that_it_does_not_take(task, capsys):
+    for name in evaluation.OPTIONS:
         value = "3" if name in ("limit", "ratio", "batch") else "known"
         assert main.main(["eval", "--run=nowhere", f"--task={task}", f"--{name}={value}"]) == 2
         refused = f"--{name} does not go with --task={task}" in told(capsys)
-        assert refused == (task not in tasks), name
+        assert refused == (name not in evaluation.find(task).options), name
 
 
 def test_the_rates_of_several_runs_go_into_one_page(monkeypatch, tmp_path, capsys):
@@ -126,7 +126,7 @@ def test_the_rates_of_several_runs_go_into_one_page(monkeypatch, tmp_path, capsy
     assert measured == [("a", 0), ("b", 0)]
     both = capsys.readouterr()
     assert both.out == "curves of rate\n"
-    assert "every run holds its rate.json" in both.err
+    assert f"nothing to do: the result is in {tmp_path / 'rate.html'} already" in both.err
     assert main.main(["eval", "--run=a", "--task=rate", "--ratio=64", f"--out={tmp_path}"]) == 0
     assert measured[2:] == [("a", 64)]
     assert capsys.readouterr().out == "curves of rate-r64\n"
@@ -258,11 +258,9 @@ def test_prompts_for_a_language_model_are_written_and_nothing_is_measured(monkey
 
 
 def test_drift_without_data_is_of_the_run_s_own_text(monkeypatch, tmp_path, capsys):
-    from jaxcomp.cli import questions
-
     asked = []
     monkeypatch.setattr(drift, "passages_of_run", lambda place, limit: PASSAGES[:limit])
-    monkeypatch.setattr(questions, "pair_of", lambda flags: "pair")
+    monkeypatch.setattr(jaxcomp.inference, "load", lambda *a, **k: "pair")
     monkeypatch.setattr(drift, "table", lambda result: result["about"])
 
     def run(pair, passages, out, *, say):

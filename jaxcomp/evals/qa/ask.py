@@ -10,16 +10,30 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxcomp.config import config_hash
+from jaxcomp.evals.evaluation import (
+    BATCH,
+    DATA,
+    FILTER,
+    LIMIT,
+    OUT,
+    RATIO,
+    SELECT,
+    Evaluated,
+    Report,
+    Request,
+)
+from jaxcomp.evals.qa import selection
 from jaxcomp.evals.qa.conditions import Asked, Reading, batches, fills_up, measure, prepare
-from jaxcomp.evals.qa.filters import Holds, Record, Rules, Step, after, before
+from jaxcomp.evals.qa.filters import Holds, Record, Rules, Step, after, before, parse
 from jaxcomp.evals.qa.items import EvalError, Item, fingerprint
+from jaxcomp.evals.qa.readers import read
 from jaxcomp.evals.qa.resumable import Journal, intact
-from jaxcomp.evals.qa.selection import VERSION as SELECTED
 from jaxcomp.evals.qa.squad import holds
 from jaxcomp.inference.pair import QUESTION, Pair
 from jaxcomp.training.metrics import duration
 
 MAX_NEW = 24
+OPTIONS = (DATA, LIMIT, OUT, FILTER, SELECT, RATIO, BATCH)  # of tasks that read a file of items
 Say = Callable[[str], None]
 
 
@@ -38,13 +52,6 @@ class Task(NamedTuple):
     answerable: Holds
     known: Holds
     stated: Callable[[Item], bool | None] = lambda item: holds(item.context, item.answers)
-
-
-class Evaluated(NamedTuple):
-    """`result` is what the file holds (see docs/metrics.md); `made` is False where it was there."""
-
-    result: dict[str, Any]
-    made: bool
 
 
 def run(
@@ -120,6 +127,16 @@ def run(
         }
     journal.finish(result)
     return Evaluated(result, True)
+
+
+def asked_of_file(task: Task, asked: Request, table: Callable[[dict[str, Any]], str]) -> Report:
+    """`run` of the items in a file, as the command line asks for it."""
+    rules, also = parse(asked.filter or ""), selection.parse(asked.select)
+    out = asked.out("-".join([asked.stem, *also]))
+    assert asked.data is not None  # it is in `needs`
+    items = read(asked.data, asked.limit, task=task.name)
+    found = run(task, asked.pair, items, out, rules=rules, also=also, say=asked.say)
+    return asked.report(found, table, out)
 
 
 def head(result: dict[str, Any]) -> list[str]:
@@ -250,7 +267,7 @@ def _about(
     }
     if fills_up(pair):  # results of before a short memory did are not taken over
         about["places"] = "trained"
-    select = {"version": SELECTED, "names": list(also)} if also else None
+    select = {"version": selection.VERSION, "names": list(also)} if also else None
     # Not of the hash where none is asked for, so that results of before there was a choice keep
     # theirs; but named, so that a result with selections is not taken for one without.
     named = about | ({"select": select} if also else {})

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxcomp.config import config_hash
+from jaxcomp.evals.evaluation import Evaluated
 from jaxcomp.evals.pairs.edit_rules import DIMENSIONS
 from jaxcomp.evals.pairs.minimal_pairs import Passage
 from jaxcomp.evals.qa import ask, jsonl, squad
-from jaxcomp.evals.qa.ask import Evaluated, Say, Task, head, shown
+from jaxcomp.evals.qa.ask import Say, Task, head, shown
 from jaxcomp.evals.qa.conditions import CONDITIONS, Asked, Reading
 from jaxcomp.evals.qa.items import EvalError, Item
 from jaxcomp.evals.qa.refusals import REFUSALS, refuses

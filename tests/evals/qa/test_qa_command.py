@@ -9,8 +9,8 @@ from qa_items import planted, write
 
 import jaxcomp
 from jaxcomp.cli import main
-from jaxcomp.evals.qa import overwriting, qa
 from jaxcomp.evals.qa.items import Item
+from jaxcomp.evals.tasks import overwriting, qa
 from jaxcomp.runtime.sharding import use_mesh
 
 
@@ -85,11 +85,11 @@ def test_gold_answers_of_an_exported_folder(run, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["--task=drifting", "--run=x"], "invalid choice: 'drifting'"),
+        (["--task=drifting", "--run=x"], "--task = 'drifting': expected one of"),
         (["--task=overwriting", "--data=i.jsonl"], "--task=overwriting needs --run=DIR"),
         (["--task=qa", "--run=x"], "--task=qa needs --data=FILE"),
         (["--task=overwriting", "--run=x", "--data=nowhere.jsonl"], "nowhere.jsonl: no such file"),
-        (["--task=overwriting", "--run=x", "--data=i.jsonl", "--limit=0"], "limit is 0; expected"),
+        (["--task=overwriting", "--run=x", "--data=i.jsonl", "--limit=0"], "--limit=0; expected"),
         (["--task=overwriting", "--run=x", "--data=i.jsonl", "--batch=0"], "--batch=0; expected"),
         (["--task=overwriting", "--run=x", "--data=i.jsonl", "--filter=x"], "is no rule; expect"),
         (["--task=overwriting", "--run=x", "--data=i.jsonl", "--out=."], "is a folder; expected"),
@@ -98,7 +98,7 @@ def test_gold_answers_of_an_exported_folder(run, tmp_path, capsys):
          "--memory.ratio does not go with --run"),
         (["--task=qa", "--run=x", "--data=i.jsonl"], "those of conflicts, which is for"),
         (["--task=qa", "--run=gs://b/x", "--data=i.jsonl"], "give --out=FILE of this machine"),
-        (["--run=x", "--data=i.jsonl"], "--data goes with --task=overwriting|qa"),
+        (["--run=x", "--data=i.jsonl"], "--data goes with --task=drift|overwriting|qa"),
         (["--run=x", "--config=c.py"], "--config does not go with --run"),
         (["--run=x", "--compressor=llama/24"], "x holds no settings.json"),
         (["--run=x"], "x holds no settings.json"),

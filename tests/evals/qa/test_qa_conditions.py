@@ -9,10 +9,11 @@ from inference.inference_runs import make_run, texts
 
 import jaxcomp
 from jaxcomp.data.batches import CONTINUE
-from jaxcomp.evals.qa import ask, conditions, qa
+from jaxcomp.evals.qa import ask, conditions
 from jaxcomp.evals.qa.conditions import CONDITIONS, batches, fills_up, measure, prepare, room
 from jaxcomp.evals.qa.items import EvalError, Item
 from jaxcomp.evals.qa.selection import SELECTIONS, Question, select
+from jaxcomp.evals.tasks import qa
 from jaxcomp.inference.pair import QUESTION, Score
 from jaxcomp.runtime.sharding import put_batch, use_mesh
 

@@ -1,9 +1,10 @@
-"""Between nothing and everything: a run's compressor beside other memories of the same decoder.
+"""Baselines and upper bounds: `jaxcomp eval --task=bounds`.
 
-Each memory is read by the run's own decoder behind the run's own markers, of the same held-out
-passages and at the same ratio: nothing, parts of the text (compress/baselines.py), its whole, what
-the run's compressor wrote, and vectors that were optimised for each text by itself
-(compress/cramming.py), the bound above as far as STEPS reach. docs/recipes.md says how to read it.
+A run's compressor beside other memories of the same decoder. Each memory is read by the run's own
+decoder behind the run's own markers, of the same held-out passages and at the same ratio: nothing,
+parts of the text (compress/baselines.py), its whole, what the run's compressor wrote, and vectors
+that were optimised for each text by itself (compress/cramming.py), the bound above as far as STEPS
+reach. The result file defines its columns; [recipes.md](recipes.md) says how to read it.
 """
 
 from __future__ import annotations
@@ -27,9 +28,18 @@ from jaxcomp.data.facts import OUTCOMES
 from jaxcomp.data.segments import cut
 from jaxcomp.data.sources import source_of
 from jaxcomp.data.world import World
+from jaxcomp.evals.evaluation import (
+    BATCH,
+    LIMIT,
+    OUT,
+    RATIO,
+    Evaluated,
+    Report,
+    Request,
+    evaluation,
+)
 from jaxcomp.evals.intervals import ratio_interval
 from jaxcomp.evals.metrics import reconstruction, slots
-from jaxcomp.evals.qa.ask import Evaluated
 from jaxcomp.evals.qa.items import EvalError
 from jaxcomp.evals.qa.resumable import Journal, intact
 from jaxcomp.inference import decode
@@ -275,3 +285,14 @@ def _about(pair: Pair, held: HeldOut) -> dict[str, Any]:
         "seed": SEED,
     }
     return about | {"hash": config_hash(about)}
+
+
+@evaluation(
+    "bounds",
+    about="the run's memory between no memory and the best there is",
+    options=(LIMIT, OUT, RATIO, BATCH),
+)
+def bounds(asked: Request) -> Report:
+    out = asked.out()
+    held = held_out(asked.place, asked.limit, **asked.moved)
+    return asked.report(run(asked.pair, held, out, say=asked.say), table, out)

@@ -1,4 +1,10 @@
-"""Questions about a passage that have gold answers: exact match and F1 by SQuAD's rules."""
+"""Questions with gold answers: `jaxcomp eval --task=qa`.
+
+Rows with gold answers (SQuAD's), from the four conditions of `overwriting`: `exact` and F1 against
+the best gold answer, as evaluate-v1.1.py sums them (over all questions counted; here in shares,
+there times 100), and `holds`. There are no options and no likelihoods; `answerable` and `known` are
+`holds` from `text` and from `nothing`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +12,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
+from jaxcomp.evals.evaluation import Report, Request, evaluation
 from jaxcomp.evals.qa import ask, squad
 from jaxcomp.evals.qa.ask import Task, head, shown
 from jaxcomp.evals.qa.conditions import Asked, Reading, in_order
@@ -64,3 +71,13 @@ def _known(record: Record) -> bool:
 
 TASK = Task("qa", 1, _scored, rates, _answerable, _known)
 run = functools.partial(ask.run, TASK)
+
+
+@evaluation(
+    "qa",
+    about="SQuAD's exact match and F1",
+    options=ask.OPTIONS,
+    needs=("data",),
+)
+def qa(asked: Request) -> Report:
+    return ask.asked_of_file(TASK, asked, table)

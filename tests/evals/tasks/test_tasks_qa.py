@@ -3,14 +3,14 @@
 import json
 
 import pytest
-from qa_items import measure, pair_of, planted, prepare
+from evals.qa.qa_items import measure, pair_of, planted, prepare
 
 from jaxcomp.config import config_hash
 from jaxcomp.evals.qa import ask
 from jaxcomp.evals.qa.conditions import CONDITIONS, Asked, Reading
 from jaxcomp.evals.qa.items import EvalError, Item
-from jaxcomp.evals.qa.qa import TASK, rates, run, table
 from jaxcomp.evals.qa.scoring import share
+from jaxcomp.evals.tasks.qa import TASK, rates, run, table
 
 
 def scored(item, answers):

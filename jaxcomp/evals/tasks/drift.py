@@ -1,8 +1,36 @@
-"""Drift: does the memory find its own text likelier than a twin that says something else?
+"""Drift on minimal pairs: `jaxcomp eval --task=drift`.
 
-It needs no generation and no judge: -ln p of the whole text against -ln p of its minimal pair
-(minimal_pairs.py), from the text's memory, from the twin's, from no memory, and from the decoder
-as a plain language model. docs/drift.md tells what is asked, docs/metrics.md defines every number.
+Of each pair two texts: the passage (or one window of it) and its **twin**, the same with one spot
+changed ([drift.md](drift.md): the rules, and how often they are right). No generation and no judge:
+-ln p (nats, TF) of each whole text is the sum over its decoder tokens in four conditions.
+
+- `memory`: given the passage's memory, as its rebuilt text, the end token included. `twin_memory`:
+  given the twin's. `floor`: no memory, same prompt at the same positions. `plain`: the decoder as a
+  language model, from the second token on, no end token.
+- **right** (by condition): -ln p of the passage is the smaller. Equal is not right; `ties` counts
+  the equal ones from memory. `memory`, `floor`, `plain`: right / pairs, with Wilson's 95% interval.
+- **told_apart**: pairs right from `memory` whose twin is the likelier one from `twin_memory` /
+  pairs. A decoder that does not look at the memory gets 0, one that guesses each 25%.
+- **mcnemar**: `memory_only` pairs right from memory and not from the floor, `floor_only` the
+  reverse, `p` two-sided exact binomial (McNemar's test), not corrected for seven dimensions.
+  **against_floor**: memory_only / pairs that the floor has not right.
+- **margin**: -ln p of the twin less that of the passage, nats, mean over pairs, by condition.
+- **equal_tokens**: a sum grows with the number of tokens, so a longer twin is disfavoured. `share`:
+  pairs whose two texts have equally many decoder tokens / pairs; the rates over those.
+- A passage gives at most one pair of a dimension. The intervals of `all` take the pairs of a
+  passage together, as questions about one (`overwriting`); its p does not, and is too small.
+- **made**: pairs that a rule could make, by dimension. **asked**: those less the ones left out,
+  counted by reason.
+
+The result file: `about`, `pairs` (the counts), `dimensions` (each and `all`), `sources` (the same
+of each set), `rules` (of each dimension/rule) and `records`, one a pair.
+
+**Question sets** (a file of questions that a language model wrote, [drift.md](drift.md)): by
+dimension and condition `holds`, `exact` and F1 as for `qa`, intervals over passages.
+`unanswerable`: `holds` is the share of answers that are a refusal by rules (`evals.qa.refusals`),
+which err both ways. `answerable`: all other dimensions; `refused`: of those the share that is a
+refusal; `chosen`: of those with options the share of which the right one has the higher mean ln p
+per token.
 """
 
 from __future__ import annotations
@@ -20,11 +48,22 @@ from jaxcomp.data.segments import SegmentError, cut_encoded
 from jaxcomp.data.sources import source_of
 from jaxcomp.data.tokenizer import TokenizerError
 from jaxcomp.evals import versions
+from jaxcomp.evals.evaluation import (
+    BATCH,
+    DATA,
+    EXPORT,
+    LIMIT,
+    OUT,
+    RATIO,
+    Evaluated,
+    Report,
+    Request,
+    evaluation,
+)
 from jaxcomp.evals.pairs.edit_rules import DIMENSIONS
 from jaxcomp.evals.pairs.minimal_pairs import MinimalPair, Passage, make, windows
 from jaxcomp.evals.pairs.rates import passage_of, rates, table
-from jaxcomp.evals.qa import jsonl
-from jaxcomp.evals.qa.ask import Evaluated
+from jaxcomp.evals.qa import generated, jsonl
 from jaxcomp.evals.qa.conditions import fills_up, room
 from jaxcomp.evals.qa.items import EvalError, NothingToAsk
 from jaxcomp.evals.qa.resumable import Journal, intact
@@ -33,8 +72,6 @@ from jaxcomp.inference.load import open_run
 from jaxcomp.inference.pair import Pair, Score
 from jaxcomp.training.compressor import tokenizers
 from jaxcomp.training.metrics import duration
-
-__all__ = ["Evaluated", "Passage", "passages_of_run", "read", "run", "table"]
 
 VERSION = versions.DRIFT
 FIELDS = ("id", "text")
@@ -280,3 +317,28 @@ def _about(pair: Pair, passages: Sequence[Passage]) -> dict[str, Any]:
     if pair.model.compressor.positions == "consecutive" or fills_up(pair):
         about["places"] = "trained"
     return about | {"hash": config_hash(about)}
+
+
+@evaluation(
+    "drift",
+    about="does a memory prefer its text to a counterfactual edit of it (docs/drift.md)?",
+    options=(DATA, LIMIT, OUT, EXPORT, RATIO, BATCH),
+)
+def drift(asked: Request) -> Report | None:
+    if asked.data is not None and generated.are_questions(asked.data):
+        if asked.export is not None:
+            raise EvalError(f"--export does not go with {asked.data}, which holds questions")
+        found = generated.read(asked.data, asked.limit)
+        asked.say(found.told())
+        made = generated.run(asked.pair, found.questions, asked.out(), say=asked.say)
+        return asked.report(made, generated.table, asked.out())
+    if asked.data is not None:
+        passages = read(asked.data, asked.limit)
+    else:
+        passages = passages_of_run(asked.place, asked.limit, **asked.moved)
+    if asked.export is not None:
+        count = generated.export(passages, asked.export)
+        asked.say(f"{count} prompts in {asked.export} (docs/drift.md)")
+        return None
+    made = run(asked.pair, passages, asked.out(), say=asked.say)
+    return asked.report(made, table, asked.out())

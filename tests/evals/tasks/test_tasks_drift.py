@@ -13,8 +13,7 @@ from inference.inference_runs import config, make_run
 
 import jaxcomp
 from jaxcomp.data.batches import REBUILD, eval_examples
-from jaxcomp.evals.pairs import drift, rates
-from jaxcomp.evals.pairs.drift import Passage, Ready, passages_of_run, read, run, table
+from jaxcomp.evals.pairs import rates
 from jaxcomp.evals.pairs.edit_rules import DIMENSIONS
 from jaxcomp.evals.pairs.minimal_pairs import windows
 from jaxcomp.evals.qa import ask, generated
@@ -22,6 +21,8 @@ from jaxcomp.evals.qa.conditions import CONDITIONS, Reading
 from jaxcomp.evals.qa.generated import Question
 from jaxcomp.evals.qa.items import EvalError
 from jaxcomp.evals.qa.scoring import share
+from jaxcomp.evals.tasks import drift
+from jaxcomp.evals.tasks.drift import Passage, Ready, passages_of_run, read, run, table
 from jaxcomp.inference import decode
 from jaxcomp.inference.pair import Pair, Score
 from jaxcomp.runtime.sharding import put_batch, use_mesh

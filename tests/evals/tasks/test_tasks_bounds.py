@@ -8,7 +8,6 @@ import pytest
 from conftest import mesh_of
 from inference.inference_runs import config
 
-import jaxcomp.evals.baselines as bounds
 from jaxcomp.compress.baselines import Baseline
 from jaxcomp.data.batches import eval_examples
 from jaxcomp.data.world import World
@@ -16,6 +15,7 @@ from jaxcomp.evals.evaluate import rebuild, validation_loss
 from jaxcomp.evals.intervals import ratio_interval
 from jaxcomp.evals.metrics import reconstruction, slots
 from jaxcomp.evals.qa.items import EvalError
+from jaxcomp.evals.tasks import bounds
 from jaxcomp.inference.pair import Pair, Traits
 from jaxcomp.runtime.sharding import use_mesh
 from jaxcomp.training import compressor, pretrained

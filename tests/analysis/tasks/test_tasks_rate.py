@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from jaxcomp.analysis import rate_distortion
+from jaxcomp.analysis.tasks import rate
 from jaxcomp.cli import overrides
 from jaxcomp.config import ConfigError
 from jaxcomp.evals.rate import Rate
@@ -21,40 +21,40 @@ def place(tmp_path, monkeypatch):
     cfg = overrides.load("configs/tiny.py", [("compressor", "llama/24")])
     write_json(tmp_path / "run.json", {"kind": "compressor"})
     calls = []
-    monkeypatch.setattr(rate_distortion, "open_run", lambda place: (cfg, tmp_path))
-    monkeypatch.setattr(rate_distortion, "load_run", lambda *a, **k: None)
-    monkeypatch.setattr(rate_distortion, "tokenizers", lambda *a: None)
-    monkeypatch.setattr(rate_distortion, "rates", lambda *a: calls.append(a) or FOUND)
+    monkeypatch.setattr(rate, "open_run", lambda place: (cfg, tmp_path))
+    monkeypatch.setattr(rate, "load_run", lambda *a, **k: None)
+    monkeypatch.setattr(rate, "tokenizers", lambda *a: None)
+    monkeypatch.setattr(rate, "rates", lambda *a: calls.append(a) or FOUND)
     return tmp_path, calls
 
 
 def test_a_run_is_measured_once(place):
     folder, calls = place
-    first, again = rate_distortion.measure(folder), rate_distortion.measure(str(folder))
+    first, again = rate.measure(folder), rate.measure(str(folder))
     assert (first.made, again.made, len(calls)) == (True, False, 1)
     assert first.found == again.found == FOUND
     write_json(folder / "run.json", {"kind": "another"})
     with pytest.raises(CheckpointError, match=r"rate\.json is of another run"):
-        rate_distortion.measure(folder)
+        rate.measure(folder)
 
 
 def test_another_ratio_that_a_run_was_trained_at_has_a_file_of_its_own(place, monkeypatch):
     folder, calls = place
-    cfg, root = rate_distortion.open_run(folder)
+    cfg, root = rate.open_run(folder)
     several = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, ratios=(4, 16)))
-    monkeypatch.setattr(rate_distortion, "open_run", lambda place: (several, root))
-    names = [rate_distortion.measure(folder, ratio=ratio).name for ratio in (0, 4, 16)]
+    monkeypatch.setattr(rate, "open_run", lambda place: (several, root))
+    names = [rate.measure(folder, ratio=ratio).name for ratio in (0, 4, 16)]
     assert names == ["llama/24 r4 b0 s0"] * 2 + ["llama/24 r16 b0 s0"]
     assert [c[0].memory.ratio for c in calls] == [4, 16]
     assert {f.name for f in folder.glob("rate*.json")} == {"rate.json", "rate-r16.json"}
     with pytest.raises(ConfigError, match="ratio 8: this compressor was trained at 4, 16"):
-        rate_distortion.measure(folder, ratio=8)
+        rate.measure(folder, ratio=8)
 
 
 def test_the_page_tells_every_run_and_what_could_not_be_measured(place):
     folder, _ = place
-    found = rate_distortion.measure(folder)
-    page = rate_distortion.write([found, found._replace(name="other")], folder / "out")
+    found = rate.measure(folder)
+    page = rate.write([found, found._replace(name="other")], folder / "out")
     text = (folder / "out" / "rate.md").read_text()
     for name in ("llama/24 r4 b0 s0", "other"):
         assert f"| {name} | ordinary | float32 | 64 | 0.25 | 0.5 | 0.75 | 0.875 |" in text

@@ -3,13 +3,12 @@
 import json
 
 import pytest
-from qa_items import measure, pair_of, planted, prepare
+from evals.qa.qa_items import measure, pair_of, planted, prepare
 
-from jaxcomp.evals.qa import ask, overwriting
+from jaxcomp.evals.qa import ask
 from jaxcomp.evals.qa.conditions import CONDITIONS, Asked, Reading
 from jaxcomp.evals.qa.filters import Rules
 from jaxcomp.evals.qa.items import EvalError, Item
-from jaxcomp.evals.qa.overwriting import rates, run, table
 from jaxcomp.evals.qa.scoring import (
     OTHER,
     PASSAGE,
@@ -21,6 +20,8 @@ from jaxcomp.evals.qa.scoring import (
     said,
     share,
 )
+from jaxcomp.evals.tasks import overwriting
+from jaxcomp.evals.tasks.overwriting import rates, run, table
 from jaxcomp.inference.pair import Score
 
 
