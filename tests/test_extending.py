@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from jaxcomp.evals.metric import WITHOUT
+
 DOC = Path(__file__).parents[1] / "docs" / "extending.md"
 CONFIG = """
 from pathlib import Path
@@ -49,6 +51,8 @@ EXAMPLES = {
     "last_state.py": {"kind": "last_state"},
     "per_text.py": {"objective": "per_text"},
     "my_model.py": {"family": "my_model"},
+    "length_ratio.py": {},
+    "echo.py": {},
 }
 OURS = {"kind": "append", "objective": "coin", "family": "llama"}
 
@@ -109,10 +113,19 @@ def test_files_of_ones_own_are_swept_and_reported(tmp_path):
     command(tmp_path, "report", "--workdir=run")
     assert table(tmp_path) == [row]
     command(tmp_path, "eval", f"--run={job}")
+    metrics = json.loads((job / "eval.json").read_text())["metrics"]
+    for column in ("counterfactual/length_ratio", "ordinary/NO/length_ratio"):
+        name = column.replace("NO", WITHOUT)
+        assert float(row[name]) == pytest.approx(metrics[name], rel=1e-5)
+    assert "length ratio" in (tmp_path / "run/report/report.md").read_text()
+    (tmp_path / "lines.txt").write_text("The lemon was yellow.\nThe mouse looked tiny.\n")
+    said = command(tmp_path, "eval", f"--run={job}", "--task=echo", "--data=lines.txt")
+    assert "of 2 lines come back exactly" in said
+    assert json.loads((job / "tasks/echo-lines.json").read_text())["lines"] == 2
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize("name", [name for name, fields in EXAMPLES.items() if fields])
 def test_each_alone_is_swept_and_checked(name, tmp_path):
     row, job = swept(tmp_path, (name,))
     assert float(row["val_loss"]) > 0

@@ -22,7 +22,7 @@ from jaxcomp.cli.common import (
 )
 from jaxcomp.cli.inference import here, tell
 from jaxcomp.cli.overrides import integer
-from jaxcomp.cli.questions import ask, import_plugins, moved_runs, places_of, runs_of
+from jaxcomp.cli.questions import SETTINGS, ask, import_plugins, moved_runs, places_of, runs_of
 from jaxcomp.config import Config, ConfigError, config_hash
 from jaxcomp.evals import evaluation, versions
 from jaxcomp.evals.evaluation import RESULTS
@@ -30,7 +30,7 @@ from jaxcomp.runtime import compiled, distributed, paths, strict_json
 from jaxcomp.runtime.fields import from_dict
 from jaxcomp.runtime.plugins import load_plugins
 
-SETTINGS, SUMMARY = "settings.json", "summary.json"  # as in training/manifest.py, which loads JAX
+SUMMARY = "summary.json"  # as in training/manifest.py, which loads JAX
 
 
 def _eval_flags(parser: argparse.ArgumentParser) -> None:

@@ -9,9 +9,10 @@ from jaxcomp.cli.inference import at_least, here, tell
 from jaxcomp.config import Config, ConfigError
 from jaxcomp.evals import evaluation
 from jaxcomp.evals.evaluation import Request
-from jaxcomp.runtime import plugins
+from jaxcomp.runtime import paths, plugins
 
 _PLACES = ("compressor", "decoder")  # of the base models of --run; in the other form fields
+SETTINGS = "settings.json"  # as in training/manifest.py, which loads JAX
 _LEAST = {"limit": 1, "batch": 1}
 
 
@@ -57,13 +58,20 @@ def ask(flags: Flags) -> int:
 
 
 def import_plugins(flags: Flags) -> None:
-    """Import what --plugins names beside --run: evaluations of the user's own. Raises ConfigError
-    that names the file."""
-    if flags.run:
-        given = [text for name, text in flags.overrides if name == "plugins"]
-        flags.overrides = [pair for pair in flags.overrides if pair[0] != "plugins"]
-        for name in (part for text in given for part in text.split(",")):
-            plugins.load_plugins(Config(plugins=(plugins.absolute(name),)))
+    """Import what --plugins names beside --run, and the plugins of a run that has the task from
+    them. Raises ConfigError that names the file."""
+    if not flags.run:
+        return
+    given = [text for name, text in flags.overrides if name == "plugins"]
+    flags.overrides = [pair for pair in flags.overrides if pair[0] != "plugins"]
+    for name in (part for text in given for part in text.split(",")):
+        plugins.load_plugins(Config(plugins=(plugins.absolute(name),)))
+    if flags.task and not evaluation.known(flags.task):
+        from jaxcomp.inference.load import open_run
+
+        for place, moved in moved_runs(flags):
+            if paths.join(place, SETTINGS).is_file():
+                open_run(place, **moved)
 
 
 def places_of(flags: Flags) -> dict[str, Any]:

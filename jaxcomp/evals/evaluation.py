@@ -170,10 +170,15 @@ def shipped() -> dict[str, str]:
     }
 
 
+def known(name: str) -> bool:
+    """Is there an evaluation of that name, as far as plugins are imported?"""
+    return name in EVALUATIONS or name in shipped()
+
+
 def find(name: str) -> Evaluation:
     """The evaluation of that name. Raises ConfigError that lists the known ones."""
     modules = shipped()
-    if name not in EVALUATIONS and name not in modules:
+    if not known(name):
         raise unknown("--task", name, {**modules, **EVALUATIONS})
     if name not in EVALUATIONS:
         importlib.import_module(modules[name])
