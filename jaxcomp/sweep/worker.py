@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from jaxcomp.data import phases
@@ -90,7 +91,7 @@ def prepare() -> None:
 def run(task: Task) -> Answer:
     """Do one task. SIGTERM ends the process; a run in training saves its step first."""
     try:
-        signal.signal(signal.SIGTERM, on_sigterm)
+        signal.signal(signal.SIGTERM, _told)
         answer = logged(_work, _workdir, task, lambda text, share: _parent.send((text, share)))
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         return answer
@@ -99,6 +100,12 @@ def run(task: Task) -> Answer:
             with contextlib.suppress(OSError):
                 stream.flush()
         os._exit(TERMINATED)  # at once, whatever other threads still do
+
+
+def _told(signum: int, frame: FrameType | None) -> None:
+    """An engine may have told every process, and then the parent tells this one a second time."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    on_sigterm(signum, frame)
 
 
 def logged(work: Work, workdir: Path, task: Task, say: Say) -> Answer:

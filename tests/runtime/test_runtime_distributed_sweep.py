@@ -1,6 +1,7 @@
 """A sweep on two hosts that are one slice: every job on both at the same time, one ledger."""
 
 import json
+import os
 import signal
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from conftest import mesh_of
 from processes import Processes, cli, make_weights
 from sweep import sweep_stub
+from sweep.sweep_stub import workers_of
 
 from jaxcomp.cli import overrides
 from jaxcomp.runtime.sharding import use_mesh
@@ -85,13 +87,17 @@ def test_a_job_that_fails_on_one_process_alone_ends_the_command(start, tmp_path)
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_sweep_that_is_told_to_stop_saves_what_runs(start, tmp_path, count):
-    """On one machine two workers run two jobs; on two hosts, the one that only follows is told."""
+    """On one machine two workers run two jobs, and an engine tells them too; of two processes that
+    are one run, the one that does not lead is told."""
     work = tmp_path / "w"
     work.mkdir()
     (work / "loop").write_text("")
     running = start([SCRIPT, str(work)], count)
     running.until(lambda: len(list(work.glob("looping-*"))) == 2)
-    running.running[-1].send_signal(signal.SIGTERM)
+    last = running.running[-1]
+    for worker in workers_of(last.pid):
+        os.kill(worker, signal.SIGTERM)
+    last.send_signal(signal.SIGTERM)
     begin = time.monotonic()
     assert running.wait() == [143] * count, running.text(0)
     assert time.monotonic() - begin < 20

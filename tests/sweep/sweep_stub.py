@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 from jaxcomp.config import Config, ModelConfig, SweepConfig
 from jaxcomp.data import phases
@@ -83,6 +84,16 @@ class StubWork:
 def fails_later():
     time.sleep(0.2)
     raise OSError(28, "No space left on device")
+
+
+def workers_of(pid):
+    """The worker processes of a sweep."""
+    found = []
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in children.read_text().split():
+            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                found.append(int(child))
+    return found
 
 
 def run(cfg, workdir, seconds=0.0, hear=lambda text: None, work=None, **kw):

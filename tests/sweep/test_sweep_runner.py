@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import sweep_stub
 from conftest import HANGS_S
-from sweep.sweep_stub import config
+from sweep.sweep_stub import config, workers_of
 
 from jaxcomp.analysis.tables import lr_grid_csv, results_csv
 from jaxcomp.config import Config, ConfigError
@@ -154,16 +154,6 @@ def wait_for(condition, seconds=HANGS_S):
 
 def finished(workdir):
     return len(list((workdir / "ledger").glob("*.json")))
-
-
-def workers_of(pid):
-    """The worker processes of a sweep."""
-    found = []
-    for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in children.read_text().split():
-            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
-                found.append(int(child))
-    return found
 
 
 @pytest.mark.parametrize("who", ["worker", "parent", "both"])
