@@ -134,8 +134,8 @@ def test_the_preparation_of_data_is_told_with_how_far_it_is(tmp_path, monkeypatc
     monkeypatch.setattr(progress, "EVERY_S", 0.1)
     (tmp_path / "trouble-toy-s-b0").write_text("prepare")
     said = go(config(), tmp_path)[2]
-    told = r"toy-s-b0 0% reading a\.jsonl: 3 of 10 lines \(30%\), \d s, [\d.]+ a second, about \d s left;"
-    assert re.search(told, said)
+    told = r"3 of 10 lines \(30%\), \d s, [\d.]+ a second, about \d s left;"
+    assert re.search(rf"toy-s-b0 0% reading a\.jsonl: {told}", said)
 
 
 def start(workdir, seconds, extra=""):
