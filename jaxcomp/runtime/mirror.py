@@ -16,6 +16,7 @@ from jaxcomp.runtime import files, paths
 from jaxcomp.runtime.errors import StorageError
 
 _SPARE = 1 << 28  # bytes of the disk that stay free
+_SHOWN = 1 << 24  # bytes of a file from which on its copying is shown
 
 
 def local_copy(folder: str, patterns: Sequence[str]) -> Path:
@@ -23,7 +24,7 @@ def local_copy(folder: str, patterns: Sequence[str]) -> Path:
 
     Its name holds a hash of names, sizes and checksums, so that changed weights are another copy.
     One process of a machine copies, the others wait. What a killed one had copied whole is kept.
-    A progress bar goes to stderr.
+    A progress bar of each large file goes to stderr.
 
     Raises:
         StorageError: no such folder, no permission, a file that arrived cut short, no room.
@@ -67,7 +68,8 @@ def _copy(place: str, size: int, target: Path) -> None:
 
     from jaxcomp.runtime import gs
 
-    shown = TqdmCallback({"desc": place, "unit": "B", "unit_scale": True})
+    look = {"desc": place, "unit": "B", "unit_scale": True, "disable": size < _SHOWN}
+    shown = TqdmCallback(look)
 
     def write(part: Path) -> None:
         try:
