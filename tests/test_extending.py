@@ -32,7 +32,10 @@ def get_config():
         name="mine",
         plugins=[str(HERE / name) for name in {plugins!r}],
         families=dict(mine=dict(small=SHAPE)),
-        data=dict(source="world", train_passages=64, eval_passages=4, val_passages=4),
+        data=dict(
+            source={source!r}, options={options!r}, vocab_size=300, target=400,
+            train_passages=64, eval_passages=4, val_passages=4,
+        ),
         pretrain=dict(optim=optim(2)),
         decoder=dict(
             model=SHAPE,
@@ -53,8 +56,11 @@ EXAMPLES = {
     "my_model.py": {"family": "my_model"},
     "length_ratio.py": {},
     "echo.py": {},
+    "tales.py": {"source": "tales", "options": "count=300"},
 }
-OURS = {"kind": "append", "objective": "coin", "family": "llama"}
+OURS = {
+    "kind": "append", "objective": "coin", "family": "llama", "source": "world", "options": "",
+}  # fmt: skip
 
 
 def examples():
