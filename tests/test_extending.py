@@ -49,6 +49,7 @@ def get_config():
         sweep=dict(ratios=[16], lr_ratios=[], workers=1),
     )
 """
+TALES = "tales.py"  # not of the world, whose sets and facts the other tests look at
 # Which names each example gives to the fields of CONFIG.
 EXAMPLES = {
     "last_state.py": {"kind": "last_state"},
@@ -56,7 +57,7 @@ EXAMPLES = {
     "my_model.py": {"family": "my_model"},
     "length_ratio.py": {},
     "echo.py": {},
-    "tales.py": {"source": "tales", "options": "count=300"},
+    TALES: {"source": "tales", "options": "count=300"},
 }
 OURS = {
     "kind": "append", "objective": "coin", "family": "llama", "source": "world", "options": "",
@@ -108,12 +109,13 @@ def test_a_config_takes_them_and_not_without_their_files(tmp_path):
 
 @pytest.mark.slow
 def test_files_of_ones_own_are_swept_and_reported(tmp_path):
-    row, job = swept(tmp_path, tuple(EXAMPLES))
+    names = [name for name in EXAMPLES if name != TALES]
+    row, job = swept(tmp_path, names)
     assert float(row["train/steps"]) == 3
     assert float(row["val_loss"]) > 0
     assert len((job / "metrics.jsonl").read_text().splitlines()) == 3
     settings = json.loads((job / "settings.json").read_text())["config"]
-    assert settings["plugins"] == [str(tmp_path / name) for name in EXAMPLES]
+    assert settings["plugins"] == [str(tmp_path / name) for name in names]
     # A sweep and a run know their plugins: both are read again from their folders alone.
     (tmp_path / "mine.py").unlink()
     command(tmp_path, "report", "--workdir=run")
@@ -131,7 +133,7 @@ def test_files_of_ones_own_are_swept_and_reported(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name, fields in EXAMPLES.items() if fields])
+@pytest.mark.parametrize("name", [n for n, fields in EXAMPLES.items() if fields and n != TALES])
 def test_each_alone_is_swept_and_checked(name, tmp_path):
     row, job = swept(tmp_path, (name,))
     assert float(row["val_loss"]) > 0
@@ -139,6 +141,20 @@ def test_each_alone_is_swept_and_checked(name, tmp_path):
     said = command(tmp_path, "check", "--config=mine.py", f"--workdir={job}")
     assert "trained, in" in said
     assert "the whole context is in the memory" in said
+
+
+@pytest.mark.slow
+def test_a_source_of_ones_own_is_swept_reported_and_evaluated(tmp_path):
+    row, job = swept(tmp_path, (TALES,))
+    assert float(row["test/loss"]) > 0
+    data = json.loads((job / "settings.json").read_text())["config"]["data"]
+    assert (data["source"], data["options"]) == ("tales", "count=300")
+    (tmp_path / "mine.py").unlink()
+    command(tmp_path, "report", "--workdir=run")
+    assert table(tmp_path) == [row]
+    command(tmp_path, "eval", f"--run={job}")
+    metrics = json.loads((job / "eval.json").read_text())["metrics"]
+    assert float(row["test/loss"]) == pytest.approx(metrics["test/loss"], rel=1e-5)
 
 
 def test_every_example_of_the_page_is_tried():
