@@ -150,7 +150,8 @@ class MemoryConfig:
         "pcc"  # a name for kind and connector (jaxcomp/compress/recipes.py); custom: any of them
     )
     # append: learned memory tokens after the segment; interleave: one after every `ratio` tokens;
-    # pool: means of blocks of states; kv: appended tokens' keys and values of every layer
+    # pool: means of blocks of states; kv: appended tokens' keys and values of every layer; or one
+    # of your own (docs/extending.md)
     kind: Text = "append"
     ratio: Size = 4  # context tokens per memory vector; divides data.segment
     # spread: memory vector m has the position id of its block; consecutive: 0, 1, 2, ...
@@ -186,7 +187,7 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     # coin: each example is rebuilt or continued; sum: both; distil: rebuilt, and continued as the
     # decoder does that reads the whole text (KL); answer: a question about it is answered, or it is
-    # rebuilt (data.source=qa or world; docs/training.md)
+    # rebuilt (data.source=qa or world; docs/training.md); or one of your own (docs/extending.md)
     objective: Text = "coin"
     p_reconstruct: Share = 0.5  # coin, answer: probability; sum, distil: weight of reconstruction
     # the finished run (its workdir) whose compressor and markers training begins with, such as one

@@ -21,6 +21,7 @@ from jaxcomp.evals.preview.gradients import Ask, Heard, listen
 from jaxcomp.inference import decode
 from jaxcomp.runtime.sharding import put_batch, whole_batch
 from jaxcomp.training.loop import Run
+from jaxcomp.training.loss import objective_of
 from jaxcomp.training.optim import (
     StepSpec,
     init_state,
@@ -84,8 +85,7 @@ class Preview:
         self.layout, self.trainable, self.frozen = split_model(self.model, run.trainable)
         self.graphdef, self.state = nnx.split(self.model)
         # Not the curriculum's first ratio, nor hidden words: what the run is after.
-        first: Any = run.objective(0)
-        self.objective = dataclasses.replace(first.by_labels(), ratio=cfg.memory.ratio)
+        self.objective = objective_of(cfg.train, cfg.memory.ratio).by_labels()
         self.batch: Batch = next(train_batches(_brief(cfg), *toks))
         self.sample = _probe(self.batch, self.rows)
         self.spoiler = np.random.default_rng(0)
