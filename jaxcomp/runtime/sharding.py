@@ -16,7 +16,6 @@ from typing import Any, TypeVar, cast
 import jax
 import numpy as np
 from flax import nnx
-from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -231,11 +230,6 @@ def on_host(tree: Any) -> Any:
         return np.asarray(x)
 
     return jax.tree.map(get, tree)
-
-
-def everywhere(x: np.ndarray) -> np.ndarray:
-    """Every process's `x`, stacked along a new first axis; each process must ask."""
-    return np.asarray(multihost_utils.process_allgather(x)).reshape(-1, *x.shape)
 
 
 def _same(x: jax.Array) -> jax.Array:
