@@ -265,7 +265,7 @@ class SweepConfig:
     seeds: tuple[Seed, ...] = (0,)
     lr_grid: tuple[Positive, ...] = ()  # multiples of train.optim.lr tried per size
     lr_ratios: tuple[Size, ...] = (16,)  # ratios at which the grid is run
-    primary_ratio: Size = 16  # pre-registered endpoint: counterfactual slots kept at this ratio
+    primary_ratio: Size = 16  # pre-registered endpoint: facts preserved at this ratio
     # pre-registered: a smaller fall of the endpoint (a share) would not matter; the verdict's
     # "absent" is earned by excluding one as large
     smallest_effect: Annotated[float, Interval(gt=0, lt=1)] = field(

@@ -24,7 +24,7 @@ LEVELS = 5
 DRAWS = 2000
 RUNS = 4  # fewer have too few orders for a permutation test to say anything at 5%
 STEPS = 4  # checkpoints of a run; fewer go together by chance
-PAIRS = headline("pairs/all/told_apart")
+PAIRS = headline("pairs/all/pair_accuracy")
 
 
 class Relation(NamedTuple):

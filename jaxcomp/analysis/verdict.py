@@ -98,7 +98,7 @@ def judge(
     floor: float = 0.0,
     own_floors: Mapping[int, Mapping[str, float]] | None = None,
     sizes: Mapping[int, Sizes] | None = None,
-    endpoint: str = "counterfactual slots kept",
+    endpoint: str = "counterfactual facts preserved",
 ) -> Verdict:
     """In which ratios does loss fall with size while fidelity (`kept`, named `endpoint`) falls?
 

@@ -269,7 +269,7 @@ def _drift(place: Path, step: int | None, ratio: int = 0, **moved: Any) -> dict[
     return {
         f"pairs/{dimension}/{name}": found[dimension][name]["rate"] if found else None
         for dimension in found or (*DIMENSIONS, "all")
-        for name in ("memory", "floor", "told_apart")
+        for name in ("memory", "no_memory", "pair_accuracy")
     }
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from jaxcomp.data import lexicon as lx
 
-OUTCOMES = ("kept", "overwritten", "swapped", "other", "lost")
+OUTCOMES = ("preserved", "overwritten", "swapped", "substituted", "omitted")
 
 Key = tuple[str, ...]
 
@@ -43,18 +43,19 @@ class Slot(NamedTuple):
 def outcome(slot: Slot, facts: Mapping[Key, str]) -> str:
     """The one name of what became of `slot` in a text that reads as `facts`.
 
-    kept: the same value. swapped: the two arguments exchanged. overwritten: the prior's favourite
-    instead. other: another value. lost: no such fact. An exchange that is also the favourite counts
-    as swapped, so relation, modifier and order report drift and never overwriting for it.
+    preserved: the same value. swapped: the two arguments exchanged. overwritten: the prior's
+    favourite instead. substituted: another value. omitted: no such fact. An exchange that is also
+    the favourite counts as swapped, so relation, modifier and order report drift and never
+    overwriting for it.
     """
     value = facts.get(slot.key)
     if value is None:
-        return "lost"
+        return "omitted"
     if value == slot.value:
-        return "kept"
+        return "preserved"
     if slot.swap and value == slot.swap:
         return "swapped"
-    return "overwritten" if value == slot.favourite else "other"
+    return "overwritten" if value == slot.favourite else "substituted"
 
 
 def read(text: str) -> dict[Key, str]:

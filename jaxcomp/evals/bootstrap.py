@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxcomp.config import ConfigError
 from jaxcomp.evals.intervals import ratio_interval
-from jaxcomp.evals.metric import sums
+from jaxcomp.evals.metric import renamed_record, sums
 from jaxcomp.runtime import strict_json
 
 WHICH = ("id", "source", "kind", "start")  # what tells passages, and edits, of one set apart
@@ -66,7 +66,7 @@ def of_run(path: Path, names: Sequence[str]) -> list[Sums] | None:
             continue
         where = f"{path}, line {number}"
         try:
-            record = strict_json.parse(line, where, dict)
+            record = renamed_record(strict_json.parse(line, where, dict))
             for (ids, pairs), name in zip(found, names, strict=True):
                 if record["set"] == name.partition("/")[0]:
                     ids.append(str([record.get(key) for key in WHICH]))

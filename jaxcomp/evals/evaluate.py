@@ -236,7 +236,7 @@ def _records(held: Held) -> list[dict[str, Any]]:
             record["counts"] = slots.counts(fates)
             if rival is not None:
                 record["counts"] |= contested(rival, example.passage, f.row.rebuilt)
-            record["slots"] = [fate._asdict() for fate in fates]
+            record["facts"] = [fate._asdict() for fate in fates]
         out.append(record)
     return out
 

@@ -139,7 +139,7 @@ def questions(
             elif count[slot.kind] > 1:
                 left_out["with a second slot of its kind in the passage"] += 1
             else:
-                moved = fate.outcome == "lost" and all(
+                moved = fate.outcome == "omitted" and all(
                     label in KEPT
                     for word, label in labels
                     if word.start < slot.end and word.end > slot.start

@@ -35,7 +35,18 @@ COUNTED, TEACHER_FORCED, FREE_RUNNING, SAMPLED = "–", "TF", "FR", "sampled"  #
 HIGHER, LOWER = "higher", "lower"  # is better
 POOLED, PASSAGES = "ratio of sums", "mean over passages"
 EDITS = "edits"  # the set of edited passages of a real text
-WITHOUT = "floor"  # <set>/floor/<metric>: of the decoder without memory
+WITHOUT = "no_memory"  # <set>/no_memory/<metric>: of the decoder without memory
+
+# Columns were named otherwise before December 2026: parts of a path, then and now. Rows of then are
+# read by this table.
+FORMER = {
+    "floor": WITHOUT,
+    "slots": "facts",
+    "kept": "preserved",
+    "lost": "omitted",
+    "other": "substituted",
+    "told_apart": "pair_accuracy",
+}
 
 # Roles of headlines. By these the verdict and comparisons find a metric, whatever its name.
 LOSS, PRIMARY, OVERWRITING, DRIFT = "loss", "primary endpoint", "overwriting", "drift"
@@ -223,6 +234,23 @@ def sums(record: Record, column: str) -> Sums | None:
     None where it adds nothing, or the metric is no such sum."""
     of = _COLUMNS[column][1].sums if column in _COLUMNS else None
     return of(record, column.partition("/")[2]) if of else None
+
+
+def renamed(column: str) -> str:
+    """Today's name of a column that was named before December 2026; other names stay."""
+    if column in _COLUMNS:
+        return column
+    return "/".join(FORMER.get(part, part) for part in column.split("/"))
+
+
+def renamed_record(record: Record) -> Record:
+    """A line of passages.jsonl with today's names of counts and of an edit's outcome."""
+    out = dict(record)
+    if "counts" in record:
+        out["counts"] = {renamed(name): count for name, count in record["counts"].items()}
+    if "outcome" in record:
+        out["outcome"] = renamed(record["outcome"])
+    return out
 
 
 def counts_over(group: Iterable[str], *top: str) -> Callable[[Record, str], Sums | None]:

@@ -28,7 +28,7 @@ class Rate(NamedTuple):
     distortion: float | None  # bits_per_byte of docs/metrics.md, teacher-forced
     loss: float | None  # nats a token, teacher-forced
     fr_accuracy: float | None
-    kept: float | None  # nonfavourite/all/kept
+    kept: float | None  # nonfavourite/all/preserved
 
 
 def rates(
@@ -60,7 +60,7 @@ def rates(
 def _kept(world: World, examples: Sequence[Example], found: Sequence[Rebuilt]) -> float | None:
     pairs = [(e.passage, f.row.rebuilt) for e, f in zip(examples, found, strict=True)]
     counts = [slots.counts(slots.fates(world, p, text)) for p, text in pairs if p is not None]
-    return slots.rates(counts)["nonfavourite/all/kept"]
+    return slots.rates(counts)["nonfavourite/all/preserved"]
 
 
 @partial(jax.jit, static_argnames=("form",))

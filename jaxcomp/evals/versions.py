@@ -3,5 +3,5 @@
 Here, so that a command that measures nothing need not load what measures.
 """
 
-EVALUATION = 2  # evals.evaluate
-DRIFT = 1  # evals.tasks.drift
+EVALUATION = 3  # evals.evaluate
+DRIFT = 2  # evals.tasks.drift

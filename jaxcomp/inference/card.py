@@ -16,7 +16,7 @@ _SHOWN = {
     "exact_match": "texts rebuilt exactly",
     "bleu": "BLEU (sacrebleu 13a, 0-100)",
     "rouge_l": "ROUGE-L F1 (0-1)",
-    "slots/all/kept": "facts kept",
+    "facts/all/preserved": "facts kept",
     "overwriting": "facts overwritten by the prior's favourite",
     "drift": "facts swapped",
     "tokens_per_vector": "decoder tokens a memory vector",
@@ -123,7 +123,7 @@ def _fidelity(metrics: dict[str, Any], summary: dict[str, Any]) -> list[str]:
         values = [metrics.get(f"{s}/{key}") for s in sets]
         if any(v is not None for v in values):
             rows.append(f"| {label} | {' | '.join(map(_number, values))} |")
-    floors = [metrics.get(f"{s}/floor/loss") for s in sets]
+    floors = [metrics.get(f"{s}/no_memory/loss") for s in sets]
     rows.append(f"| loss of the decoder without memory | {' | '.join(map(_number, floors))} |")
     counts = ", ".join(f"{s}: {metrics[f'{s}/passages']}" for s in sets)
     return [*head, *rows, "", f"Passages: {counts}. Definitions: docs/metrics.md of jaxcomp."]

@@ -130,7 +130,7 @@ def _rows_of(place: Path) -> Iterator[tuple[str, Row, str]]:
     for path in tables:
         for number, row in enumerate(read(path)):
             where = f"{path}: row {number}"
-            store.check(row, where, _FIX)
+            row = store.renamed(store.check(row, where, _FIX))
             yield where, row | {"reused_from": row.get("sweep", path.stem)}, _FIX
 
 

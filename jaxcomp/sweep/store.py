@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxcomp.config import Config, ConfigError, to_dict
+from jaxcomp.evals import metric
 from jaxcomp.runtime import paths, strict_json
 from jaxcomp.sweep import grid
 
@@ -132,7 +133,17 @@ class Ledger:
 
 def read(path: Path, fix: str = FIX) -> Row:
     """A row of a ledger. Raises ConfigError for a damaged one; `fix` says what to do then."""
-    return check(strict_json.read(path, dict, ConfigError, fix), str(path), fix)
+    return renamed(check(strict_json.read(path, dict, ConfigError, fix), str(path), fix))
+
+
+def renamed(row: Row) -> Row:
+    """A checked row with today's names of metrics (`evals.metric.FORMER`)."""
+    groups = {
+        name: dict(sorted((metric.renamed(key), value) for key, value in row[name].items()))
+        for name in ("metrics", "intervals")
+        if name in row
+    }
+    return row | groups
 
 
 def check(row: Row, where: str, fix: str) -> Row:

@@ -20,7 +20,7 @@ from jaxcomp.sweep.collect import collect
 from jaxcomp.sweep.store import DONE, Ledger
 
 KEPT, OVER, LOSS = (
-    "counterfactual/nonfavourite/all/kept",
+    "counterfactual/nonfavourite/all/preserved",
     "counterfactual/overwriting",
     "counterfactual/loss",
 )
@@ -51,7 +51,7 @@ def fill(cfg, workdir, value, floor=0.0):
         metrics = {
             "params": 1000 * grid.model(job.config).hidden_size,
             "ordinary/loss": 1 - kept,
-            "counterfactual/floor/nonfavourite/all/kept": floor,
+            "counterfactual/no_memory/nonfavourite/all/preserved": floor,
             KEPT: kept,
             OVER: 1 - kept,
             LOSS: 2 - kept,

@@ -10,7 +10,7 @@ from jaxcomp.sweep import grid
 from jaxcomp.sweep.collect import Result, Results
 
 RANK, ENTROPY, LOSS = "ordinary/rank", "ordinary/entropy_source", "ordinary/loss"
-KEPT, DRIFT = "counterfactual/nonfavourite/all/kept", "ordinary/drift"
+KEPT, DRIFT = "counterfactual/nonfavourite/all/preserved", "ordinary/drift"
 
 
 def results(value, bases=4, seeds=1):

@@ -15,7 +15,10 @@ from jaxcomp.cli import overrides
 from jaxcomp.evals.checkpoints import Followed, Row
 
 CFG = overrides.load("configs/tiny.py:full")
-KEPT, FLOOR = "counterfactual/nonfavourite/all/kept", "counterfactual/floor/nonfavourite/all/kept"
+KEPT, FLOOR = (
+    "counterfactual/nonfavourite/all/preserved",
+    "counterfactual/no_memory/nonfavourite/all/preserved",
+)
 SIZES = ("24", "40", "64")
 
 
@@ -161,6 +164,6 @@ def test_the_document_has_the_claim_and_the_figure(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints_page, "overlaps", lambda runs: {})
     write(runs((0.0, -0.05, -0.1)), tmp_path)
     text = (tmp_path / "trajectory.md").read_text()
-    assert "larger compressors keep fewer facts (counterfactual slots kept): present" in text
+    assert "larger compressors keep fewer facts (counterfactual facts preserved): present" in text
     assert "3 replicates" in text
     assert (tmp_path / "equal-loss.png").read_bytes().startswith(b"\x89PNG")

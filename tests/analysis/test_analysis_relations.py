@@ -18,7 +18,7 @@ from jaxcomp.evals.checkpoints import Followed, Row
 CFG = overrides.load("configs/tiny.py")
 LOSS, RANK, ENTROPY = "ordinary/loss", "ordinary/rank", "ordinary/entropy_source"
 KEPT, OVER, DRIFT = (
-    "counterfactual/nonfavourite/all/kept",
+    "counterfactual/nonfavourite/all/preserved",
     "counterfactual/overwriting",
     "ordinary/drift",
 )

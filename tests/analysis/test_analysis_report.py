@@ -39,9 +39,9 @@ def fill(cfg, workdir, trend=-0.1, skip=(), failed=()):
             "params_body": size,
             "val_loss": 1.0 / 3,
             "ordinary/loss": 2 - 0.1 * step,
-            "ordinary/floor/loss": 2.5,
+            "ordinary/no_memory/loss": 2.5,
             "ordinary/passage_bits": 60.0,
-            "counterfactual/nonfavourite/all/kept": 0.9 + trend * step,
+            "counterfactual/nonfavourite/all/preserved": 0.9 + trend * step,
         }
         ledger.write(job, DONE, metrics=metrics, intervals={}, timings={"train_s": rng.random()})
 
@@ -54,7 +54,9 @@ def test_report_of_a_planted_paradox(tmp_path):
     cfg = config(base_seeds=(0, 1, 2, 3, 4, 5))
     fill(cfg, tmp_path)
     written = report(cfg, tmp_path)
-    assert "counterfactual slots kept at 16x, the primary endpoint): present" in written.sentence
+    assert (
+        "counterfactual facts preserved at 16x, the primary endpoint): present" in written.sentence
+    )
     assert (written.done, written.failed, written.missing) == (24, (), ())
     assert "6 replicates" in written.sentence
     html = (tmp_path / "report/report.html").read_text()
@@ -133,9 +135,11 @@ def test_an_effect_is_claimed_only_where_both_decoders_show_it(tmp_path, trend, 
     fill(second, tmp_path / "b", trend)
     report(cfg, tmp_path / "a", [(second, tmp_path / "b")])
     page = (tmp_path / "a/report/report.md").read_text()
-    row = next(r for r in page.splitlines() if r.startswith("| counterfactual slots kept | 16x"))
+    row = next(
+        r for r in page.splitlines() if r.startswith("| counterfactual facts preserved | 16x")
+    )
     assert row.endswith(f"| {claimed} |")
-    assert ("counterfactual slots kept falls at 16x" in page) == (claimed == "yes")
+    assert ("counterfactual facts preserved falls at 16x" in page) == (claimed == "yes")
     assert "loss falls at 16x" in page
     with pytest.raises(ConfigError, match="has the same decoder"):
         report(cfg, tmp_path / "a", [(cfg, tmp_path / "b")])
@@ -293,7 +297,7 @@ def test_every_mean_of_the_page_has_an_interval_or_says_n(tmp_path, monkeypatch)
     found = rows((tmp_path / "many/report/pairs.csv").read_text())
     assert [(r["metric"], r["ratio"], r["small"], r["large"], r["p_least"]) for r in found] == [
         (m, r, "s", "m", "0.25")
-        for m in ("ordinary/loss", "counterfactual/nonfavourite/all/kept")
+        for m in ("ordinary/loss", "counterfactual/nonfavourite/all/preserved")
         for r in ("4", "16")
     ]
     assert all(float(r["low"]) < float(r["change"]) < float(r["high"]) for r in found)
@@ -306,7 +310,7 @@ def passage_lines(value, slots, kept, shift=0):
     ]
     for i in range(20):
         mine = kept // 20 + (i < kept % 20)
-        counts = {"nonfavourite/all/kept": mine, "nonfavourite/all/lost": slots - mine}
+        counts = {"nonfavourite/all/preserved": mine, "nonfavourite/all/omitted": slots - mine}
         made.append(
             {"set": "counterfactual", "id": f"c{i + shift}", "counts": counts, "text": "\x85"}
         )
@@ -323,7 +327,7 @@ def test_passages_enter_where_every_run_has_the_same_ones(tmp_path, monkeypatch)
         metrics = {
             "params": size,
             "ordinary/loss": loss,
-            "counterfactual/nonfavourite/all/kept": kept / 100,
+            "counterfactual/nonfavourite/all/preserved": kept / 100,
         }
         ledger.write(job, DONE, metrics=metrics, intervals={}, timings={})
         folder = tmp_path / "jobs" / job.id
@@ -362,10 +366,10 @@ def test_intervals_over_passages_hold_the_metric():
         n, kept = 5, int(rng.integers(0, 6))
         loss, targets = float(rng.random()), int(rng.integers(1, 9))
         top, bottom = top + loss * targets, bottom + targets
-        counts = {"nonfavourite/all/kept": kept, "nonfavourite/all/lost": n - kept}
+        counts = {"nonfavourite/all/preserved": kept, "nonfavourite/all/omitted": n - kept}
         records.append({"set": "ordinary", "loss": loss, "targets": targets, "counts": counts})
-    share = sum(r["counts"]["nonfavourite/all/kept"] for r in records) / 300
-    metrics = {"ordinary/loss": top / bottom, "ordinary/nonfavourite/all/kept": share}
+    share = sum(r["counts"]["nonfavourite/all/preserved"] for r in records) / 300
+    metrics = {"ordinary/loss": top / bottom, "ordinary/nonfavourite/all/preserved": share}
     names = [*metrics, "ordinary/rank", "counterfactual/overwriting"]
     found = bootstrap.intervals(records, metrics, names)
     assert set(found) == set(metrics)
@@ -373,7 +377,7 @@ def test_intervals_over_passages_hold_the_metric():
         assert low < metrics[name] < high
     # Not measurable: no rate, so no interval either.
     edits = [{"set": "edits", "outcome": "kept", "control": False}] * 3
-    assert bootstrap.intervals(edits, {"edits/all/kept": None}, ["edits/all/kept"]) == {}
+    assert bootstrap.intervals(edits, {"edits/all/preserved": None}, ["edits/all/preserved"]) == {}
 
 
 def test_interval_width_is_that_of_the_binomial():

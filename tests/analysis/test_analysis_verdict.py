@@ -54,7 +54,7 @@ def test_planted_paradox_antiparadox_and_null():
     assert word(loss, points(fall)) == PRESENT
     better = said(loss, points(rise))
     assert better.ratios[0].word == ABSENT
-    assert "counterfactual slots kept rises" in better.sentence
+    assert "counterfactual facts preserved rises" in better.sentence
     assert word(loss, points(flat)) == ABSENT
     # Fidelity falls, but so does quality at large: loss rises. That is not the paradox, and it is
     # not shown to be absent either.

@@ -177,7 +177,7 @@ def test_pairs_that_cannot_be_asked_lose_nothing(measured, monkeypatch, capsys):
     assert set(none.values()) == {None}
 
     every = {
-        d: {n: {"rate": 0.25} for n in ("memory", "floor", "told_apart")}
+        d: {n: {"rate": 0.25} for n in ("memory", "no_memory", "pair_accuracy")}
         for d in (*DIMENSIONS, "all")
     }
     monkeypatch.setattr(drift, "run", lambda *a, **k: Evaluated({"dimensions": every}, True))
@@ -216,7 +216,7 @@ def test_what_is_measured_already_is_not_measured_again(measured, monkeypatch, c
 
     def pairs(*_, **__):
         asked.append(1)
-        rates = {n: {"rate": 0.25} for n in ("memory", "floor", "told_apart")}
+        rates = {n: {"rate": 0.25} for n in ("memory", "no_memory", "pair_accuracy")}
         return Evaluated({"dimensions": {"all": rates}}, True)
 
     def counts(*argv):

@@ -75,7 +75,7 @@ def test_every_checkpoint_has_a_row_and_the_last_is_the_finished_run(fresh):
     losses = [row.metrics["ordinary/loss"] for row in found.rows]
     assert len(set(losses)) == 3  # other weights at every step
     kept, slots = map(sum, zip(*found.rows[0].passages, strict=True))
-    assert kept / slots == found.rows[0].metrics["counterfactual/nonfavourite/all/kept"]
+    assert kept / slots == found.rows[0].metrics["counterfactual/nonfavourite/all/preserved"]
     assert "3 of 3" in said[-1]
 
 

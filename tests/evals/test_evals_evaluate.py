@@ -138,7 +138,7 @@ def test_every_number_is_declared_and_every_declared_number_is_measured(world_re
     split = {c for c in bare if c.startswith(TEXT_SET) and c not in text_result.metrics}
     assert {*world_result.metrics, *text_result.metrics} == declared | (bare - split)
     assert {c.partition(f"{WITHOUT}/")[2].partition("/")[0] for c in split} == {
-        "slots", "nonfavourite", "overwriting", "to_prior", "drift", "split",
+        "facts", "nonfavourite", "overwriting", "to_prior", "drift", "split",
     }  # fmt: skip
 
 
@@ -164,12 +164,12 @@ def test_identities(world_result):
         assert m[f"{name}/pooled_rank"] <= m[f"{name}/pooled_bound"] == 16
         nats = m[f"{name}/loss"] * (m[f"{name}/tokens"] + 7)  # one end token each
         assert m[f"{name}/bits_per_byte"] == pytest.approx(nats / math.log(2) / m[f"{name}/bytes"])
-        for group in ("slots", "nonfavourite"):
+        for group in ("facts", "nonfavourite"):
             shares = [m[f"{name}/{group}/all/{o}"] for o in OUTCOMES]
             if m[f"{name}/{group}/all/n"]:
                 assert sum(shares) == pytest.approx(1.0)
-    odd = m["counterfactual/nonfavourite/all/n"] / m["counterfactual/slots/all/n"]
-    assert odd > 2 * m["ordinary/nonfavourite/all/n"] / m["ordinary/slots/all/n"]
+    odd = m["counterfactual/nonfavourite/all/n"] / m["counterfactual/facts/all/n"]
+    assert odd > 2 * m["ordinary/nonfavourite/all/n"] / m["ordinary/facts/all/n"]
     assert m["counterfactual/passage_bits"] > m["ordinary/passage_bits"] > 40
 
 
@@ -183,7 +183,7 @@ def test_calibration_is_of_every_slot_whose_value_is_one_word(world, world_resul
         ]
         single = [favourite for favourite, value in words if " " not in value]
         assert 0 < len(single) < len(words)
-        assert world_result.metrics[f"{name}/calibration/slots/n"] == len(single)
+        assert world_result.metrics[f"{name}/calibration/facts/n"] == len(single)
         assert world_result.metrics[f"{name}/calibration/nonfavourite/n"] == single.count(False)
 
 
@@ -268,17 +268,17 @@ def test_a_perfect_decoder_keeps_every_slot(world, monkeypatch):
     result = world.evaluate()
     m = result.metrics
     for name in ("ordinary", "counterfactual"):
-        ones = ("fr_accuracy", "exact_match", "rouge_l", "agreement", "slots/all/kept")
+        ones = ("fr_accuracy", "exact_match", "rouge_l", "agreement", "facts/all/preserved")
         assert [m[f"{name}/{key}"] for key in ones] == [1.0] * len(ones)
         assert m[f"{name}/bleu"] == pytest.approx(100.0)
         assert m[f"{name}/overwriting"] == m[f"{name}/drift"] == m[f"{name}/to_prior"] == 0.0
-        zeros = ("fr_accuracy", "exact_match", "bleu", "rouge_l", "slots/all/kept")
-        assert [m[f"{name}/floor/{key}"] for key in zeros] == [0.0] * len(zeros)
+        zeros = ("fr_accuracy", "exact_match", "bleu", "rouge_l", "facts/all/preserved")
+        assert [m[f"{name}/no_memory/{key}"] for key in zeros] == [0.0] * len(zeros)
     for record in result.passages:
         assert record["rebuilt"] == record["text"]
         assert record["fr_same"] == record["fr_length"] == record["targets"] - 1
-        assert sum(record["counts"][f"slots/{k}/kept"] for k in KINDS
-                   if f"slots/{k}/kept" in record["counts"]) == len(record["slots"])  # fmt: skip
+        counted = [record["counts"].get(f"facts/{k}/preserved", 0) for k in KINDS]
+        assert sum(counted) == len(record["facts"])
 
 
 def test_a_perfect_decoder_keeps_every_edit(text, monkeypatch):
@@ -287,7 +287,7 @@ def test_a_perfect_decoder_keeps_every_edit(text, monkeypatch):
     assert m["test/exact_match"] == 1.0
     for kind in ("all", *edits.KINDS):
         assert m[f"edits/{kind}/n"] > 0
-        assert m[f"edits/{kind}/control"] == m[f"edits/{kind}/kept"] == 1.0
+        assert m[f"edits/{kind}/control"] == m[f"edits/{kind}/preserved"] == 1.0
         assert m[f"edits/{kind}/reverted"] == 0.0
 
 
@@ -323,7 +323,7 @@ def test_an_untrained_decoder_makes_edits_unmeasurable(text_result):
     m = text_result.metrics
     assert m["edits/all/n"] > 0
     assert m["edits/all/measurable"] == 0
-    assert m["edits/all/kept"] is None
+    assert m["edits/all/preserved"] is None
     made = [p for p in text_result.passages if p["set"] == "edits"]
     assert len(made) == m["edits/all/n"]
     assert edits.reason({k.removeprefix("edits/"): v for k, v in m.items()}) is not None
@@ -353,6 +353,13 @@ def test_a_sharded_pair_measures_the_same(world_result, cache):
     """Passages over two devices and the vocabulary over two: the numbers of one device."""
     with use_mesh(make_mesh(MeshConfig(1, 2, 2), jax.devices()[:4])):
         got = Fixture(WORLD).evaluate(samples=0).metrics
-    for name in ("loss", "entropy_own", "fr_accuracy", "rank", "floor/loss", "slots/all/lost"):
+    for name in (
+        "loss",
+        "entropy_own",
+        "fr_accuracy",
+        "rank",
+        "no_memory/loss",
+        "facts/all/omitted",
+    ):
         expected = world_result.metrics[f"ordinary/{name}"]
         assert got[f"ordinary/{name}"] == pytest.approx(expected, rel=1e-4), name

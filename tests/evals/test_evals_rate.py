@@ -42,7 +42,7 @@ def test_in_full_precision_the_numbers_are_those_of_evaluation_and_bits_are_coun
             assert r.distortion == pytest.approx(metrics[f"{r.name}/bits_per_byte"])
             assert r.loss == pytest.approx(metrics[f"{r.name}/loss"])
             assert r.fr_accuracy == metrics[f"{r.name}/fr_accuracy"]
-            assert r.kept == metrics[f"{r.name}/nonfavourite/all/kept"]
+            assert r.kept == metrics[f"{r.name}/nonfavourite/all/preserved"]
     whole, coarse = found[0], found[3]
     assert coarse.loss != whole.loss  # four bits do reach the decoder
     assert found[1].loss == pytest.approx(whole.loss, rel=1e-2)  # and bfloat16 is near

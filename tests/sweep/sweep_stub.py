@@ -76,7 +76,7 @@ class StubWork:
             "params_body": 10,
             "val_loss": value * abs(cfg.train.optim.lr - 1.5e-3),
             "ordinary/loss": value,
-            "counterfactual/nonfavourite/all/kept": 1 - value / 3,
+            "counterfactual/nonfavourite/all/preserved": 1 - value / 3,
         }
         return {"metrics": metrics, "timings": {"train_s": time.time()}, "note": "fine"}
 

@@ -20,7 +20,7 @@ ODD = (
     "", "done", "a/b", "\ud800", "5", [], [1], [1, 2, 3], [[]], ["x", None], {}, {"a": {}},
 )  # fmt: skip
 CASES = 300
-METRICS = ("ordinary/loss", "counterfactual/nonfavourite/all/kept")
+METRICS = ("ordinary/loss", "counterfactual/nonfavourite/all/preserved")
 
 
 def places(tree, at=()):
@@ -97,7 +97,7 @@ RECORDS = [
     for i in range(3)
     for name, counts in (
         ("ordinary", {}),
-        ("counterfactual", {"nonfavourite/all/kept": 2, "nonfavourite/all/lost": 2}),
+        ("counterfactual", {"nonfavourite/all/preserved": 2, "nonfavourite/all/omitted": 2}),
     )
 ]
 

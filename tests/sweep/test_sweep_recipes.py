@@ -20,8 +20,8 @@ from jaxcomp.sweep import collect, grid
 from jaxcomp.sweep.store import DONE, Ledger
 
 SHIPPED = "jaxcomp/assets/decoders/decoder-s0"
-KEPT = "counterfactual/nonfavourite/all/kept"
-FLOOR = "counterfactual/floor/nonfavourite/all/kept"
+KEPT = "counterfactual/nonfavourite/all/preserved"
+FLOOR = "counterfactual/no_memory/nonfavourite/all/preserved"
 
 
 def ratios(cfg):
@@ -52,7 +52,7 @@ def test_a_line_that_is_absent_at_a_ratio_is_not_missed_there(tmp_path):
         metrics = {
             "params": size,
             "ordinary/loss": 3 - size / 32 + 0.01 * job.base_seed,
-            "counterfactual/nonfavourite/all/kept": size / 64 + 0.01 * job.base_seed,
+            "counterfactual/nonfavourite/all/preserved": size / 64 + 0.01 * job.base_seed,
         }
         ledger.write(job, DONE, metrics=metrics, intervals={}, timings={})
     found = collect.collect(cfg, ledger)
@@ -106,7 +106,7 @@ def test_a_floor_is_that_of_the_frozen_decoder(tmp_path, monkeypatch):
     monkeypatch.setattr(plots, "plot", lambda results, head: None)
     report(cfg, tmp_path)
     page = (tmp_path / "report/report.md").read_text()
-    assert "Without memory (the floor): counterfactual slots kept 0.1005. Left out" in page
+    assert "Without memory (the floor): counterfactual facts preserved 0.1005. Left out" in page
     assert "toy lclm, trained with the decoder: each run has a floor of its own" in page
 
 

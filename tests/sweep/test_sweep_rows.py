@@ -13,10 +13,12 @@ from sweep.sweep_stub import config
 
 from jaxcomp.cli import overrides
 from jaxcomp.config import ConfigError
+from jaxcomp.evals.metric import FORMER
 from jaxcomp.sweep import grid, rows
 
 COMMITTED = Path("docs/results/rows")
-# Of the 413 JSON files from which the tables were made: one line a row, keys and lines sorted.
+# Of the 413 JSON files from which the tables were made: one line a row, keys and lines sorted, with
+# the names of metrics that they had.
 DIGEST = "11d145f8b9557b3f50d73be0d41ad13fb93f637fb6b3feabcba284013a1e64da"
 
 
@@ -124,12 +126,41 @@ def test_of_one_hash_in_two_tables_the_first_is_first(tmp_path):
     assert [r["reused_from"] for _, r in found] == ["a", "s"]
 
 
+def as_it_was(one):
+    """A row with the names of metrics before December 2026."""
+    former: dict[str, str] = {str(now): then for then, now in FORMER.items()}
+    return one | {
+        group: {
+            "/".join(former.get(part, part) for part in name.split("/")): value
+            for name, value in one[group].items()
+        }
+        for group in ("metrics", "intervals")
+        if group in one
+    }
+
+
+def test_rows_with_former_names_are_taken_over(tmp_path):
+    """A workdir and a table of before December 2026 give what the committed table gives."""
+    wanted = grid.expand(overrides.load("configs/tiny.py"))
+    found = rows.finished(wanted, [COMMITTED / "tiny.parquet"])
+    rows.write([as_it_was(one) for _, one in found], tmp_path / "tiny.parquet")
+    (tmp_path / "old" / "ledger").mkdir(parents=True)
+    for job, one in found:
+        content = json.dumps(as_it_was(one) | {"reused_from": "old"})
+        (tmp_path / "old" / "ledger" / f"{job.id}.json").write_text(content)
+    assert "counterfactual/slots/all/kept" in as_it_was(found[0][1])["metrics"]
+    for place in ("tiny.parquet", "old"):
+        again = rows.finished(wanted, [tmp_path / place])
+        numbers = {job.id: (one["metrics"], one.get("intervals")) for job, one in again}
+        assert numbers == {job.id: (one["metrics"], one.get("intervals")) for job, one in found}
+
+
 def test_the_committed_tables_hold_every_row():
     lines, counts = [], {}
     for name in ("recipes", "text", "tiny", "tiny_controls"):
         found = rows.read(COMMITTED / f"{name}.parquet")
         counts[name] = dict(Counter(one.pop("sweep") for one in found))
-        lines += [json.dumps(one, sort_keys=True) for one in found]
+        lines += [json.dumps(as_it_was(one), sort_keys=True) for one in found]
     assert counts == {
         "recipes": {"recipes": 13, "recipes-text": 13},
         "text": {"text": 9},

@@ -35,9 +35,9 @@ _ABOUT = (
     "Each vector after the connector is rounded to the format and read by the same decoder; "
     "nothing is trained again. Integers are symmetric, scaled by the largest absolute value of 64 "
     "numbers of a vector; the scales (bfloat16) count. Rate: bits of memory / bytes of source "
-    "text. Distortion: bits a byte of the rebuilt text, teacher-forced (bits_per_byte). Rare kept: "
-    "of the world's slots off the favourite, the share kept (nonfavourite/all/kept). One run is "
-    "one model: nothing here has an interval over models."
+    "text. Distortion: bits a byte of the rebuilt text, teacher-forced (bits_per_byte). Rare "
+    "facts preserved: of the world's facts off the favourite, the share that comes back "
+    "(nonfavourite/all/preserved). One run is one model: nothing here has an interval over models."
 )
 
 
@@ -88,7 +88,16 @@ def write(runs: Sequence[Measured], folder: Path) -> Path:
     """.md and .html of one run or of several into `folder`, named as the first one's; the page's
     place."""
     stem = runs[0].stem
-    header = ["run", "set", "format", "rate", "distortion", "loss", "tokens rebuilt", "rare kept"]
+    header = [
+        "run",
+        "set",
+        "format",
+        "rate",
+        "distortion",
+        "loss",
+        "tokens rebuilt",
+        "rare facts preserved",
+    ]
     rows = [
         [
             run.name, r.name, r.form, f"{r.rate:.3g}", _shown(r.distortion), _shown(r.loss),

@@ -1,6 +1,6 @@
-"""Calibration on slots.
+"""Calibration on facts.
 
-Does the decoder know when it is wrong? At a slot whose value is one token (relations, orders and
+Does the decoder know when it is wrong? At a fact whose value is one token (relations, orders and
 negations take several, and are left out), teacher-forced: confidence is the probability of the most
 likely token, and the guess is right where that is the value. The expected calibration error (Guo et
 al. 2017, eq. 3) has 10 bins of equal width: Σ over bins |number right − Σ confidence| / n.
@@ -27,7 +27,7 @@ from jaxcomp.evals.metric import (
 if TYPE_CHECKING:
     from jaxcomp.data.tokenizer import Tokenizer
 
-GROUPS = {"slots": "slots", "nonfavourite": "those whose value is not the favourite"}
+GROUPS = {"facts": "facts", "nonfavourite": "those whose value is not the favourite"}
 BINS = 10  # equal in width, of confidence 0 to 1
 
 
@@ -61,7 +61,7 @@ def measure(guesses: Sequence[Guess]) -> Values:
     """
     out: Values = {}
     for group in GROUPS:
-        held = [g for g in guesses if group == "slots" or not g.favourite]
+        held = [g for g in guesses if group == "facts" or not g.favourite]
         confidence_W = np.array([g.confidence for g in held], np.float64)
         right_W = np.array([g.right for g in held], np.float64)
         bin_W = np.minimum((confidence_W * BINS).astype(int), BINS - 1)

@@ -7,12 +7,12 @@ roles of "X verb Y" (X and Y exchanged). A replaced value occurs once in its pas
 replacement not at all. At most `eval.edits_per_kind` edits of each kind, one of a kind per passage.
 The edited passage is compressed and rebuilt (FR). The words around the spot are aligned with the
 rebuilt words (difflib, the spot itself left out); at the aligned spot, give or take two words where
-its neighbours did not come back, stands the new value (**kept**), the original (**reverted**),
-something else (**other**) or nothing (**lost**). The control is the same rule applied to the
-*unedited* passage: does its own value come back at that spot? Where fewer than half do, survival is
-**not measurable** and the rates are None. An edit may lengthen its passage: what is then beyond the
-context is cut off, and an edit whose spot is cut off, or whose text does not fit `data.target`, is
-left out and counted.
+its neighbours did not come back, stands the new value (**preserved**), the original (**reverted**),
+something else (**substituted**) or nothing (**omitted**). The control is the same rule applied to
+the *unedited* passage: does its own value come back at that spot? Where fewer than half do,
+survival is **not measurable** and the rates are None. An edit may lengthen its passage: what is
+then beyond the context is cut off, and an edit whose spot is cut off, or whose text does not fit
+`data.target`, is left out and counted.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from jaxcomp.evals.metric import (
 )
 
 KINDS = ("number", "name", "negation", "role")
-OUTCOMES = ("kept", "reverted", "other", "lost")
+OUTCOMES = ("preserved", "reverted", "substituted", "omitted")
 MEASURABLE = 0.5  # share of control spots that must come back before a rate is given
 WINDOW = 2  # words by which a spot's place is uncertain where its neighbours did not come back
 
@@ -197,10 +197,10 @@ def outcome(edit: Edit, rebuilt: str) -> str:
     """The one name of what became of `edit` in the rebuilt text of the edited passage."""
     near = aligned(edit.text, edit.start, edit.end, rebuilt, WINDOW)
     if _holds(near, edit.new):
-        return "kept"
+        return "preserved"
     if _holds(near, edit.original):
         return "reverted"
-    return "other" if aligned(edit.text, edit.start, edit.end, rebuilt) else "lost"
+    return "substituted" if aligned(edit.text, edit.start, edit.end, rebuilt) else "omitted"
 
 
 def control_returned(edit: Edit, original_text: str, rebuilt: str) -> bool:
@@ -295,11 +295,11 @@ def _rate(name: str, better: str, *shown: Show) -> Metric:
     ),
     Metric("edits/<edit>/measurable", "0 or 1", "1 where control ≥ 0.5 and n > 0"),
     _rate(
-        "kept",
+        "preserved",
         HIGHER,
         Show(
-            "edits/all/kept",
-            "edits kept",
+            "edits/all/preserved",
+            "edits preserved",
             30,
             PRIMARY,
             "primary endpoint: edited spots whose new value the rebuilt text keeps / all; "
@@ -318,17 +318,17 @@ def _rate(name: str, better: str, *shown: Show) -> Metric:
         ),
     ),
     _rate(
-        "other",
+        "substituted",
         LOWER,
         Show(
-            "edits/all/other",
+            "edits/all/substituted",
             "drift",
             60,
             DRIFT,
             f"edited spots that came back as something else / all; {_EMPTY}",
         ),
     ),
-    _rate("lost", LOWER),
+    _rate("omitted", LOWER),
 )
 def survival(found: Edited) -> Values:
     return left_out(found.made, found.kinds) | rates(found.kinds, found.outcomes, found.controls)

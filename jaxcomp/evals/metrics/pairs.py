@@ -16,14 +16,14 @@ declare(
         HIGHER,
     ),
     Metric(
-        "pairs/<dimension>/floor",
+        "pairs/<dimension>/no_memory",
         "share",
         "the same of the decoder without memory",
         TEACHER_FORCED,
         POOLED,
     ),
     Metric(
-        "pairs/<dimension>/told_apart",
+        "pairs/<dimension>/pair_accuracy",
         "share",
         "pairs of which each text is likelier from its own memory / pairs",
         TEACHER_FORCED,
@@ -31,8 +31,8 @@ declare(
         HIGHER,
         shown=(
             Show(
-                "pairs/all/told_apart",
-                "pairs told apart",
+                "pairs/all/pair_accuracy",
+                "pair accuracy",
                 100,
                 meaning="minimal pairs of the held-out text of which each text is likelier from "
                 "its own memory",

@@ -1,12 +1,12 @@
 """The controlled world: whose prior wins.
 
 Only with `world.base_favourites` (docs/controls.md): the compressors' base models were pretrained
-on a world of other favourites, and the decoder and all other text keep this one's. A slot is
+on a world of other favourites, and the decoder and all other text keep this one's. A fact is
 *contested* where the source says neither world's favourite and the two differ; kinds of two values
 (polarity, relation, order) have no such slot, and a modifier whose exchange with the other animal's
-would be a favourite is left out. In the rebuilt text (FR) a contested slot is **kept** (the
+would be a favourite is left out. In the rebuilt text (FR) a contested fact is **preserved** (the
 source's value), back as the **decoder**'s favourite, as the **compressor**'s (that of its base's
-world), **swapped** (the other animal's), **other**, or **lost** (no such fact).
+world), **swapped** (the other animal's), **substituted**, or **omitted** (no such fact).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from jaxcomp.evals.metric import (
     metrics,
 )
 
-OUTCOMES = ("kept", "decoder", "compressor", "swapped", "other", "lost")
+OUTCOMES = ("preserved", "decoder", "compressor", "swapped", "substituted", "omitted")
 EXPECTED = ("chance", "even")
 
 Counts = dict[str, float]
@@ -41,7 +41,7 @@ def rival_of(config: WorldConfig) -> World | None:
 
 
 def contested(rival: World, passage: Passage, rebuilt: str) -> Counts:
-    """Of one passage: `split/n`, the contested slots, and `split/<outcome>`; zeros are left out.
+    """Of one passage: `split/n`, the contested facts, and `split/<outcome>`; zeros are left out.
 
     Beside the outcomes, sums over those slots of what to expect: `chance`, 1 / its options; `even`,
     where the rebuilt value is an option that is not the source's, the decoder's favourite or the
@@ -88,11 +88,11 @@ def _their_favourite(slot: Slot, rival: World) -> str | None:
 
 def _outcome(slot: Slot, theirs: str, value: str | None) -> str:
     if value is None:
-        return "lost"
-    named = {slot.value: "kept", slot.favourite: "decoder", theirs: "compressor"}
+        return "omitted"
+    named = {slot.value: "preserved", slot.favourite: "decoder", theirs: "compressor"}
     if slot.swap:
         named[slot.swap] = "swapped"
-    return named.get(value, "other")
+    return named.get(value, "substituted")
 
 
 def _sums(record: Record, name: str) -> Sums | None:
@@ -116,12 +116,12 @@ def _split(
     )  # fmt: skip
 
 
-_CONTESTED = "contested slots (neither world's favourite in the source, counterfactual passages)"
+_CONTESTED = "contested facts (neither world's favourite in the source, counterfactual passages)"
 
 
 @metrics(
-    Metric("<world>/split/n", "count", "contested slots"),
-    _split("kept", "kept / n"),
+    Metric("<world>/split/n", "count", "contested facts"),
+    _split("preserved", "preserved / n"),
     _split(
         "decoder",
         "back as the decoder's favourite / n",
@@ -137,8 +137,8 @@ _CONTESTED = "contested slots (neither world's favourite in the source, counterf
         f"{_CONTESTED} that came back as the favourite of the compressors' bases / all such",
     ),
     _split("swapped", "swapped / n"),
-    _split("other", "other / n"),
-    _split("lost", "lost / n"),
+    _split("substituted", "substituted / n"),
+    _split("omitted", "omitted / n"),
     _split(
         "lead",
         "`decoder` – `compressor`: above 0 the decoder's prior wins",
@@ -158,7 +158,7 @@ _CONTESTED = "contested slots (neither world's favourite in the source, counterf
         "back as a value that is neither the source's nor the decoder's favourite (nor an "
         "exchange), each counted 1 / number of such values, / n",
     ),
-    without=["split/kept", "split/decoder", "split/compressor"],
+    without=["split/preserved", "split/decoder", "split/compressor"],
     applies=lambda cfg: bool(cfg.world.base_favourites),
 )
 def split(held: Held) -> Values:

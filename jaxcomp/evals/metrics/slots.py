@@ -1,14 +1,15 @@
-"""The controlled world: what became of each slot.
+"""The controlled world: what became of each fact.
 
-A slot is one fact of the source passage. The rebuilt text (FR) is read back into facts by the
-world's own parser (the first mention of a fact counts), and each slot has exactly one outcome:
-**kept** (the same value), **swapped** (the two arguments exchanged; kinds relation, modifier and
-order), **overwritten** (the prior's favourite instead of another value), **other** (another value),
-**lost** (no such fact). The first that applies, in this order, is the outcome; so for relation and
-order, which have two values each, falling back to the usual order of the arguments is a swap.
-`to_prior` counts beside the outcomes every non-favourite slot that came back as the favourite,
-swaps included. `slots/` is over all slots, `nonfavourite/` over those whose source value is not the
-prior's favourite: predictable facts cannot flatter there, and only they can be overwritten.
+A fact (in the code: a slot) has one value in the source passage. The rebuilt text (FR) is read back
+into facts by the world's own parser (the first mention of a fact counts), and each fact has exactly
+one outcome: **preserved** (the same value), **swapped** (the two arguments exchanged; kinds
+relation, modifier and order), **overwritten** (the prior's favourite instead of another value),
+**substituted** (another value), **omitted** (no such fact). The first that applies, in this order,
+is the outcome; so for relation and order, which have two values each, falling back to the usual
+order of the arguments is a swap. `to_prior` counts beside the outcomes every non-favourite fact
+that came back as the favourite, swaps included. `facts/` is over all facts, `nonfavourite/` over
+those whose source value is not the prior's favourite: predictable facts cannot flatter there, and
+only they can be overwritten.
 
 The generator knows the probability of each passage, so what a memory must carry is known exactly
 (`passage_bits`).
@@ -42,7 +43,7 @@ from jaxcomp.evals.metric import (
     metrics,
 )
 
-GROUPS = ("slots", "nonfavourite")  # every slot; those whose value is not the prior's favourite
+GROUPS = ("facts", "nonfavourite")  # every slot; those whose value is not the prior's favourite
 
 
 class Fate(NamedTuple):
@@ -76,8 +77,8 @@ def fates(world: World, passage: Passage, rebuilt: str) -> list[Fate]:
 def counts(passage_fates: Sequence[Fate]) -> dict[str, int]:
     """Counts of one passage, named `<group>/<kind>/<outcome>`; names with a zero are left out.
 
-    Groups are `slots` and `nonfavourite`; kinds are the world's and `all`. `to_prior` counts beside
-    the outcomes the non-favourite slots that came back as the favourite under whatever outcome.
+    Groups are `facts` and `nonfavourite`; kinds are the world's and `all`. `to_prior` counts beside
+    the outcomes the non-favourite facts that came back as the favourite under whatever outcome.
     """
     out: Counter[str] = Counter()
     for fate in passage_fates:
@@ -93,8 +94,8 @@ def rates(passage_counts: Sequence[dict[str, int]]) -> Values:
     """Rates over all slots of all passages (sum over sum); None where the denominator is 0.
 
     For each group and kind: `n`, the number of slots, and each outcome divided by that n. Over all
-    kinds: `overwriting` (overwritten / non-favourite slots), `to_prior` (came back as the favourite
-    / non-favourite slots) and `drift` ((swapped + other) / all slots).
+    kinds: `overwriting` (overwritten / non-favourite facts), `to_prior` (came back as the favourite
+    / non-favourite facts) and `drift` ((swapped + substituted) / all facts).
     """
     total: Counter[str] = Counter()
     for one in passage_counts:
@@ -107,8 +108,8 @@ def rates(passage_counts: Sequence[dict[str, int]]) -> Values:
             out[f"{name}/n"] = n
             for o in OUTCOMES:
                 out[f"{name}/{o}"] = total[f"{name}/{o}"] / n if n else None
-    moved = total["slots/all/swapped"] + total["slots/all/other"]
-    n, odd = out["slots/all/n"], out["nonfavourite/all/n"]
+    moved = total["facts/all/swapped"] + total["facts/all/substituted"]
+    n, odd = out["facts/all/n"], out["nonfavourite/all/n"]
     out["drift"] = moved / n if n else None
     out["overwriting"] = total["nonfavourite/all/overwritten"] / odd if odd else None
     out["to_prior"] = total["nonfavourite/all/to_prior"] / odd if odd else None
@@ -153,23 +154,23 @@ def _share(record: Record, name: str) -> Sums | None:
     return counts_over(_every(name.rpartition("/")[0]), name)(record, name)
 
 
-_OFF = "slots whose value is not the prior's favourite"
-_KEPT = f"{_OFF}, kept in the rebuilt text / all such"
+_OFF = "facts whose value is not the prior's favourite"
+_KEPT = f"{_OFF}, preserved in the rebuilt text / all such"
 
 
 def _outcomes(group: str, slots: str, n: str) -> list[Metric]:
     """The metrics of one group, by kind."""
     shown = (
         Show(
-            "counterfactual/nonfavourite/all/kept",
-            "counterfactual slots kept",
+            "counterfactual/nonfavourite/all/preserved",
+            "counterfactual facts preserved",
             30,
             PRIMARY,
             f"primary endpoint: {_KEPT}, counterfactual passages",
         ),
         Show(
-            "ordinary/nonfavourite/all/kept",
-            "rare slots kept",
+            "ordinary/nonfavourite/all/preserved",
+            "rare facts preserved",
             50,
             meaning=f"{_KEPT}, ordinary passages",
         ),
@@ -183,8 +184,8 @@ def _outcomes(group: str, slots: str, n: str) -> list[Metric]:
                 f"{outcome} / {n}",
                 FREE_RUNNING,
                 POOLED,
-                HIGHER if outcome == "kept" else LOWER,
-                shown=shown if (group, outcome) == ("nonfavourite", "kept") else (),
+                HIGHER if outcome == "preserved" else LOWER,
+                shown=shown if (group, outcome) == ("nonfavourite", "preserved") else (),
                 sums=_share,
             )
             for outcome in OUTCOMES
@@ -193,12 +194,12 @@ def _outcomes(group: str, slots: str, n: str) -> list[Metric]:
 
 
 @metrics(
-    *_outcomes("slots", "slots of that kind", "n"),
-    *_outcomes("nonfavourite", "slots of that kind whose value is not the favourite", "that n"),
+    *_outcomes("facts", "facts of that kind", "n"),
+    *_outcomes("nonfavourite", "facts of that kind whose value is not the favourite", "that n"),
     Metric(
         "<world>/overwriting",
         "share",
-        "**overwriting**: overwritten / non-favourite slots, over all kinds",
+        "**overwriting**: overwritten / non-favourite facts, over all kinds",
         FREE_RUNNING,
         POOLED,
         LOWER,
@@ -216,8 +217,8 @@ def _outcomes(group: str, slots: str, n: str) -> list[Metric]:
     Metric(
         "<world>/to_prior",
         "share",
-        "non-favourite slots that came back as the favourite, swapped or overwritten / "
-        "non-favourite slots",
+        "non-favourite facts that came back as the favourite, swapped or overwritten / "
+        "non-favourite facts",
         FREE_RUNNING,
         POOLED,
         LOWER,
@@ -225,7 +226,7 @@ def _outcomes(group: str, slots: str, n: str) -> list[Metric]:
     Metric(
         "<world>/drift",
         "share",
-        "**drift**: (swapped + other) / all slots",
+        "**drift**: (swapped + substituted) / all facts",
         FREE_RUNNING,
         POOLED,
         LOWER,
@@ -235,12 +236,18 @@ def _outcomes(group: str, slots: str, n: str) -> list[Metric]:
                 "drift",
                 60,
                 DRIFT,
-                "(swapped + other) / all slots, ordinary passages",
+                "(swapped + substituted) / all facts, ordinary passages",
             ),
         ),
-        sums=counts_over(_every("slots/all"), "slots/all/swapped", "slots/all/other"),
+        sums=counts_over(_every("facts/all"), "facts/all/swapped", "facts/all/substituted"),
     ),
-    without=["slots/all/kept", "nonfavourite/all/kept", "overwriting", "to_prior", "drift"],
+    without=[
+        "facts/all/preserved",
+        "nonfavourite/all/preserved",
+        "overwriting",
+        "to_prior",
+        "drift",
+    ],
 )
 def outcomes(held: Held) -> Values:
     pairs = zip(held.passages, held.rows, strict=True)

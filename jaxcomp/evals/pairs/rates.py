@@ -11,7 +11,7 @@ from scipy import stats
 from jaxcomp.evals.pairs.edit_rules import DIMENSIONS
 from jaxcomp.evals.qa.scoring import proportion
 
-CONDITIONS = ("memory", "floor", "plain")
+CONDITIONS = ("memory", "no_memory", "plain")
 
 
 def rates(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def _by_dimension(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _of(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     n, passages = len(records), [passage_of(r) for r in records]
     judged = {c: [right(r["nats"][c]) for r in records] for c in CONDITIONS}
-    memory, floor = judged["memory"], judged["floor"]
+    memory, floor = judged["memory"], judged["no_memory"]
     # From its own memory the twin is the true text.
     twins = [right(r["nats"]["twin_memory"][::-1]) for r in records]
     both = [a and b for a, b in zip(memory, twins, strict=True)]
@@ -63,11 +63,11 @@ def _of(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "n": n,
         **{c: proportion(judged[c], passages) for c in CONDITIONS},
-        "told_apart": proportion(both, passages),
-        "against_floor": proportion([m for m, _ in over], [p for _, p in over]),
+        "pair_accuracy": proportion(both, passages),
+        "against_no_memory": proportion([m for m, _ in over], [p for _, p in over]),
         "mcnemar": {
             "memory_only": gained,
-            "floor_only": lost,
+            "no_memory_only": lost,
             "p": float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else None,
         },
         "ties": sum(r["nats"]["memory"][0] == r["nats"]["memory"][1] for r in records),
@@ -103,8 +103,8 @@ def table(result: dict[str, Any]) -> str:
         lines += [f"{d:10} not measurable: no pair" for d in DIMENSIONS if not found[d]["n"]]
     lines += [
         "",
-        "memory: its memory. no memory: the floor, same prompt (chance and prior). text alone: the",
-        "decoder as a language model. told apart: right from its memory, and the twin from the",
+        "memory: its memory. no memory: same prompt (chance and prior). text alone: the",
+        "decoder as a language model. pair accuracy: right from its memory, and the twin from the",
         "twin's; without memory none can be. p: memory against no memory, McNemar's test, exact,",
         "two-sided. equal: the rate from memory of pairs of as many decoder tokens, and how many",
         "they are. Wilson 95% intervals; that of `all` takes the pairs of a passage together, and",
@@ -114,7 +114,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 _HEAD = (
-    f"{'':10}{'pairs':>6}{'memory':>22}{'no memory':>11}{'text alone':>12}{'told apart':>22}"
+    f"{'':10}{'pairs':>6}{'memory':>22}{'no memory':>11}{'text alone':>12}{'pair accuracy':>22}"
     f"{'p':>9}{'equal':>14}"
 )
 
@@ -124,7 +124,7 @@ def _row(name: str, found: dict[str, Any]) -> str:
     shown = f"{_percent(even['memory'])} of {even['memory']['n']}"
     return (
         f"{name:10}{found['n']:>6}{_interval(found['memory']):>22}{_percent(found['floor']):>11}"
-        f"{_percent(found['plain']):>12}{_interval(found['told_apart']):>22}"
+        f"{_percent(found['plain']):>12}{_interval(found['pair_accuracy']):>22}"
         f"{'-' if p is None else f'{p:.2g}':>9}{shown:>14}"
     )
 

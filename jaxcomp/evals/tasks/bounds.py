@@ -53,7 +53,7 @@ OWN, CRAMMED = "compressor", "crammed"
 MEMORIES = (*BASELINES, OWN, CRAMMED)
 STEPS = 100  # updates of Adam for each crammed memory
 SEED = 0  # of the tokens that `random` draws
-VERSION = 1  # of the definitions: results of another one are not taken over
+VERSION = 2  # of the definitions: results of another one are not taken over
 Say = Callable[[str], None]
 Record = dict[str, Any]
 
@@ -61,8 +61,8 @@ DEFINITIONS = {
     "loss": "nats a target token (end token included) of rebuilding, teacher-forced; sum over sum",
     "tokens_rebuilt": "greedy, free-running: positions that hold the source's token / the longer "
     "of both; sum over sum (fr_accuracy of docs/metrics.md)",
-    "kept": "of the passages' facts off the world's favourite, the share that comes back, greedy "
-    "(nonfavourite/all/kept)",
+    "preserved": "of the passages' facts off the world's favourite, the share that comes back, "
+    "greedy (nonfavourite/all/preserved)",
     "overwriting": "of the same facts, the share that comes back as the favourite "
     "(overwritten / all off the favourite)",
     "vectors": "valid memory vectors a passage, mean",
@@ -76,7 +76,7 @@ DEFINITIONS = {
 _COLUMNS = {
     "loss": "loss, nats a token",
     "tokens_rebuilt": "tokens rebuilt",
-    "kept": "facts kept",
+    "preserved": "facts preserved",
     "overwriting": "overwriting",
 }
 
@@ -237,7 +237,11 @@ def _rebuilt(pair: Pair, example: Example, tok_L: np.ndarray, world: World | Non
     if world is not None:
         counts = slots.counts(slots.fates(world, example.passage, pair.dec_tok.decode(ids)))
         odd = {o: counts.get(f"nonfavourite/all/{o}", 0) for o in OUTCOMES}
-        out |= {"odd": sum(odd.values()), "kept": odd["kept"], "overwritten": odd["overwritten"]}
+        out |= {
+            "odd": sum(odd.values()),
+            "preserved": odd["preserved"],
+            "overwritten": odd["overwritten"],
+        }
     return out
 
 
@@ -250,7 +254,7 @@ def _counted(row: Record) -> dict[str, Any]:
         "bytes": vectors * row["bytes_of_a_vector"],
         "loss": _ratio(passages, "nats", "targets"),
         "tokens_rebuilt": _ratio(passages, "same", "length"),
-        "kept": _ratio(passages, "kept", "odd"),
+        "preserved": _ratio(passages, "preserved", "odd"),
         "overwriting": _ratio(passages, "overwritten", "odd"),
     }
 

@@ -5,15 +5,16 @@ changed ([drift.md](drift.md): the rules, and how often they are right). No gene
 -ln p (nats, TF) of each whole text is the sum over its decoder tokens in four conditions.
 
 - `memory`: given the passage's memory, as its rebuilt text, the end token included. `twin_memory`:
-  given the twin's. `floor`: no memory, same prompt at the same positions. `plain`: the decoder as a
-  language model, from the second token on, no end token.
+  given the twin's. `no_memory`: no memory, same prompt at the same positions. `plain`: the decoder
+  as a language model, from the second token on, no end token.
 - **right** (by condition): -ln p of the passage is the smaller. Equal is not right; `ties` counts
-  the equal ones from memory. `memory`, `floor`, `plain`: right / pairs, with Wilson's 95% interval.
-- **told_apart**: pairs right from `memory` whose twin is the likelier one from `twin_memory` /
+  the equal ones from memory. `memory`, `no_memory`, `plain`: right / pairs, with Wilson's 95%
+  interval.
+- **pair_accuracy**: pairs right from `memory` whose twin is the likelier one from `twin_memory` /
   pairs. A decoder that does not look at the memory gets 0, one that guesses each 25%.
-- **mcnemar**: `memory_only` pairs right from memory and not from the floor, `floor_only` the
+- **mcnemar**: `memory_only` pairs right from memory and not from the floor, `no_memory_only` the
   reverse, `p` two-sided exact binomial (McNemar's test), not corrected for seven dimensions.
-  **against_floor**: memory_only / pairs that the floor has not right.
+  **against_no_memory**: memory_only / pairs that the floor has not right.
 - **margin**: -ln p of the twin less that of the passage, nats, mean over pairs, by condition.
 - **equal_tokens**: a sum grows with the number of tokens, so a longer twin is disfavoured. `share`:
   pairs whose two texts have equally many decoder tokens / pairs; the rates over those.
@@ -248,7 +249,7 @@ def measure(pair: Pair, part: Sequence[Ready]) -> list[dict[str, Any]]:
     found = {
         "memory": pair.score(memories[true], texts),
         "twin_memory": pair.score(memories[twin], texts),
-        "floor": pair.score(memories[true], texts, withheld=True),
+        "no_memory": pair.score(memories[true], texts, withheld=True),
         "plain": _plain(pair, part),
     }
     records = []

@@ -16,24 +16,24 @@ def test_a_guess_that_is_right_as_often_as_it_says_is_calibrated():
     sure = rng.uniform(0, 1, 200_000)
     guesses = [Guess(p, r, False) for p, r in zip(sure, rng.random(200_000) < sure, strict=True)]
     out: Any = measure(guesses)
-    assert out["calibration/slots/ece"] < 0.01
-    assert out["calibration/slots/accuracy"] == pytest.approx(0.5, abs=0.01)
+    assert out["calibration/facts/ece"] < 0.01
+    assert out["calibration/facts/accuracy"] == pytest.approx(0.5, abs=0.01)
 
 
 def test_known_error():
     # Bin 0.9-1.0: three guesses of 0.95, one right (gap 3 x 0.95 - 1); bin 0.2-0.3: one, right.
     guesses = [Guess(0.95, r, True) for r in (True, False, False)] + [Guess(0.25, True, False)]
     out = measure(guesses)
-    assert out["calibration/slots/ece"] == pytest.approx((3 * 0.95 - 1 + 0.75) / 4)
-    assert out["calibration/slots/confidence"] == pytest.approx((3 * 0.95 + 0.25) / 4)
+    assert out["calibration/facts/ece"] == pytest.approx((3 * 0.95 - 1 + 0.75) / 4)
+    assert out["calibration/facts/confidence"] == pytest.approx((3 * 0.95 + 0.25) / 4)
     assert out["calibration/nonfavourite/n"] == 1
     assert out["calibration/nonfavourite/ece"] == pytest.approx(0.75)
 
 
 def test_certainty_has_a_bin_and_nothing_has_no_number():
-    assert measure([Guess(1.0, True, False)])["calibration/slots/ece"] == 0.0
-    assert measure([])["calibration/slots/ece"] is None
-    assert measure([])["calibration/slots/n"] == 0
+    assert measure([Guess(1.0, True, False)])["calibration/facts/ece"] == 0.0
+    assert measure([])["calibration/facts/ece"] is None
+    assert measure([])["calibration/facts/n"] == 0
 
 
 def test_the_token_of_a_value_says_that_value():

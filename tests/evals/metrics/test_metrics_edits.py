@@ -83,13 +83,13 @@ def number_edit(new="1750"):
 @pytest.mark.parametrize(
     ("rebuilt", "expected"),
     [
-        ("In 1750 the ship sailed to the north with forty men.", "kept"),
-        ("In 1750 a boat sailed north with men.", "kept"),
+        ("In 1750 the ship sailed to the north with forty men.", "preserved"),
+        ("In 1750 a boat sailed north with men.", "preserved"),
         ("In 1912 the ship sailed to the north with forty men.", "reverted"),
-        ("In 1830 the ship sailed to the north with forty men.", "other"),
-        ("In the ship sailed to the north with forty men.", "lost"),
-        ("The ship sailed to the north in 1750.", "lost"),  # elsewhere is not in its place
-        ("", "lost"),
+        ("In 1830 the ship sailed to the north with forty men.", "substituted"),
+        ("In the ship sailed to the north with forty men.", "omitted"),
+        ("The ship sailed to the north in 1750.", "omitted"),  # elsewhere is not in its place
+        ("", "omitted"),
     ],
 )
 def test_outcomes_of_a_number(rebuilt, expected):
@@ -99,15 +99,15 @@ def test_outcomes_of_a_number(rebuilt, expected):
 @pytest.mark.parametrize(
     ("new", "original", "rebuilt", "expected"),
     [
-        ("was not late", "was late", "It was not late then.", "kept"),
+        ("was not late", "was late", "It was not late then.", "preserved"),
         ("was not late", "was late", "It was late then.", "reverted"),
-        ("was not late", "was late", "It was not early then.", "other"),
-        ("was late", "was not late", "It was late then.", "kept"),
+        ("was not late", "was late", "It was not early then.", "substituted"),
+        ("was late", "was not late", "It was late then.", "preserved"),
         ("was late", "was not late", "It was not late then.", "reverted"),
-        ("was late", "was not late", "It then.", "lost"),
-        ("Bob hit Ann", "Ann hit Bob", "It Bob hit Ann then.", "kept"),
+        ("was late", "was not late", "It then.", "omitted"),
+        ("Bob hit Ann", "Ann hit Bob", "It Bob hit Ann then.", "preserved"),
         ("Bob hit Ann", "Ann hit Bob", "It Ann hit Bob then.", "reverted"),
-        ("Bob hit Ann", "Ann hit Bob", "It Bob hit Tom then.", "other"),
+        ("Bob hit Ann", "Ann hit Bob", "It Bob hit Tom then.", "substituted"),
     ],
 )
 def test_outcomes_of_longer_spots(new, original, rebuilt, expected):
@@ -119,7 +119,7 @@ def test_outcomes_of_longer_spots(new, original, rebuilt, expected):
 
 def test_a_perfect_rebuilding_keeps_every_edit_and_control(made):
     for e in made:
-        assert edits.outcome(e, e.text) == "kept"
+        assert edits.outcome(e, e.text) == "preserved"
         assert edits.control_returned(e, TEXTS[e.source], TEXTS[e.source])
         assert not edits.control_returned(e, TEXTS[e.source], "nothing of it")
 
@@ -131,7 +131,15 @@ def test_the_unedited_text_reverts_every_edit(made):
 
 def test_rates_and_what_cannot_be_measured():
     kinds = ["number"] * 4 + ["name"] * 3
-    outcomes = ["kept", "reverted", "kept", "lost", "kept", "kept", "other"]
+    outcomes = [
+        "preserved",
+        "reverted",
+        "preserved",
+        "omitted",
+        "preserved",
+        "preserved",
+        "substituted",
+    ]
     controls = [True, True, False, False, True, False, False]
     out = edits.rates(kinds, outcomes, controls)
     assert out["number/n"] == 4

@@ -53,13 +53,13 @@ def rewritten(passage, choose):
 
 
 CHOICES = {
-    "kept": lambda slot: slot.value,
+    "preserved": lambda slot: slot.value,
     "decoder": lambda slot: slot.favourite,
     "compressor": theirs,
-    "other": lambda slot: next(
+    "substituted": lambda slot: next(
         o for o in slot.options if o not in {slot.value, slot.favourite, theirs(slot), slot.swap}
     ),
-    "lost": lambda slot: "",
+    "omitted": lambda slot: "",
 }
 
 
@@ -109,12 +109,12 @@ def test_nothing_is_measured_where_there_is_one_prior():
     texts = [p.text for p in DRAWN[:3]]
     assert rival_of(WorldConfig()) is None
     found = rates([contested(RIVAL, p, t) for p, t in zip(DRAWN[:3], texts, strict=True)])
-    assert found["split/kept"] == 1.0
-    assert rates([])["split/kept"] is None
+    assert found["split/preserved"] == 1.0
+    assert rates([])["split/preserved"] is None
 
 
 def test_intervals_are_over_the_same_counts():
-    picks = [CHOICES[name] for name in ("decoder", "compressor", "compressor", "kept")]
+    picks = [CHOICES[name] for name in ("decoder", "compressor", "compressor", "preserved")]
     found = [contested(RIVAL, p, rewritten(p, picks[i % 4])) for i, p in enumerate(DRAWN)]
     records = [{"set": "counterfactual", "loss": None, "counts": c} for c in found]
     values = rates(found)

@@ -40,53 +40,53 @@ ORDER = one("order", (BELL, SHIP), SHIP, BELL, (BELL, SHIP), swap=BELL)
 @pytest.mark.parametrize(
     ("source", "rebuilt", "expected"),
     [
-        (COLOUR, "The strawberry was green.", "kept"),
+        (COLOUR, "The strawberry was green.", "preserved"),
         (COLOUR, "Everyone knew that the strawberry was red.", "overwritten"),
-        (COLOUR, "The strawberry was pink.", "other"),
-        (COLOUR, "The lemon was green.", "lost"),
-        (COLOUR, "The strawberry green.", "lost"),
-        (COLOUR, "", "lost"),
-        (MATERIAL, "The bench was made of gold.", "kept"),
+        (COLOUR, "The strawberry was pink.", "substituted"),
+        (COLOUR, "The lemon was green.", "omitted"),
+        (COLOUR, "The strawberry green.", "omitted"),
+        (COLOUR, "", "omitted"),
+        (MATERIAL, "The bench was made of gold.", "preserved"),
         (MATERIAL, "The bench was made of wood.", "overwritten"),
-        (MATERIAL, "The bench was made of clay.", "other"),
-        (MATERIAL, "The bench was gold.", "lost"),
-        (SIZE, "The mouse looked huge.", "kept"),
+        (MATERIAL, "The bench was made of clay.", "substituted"),
+        (MATERIAL, "The bench was gold.", "omitted"),
+        (SIZE, "The mouse looked huge.", "preserved"),
         (SIZE, "The mouse looked tiny.", "overwritten"),
-        (SIZE, "The mouse looked big.", "other"),
-        (SIZE, "The ant looked huge.", "lost"),
-        (JOB, "Alice worked as a judge.", "kept"),
+        (SIZE, "The mouse looked big.", "substituted"),
+        (SIZE, "The ant looked huge.", "omitted"),
+        (JOB, "Alice worked as a judge.", "preserved"),
         (JOB, "Alice worked as a baker.", "overwritten"),
-        (JOB, "Alice worked as a singer.", "other"),
-        (JOB, "Bob worked as a judge.", "lost"),
-        (HOME, "Alice lived in Oslo.", "kept"),
+        (JOB, "Alice worked as a singer.", "substituted"),
+        (JOB, "Bob worked as a judge.", "omitted"),
+        (HOME, "Alice lived in Oslo.", "preserved"),
         (HOME, "Alice lived in London.", "overwritten"),
-        (HOME, "Alice lived in Rome.", "other"),
-        (HOME, "Leo lived in Oslo.", "lost"),
-        (TOPIC, "At the harbour they talked about love.", "kept"),
+        (HOME, "Alice lived in Rome.", "substituted"),
+        (HOME, "Leo lived in Oslo.", "omitted"),
+        (TOPIC, "At the harbour they talked about love.", "preserved"),
         (TOPIC, "At the harbour they talked about trade.", "overwritten"),
-        (TOPIC, "At the harbour they talked about war.", "other"),
-        (TOPIC, "At the mill they talked about love.", "lost"),
-        (COUNT, "Bob bought nine ropes.", "kept"),
+        (TOPIC, "At the harbour they talked about war.", "substituted"),
+        (TOPIC, "At the mill they talked about love.", "omitted"),
+        (COUNT, "Bob bought nine ropes.", "preserved"),
         (COUNT, "Bob bought two ropes.", "overwritten"),
-        (COUNT, "Bob bought ten ropes.", "other"),
-        (COUNT, "Bob bought nine shoes.", "lost"),
-        (POLARITY, "Bob did not sign the letter.", "kept"),
+        (COUNT, "Bob bought ten ropes.", "substituted"),
+        (COUNT, "Bob bought nine shoes.", "omitted"),
+        (POLARITY, "Bob did not sign the letter.", "preserved"),
         (POLARITY, "Bob did sign the letter.", "overwritten"),
-        (POLARITY, "Bob did not burn the map.", "lost"),
-        (MOOD, "The proud cat watched the loyal dog.", "kept"),
+        (POLARITY, "Bob did not burn the map.", "omitted"),
+        (MOOD, "The proud cat watched the loyal dog.", "preserved"),
         (MOOD, "The lazy cat watched the loyal dog.", "overwritten"),
         (MOOD, "The loyal cat watched the proud dog.", "swapped"),
-        (MOOD, "The angry cat watched the loyal dog.", "other"),
-        (MOOD, "The proud fox watched the loyal dog.", "lost"),
-        (RELATION, "Bob hit Alice.", "kept"),
+        (MOOD, "The angry cat watched the loyal dog.", "substituted"),
+        (MOOD, "The proud fox watched the loyal dog.", "omitted"),
+        (RELATION, "Bob hit Alice.", "preserved"),
         (RELATION, "Alice hit Bob.", "swapped"),
-        (RELATION, "Bob paid Alice.", "other"),
-        (RELATION, "Bob hit Carol.", "lost"),
-        (ORDER, "The ship sank before the bell rang.", "kept"),
-        (ORDER, "The bell rang after the ship sank.", "kept"),
+        (RELATION, "Bob paid Alice.", "substituted"),
+        (RELATION, "Bob hit Carol.", "omitted"),
+        (ORDER, "The ship sank before the bell rang.", "preserved"),
+        (ORDER, "The bell rang after the ship sank.", "preserved"),
         (ORDER, "The bell rang before the ship sank.", "swapped"),
         (ORDER, "The ship sank after the bell rang.", "swapped"),
-        (ORDER, "The ship sank before the sun rose.", "lost"),
+        (ORDER, "The ship sank before the sun rose.", "omitted"),
     ],
 )
 def test_hand_made_rebuildings(source, rebuilt, expected):
@@ -104,7 +104,7 @@ def test_the_table_above_has_every_kind():
 def test_a_perfect_rebuilding_keeps_everything(counterfactual):
     for i in range(100):
         p = passage(i, counterfactual)
-        assert {f.outcome for f in slots.fates(WORLD, p, p.text)} == {"kept"}
+        assert {f.outcome for f in slots.fates(WORLD, p, p.text)} == {"preserved"}
 
 
 def test_favourites_in_place_of_values_are_overwritten():
@@ -118,7 +118,7 @@ def test_favourites_in_place_of_values_are_overwritten():
                 continue
             rebuilt = p.text[: slot.start] + slot.favourite + p.text[slot.end :]
             got = [f.outcome for f in slots.fates(WORLD, p, rebuilt)]
-            assert got == ["overwritten" if m == n else "kept" for m in range(len(p.slots))]
+            assert got == ["overwritten" if m == n else "preserved" for m in range(len(p.slots))]
             tried.add(slot.kind)
     assert tried == set(KINDS) - {"relation", "order", "polarity"}
 
@@ -132,7 +132,7 @@ def test_exchanged_arguments_are_swapped():
                 continue
             rebuilt = p.text[: slot.start] + slot.swap + p.text[slot.end :]
             got = [f.outcome for f in slots.fates(WORLD, p, rebuilt)]
-            assert got == ["swapped" if m == n else "kept" for m in range(len(p.slots))]
+            assert got == ["swapped" if m == n else "preserved" for m in range(len(p.slots))]
             tried.add(slot.is_favourite)
     assert tried == {True, False}
 
@@ -149,15 +149,15 @@ def test_whatever_comes_back_each_slot_has_exactly_one_outcome(index, seed, dama
             words[i] = rng.choice([rng.choice(WORLD.words()), "", words[rng.randrange(len(words))]])
     found = slots.fates(WORLD, p, " ".join(words))
     for slot, fate in zip(p.slots, found, strict=True):
-        assert (fate.outcome == "lost") == (fate.rebuilt is None)
-        assert (fate.outcome == "kept") == (fate.rebuilt == slot.value)
+        assert (fate.outcome == "omitted") == (fate.rebuilt is None)
+        assert (fate.outcome == "preserved") == (fate.rebuilt == slot.value)
         if fate.outcome == "overwritten":
             assert fate.rebuilt == slot.favourite != slot.value
         if fate.outcome == "swapped":
             assert fate.rebuilt == slot.swap != ""
     got = slots.counts(found)
     odd = sum(not s.is_favourite for s in p.slots)
-    for group, n in (("slots", len(p.slots)), ("nonfavourite", odd)):
+    for group, n in (("facts", len(p.slots)), ("nonfavourite", odd)):
         assert sum(got.get(f"{group}/all/{o}", 0) for o in OUTCOMES) == n
         by_kind = (got.get(f"{group}/{k}/{o}", 0) for k in KINDS for o in OUTCOMES)
         assert sum(by_kind) == n
@@ -166,26 +166,26 @@ def test_whatever_comes_back_each_slot_has_exactly_one_outcome(index, seed, dama
 def test_rates_have_the_stated_denominators():
     ordinary = one("colour", ("lemon",), "yellow", "yellow", lx.COLOURS)
     pairs = [
-        (COLOUR, "The strawberry was green."),  # kept
+        (COLOUR, "The strawberry was green."),  # preserved
         (COLOUR, "The strawberry was red."),  # overwritten
-        (COLOUR, "The strawberry was pink."),  # other
+        (COLOUR, "The strawberry was pink."),  # substituted
         (RELATION, "Alice hit Bob."),  # swapped, and to the prior
-        (ordinary, "The lemon was yellow."),  # kept, and the favourite
-        (ordinary, "The lemon was black."),  # other
+        (ordinary, "The lemon was yellow."),  # preserved, and the favourite
+        (ordinary, "The lemon was black."),  # substituted
     ]
     out = slots.rates([slots.counts(slots.fates(WORLD, p, text)) for p, text in pairs])
-    assert out["slots/all/n"] == 6
+    assert out["facts/all/n"] == 6
     assert out["nonfavourite/all/n"] == 4
-    assert out["slots/all/kept"] == pytest.approx(2 / 6)
-    assert out["nonfavourite/all/kept"] == pytest.approx(1 / 4)
+    assert out["facts/all/preserved"] == pytest.approx(2 / 6)
+    assert out["nonfavourite/all/preserved"] == pytest.approx(1 / 4)
     assert out["overwriting"] == pytest.approx(1 / 4)
     assert out["to_prior"] == pytest.approx(2 / 4)
     assert out["drift"] == pytest.approx(3 / 6)
-    assert out["slots/colour/n"] == 5
-    assert out["slots/colour/other"] == pytest.approx(2 / 5)
-    assert out["slots/relation/swapped"] == 1.0
-    assert out["slots/home/n"] == 0
-    assert out["slots/home/kept"] is None
+    assert out["facts/colour/n"] == 5
+    assert out["facts/colour/substituted"] == pytest.approx(2 / 5)
+    assert out["facts/relation/swapped"] == 1.0
+    assert out["facts/home/n"] == 0
+    assert out["facts/home/preserved"] is None
 
 
 def test_without_slots_no_rate():

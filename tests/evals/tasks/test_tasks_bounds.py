@@ -73,7 +73,7 @@ def test_the_runs_own_row_is_what_evaluation_says(cfg, pair, held, found):
     facts = slots.rates([slots.counts(slots.fates(world, *both)) for both in passages])
     assert row["loss"]["value"] == pytest.approx(own["loss"], rel=1e-5)
     assert row["tokens_rebuilt"]["value"] == pytest.approx(own["fr_accuracy"])
-    assert row["kept"]["value"] == pytest.approx(facts["nonfavourite/all/kept"])
+    assert row["preserved"]["value"] == pytest.approx(facts["nonfavourite/all/preserved"])
     assert row["overwriting"]["value"] == pytest.approx(facts["overwriting"])
     assert row["vectors"] == np.mean([len(f.vec_MD) for f in rebuilt])
     assert row["bytes"] == row["vectors"] * 64 * 4
@@ -142,8 +142,8 @@ def test_text_that_the_decoder_has_no_places_for_is_refused(pair, held):
 def test_real_text_has_no_facts(found, held):
     result = json.loads(found[0].read_text())
     for row in result["records"]:
-        for key in ("odd", "kept", "overwritten"):
+        for key in ("odd", "preserved", "overwritten"):
             del row["passages"][key]
     rows = {row["memory"]: bounds._counted(row) for row in result["records"]}
-    assert rows["lead"]["kept"] is None
+    assert rows["lead"]["preserved"] is None
     assert "facts kept" not in bounds.table(result | {"memories": rows})

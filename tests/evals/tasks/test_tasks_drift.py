@@ -92,11 +92,11 @@ def test_likelihoods_are_those_of_one_row_alone(pair, passages, result):
             assert nats["memory"][i] == pytest.approx(nll(pair, memories[0], text), rel=1e-5)
             assert nats["twin_memory"][i] == pytest.approx(nll(pair, memories[1], text), rel=1e-5)
             floor = nll(pair, memories[0], text, hidden=True)
-            assert nats["floor"][i] == pytest.approx(floor, rel=1e-5)
+            assert nats["no_memory"][i] == pytest.approx(floor, rel=1e-5)
             ids = pair.dec_tok.encode(text)
             ((plain,),) = pair.likelihoods(pair.plain([ids[:1]]), [[ids[1:]]])
             assert nats["plain"][i] == pytest.approx(plain.nats, rel=1e-5)
-        assert nats["memory"] != nats["floor"]
+        assert nats["memory"] != nats["no_memory"]
 
 
 def test_the_floor_keeps_the_places_of_the_memory(pair, passages):
@@ -108,7 +108,7 @@ def test_the_floor_keeps_the_places_of_the_memory(pair, passages):
     (record,) = drift.measure(other, ready[:1])
     one, memory = ready[0].pair, other.compress(ready[0].pair.text)[0]
     floor = nll(other, memory, one.text, hidden=True)
-    assert record["nats"]["floor"][0] == pytest.approx(floor, rel=1e-5)
+    assert record["nats"]["no_memory"][0] == pytest.approx(floor, rel=1e-5)
     # What was there before: nothing at all, and the prompt moved to the front.
     absent = dataclasses.replace(memory, vec_ND=memory.vec_ND[:0], tokens_G=0 * memory.tokens_G)
     assert abs(nll(other, absent, one.text) - floor) > 1e-3
@@ -148,7 +148,7 @@ def test_every_pair_is_counted_or_left_out(result, passages):
 def record(
     memory, floor, twin_memory=(2.0, 1.0), tokens=(5, 5), dimension="role", plain=(1, 1), name="x"
 ):
-    nats = {"memory": memory, "floor": floor, "twin_memory": twin_memory, "plain": plain}
+    nats = {"memory": memory, "no_memory": floor, "twin_memory": twin_memory, "plain": plain}
     return {
         "id": f"{name}/{dimension}", "source": "s", "dimension": dimension, "rule": "r",
         "tokens": tokens,
@@ -165,10 +165,15 @@ def test_rates_of_known_answers():
         record((3.0, 3.0), (1.0, 1.0), dimension="order"),  # ties are not right
     ]
     found = rates.rates(records)["dimensions"]["all"]
-    assert [found[c]["count"] for c in ("memory", "floor", "plain", "told_apart")] == [3, 2, 0, 2]
+    assert [found[c]["count"] for c in ("memory", "no_memory", "plain", "pair_accuracy")] == [
+        3,
+        2,
+        0,
+        2,
+    ]
     # 2 against 1: two-sided exact binomial p is 1.
-    assert found["mcnemar"] == {"memory_only": 2, "floor_only": 1, "p": 1.0}
-    assert (found["against_floor"]["count"], found["against_floor"]["n"]) == (2, 3)
+    assert found["mcnemar"] == {"memory_only": 2, "no_memory_only": 1, "p": 1.0}
+    assert (found["against_no_memory"]["count"], found["against_no_memory"]["n"]) == (2, 3)
     assert found["ties"] == 1
     assert found["margin"]["memory"] == pytest.approx((1 + 1 + 3 - 1 + 0) / 5)
     assert found["equal_tokens"]["share"]["count"] == 4
@@ -208,7 +213,7 @@ def test_mcnemar_is_the_exact_binomial():
     found = rates.rates(records)["dimensions"]["all"]["mcnemar"]
     assert found["p"] == pytest.approx(expected)
     same = rates.rates([record((1.0, 2.0), (1.0, 2.0))])["dimensions"]["all"]["mcnemar"]
-    assert same == {"memory_only": 0, "floor_only": 0, "p": None}
+    assert same == {"memory_only": 0, "no_memory_only": 0, "p": None}
 
 
 def test_without_memory_nothing_is_told_apart(pair, passages, monkeypatch):
@@ -219,8 +224,8 @@ def test_without_memory_nothing_is_told_apart(pair, passages, monkeypatch):
     )
     found = run(pair, passages[:3]).result["dimensions"]["all"]
     assert found["n"] > 5
-    assert found["told_apart"]["count"] == 0
-    assert found["memory"] == found["floor"]
+    assert found["pair_accuracy"]["count"] == 0
+    assert found["memory"] == found["no_memory"]
 
 
 # --- files, and what cannot be asked --------------------------------------------------------------
