@@ -126,14 +126,17 @@ def test_of_one_hash_in_two_tables_the_first_is_first(tmp_path):
     assert [r["reused_from"] for _, r in found] == ["a", "s"]
 
 
+THEN = {now: then for then, now in FORMER.items()}
+
+
+def named_then(column: str) -> str:
+    return "/".join(THEN.get(part, part) for part in column.split("/"))
+
+
 def as_it_was(one):
     """A row with the names of metrics before December 2026."""
-    former: dict[str, str] = {str(now): then for then, now in FORMER.items()}
     return one | {
-        group: {
-            "/".join(former.get(part, part) for part in name.split("/")): value
-            for name, value in one[group].items()
-        }
+        group: {named_then(name): value for name, value in one[group].items()}
         for group in ("metrics", "intervals")
         if group in one
     }

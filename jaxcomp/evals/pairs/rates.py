@@ -123,7 +123,7 @@ def _row(name: str, found: dict[str, Any]) -> str:
     p, even = found["mcnemar"]["p"], found["equal_tokens"]
     shown = f"{_percent(even['memory'])} of {even['memory']['n']}"
     return (
-        f"{name:10}{found['n']:>6}{_interval(found['memory']):>22}{_percent(found['floor']):>11}"
+        f"{name:10}{found['n']:>6}{_interval(found['memory']):>22}{_percent(found['no_memory']):>11}"
         f"{_percent(found['plain']):>12}{_interval(found['pair_accuracy']):>22}"
         f"{'-' if p is None else f'{p:.2g}':>9}{shown:>14}"
     )
