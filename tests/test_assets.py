@@ -18,6 +18,7 @@ from jaxcomp.models import hf
 from jaxcomp.models.model import count_params
 from jaxcomp.runtime.sharding import put_batch
 from jaxcomp.sweep import grid
+from jaxcomp.training import base_identity as ids
 from jaxcomp.training import manifest, pretrain, pretrained
 from jaxcomp.training.compressor import pair
 from jaxcomp.training.manifest import read_json
@@ -78,12 +79,12 @@ def test_every_base_of_the_configs_is_shipped(arg):
     """By hash: a setting of the config that the shipped weights were not made with is noticed."""
     cfg = load(arg)
     decoder = pretrained.find_decoder(cfg)
-    assert decoder is not None, f"no asset has {manifest.decoder_hash(cfg)}"
-    assert read_json(decoder / manifest.CARD)["config_hash"] == manifest.decoder_hash(cfg)
+    assert decoder is not None, f"no asset has {ids.decoder_hash(cfg)}"
+    assert read_json(decoder / manifest.CARD)["config_hash"] == ids.decoder_hash(cfg)
     for name in sizes(cfg):
         folder = pretrained.find_base(cfg, *name)
-        assert folder is not None, f"no asset of {name} has {manifest.base_hash(cfg, *name)}"
-        assert read_json(folder / manifest.CARD)["config_hash"] == manifest.base_hash(cfg, *name)
+        assert folder is not None, f"no asset of {name} has {ids.base_hash(cfg, *name)}"
+        assert read_json(folder / manifest.CARD)["config_hash"] == ids.base_hash(cfg, *name)
 
 
 @pytest.mark.parametrize("arg", CONFIGS[1:])
@@ -100,9 +101,7 @@ def test_a_size_has_three_independent_bases(arg):
 def test_no_asset_is_out_of_reach():
     wanted = set()
     for cfg in map(load, CONFIGS):
-        wanted |= {manifest.decoder_hash(cfg)} | {
-            manifest.base_hash(cfg, *name) for name in sizes(cfg)
-        }
+        wanted |= {ids.decoder_hash(cfg)} | {ids.base_hash(cfg, *name) for name in sizes(cfg)}
     found = {read_json(card)["config_hash"] for card in cards()}
     assert found
     assert found <= wanted
@@ -112,7 +111,7 @@ def test_the_decoder_was_taught_by_a_compressor_outside_the_grid(full):
     shapes = [m for family in full.families.values() for m in family.values()]
     for cfg in map(load, CONFIGS):
         assert cfg.decoder.reference not in shapes
-        assert not set(manifest.decoder_seeds(cfg)) & set(full.sweep.base_seeds)
+        assert not set(ids.decoder_seeds(cfg)) & set(full.sweep.base_seeds)
 
 
 @pytest.mark.slow

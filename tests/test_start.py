@@ -12,6 +12,8 @@ from jaxcomp.config import config_hash, to_dict
 from jaxcomp.evals import versions
 from jaxcomp.sweep import grid
 from jaxcomp.sweep.store import DONE, Ledger
+from jaxcomp.training import manifest
+from jaxcomp.training.identity import of_training
 
 HEAVY = (
     "flax", "grain", "jax", "matplotlib", "nltk", "optax", "orbax", "pyarrow", "sacrebleu", "scipy",
@@ -62,15 +64,17 @@ def test_a_sweep_that_is_done(tmp_path):
 def test_an_evaluation_that_is_done(form, tmp_path):
     cfg = overrides.load("tiny", [("compressor", "llama/24")])
     summary = {"train_loss": 1.5}
+    made = manifest.new("compressor", of_training(cfg), cfg)
     about = {
-        "config": config_hash(cfg),
+        "config": made.config_hash,
+        "eval": to_dict(cfg.eval),
         "definitions": [versions.EVALUATION, versions.DRIFT],
         "run": config_hash(summary),
     }
     (tmp_path / "summary.json").write_text(json.dumps(summary))
     (tmp_path / "passages.jsonl").touch()
     (tmp_path / "eval.json").write_text(json.dumps({"about": about, "metrics": {"a": 1.0}}))
-    (tmp_path / "settings.json").write_text(json.dumps({"config": to_dict(cfg), "root": "."}))
+    (tmp_path / "run.json").write_text(json.dumps(to_dict(made)))
     typed = ["--config=tiny", "--compressor=llama/24", f"--workdir={tmp_path}"]
     said, heavy = loaded("eval", *(typed if form == "--config" else [f"--run={tmp_path}"]))
     assert f"nothing to do: {tmp_path}/eval.json" in said

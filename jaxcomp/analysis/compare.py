@@ -35,12 +35,13 @@ from jaxcomp.data.sources import source_of
 from jaxcomp.evals.metrics import LOSS, OVERWRITING, PRIMARY, Headline, headline, of_role
 from jaxcomp.sweep import grid
 from jaxcomp.sweep.collect import Results
+from jaxcomp.training.identity import SIDE_FIELDS, differences
 
 STRENGTHS = ("world.prior_strength", "world.train_prior_strength")
 TEXTS = ("world.base_favourites", "world.base_scrambled", "pretrain.optim.steps")
 DECODERS = ("decoder", "folders.decoder")
 # Of a grid, or of no consequence.
-_ANY = (*grid.SIDE_FIELDS, "sweep", "families", "compressor", "base_seed", "seed", "memory.ratio")
+_ANY = (*SIDE_FIELDS, "sweep", "families", "compressor", "base_seed", "seed", "memory.ratio")
 
 
 class Level(NamedTuple):
@@ -114,9 +115,7 @@ def kind_of(first: Config, other: Config) -> str:
     Raises ConfigError where more than one thing differs.
     """
     found = [
-        path
-        for path, *_ in grid.differences(to_dict(first), to_dict(other))
-        if not _under(path, _ANY)
+        path for path, *_ in differences(to_dict(first), to_dict(other)) if not _under(path, _ANY)
     ]
     kinds = {kind for path in found for kind, fields in _KINDS.items() if _under(path, fields)}
     if "dose" in kinds and all(p == "folders.decoder" for p in found if _under(p, DECODERS)):

@@ -38,6 +38,7 @@ from jaxcomp.evals.checkpoints import Followed
 from jaxcomp.evals.intervals import ratio_interval
 from jaxcomp.evals.metrics import Headline, endpoints, without_memory
 from jaxcomp.sweep import grid
+from jaxcomp.training.identity import differences, of_job
 
 
 class AtLoss(NamedTuple):
@@ -64,9 +65,7 @@ def by_size(runs: Sequence[Followed]) -> list[AtLoss]:
 def differing(cfgs: Sequence[Config]) -> list[str]:
     """Fields other than compressor and seeds that determine a result and are not the same in all
     runs: where there is one, size is not all that is compared."""
-    found = {
-        path for cfg in cfgs[1:] for path, *_ in grid.differences(_aside(cfgs[0]), _aside(cfg))
-    }
+    found = {path for cfg in cfgs[1:] for path, *_ in differences(_aside(cfgs[0]), _aside(cfg))}
     if not all(decoder_names.same(cfgs[0], cfg) for cfg in cfgs[1:]):
         found |= {"folders.decoder"}
     shapes = {(cfg.compressor, grid.model(cfg)) for cfg in cfgs}
@@ -77,7 +76,7 @@ def differing(cfgs: Sequence[Config]) -> list[str]:
 def _aside(cfg: Config) -> dict[str, Any]:
     """What determines a result, less what may differ: a run's size, its base and its seeds."""
     own = ("model", "folders", "base_seed", "seed")
-    tree = {k: v for k, v in grid.identity(cfg).items() if k not in own}
+    tree = {k: v for k, v in of_job(cfg).items() if k not in own}
     # Recomputed or cut differently, but the same numbers: a larger size may need it.
     train = {k: v for k, v in tree["train"].items() if k not in ("remat", "loss_chunk")}
     return tree | {"train": train}

@@ -22,15 +22,14 @@ from jaxcomp.cli.common import (
 )
 from jaxcomp.cli.inference import here, tell
 from jaxcomp.cli.overrides import integer
-from jaxcomp.cli.questions import SETTINGS, ask, import_plugins, moved_runs, places_of, runs_of
-from jaxcomp.config import Config, ConfigError, config_hash
+from jaxcomp.cli.questions import ask, import_plugins, moved_runs, places_of, runs_of
+from jaxcomp.config import Config, ConfigError, config_hash, to_dict
 from jaxcomp.evals import evaluation, versions
 from jaxcomp.evals.evaluation import RESULTS
 from jaxcomp.runtime import compiled, distributed, paths, strict_json
-from jaxcomp.runtime.fields import from_dict
-from jaxcomp.runtime.plugins import load_plugins
+from jaxcomp.training.identity import of_training
+from jaxcomp.training.manifest import SUMMARY, Manifest, check_same, open_manifest
 
-SUMMARY = "summary.json"  # as in training/manifest.py, which loads JAX
 
 
 def _eval_flags(parser: argparse.ArgumentParser) -> None:
@@ -134,7 +133,7 @@ def held_out(flags: Flags) -> int:
     from jaxcomp.sweep.store import write_text
     from jaxcomp.training.ratio_schedule import at_ratio, suffix_at
 
-    cfg, workdir, root = _run(flags)
+    cfg, workdir, made = _run(flags)
     moved = places_of(flags) if flags.run else {}
     ratio = flags.ratio or 0
     at_ratio(cfg, ratio)  # raises before any work
@@ -142,7 +141,7 @@ def held_out(flags: Flags) -> int:
     paths.check_writable(workdir)
     suffix = suffix_at(cfg, ratio)
     file, lines = workdir / f"eval{suffix}.json", workdir / f"passages{suffix}.jsonl"
-    about = _about(cfg, workdir)
+    about = _about(cfg, workdir, made)
 
     def keep(metrics: dict[str, Any]) -> dict[str, Any]:
         text = json.dumps({"about": about, "metrics": metrics}, indent=1, sort_keys=True) + "\n"
@@ -153,7 +152,7 @@ def held_out(flags: Flags) -> int:
     if metrics is None:
         compiled.keep()
         began = time.perf_counter()
-        found, passages = jobs.measure(cfg, workdir, root, ratio)
+        found, passages = jobs.measure(cfg, workdir, ratio, **moved)
         tell(_cost(len(passages), time.perf_counter() - began))
         metrics = keep(jobs.finite(found))  # before the pairs, which may be stopped
     if flags.all and not any(name.startswith("pairs/") for name in metrics):
@@ -165,13 +164,13 @@ def held_out(flags: Flags) -> int:
     return 0
 
 
-def _about(cfg: Config, workdir: Path) -> dict[str, Any] | None:
-    """What decides the metrics of a finished run; None without one. The whole config is part of
-    it: that the run is of another one is found where the run is opened to be measured."""
+def _about(cfg: Config, workdir: Path, made: Manifest) -> dict[str, Any] | None:
+    """What decides the metrics of a finished run; None without one."""
     if not (workdir / SUMMARY).is_file():
         return None
     return {
-        "config": config_hash(cfg),
+        "config": made.config_hash,
+        "eval": to_dict(cfg.eval),
         "definitions": [versions.EVALUATION, versions.DRIFT],
         "run": config_hash(_read(workdir / SUMMARY)),
     }
@@ -276,22 +275,19 @@ def _drift(place: Path, step: int | None, ratio: int = 0, **moved: Any) -> dict[
 # --- which run ---------------------------------------------------------------------------------
 
 
-def _run(flags: Flags) -> tuple[Config, Path, Path]:
-    """Its config, its folder, and where bases made for it stand."""
-    if not flags.run:
-        cfg = config_of(flags)
-        needs_compressor(cfg, "eval")
-        return cfg, *run_folders(flags, cfg)
-    place, moved = paths.path(flags.run), places_of(flags)
-    file = place / SETTINGS
-    found = _read(file) if not moved and file.is_file() else {}
-    if {"config", "root"} <= found.keys():
-        cfg = load_plugins(from_dict(found["config"], where=str(file)))
-        return cfg, place, paths.join(place, found["root"])
-    from jaxcomp.inference.load import open_run  # loads JAX
-
-    cfg, root = open_run(place, **moved)
-    return cfg, place, root
+def _run(flags: Flags) -> tuple[Config, Path, Manifest]:
+    """Its config, its folder, and what it is."""
+    if flags.run:
+        place = paths.path(flags.run)
+        made = open_manifest(place)
+        return made.config, place, made
+    cfg = config_of(flags)
+    needs_compressor(cfg, "eval")
+    place, _ = run_folders(flags, cfg)
+    made = open_manifest(place)
+    start = made.parent.config_hash if made.parent else ""
+    check_same(place, made, of_training(cfg, start))
+    return cfg, place, made
 
 
 COMMANDS = (

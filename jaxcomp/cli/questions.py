@@ -10,9 +10,9 @@ from jaxcomp.config import Config, ConfigError
 from jaxcomp.evals import evaluation
 from jaxcomp.evals.evaluation import Request
 from jaxcomp.runtime import paths, plugins
+from jaxcomp.training.manifest import find_manifest
 
 _PLACES = ("compressor", "decoder")  # of the base models of --run; in the other form fields
-SETTINGS = "settings.json"  # as in training/manifest.py, which loads JAX
 _LEAST = {"limit": 1, "batch": 1}
 
 
@@ -67,11 +67,8 @@ def import_plugins(flags: Flags) -> None:
     for name in (part for text in given for part in text.split(",")):
         plugins.load_plugins(Config(plugins=(plugins.absolute(name),)))
     if flags.task and not evaluation.known(flags.task):
-        from jaxcomp.inference.load import open_run
-
-        for place, moved in moved_runs(flags):
-            if paths.join(place, SETTINGS).is_file():
-                open_run(place, **moved)
+        for place in runs_of(flags):
+            find_manifest(paths.path(place))
 
 
 def places_of(flags: Flags) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def train(flags: Flags) -> int:
     check_writable(flags)
     workdir, root = run_folders(flags, cfg)
     compiled.keep()
-    summary = compressor.train(cfg, workdir, root=root, profile=profile)
+    summary = compressor.train(cfg, workdir, root=root, command=flags.typed, profile=profile)
     print(json.dumps(summary, indent=1))
     print(f"next: jaxcomp eval with the same flags; the run is in {workdir}")
     return 0

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from jaxcomp.config import Config, config_hash, to_dict
+from jaxcomp.config import Config, to_dict
 from jaxcomp.evals.bootstrap import counted, finite
 from jaxcomp.evals.evaluate import VERSION, evaluate
 from jaxcomp.evals.metrics import endpoints
@@ -25,7 +25,7 @@ from jaxcomp.runtime.sharding import use_mesh
 from jaxcomp.training.checkpoint import saved_steps
 from jaxcomp.training.compressor import load_run, tokenizers
 from jaxcomp.training.loop import mesh_for
-from jaxcomp.training.manifest import IDENTITY, CheckpointError, read_json
+from jaxcomp.training.manifest import CheckpointError, open_manifest
 from jaxcomp.training.metrics import duration
 
 ROWS = "trajectory.jsonl"
@@ -98,7 +98,7 @@ class _Rows:
         self.file = place / ROWS
         about = {
             "version": VERSION,
-            "run": config_hash(read_json(place / IDENTITY)),
+            "run": open_manifest(place).config_hash,
             "eval": to_dict(cfg.eval),
             "more": more,
         }

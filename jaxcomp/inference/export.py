@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +21,20 @@ from jaxcomp.inference.format import (
     FORMAT,
     FULL,
     PAIR,
-    SHIPPED,
     TOKENIZER,
     VERSION,
     ExportError,
 )
 from jaxcomp.inference.load import open_run, read_about, readable_by
 from jaxcomp.models import hf
-from jaxcomp.models.hub import is_id
 from jaxcomp.models.safetensors import save_tensors
 from jaxcomp.models.weight_map import module_tower
 from jaxcomp.runtime import paths
 from jaxcomp.runtime.sharding import use_mesh
-from jaxcomp.training import manifest, pretrained
+from jaxcomp.training import pretrained
 from jaxcomp.training.compressor import load_run
 from jaxcomp.training.loop import mesh_for
-from jaxcomp.training.manifest import SUMMARY, read_json, write_json
+from jaxcomp.training.manifest import SUMMARY, Weights, open_manifest, read_json, write_json
 from jaxcomp.training.optim import split_model
 
 _LLM = "compressor/llm/"
@@ -55,16 +52,14 @@ def export(run: Path, out: Path, *, compressor: str = "", decoder: str = "") -> 
         raise ExportError(f"{run} trained its decoder too (train.train_decoder): no such export")
     with use_mesh(mesh_for(Config())):
         model = load_run(cfg, run, root=root)
-        about = _about(
-            cfg, root, model, read_json(run / SUMMARY, "config_hash"), _measured(run, root)
-        )
+        about = _about(cfg, run, model, read_json(run / SUMMARY), _measured(run))
         if _there(out, about):
             return False
         part = out.with_name(f".{out.name}.part-{os.getpid()}")
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         try:
-            _write(cfg, model, about, pretrained.resolve_base(cfg, *_base(cfg), root), part)
+            _write(cfg, model, about, Path(cfg.folders[cfg.compressor]), part)
             part.rename(out)
         finally:
             shutil.rmtree(part, ignore_errors=True)
@@ -95,14 +90,14 @@ def _write(
 
 def _about(
     cfg: Config,
-    root: Path,
+    run: Path,
     model: AutoEncoder,
     summary: dict[str, Any],
     metrics: dict[str, Any],
 ) -> dict[str, Any]:
-    base = pretrained.resolve_base(cfg, *_base(cfg), root)
-    dec = pretrained.resolve_decoder(cfg, root)
-    decoder = _source(dec, cfg.folders.get("decoder", ""))
+    made = open_manifest(run)
+    base = _source(made.weights["compressor"], cfg.folders[cfg.compressor])
+    decoder = _source(made.weights["decoder"], cfg.folders["decoder"])
     data = dataclasses.replace(cfg.data, path=Path(cfg.data.path).name)
     train = dataclasses.replace(cfg.train, start="")  # a place; the hash stands for it
     parts = {"world": cfg.world, "data": data, "memory": cfg.memory, "train": train}
@@ -110,36 +105,30 @@ def _about(
         "format": FORMAT,
         "version": VERSION,
         "name": cfg.compressor,
-        "base": _source(base, cfg.folders.get(cfg.compressor, "")),
+        "base": base,
         "decoder": decoder,
         "reader": readable_by(decoder["identity"], model.markers_4D[...], cfg.memory),
-        "compressor": summary["config_hash"],
+        "compressor": made.config_hash,
         "connector_unit": model.compressor.connector.unit,
         "config": {name: to_dict(part) for name, part in parts.items()},
         "seeds": {"base_seed": cfg.base_seed, "seed": cfg.seed},
         "summary": summary,
         "metrics": metrics,
-        "versions": {name: metadata.version(name) for name in ("jaxcomp", "jax", "flax")},
+        "versions": made.versions,
     }
 
 
-def _source(folder: Path, given: str) -> dict[str, Any]:
-    """Where weights came from, as another machine can use it, and what they are known by."""
-    found: dict[str, Any] = {"identity": manifest.weights_identity(folder)}
-    if folder.is_relative_to(pretrained.ASSETS):
-        return found | {"source": SHIPPED + folder.relative_to(pretrained.ASSETS).as_posix()}
-    if given and is_id(given):
-        # huggingface_hub keeps a snapshot in a folder named by its commit.
-        commit = folder.name if folder.parent.name == "snapshots" else None
-        return found | {"source": given.partition("@")[0], "revision": commit}
-    return found | {"source": str(folder.absolute())}
+def _source(weights: Weights, folder: str) -> dict[str, Any]:
+    """What weights are, as another machine can use it; `folder` is where they are here."""
+    here = weights.source.startswith(("/", pretrained.BESIDE))
+    return dataclasses.asdict(weights) | ({"source": folder} if here else {})
 
 
-def _measured(run: Path, root: Path) -> dict[str, Any]:
+def _measured(run: Path) -> dict[str, Any]:
     """The metrics `jaxcomp eval` left in a run, or the sweep's row of a job; {} without either."""
     if (run / "eval.json").is_file():
         return read_json(run / "eval.json").get("metrics", {})
-    row = root / "ledger" / f"{run.name}.json"
+    row = run.parents[1] / "ledger" / f"{run.name}.json"
     return read_json(row).get("metrics", {}) if row.is_file() else {}
 
 
@@ -151,7 +140,3 @@ def _there(out: Path, about: dict[str, Any]) -> bool:
         if (found["compressor"], found["reader"]) == (about["compressor"], about["reader"]):
             return True
     raise ExportError(f"{out} exists and holds something else; choose another --out or remove it")
-
-
-def _base(cfg: Config) -> tuple[str, str, int]:
-    return (*manifest.split_name(cfg.compressor), cfg.base_seed)

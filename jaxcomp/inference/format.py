@@ -13,7 +13,6 @@ FORMAT, VERSION = "jaxcomp-compressor", 1
 CARD, ABOUT, PAIR = "README.md", "jaxcomp.json", "pair.safetensors"
 ADAPTER, FULL = "adapter", "compressor"
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
-SHIPPED = "jaxcomp:"  # begins the source of weights that ship inside the package
 
 
 class ExportError(ValueError):

@@ -26,23 +26,20 @@ from jaxcomp.inference.format import (
     FORMAT,
     FULL,
     PAIR,
-    SHIPPED,
     VERSION,
     ExportError,
 )
 from jaxcomp.inference.pair import Pair, Traits
 from jaxcomp.models import hf
-from jaxcomp.models.hub import folder_of, is_id
 from jaxcomp.models.weight_map import module_tower
 from jaxcomp.runtime import paths, strict_json
 from jaxcomp.runtime.allocator import keep_freed_memory
 from jaxcomp.runtime.fields import from_dict
-from jaxcomp.runtime.plugins import load_plugins
 from jaxcomp.runtime.sharding import use_mesh
-from jaxcomp.training import manifest, pretrained
+from jaxcomp.training import pretrained
 from jaxcomp.training.compressor import load_run, tokenizers, towers
 from jaxcomp.training.loop import mesh_for
-from jaxcomp.training.manifest import IDENTITY, SETTINGS, SUMMARY, read_json
+from jaxcomp.training.manifest import RUN, Weights, open_manifest, read_json
 from jaxcomp.training.optim import split_model
 from jaxcomp.training.ratio_schedule import at_ratio
 
@@ -96,43 +93,35 @@ def load(
                     f"`gcloud storage cp -r {place} DIR`"
                 )
             return _exported(place, ratio, batch, compressor, decoder, mesh)
-        if (place / SETTINGS).is_file():
+        if (place / RUN).is_file():
             cfg, root = open_run(place, compressor, decoder)
             return _run(cfg, place, root, ratio, batch, mesh, step)
     hint = "; it is a sweep: name one of its jobs, jobs/JOB" if (place / "jobs").is_dir() else ""
     raise ExportError(
-        f"{place} holds neither {ABOUT} (of an exported compressor) nor {SETTINGS} (of a run of "
+        f"{place} holds neither {ABOUT} (of an exported compressor) nor {RUN} (of a run of "
         f"`jaxcomp train`){hint}"
     )
 
 
 def open_run(place: str | Path, compressor: str = "", decoder: str = "") -> tuple[Config, Path]:
-    """The config of a run, and the folder where bases made for it stand.
+    """The config of a run, whose `folders` name the weights that it was trained with, and its
+    folder.
 
     Args:
         place: the run's folder.
         compressor, decoder: where its base models are now, if they have moved.
 
-    Raises ExportError where there is no run, or the base models named are others.
+    Raises CheckpointError where there is no run, MissingBaseError where its weights are not there
+    or others.
     """
     place = paths.path(place)
-    if not (place / SETTINGS).is_file():
-        raise ExportError(
-            f"{place} holds no {SETTINGS}; expected the workdir of a run (an older one gets it "
-            "from the same `jaxcomp train` command, which trains nothing again)"
-        )
-    found = read_json(place / SETTINGS, "config", "root")
-    cfg = load_plugins(from_dict(found["config"], where=str(place / SETTINGS)))
-    for what, name, given in (
-        ("compressor", cfg.compressor, compressor),
-        ("decoder", "decoder", decoder),
-    ):
-        if given:
-            known = read_json(place / IDENTITY, "weights", "decoder")
-            source = {"identity": known["decoder" if what == "decoder" else "weights"]}
-            folder = _weights(place, source, given, what)
-            cfg = dataclasses.replace(cfg, folders=cfg.folders | {name: paths.absolute(folder)})
-    return cfg, paths.join(place, found["root"])
+    found = open_manifest(place)
+    cfg, folders = found.config, {}
+    parts = (("compressor", cfg.compressor, compressor), ("decoder", "decoder", decoder))
+    for what, name, given in sorted(parts, key=lambda part: not part[2]):  # what is named first
+        folder = pretrained.folder_at(found.weights[what], place, given, what)
+        folders[name] = paths.absolute(folder)
+    return dataclasses.replace(cfg, folders=cfg.folders | folders), place
 
 
 def readable_by(decoder: dict[str, Any], markers_4D: Any, memory: MemoryConfig) -> str:
@@ -153,9 +142,9 @@ def _run(
     cfg: Config, place: Path, root: Path, ratio: int, batch: int, mesh: Mesh, step: int | None
 ) -> Pair:
     model = load_run(cfg, place, root=root, step=step)
-    summary = read_json(place / SUMMARY, "config_hash")
-    dec = manifest.weights_identity(pretrained.resolve_decoder(cfg, root))
-    return _pair(cfg, model, tokenizers(cfg, root), dec, summary["config_hash"], ratio, batch, mesh)
+    made = open_manifest(place)
+    dec = made.weights["decoder"].identity
+    return _pair(cfg, model, tokenizers(cfg, root), dec, made.config_hash, ratio, batch, mesh)
 
 
 def _exported(
@@ -163,10 +152,10 @@ def _exported(
 ) -> Pair:
     about = read_about(place)
     cfg = from_dict(about["config"], where=str(place / ABOUT))
-    dec_folder = _weights(place, about["decoder"], decoder, "decoder")
+    dec_folder = _weights(about, place, decoder, "decoder")
     lora = cfg.memory.lora if cfg.memory.lora.rank else None
     own = place / FULL
-    comp_folder = own if lora is None else _weights(place, about["base"], compressor, "compressor")
+    comp_folder = own if lora is None else _weights(about, place, compressor, "compressor")
     llm, reader = towers(cfg, comp_folder, dec_folder, nnx.Rngs(params=0), lora=lora)
     model = build(llm, reader, cfg.memory, cfg.train, segment=cfg.data.segment, seed=0)
     # Of the decoder's embeddings when it was trained; another machine's sum may differ in a bit.
@@ -225,31 +214,10 @@ def read_about(place: Path) -> dict[str, Any]:
     return about
 
 
-def _weights(place: Path, source: dict[str, Any], given: str, what: str) -> Path:
-    """The folder of a base model, checked to hold the weights the compressor was trained with."""
-    name, revision = source.get("source", given), source.get("revision")
-    if given:
-        folder = folder_of(given)
-    elif name.startswith(SHIPPED):
-        folder = pretrained.ASSETS / name.removeprefix(SHIPPED)
-    else:
-        folder = folder_of(f"{name}@{revision}" if is_id(name) and revision else name)
-    if not (folder / hf.CONFIG).is_file():
-        if given:
-            raise ExportError(
-                f"{what} = {given!r}: holds no {hf.CONFIG}; expected the folder of the model that "
-                f"{place} was trained with"
-            )
-        raise ExportError(
-            f"{place / ABOUT}: the {what}'s weights were at {name}, where there are none now; name "
-            f"their place with {what}=DIR (--{what}=DIR)"
-        )
-    if manifest.weights_identity(folder) != source["identity"]:
-        raise ExportError(
-            f"{folder} does not hold the weights that {place.name} was trained with as {what}: "
-            f"expected {source['identity']}, found {manifest.weights_identity(folder)}"
-        )
-    return folder
+def _weights(about: dict[str, Any], place: Path, given: str, what: str) -> Path:
+    source = about["decoder" if what == "decoder" else "base"]
+    weights = Weights(source["source"], source["identity"], source.get("revision"))
+    return pretrained.folder_at(weights, place, given, what)
 
 
 def _pair_leaves(path: Path) -> dict[str, np.ndarray]:

@@ -6,6 +6,7 @@ and a finished sweep must answer at once.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import time
@@ -75,19 +76,19 @@ class SweepWork:
         return [*made.values(), *(_job_task(job, made) for job in jobs)]
 
     def ready(self, task: Task, workdir: Path) -> bool:
-        from jaxcomp.training import manifest, pretrained
+        from jaxcomp.training import base_identity, pretrained
 
         if task.what == "decoder":
             return pretrained.find_decoder(task.config, workdir) is not None
         cfg = task.config
-        family, size = manifest.split_name(cfg.compressor)
+        family, size = base_identity.split_name(cfg.compressor)
         return pretrained.find_base(cfg, family, size, cfg.base_seed, workdir) is not None
 
     def run(self, task: Task, workdir: Path, say: Say) -> dict[str, Any]:
         load_plugins(task.config)
         compiled.keep(workdir / "cache" / "xla")
         if task.what == "job":
-            return _run_job(task, workdir, say)
+            return _run_job(task, workdir, self.command, say)
         make(task, workdir, self.command, say)
         return {}
 
@@ -96,16 +97,16 @@ class PretrainWork(SweepWork):
     """Makes bases in the workdir whether or not an asset with the same hash is shipped."""
 
     def ready(self, task: Task, workdir: Path) -> bool:
-        from jaxcomp.training import manifest, pretrained
+        from jaxcomp.training import base_identity, manifest, pretrained
         from jaxcomp.training.manifest import read_json
 
         cfg = task.config
         if task.what == "decoder":
-            folder, wanted = pretrained.made_decoder(workdir, cfg), manifest.decoder_hash(cfg)
+            folder, wanted = pretrained.made_decoder(workdir, cfg), base_identity.decoder_hash(cfg)
         else:
-            family, size = manifest.split_name(cfg.compressor)
+            family, size = base_identity.split_name(cfg.compressor)
             folder = pretrained.made_base(workdir, family, size, cfg.base_seed)
-            wanted = manifest.base_hash(cfg, family, size, cfg.base_seed)
+            wanted = base_identity.base_hash(cfg, family, size, cfg.base_seed)
         card = folder / manifest.CARD
         return card.is_file() and read_json(card).get("config_hash") == wanted
 
@@ -117,9 +118,9 @@ def check_data(cfg: Config, workdir: Path) -> str:
     """
     from jaxcomp.data.batches import data_stats, data_tokenizer
     from jaxcomp.data.eval_sets import check_held_out
-    from jaxcomp.training import manifest, pretrained
+    from jaxcomp.training import base_identity, pretrained
 
-    family, size = manifest.split_name(cfg.compressor)
+    family, size = base_identity.split_name(cfg.compressor)
     folders = (
         pretrained.find_base(cfg, family, size, cfg.base_seed, workdir),
         pretrained.find_decoder(cfg, workdir),
@@ -176,7 +177,7 @@ def make(task: Task, root: Path, command: str, say: Say | None) -> Path:
     return pretrain_base(cfg, family, size, cfg.base_seed, root, command=command, say=say)
 
 
-def _run_job(task: Task, workdir: Path, say: Say) -> dict[str, Any]:
+def _run_job(task: Task, workdir: Path, command: str, say: Say) -> dict[str, Any]:
     from jaxcomp.training.compressor import train
     from jaxcomp.training.loop import Diverged
 
@@ -184,7 +185,11 @@ def _run_job(task: Task, workdir: Path, say: Say) -> dict[str, Any]:
     began = time.perf_counter()
     try:
         summary = train(
-            cfg, folder, root=workdir, say=lambda text, share: say(text, TRAIN_SHARE * share)
+            cfg,
+            folder,
+            root=workdir,
+            command=command,
+            say=lambda text, share: say(text, TRAIN_SHARE * share),
         )
     except Diverged as error:
         if task.job is None or task.job.recipe:
@@ -193,7 +198,7 @@ def _run_job(task: Task, workdir: Path, say: Say) -> dict[str, Any]:
         return {"metrics": {"val_loss": None}, "note": str(error)}
     trained = time.perf_counter()
     say("evaluating", TRAIN_SHARE)
-    metrics, records = measure(cfg, folder, workdir)
+    metrics, records = measure(cfg, folder)
     metrics |= {
         "params": summary["parameters_compressor"],
         "params_body": grid.body(grid.model(cfg)),
@@ -215,21 +220,25 @@ def _run_job(task: Task, workdir: Path, say: Say) -> dict[str, Any]:
 
 
 def measure(
-    cfg: Config, folder: Path, root: Path, ratio: int = 0
+    cfg: Config, folder: Path, ratio: int = 0, **moved: str
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Evaluate the finished run in `folder`; writes passages.jsonl there. At another `ratio` that
-    it was trained at it writes passages-r<ratio>.jsonl.
+    """Evaluate the finished run in `folder` as `cfg.eval` says; writes passages.jsonl there. At
+    another `ratio` that it was trained at it writes passages-r<ratio>.jsonl. `moved`: as in
+    `open_run`.
 
     Returns the flat metrics of docs/metrics.md and one record a passage.
     """
     from jaxcomp.evals.evaluate import evaluate
+    from jaxcomp.inference.load import open_run
     from jaxcomp.runtime.sharding import use_mesh
     from jaxcomp.training.compressor import load_run, tokenizers
     from jaxcomp.training.loop import mesh_for
     from jaxcomp.training.ratio_schedule import at_ratio, suffix_at
 
+    own, root = open_run(folder, **moved)
+    cfg = dataclasses.replace(own, eval=cfg.eval)
     with use_mesh(mesh_for(cfg)):
-        model = load_run(cfg, folder, root=root)
+        model = load_run(cfg, folder)
         found = evaluate(at_ratio(cfg, ratio), model, *tokenizers(cfg, root))
     lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in found.passages]
     file = folder / f"passages{suffix_at(cfg, ratio)}.jsonl"

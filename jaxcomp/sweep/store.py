@@ -14,6 +14,7 @@ from jaxcomp.config import Config, ConfigError, to_dict
 from jaxcomp.evals import metric
 from jaxcomp.runtime import paths, strict_json
 from jaxcomp.sweep import grid
+from jaxcomp.training.identity import differences, of_sweep
 
 DONE, FAILED = "done", "failed"
 FIX = "delete it and run the sweep again"
@@ -58,7 +59,7 @@ class Ledger:
         path = self.workdir / "sweep.json"
         if not path.exists():
             return
-        found = grid.differences(made_by(path)["identity"], _identity(cfg))
+        found = differences(made_by(path)["identity"], _identity(cfg))
         if found:
             field, old, new = found[0]
             more = f" (and {len(found) - 1} more fields)" if len(found) > 1 else ""
@@ -202,7 +203,7 @@ _NUMBERS = (
 
 def _identity(cfg: Config) -> dict[str, Any]:
     """Through JSON, so that tuples and lists compare equal."""
-    return json.loads(json.dumps(grid.sweep_identity(cfg)))
+    return json.loads(json.dumps(of_sweep(cfg)))
 
 
 def _short(value: Any) -> str:

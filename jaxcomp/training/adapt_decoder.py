@@ -14,7 +14,7 @@ from jaxcomp.models.model import count_params
 from jaxcomp.models.safetensors import save_tensors
 from jaxcomp.runtime import distributed, paths
 from jaxcomp.runtime.sharding import on_host, use_mesh
-from jaxcomp.training import lock, manifest, pretrained, ratio_schedule
+from jaxcomp.training import base_identity, lock, manifest, pretrained, ratio_schedule
 from jaxcomp.training.compressor import run_of, validate
 from jaxcomp.training.loop import Say, fit, mesh_for
 from jaxcomp.training.pretrain import as_written, finished_card, held_out, pretrain, publish
@@ -28,13 +28,13 @@ def adapt_decoder(cfg: Config, root: Path, *, command: str = "", say: Say | None
     writes the decoder in bfloat16 with its markers and a card. The reference compressor stays in
     `<folder>.work` and is of no further use.
     """
-    cfg = manifest.own_text(cfg)
+    cfg = base_identity.own_text(cfg)
     folder = pretrained.made_decoder(root, cfg)
-    identity = manifest.decoder_identity(cfg)
+    identity = base_identity.decoder_identity(cfg)
     digest = config_hash(identity)
     if finished_card(folder, digest) is not None:
         return folder
-    dec, seeds = cfg.decoder, manifest.decoder_seeds(cfg)
+    dec, seeds = cfg.decoder, base_identity.decoder_seeds(cfg)
     lms = paths.path(root) / "lms"
     dec_lm, ref_lm = lms / f"decoder-s{dec.seed}", lms / f"reference-s{dec.seed}"
     for place, model, seed in ((dec_lm, dec.model, seeds[0]), (ref_lm, dec.reference, seeds[1])):
@@ -43,7 +43,12 @@ def adapt_decoder(cfg: Config, root: Path, *, command: str = "", say: Say | None
     both = pretrained.adapt_config(cfg)
     ratio_schedule.check(both)
     toks = pretrained.tokenizer_of(ref_lm), pretrained.tokenizer_of(dec_lm)
-    run = run_of(both, folder.name, identity, ref_lm, dec_lm, toks)
+    weights = {
+        name: manifest.Weights(str(place), manifest.weights_identity(place))
+        for name, place in (("compressor", ref_lm), ("decoder", dec_lm))
+    }
+    made = manifest.new("decoder", identity, cfg, command, weights=weights)
+    run = run_of(both, folder.name, made, ref_lm, dec_lm, toks)
     mesh = mesh_for(cfg)
     work = paths.path(f"{folder}.work")
     with lock.held(work):

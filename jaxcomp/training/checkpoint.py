@@ -1,9 +1,8 @@
-"""What a run leaves on disk: its identity, its checkpoints (Orbax v1), its results.
+"""A run's checkpoints (Orbax v1).
 
-A workdir belongs to one run identity (every setting that changes numbers); a run with another one
-is refused before any work. A checkpoint is the trainable split, the optimiser, the step and the
-data iterator's exact state, which is a place in the global stream, the same on every process; the
-frozen weights are named in the identity, not copied. So any number of processes may go on from it.
+A checkpoint is the trainable split, the optimiser, the step and the data iterator's exact state,
+which is a place in the global stream, the same on every process; the frozen weights are named in
+run.json, not copied. So any number of processes may go on from it.
 """
 
 from __future__ import annotations
@@ -16,16 +15,14 @@ from typing import Any, cast
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from jaxcomp.config import ConfigError, config_hash
+from jaxcomp.config import ConfigError
 from jaxcomp.runtime import paths
 from jaxcomp.training import orbax
 from jaxcomp.training.manifest import (
-    IDENTITY,
     CheckpointError,
     Json,
-    claim_together,
-    other_owner,
-    read_json,
+    check_owner,
+    open_manifest,
     unreadable,
     writing,
 )
@@ -37,22 +34,20 @@ class Checkpoints:
 
     Args:
         workdir: the run's folder; made if missing.
-        identity: JSON-able settings that must not change between runs of this workdir.
+        run: the `config_hash` of the run, which every checkpoint carries.
         keep: how many of the latest checkpoints stay; None: they are only read, and nothing that
             another process may be writing is removed.
 
     Raises:
-        ConfigError: the workdir was made by another identity.
         CheckpointError: it cannot be written.
     """
 
-    def __init__(self, workdir: Path, identity: Json, *, keep: int | None):
-        claim_together(workdir, identity)
+    def __init__(self, workdir: Path, run: str, *, keep: int | None):
         self.directory = paths.path(paths.absolute(workdir)) / "checkpoints"
         self._pending: Any = None
         self._read_back = False
         self._failed = False
-        self._about: Json = {"config_hash": config_hash(identity)}
+        self._about: Json = {"config_hash": run}
         with self.writing():
             # The annotations of Orbax 0.12 do not know its own policies.
             latest: Any = ocp.training.preservation_policies.LatestN(keep) if keep else None
@@ -124,10 +119,11 @@ class Checkpoints:
         return jax.tree.unflatten(jax.tree.structure(state), leaves)
 
     def _check_owner(self, step: int | None, about: Json) -> None:
-        """Raises ConfigError where a checkpoint was saved by another identity."""
-        found, own = about.get("config_hash"), self._about["config_hash"]
-        if found not in (None, own):
-            raise other_owner(f"{self.directory}/{step}", found, own)
+        """Raises ConfigError where a checkpoint was saved by another run."""
+        if "config_hash" in about:
+            check_owner(
+                f"{self.directory}/{step}", about["config_hash"], self._about["config_hash"]
+            )
 
     def _check_saved(self, step: int, state: dict[str, jax.Array]) -> None:
         """Raises CheckpointError where not every array of `state` can be found again."""
@@ -178,10 +174,9 @@ class Checkpoints:
 def saved_steps(workdir: Path) -> list[int]:
     """After how many updates a run has whole checkpoints, in order."""
     folder = paths.path(workdir) / "checkpoints"
-    identity = read_json(paths.path(workdir) / IDENTITY)
     if not folder.is_dir():
         return []
-    checkpoints = Checkpoints(workdir, identity, keep=None)
+    checkpoints = Checkpoints(workdir, open_manifest(workdir).config_hash, keep=None)
     try:
         return checkpoints.steps
     finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,26 +14,29 @@ from jax.sharding import Mesh
 from safetensors.numpy import load_file
 
 from jaxcomp.compress.autoencoder import AutoEncoder, build, dtypes, trainable_filter
-from jaxcomp.config import Config, ConfigError, LoraConfig, config_hash, to_dict
+from jaxcomp.config import Config, LoraConfig
 from jaxcomp.data.batches import CONTINUE, REBUILD, batch_examples, eval_examples, train_batches
 from jaxcomp.data.eval_sets import check_held_out
-from jaxcomp.data.sources import source_of
 from jaxcomp.data.tokenizer import Tokenizer
 from jaxcomp.models import hf
-from jaxcomp.models.hub import is_id
 from jaxcomp.models.model import Transformer, count_params
 from jaxcomp.runtime import distributed, paths
 from jaxcomp.runtime.sharding import on_host, put_batch, use_mesh, whole_batch
-from jaxcomp.training import lock, manifest, pretrained, ratio_schedule, warm_start
+from jaxcomp.training import lock, pretrained, ratio_schedule, warm_start
+from jaxcomp.training.base_identity import split_name
 from jaxcomp.training.checkpoint import Checkpoints
+from jaxcomp.training.identity import of_training
 from jaxcomp.training.loop import Fitted, Run, Say, fit, mesh_for
 from jaxcomp.training.loss import MemoryObjective, objective_of
 from jaxcomp.training.manifest import (
-    IDENTITY,
-    SETTINGS,
+    RUN,
     SUMMARY,
     CheckpointError,
-    claim_together,
+    Manifest,
+    begin,
+    check_same,
+    new,
+    open_manifest,
     read_json,
     write_json,
 )
@@ -42,19 +44,23 @@ from jaxcomp.training.metrics import TIMINGS, Clock, told_time
 from jaxcomp.training.optim import eval_step, init_state, split_model, split_optim
 from jaxcomp.training.profiling import Window
 
+PARTS = ("compressor", "decoder")
+
 
 def train(
     cfg: Config,
     workdir: Path,
     *,
     root: Path | None = None,
+    command: str = "",
     say: Say | None = None,
     profile: Window | None = None,
 ) -> dict[str, Any]:
     """Trains `cfg.compressor` at `cfg.memory.ratio` against the decoder; returns the summary.
 
     Resumes what a killed process left in `workdir`; a finished one is only read. `root` is where
-    bases/ and decoders/ made locally stand (default `workdir`); `profile` are steps to trace.
+    bases/ and decoders/ made locally stand (default `workdir`); `profile` are steps to trace;
+    `command` is what was typed, for run.json.
 
     The summary (also summary.json) holds what a rerun reproduces: steps, tokens, train_loss, and
     on the validation set, teacher-forced: val_loss_rebuild and val_loss_continue (nats a token),
@@ -70,32 +76,54 @@ def train(
     workdir = paths.path(workdir)
     ratio_schedule.check(cfg)
     ratio_schedule.check_own(cfg)
-    comp_folder, dec_folder = _weights(cfg, root or workdir)
-    identity = run_identity(cfg, comp_folder, dec_folder, workdir)
-    finished = distributed.by_lead(lambda: (workdir / SUMMARY).is_file())
+    if distributed.by_lead(lambda: (workdir / RUN).is_file() and (workdir / SUMMARY).is_file()):
+        check_run(cfg, workdir)
+        return distributed.by_lead(lambda: read_json(workdir / SUMMARY))
+    folders = _weights(cfg, root or workdir)
     # Before the workdir is claimed: the weights that take the place of broken ones are others.
-    toks = None if finished else _usable(comp_folder, dec_folder)
-    if toks is not None:
-        check_held_out(cfg, *toks)
+    toks = _usable(*folders)
+    check_held_out(cfg, *toks)
+    made = _manifest(cfg, folders, toks, root or workdir, workdir, command)
     with lock.held(workdir):
-        try:
-            claim_together(workdir, identity)
-        except ConfigError as error:
-            raise ConfigError(f"{error}{_other_file(cfg, workdir, identity)}") from error
-        settings = _settings(cfg, workdir, root or workdir)
-        distributed.by_lead(lambda: write_json(workdir / SETTINGS, settings))
-        if toks is None:
+        begin(workdir, made)
+        if distributed.by_lead(lambda: (workdir / SUMMARY).is_file()):
             return distributed.by_lead(lambda: read_json(workdir / SUMMARY))
         mesh = mesh_for(cfg)
-        run = run_of(cfg, cfg.compressor, identity, comp_folder, dec_folder, toks, workdir)
+        run = run_of(cfg, cfg.compressor, made, *folders, toks, workdir)
         fitted = fit(run, workdir, mesh, say=say, profile=profile, clock=clock)
-        return _finish(cfg, workdir, identity, fitted, toks, mesh, clock)
+        return _finish(cfg, workdir, made.config_hash, fitted, toks, mesh, clock)
+
+
+def check_run(cfg: Config, workdir: Path) -> None:
+    """Raises ConfigError that names the fields in which `cfg` differs from the run in `workdir`."""
+    found = open_manifest(workdir)
+    parent = warm_start.parent_of(cfg, workdir)
+    check_same(workdir, found, of_training(cfg, parent.config_hash if parent else ""))
+
+
+def _manifest(
+    cfg: Config,
+    folders: tuple[Path, Path],
+    toks: tuple[Tokenizer, Tokenizer],
+    root: Path,
+    workdir: Path,
+    command: str = "",
+) -> Manifest:
+    weights = {
+        name: pretrained.weights_of(folder, cfg.folders.get(given, ""), root, workdir)
+        for name, given, folder in zip(PARTS, (cfg.compressor, "decoder"), folders, strict=True)
+    }
+    parent = warm_start.parent_of(cfg, workdir, weights)
+    identity = of_training(cfg, parent.config_hash if parent else "")
+    names = {name: tok.name for name, tok in zip(PARTS, toks, strict=True)}
+    known: dict[str, Any] = {"weights": weights, "tokenizers": names, "parent": parent}
+    return new("compressor", identity, cfg, command, **known)
 
 
 def _finish(
     cfg: Config,
     workdir: Path,
-    identity: dict[str, Any],
+    digest: str,
     fitted: Fitted,
     toks: tuple[Tokenizer, Tokenizer],
     mesh: Mesh,
@@ -106,7 +134,7 @@ def _finish(
         model = fitted.model()
         values = validate(cfg, model, toks)
     summary = {
-        "config_hash": config_hash(identity),
+        "config_hash": digest,
         "compressor": cfg.compressor,
         "ratio": cfg.memory.ratio,
         "parameters_compressor": count_params(model.compressor.llm.cfg),
@@ -116,23 +144,6 @@ def _finish(
         **values,
     }
     return distributed.by_lead(lambda: _write_summary(workdir, summary, fitted, clock))
-
-
-def _other_file(cfg: Config, workdir: Path, identity: dict[str, Any]) -> str:
-    """What to add to the refusal of a workdir whose run read a data file of another name: hashes
-    alone do not tell that the file was renamed."""
-    known = (workdir / SETTINGS).is_file() and (workdir / IDENTITY).is_file()
-    if source_of(cfg).facts or not known:
-        return ""
-    if read_json(workdir / IDENTITY)["data"]["path"] == identity["data"]["path"]:
-        return ""
-    was = read_json(workdir / SETTINGS)["config"]["data"]["path"]
-    if was.rsplit("/", 1)[-1] == cfg.data.path.rsplit("/", 1)[-1]:
-        return ""
-    return (
-        f". Its data.path was {was!r}, now it is {cfg.data.path!r}: text is known by the names and "
-        "the bytes of its files, so a renamed file needs the name that it had"
-    )
 
 
 def _write_summary(
@@ -145,20 +156,6 @@ def _write_summary(
         print(told_time(summary["compressor"], timings), file=sys.stderr, flush=True)
     write_json(workdir / SUMMARY, summary)
     return read_json(workdir / SUMMARY)
-
-
-def _settings(cfg: Config, workdir: Path, root: Path) -> dict[str, Any]:
-    """What opens a run again from anywhere: its config and where its bases are."""
-    folders = {
-        name: given if is_id(given) else paths.absolute(given)
-        for name, given in cfg.folders.items()
-    }
-    begin = cfg.train.start and paths.absolute(cfg.train.start)
-    cfg = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, start=begin))
-    return {
-        "config": to_dict(dataclasses.replace(cfg, folders=folders)),
-        "root": paths.relative(root, workdir),
-    }
 
 
 def _usable(*folders: Path) -> tuple[Tokenizer, Tokenizer]:
@@ -180,8 +177,8 @@ def planned(
     ratio_schedule.check_own(cfg)
     folders = _weights(cfg, root)
     toks = _usable(*folders)
-    identity = run_identity(cfg, *folders, workdir)
-    return run_of(cfg, cfg.compressor, identity, *folders, toks, workdir), toks
+    made = _manifest(cfg, folders, toks, root, workdir or root)
+    return run_of(cfg, cfg.compressor, made, *folders, toks, workdir), toks
 
 
 def load_run(
@@ -194,15 +191,12 @@ def load_run(
     Raises CheckpointError where the run has not been finished, ConfigError as `train` does.
     """
     workdir = paths.path(workdir)
-    ratio_schedule.check(cfg)
-    comp_folder, dec_folder = _weights(cfg, root or workdir)
-    model = pair(cfg, comp_folder, dec_folder)
     if not (workdir / SUMMARY).is_file():
         raise CheckpointError(f"{workdir}: no finished run there; run `jaxcomp train` first")
+    model = pair(cfg, *_weights(cfg, root or workdir))
     if cfg.train.optim.steps == 0:
         return warm_start.begun(cfg, model, workdir)
-    identity = run_identity(cfg, comp_folder, dec_folder, workdir)
-    checkpoints = Checkpoints(workdir, identity, keep=None)
+    checkpoints = Checkpoints(workdir, open_manifest(workdir).config_hash, keep=None)
     layout, trained, frozen = split_model(model, trainable_filter(cfg.train, cfg.memory))
     state = init_state(trained, split_optim(cfg.train.optim)[0])
     try:
@@ -275,39 +269,17 @@ def validate(
     return out | {f"val_{name}": value for name, value in own.items()}
 
 
-def run_identity(
-    cfg: Config, comp_folder: Path, dec_folder: Path, workdir: Path | None = None
-) -> dict[str, Any]:
-    """Everything that determines a run's result: the named settings, the two sets of weights, and
-    the run it begins with. `workdir` is the run's own (see `start.name_of`, which raises)."""
-    identity = {
-        "kind": "compressor",
-        "compressor": cfg.compressor,
-        "weights": manifest.weights_identity(comp_folder),
-        "decoder": manifest.weights_identity(dec_folder),
-        "base_seed": cfg.base_seed,
-        "seed": cfg.seed,
-        "world": to_dict(cfg.world),
-        "data": manifest.data_identity(cfg),
-        "memory": to_dict(cfg.memory),
-        "train": manifest.without_side(to_dict(cfg.train)),
-    }
-    if cfg.train.start:
-        identity["train"]["start"] = warm_start.name_of(cfg, identity, workdir)
-    return identity
-
-
 def run_of(
     cfg: Config,
     what: str,
-    identity: dict[str, Any],
+    made: Manifest,
     comp_folder: Path,
     dec_folder: Path,
     toks: tuple[Tokenizer, Tokenizer],
     workdir: Path | None = None,
 ) -> Run:
-    """Training of the pair of these folders, not begun; `identity` is all that determines it.
-    `workdir` is where it may have checkpoints already."""
+    """Training of the pair of these folders, not begun. `workdir` is where it may have checkpoints
+    already."""
     train, memory = cfg.train, cfg.memory
 
     def objective(step: int) -> MemoryObjective:
@@ -315,7 +287,7 @@ def run_of(
 
     return Run(
         what=what,
-        identity=identity,
+        manifest=made,
         model=lambda: warm_start.begun(cfg, pair(cfg, comp_folder, dec_folder), workdir),
         trainable=trainable_filter(train, memory),
         batches=lambda: train_batches(cfg, *toks),
@@ -332,7 +304,7 @@ def run_of(
 
 
 def _weights(cfg: Config, root: Path) -> tuple[Path, Path]:
-    family, size = manifest.split_name(cfg.compressor)
+    family, size = split_name(cfg.compressor)
     pretrained.check_shapes(cfg)
     return (
         pretrained.resolve_base(cfg, family, size, cfg.base_seed, root),

@@ -22,7 +22,7 @@ from jaxcomp.runtime.allocator import keep_freed_memory
 from jaxcomp.runtime.sharding import make_mesh, put_batch, use_mesh, whole_batch
 from jaxcomp.training.checkpoint import Checkpoints
 from jaxcomp.training.loss import Objective
-from jaxcomp.training.manifest import write_json
+from jaxcomp.training.manifest import Manifest, begin, write_json
 from jaxcomp.training.metrics import TIMINGS, Clock, Logger, Progress
 from jaxcomp.training.optim import (
     Layout,
@@ -54,11 +54,11 @@ class Run:
     """What the loop must know of one use of it.
 
     `model` and `batches` are called under the mesh; `objective` gives the loss of a step (a new
-    value compiles anew). `identity` is every setting that changes numbers.
+    value compiles anew).
     """
 
     what: str
-    identity: dict[str, Any]
+    manifest: Manifest
     model: Callable[[], nnx.Module]
     trainable: Any  # nnx filter
     batches: Callable[[], Iterator[Any]]
@@ -121,7 +121,8 @@ def fit(
     # ---- mesh -----------------------------------------------------------------------------------
     with use_mesh(mesh):
         # ---- input ------------------------------------------------------------------------------
-        checkpoints = Checkpoints(workdir, run.identity, keep=run.keep)
+        begin(workdir, run.manifest)
+        checkpoints = Checkpoints(workdir, run.manifest.config_hash, keep=run.keep)
         batches = run.batches()
 
         # ---- model, on its shards ---------------------------------------------------------------

@@ -12,14 +12,14 @@ import jax
 import numpy as np
 from flax import nnx
 
-from jaxcomp.config import Config, ModelConfig, PretrainConfig, config_hash
+from jaxcomp.config import Config, ModelConfig, PretrainConfig
 from jaxcomp.data.batches import LmBatch, eval_examples, lm_batches, tokenizer_folder
 from jaxcomp.data.tokenizer import Tokenizer, load_tokenizer
 from jaxcomp.models import hf
 from jaxcomp.models.model import Transformer, count_params
 from jaxcomp.runtime import distributed, paths
 from jaxcomp.runtime.sharding import on_host, put_batch, use_mesh, whole_batch
-from jaxcomp.training import lock, manifest, pretrained
+from jaxcomp.training import base_identity, lock, manifest, pretrained
 from jaxcomp.training.loop import Run, Say, fit, mesh_for
 from jaxcomp.training.loss import LmObjective
 from jaxcomp.training.manifest import read_json, write_json
@@ -53,10 +53,10 @@ def pretrain(
         ConfigError, DataError, CheckpointError, TrainingError: see `loop.fit`.
     """
     settings = cfg.pretrain if settings is None else settings
-    identity = manifest.lm_identity(cfg, model, settings, seed)
-    digest = config_hash(identity)
+    identity = base_identity.lm_identity(cfg, model, settings, seed)
+    made = manifest.new("lm", identity, cfg, command, tokenizers={"own": identity["tokenizer"]})
     folder = paths.path(folder)
-    card = finished_card(folder, digest)
+    card = finished_card(folder, made.config_hash)
     if card is not None:
         return card
     source = tokenizer_folder(cfg)
@@ -66,7 +66,7 @@ def pretrain(
     ordered = dataclasses.replace(settings, seed=settings.seed + seed)
     run = Run(
         what=folder.name,
-        identity=identity,
+        manifest=made,
         model=lambda: Transformer(model, rngs=nnx.Rngs(params=seed)),
         trainable=nnx.Param,
         batches=lambda: lm_batches(cfg, ordered, tok),
@@ -91,7 +91,7 @@ def pretrain(
         "kind": "lm",
         "name": folder.name,
         "command": command,
-        "config_hash": digest,
+        "config_hash": made.config_hash,
         "identity": identity,
         "seed": seed,
         "parameters": count_params(model),
@@ -157,8 +157,8 @@ def pretrain_base(
 ) -> Path:
     """`root`/bases/<family>-<size>-s<seed>, pretrained there unless it already is."""
     folder = pretrained.made_base(root, family, size, base_seed)
-    model = manifest.model_for(cfg, family, size)
-    text = manifest.base_text(cfg)
+    model = base_identity.model_for(cfg, family, size)
+    text = base_identity.base_text(cfg)
     pretrain(text, model, folder, seed=base_seed, command=command, say=say)
     return folder
 

@@ -14,22 +14,22 @@ from pathlib import Path
 from jaxcomp.compress import recipes
 from jaxcomp.config import Config, ConfigError, LoraConfig, ModelConfig
 from jaxcomp.data.tokenizer import Tokenizer, load_tokenizer
-from jaxcomp.models.hf import read_config
-from jaxcomp.models.hub import folder_of
+from jaxcomp.models.hf import CONFIG, read_config
+from jaxcomp.models.hub import folder_of, is_id
 from jaxcomp.runtime import paths
-from jaxcomp.training.manifest import (
-    CARD,
-    CheckpointError,
+from jaxcomp.training.base_identity import (
     adapt_settings,
     base_hash,
     decoder_hash,
     model_for,
-    read_json,
     split_name,
 )
+from jaxcomp.training.manifest import CARD, CheckpointError, Weights, read_json, weights_identity
 
 ASSETS = Path(__file__).parent.parent / "assets"
 MARKERS = "markers.safetensors"
+# How `Weights.source` begins: of weights that ship with jaxcomp, and of those beside a run.
+SHIPPED, BESIDE = "jaxcomp:", "run:"
 
 
 class MissingBaseError(ConfigError):
@@ -113,6 +113,55 @@ def resolve_decoder(cfg: Config, workdir: Path | None = None) -> Path:
             "folder with --folders.decoder=DIR (of a finished run: --decoder=DIR)"
         )
     return found
+
+
+def weights_of(folder: Path, given: str, root: Path, workdir: Path) -> Weights:
+    """What a run in `workdir` writes down of a folder of weights, which its config named as `given`
+    ("": it was found among the shipped ones or under `root`)."""
+    identity = weights_identity(folder)
+    if given and is_id(given):
+        # huggingface_hub keeps a snapshot in a folder named by its commit.
+        commit = folder.name if folder.parent.name == "snapshots" else None
+        return Weights(given.partition("@")[0], identity, commit)
+    if given:
+        return Weights(paths.absolute(given), identity)
+    if folder.is_relative_to(ASSETS):
+        return Weights(SHIPPED + folder.relative_to(ASSETS).as_posix(), identity)
+    place = folder
+    for kind in ("bases", "decoders"):  # of a bucket, `folder` is a copy
+        if (paths.path(root) / kind / folder.name).is_dir():
+            place = paths.path(root) / kind / folder.name
+    return Weights(BESIDE + paths.relative(place, workdir), identity)
+
+
+def folder_at(weights: Weights, workdir: Path, given: str, what: str) -> Path:
+    """The folder of the weights of a run in `workdir`: where they were, or `given` if they have
+    moved. `what` is "compressor" or "decoder".
+
+    Raises MissingBaseError where there are none, or others.
+    """
+    name = weights.source
+    if given:
+        folder = folder_of(given)
+    elif name.startswith(SHIPPED):
+        folder = ASSETS / name.removeprefix(SHIPPED)
+    elif name.startswith(BESIDE):
+        folder = readable(paths.join(workdir, name.removeprefix(BESIDE)))
+    else:
+        folder = folder_of(f"{name}@{weights.revision}" if weights.revision else name)
+    if not (folder / CONFIG).is_file():
+        where = f"{what} = {given!r}" if given else f"{workdir}: its {what} was at {name}, which"
+        raise MissingBaseError(
+            f"{where} holds no {CONFIG}; name the folder of the model that {workdir.name} was "
+            f"trained with by {what}=DIR (--{what}=DIR)"
+        )
+    found = weights_identity(folder)
+    if found != weights.identity:
+        raise MissingBaseError(
+            f"{folder} does not hold the weights that {workdir.name} was trained with as {what}: "
+            f"expected {weights.identity}, found {found}"
+        )
+    return folder
 
 
 def made_base(root: Path, family: str, size: str, base_seed: int) -> Path:

@@ -6,6 +6,7 @@ So the stages of published recipes are runs one after the other: reconstruction,
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -14,32 +15,38 @@ from jaxcomp.compress.kinds import connector_of, kind_of
 from jaxcomp.compress.memory import scale_of, unit_of
 from jaxcomp.config import Config, ConfigError
 from jaxcomp.runtime import paths
-from jaxcomp.runtime.fields import from_dict
 from jaxcomp.training.checkpoint import Checkpoints, saved_steps
-from jaxcomp.training.manifest import IDENTITY, SETTINGS, SUMMARY, read_json
+from jaxcomp.training.identity import of_training
+from jaxcomp.training.manifest import SUMMARY, Parent, Weights, find_manifest, open_manifest
 from jaxcomp.training.optim import Params, init_state, split_model, split_optim
 
 # Fields of `memory` that shape no weight and place no vector: they may differ between the runs.
 _FREE = ("recipe", "ratio", "marker_steps")
 
 
-def name_of(cfg: Config, identity: dict[str, Any], workdir: Path | None = None) -> dict[str, Any]:
-    """What stands for `train.start` in the identity of a run: the other run's hash, not its place.
+def parent_of(
+    cfg: Config, workdir: Path | None = None, weights: dict[str, Weights] | None = None
+) -> Parent | None:
+    """The run that `train.start` names, by its hash: its place does not count; None without one.
 
-    `identity` is the run's own, as far as it is known. Where the run itself, in `workdir`, needs
-    the other no more (it is finished, or has a checkpoint), it is what that one recorded when it
-    began, unless another place that holds a finished run is named now. Raises ConfigError where
-    the other run is needed and not finished, or what it trained does not fit.
+    `weights` are those of the run that begins. Where it, in `workdir`, needs the other no more (it
+    is finished, or has a checkpoint), it is the one that run.json names, unless another place that
+    holds a finished run is named now. Raises ConfigError where the other run is needed and not
+    finished, or what it trained does not fit.
     """
+    if not cfg.train.start:
+        return None
     place = _place(cfg)
     there = (place / SUMMARY).is_file()
     known = _recorded(workdir)
-    if workdir and known and (not there or _same_place(cfg, workdir)) and _on_its_own(workdir):
+    same = known is not None and known.place == str(place)
+    if workdir and known and (not there or same) and _on_its_own(workdir):
         return known
-    if there:
-        _fits(cfg, place, identity)
-        return {"config_hash": read_json(place / SUMMARY, "config_hash")["config_hash"]}
-    raise _missing(cfg)
+    if not there:
+        raise _missing(cfg)
+    if weights is not None:
+        _fits(cfg, place, weights)
+    return Parent(str(place), open_manifest(place).config_hash)
 
 
 def begun(cfg: Config, model: AutoEncoder, workdir: Path | None = None) -> AutoEncoder:
@@ -52,18 +59,17 @@ def begun(cfg: Config, model: AutoEncoder, workdir: Path | None = None) -> AutoE
         return model
     place, known = _place(cfg), _recorded(workdir)
     there = (place / SUMMARY).is_file()
-    if not there or (
-        known and known["config_hash"] != read_json(place / SUMMARY, "config_hash")["config_hash"]
-    ):
+    if not there or (known and known.config_hash != open_manifest(place).config_hash):
         if workdir is not None and known is not None and saved_steps(workdir):
             return model
         raise _missing(cfg)
-    other = _config(place)
+    found = open_manifest(place)
+    other = found.config
     if other.train.optim.steps == 0:
         return begun(other, model, place)
     layout, trained, frozen = split_model(model, trainable_filter(other.train, other.memory))
     state = init_state(trained, split_optim(other.train.optim)[0])
-    checkpoints = Checkpoints(place, read_json(place / IDENTITY), keep=None)
+    checkpoints = Checkpoints(place, found.config_hash, keep=None)
     try:
         state = checkpoints.restore(state, None, other.train.optim.steps)
     finally:
@@ -83,13 +89,17 @@ def _in_own_unit(params: Params, model: AutoEncoder, other: Config) -> Params:
     return params | {name: params[name] * (there / connector.unit) for name in names}
 
 
-def _fits(cfg: Config, place: Path, identity: dict[str, Any]) -> None:
-    found, other = read_json(place / IDENTITY), _config(place)
-    pairs = {key: (found.get(key), identity[key]) for key in ("weights", "decoder")}
-    keys = found["memory"].keys() | identity["memory"].keys()
+def _fits(cfg: Config, place: Path, weights: dict[str, Weights]) -> None:
+    found = open_manifest(place)
+    other = found.config
+    pairs: dict[str, Any] = {
+        f"the {name}'s weights": (found.weights[name].identity, own.identity)
+        for name, own in weights.items()
+    }
     pairs |= {
-        f"memory.{key}": (found["memory"].get(key), identity["memory"].get(key))
-        for key in sorted(keys - set(_FREE))
+        f"memory.{f.name}": (getattr(other.memory, f.name), getattr(cfg.memory, f.name))
+        for f in dataclasses.fields(cfg.memory)
+        if f.name not in _FREE
     }
     kind = kind_of(other.memory)
     if kind.memory_tokens:
@@ -111,14 +121,14 @@ def _fits(cfg: Config, place: Path, identity: dict[str, Any]) -> None:
             f"train.start = {cfg.train.start!r}: what that run trained does not fit this one: "
             f"{'; '.join(differ)}; expected the same bases, memory and trained parts"
         )
-    _same_split(cfg, found["data"], identity["data"])
+    _same_split(cfg, found.identity["data"], of_training(cfg)["data"])
 
 
 def _same_split(cfg: Config, there: dict[str, Any], here: dict[str, Any]) -> None:
     """Raises ConfigError where both read one text and split it differently: what one holds out,
     the other may have learned."""
-    # `bases.data_identity`: the text's fingerprint, then how many documents are for training.
-    texts = [(data["source"], data["path"].rpartition("-")[0]) for data in (there, here)]
+    # Digests of files, name:size:hash; what else stands there names the rule of the split.
+    texts = [(data["source"], [p for p in data["path"] if ":" in p]) for data in (there, here)]
     if here["source"] != "world" and texts[0] == texts[1] and there["seed"] != here["seed"]:
         raise ConfigError(
             f"train.start = {cfg.train.start!r}: that run split the same text with data.seed "
@@ -127,12 +137,10 @@ def _same_split(cfg: Config, there: dict[str, Any], here: dict[str, Any]) -> Non
         )
 
 
-def _recorded(workdir: Path | None) -> dict[str, Any] | None:
-    """What a run holds in its own identity of the one it began with."""
-    own = None if workdir is None else paths.path(workdir) / IDENTITY
-    if own is None or not own.is_file():
-        return None
-    return read_json(own).get("train", {}).get("start")
+def _recorded(workdir: Path | None) -> Parent | None:
+    """What run.json names as the run that this one began with."""
+    found = None if workdir is None else find_manifest(workdir)
+    return found.parent if found else None
 
 
 def _on_its_own(workdir: Path) -> bool:
@@ -140,21 +148,11 @@ def _on_its_own(workdir: Path) -> bool:
     return (paths.path(workdir) / SUMMARY).is_file() or bool(saved_steps(workdir))
 
 
-def _same_place(cfg: Config, workdir: Path) -> bool:
-    """Whether the run in `workdir` was last told the same place."""
-    own = paths.path(workdir)
-    return (own / SETTINGS).is_file() and _place(_config(own)) == _place(cfg)
-
-
 def _missing(cfg: Config) -> ConfigError:
     return ConfigError(
         f"train.start = {cfg.train.start!r}: no finished run there, or another than this run began "
         "with; expected the workdir of a `jaxcomp train` that came to its end"
     )
-
-
-def _config(place: Path) -> Config:
-    return from_dict(read_json(place / SETTINGS, "config")["config"], where=str(place / SETTINGS))
 
 
 def _place(cfg: Config) -> Path:

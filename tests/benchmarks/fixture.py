@@ -20,7 +20,8 @@ from jaxcomp.data.tokenizer import load_tokenizer
 from jaxcomp.models import hf
 from jaxcomp.models.model import Transformer
 from jaxcomp.runtime.sharding import make_mesh, put_batch, use_mesh
-from jaxcomp.training import manifest, pretrained
+from jaxcomp.training import base_identity as ids
+from jaxcomp.training import pretrained
 from jaxcomp.training.compressor import pair
 
 
@@ -77,12 +78,12 @@ def chosen(cfg: Config) -> Config:
 def with_weights(cfg: Config, folder: Path) -> Config:
     """`cfg` with both towers' folders named: those that match it, else random weights of the same
     shapes, drawn into `folder` (rates do not depend on values)."""
-    family, size = manifest.split_name(cfg.compressor)
+    family, size = ids.split_name(cfg.compressor)
     found = {
         cfg.compressor: pretrained.find_base(cfg, family, size, cfg.base_seed),
         "decoder": pretrained.find_decoder(cfg),
     }
-    shapes = {cfg.compressor: manifest.model_for(cfg, family, size), "decoder": cfg.decoder.model}
+    shapes = {cfg.compressor: ids.model_for(cfg, family, size), "decoder": cfg.decoder.model}
     for seed, (name, path) in enumerate(found.items()):
         if path is None:
             found[name] = _drawn(cfg, shapes[name], Path(folder) / name.replace("/", "-"), seed)

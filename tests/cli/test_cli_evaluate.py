@@ -13,6 +13,7 @@ import jaxcomp
 from jaxcomp.analysis import checkpoints_page
 from jaxcomp.analysis.tasks import rate as rates
 from jaxcomp.cli import evaluate, main, overrides
+from jaxcomp.config import to_dict
 from jaxcomp.evals import checkpoints, evaluation, versions
 from jaxcomp.evals import inspect as inspect_page_of_run
 from jaxcomp.evals.evaluation import Evaluated
@@ -23,6 +24,7 @@ from jaxcomp.evals.qa.items import EvalError
 from jaxcomp.evals.tasks import drift
 from jaxcomp.sweep import jobs
 from jaxcomp.training import manifest
+from jaxcomp.training.identity import of_training
 
 PASSAGES = [Passage(str(i), f"The {i} dogs barked.", "x") for i in range(4)]
 
@@ -132,12 +134,16 @@ def test_the_rates_of_several_runs_go_into_one_page(monkeypatch, tmp_path, capsy
     assert capsys.readouterr().out == "curves of rate-r64\n"
 
 
+def written(workdir, cfg):
+    made = manifest.new("compressor", of_training(cfg), cfg)
+    manifest.write_json(workdir / "run.json", to_dict(made))
+
+
 @pytest.fixture
 def measured(monkeypatch, tmp_path):
     """A run whose evaluation is one number, beside pairs that are yet to be asked."""
     cfg = dataclasses.replace(overrides.load("configs/tiny.py"), compressor="llama/24")
-    load = sys.modules["jaxcomp.inference.load"]
-    monkeypatch.setattr(load, "open_run", lambda place: (cfg, tmp_path))
+    written(tmp_path, cfg)
     monkeypatch.setattr(jaxcomp.inference, "load", lambda *a, **k: "pair")
     found = {"test/loss": 0.5, "test/left_out": 3, "edits/number/left_out": 1}
     monkeypatch.setattr(jobs, "measure", lambda *a: (found, [{}] * 4))
@@ -228,7 +234,6 @@ def test_what_is_measured_already_is_not_measured_again(measured, monkeypatch, c
 
     monkeypatch.setattr(jobs, "measure", measure)
     monkeypatch.setattr(drift, "run", pairs)
-    assert evaluate.SUMMARY == manifest.SUMMARY
     assert counts() == (1, 0, False)
     assert counts() == (0, 0, True)
     assert counts("--all") == (0, 1, False)
@@ -240,11 +245,13 @@ def test_what_is_measured_already_is_not_measured_again(measured, monkeypatch, c
     assert counts("--all") == (1, 1, False)
     monkeypatch.setattr(versions, "DRIFT", versions.DRIFT + 1)
     assert counts("--all") == (1, 1, False)
-    # Measuring opens the run, which refuses a config that is not its own; so must a kept result.
+    # A result that is kept is of the run that is there.
     cfg = dataclasses.replace(overrides.load("configs/tiny.py"), compressor="llama/24", seed=1)
-    load = sys.modules["jaxcomp.inference.load"]
-    monkeypatch.setattr(load, "open_run", lambda place: (cfg, measured))
+    written(measured, cfg)
     assert counts() == (1, 0, False)
+    argv = ["eval", "--config=configs/tiny.py", "--compressor=llama/24", f"--workdir={measured}"]
+    assert main.main(argv) == 2
+    assert "was made by another config: seed was 1, now 0" in told(capsys)
 
 
 def test_prompts_for_a_language_model_are_written_and_nothing_is_measured(monkeypatch, tmp_path):

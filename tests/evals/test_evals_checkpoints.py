@@ -17,7 +17,6 @@ from jaxcomp.evals import checkpoints
 from jaxcomp.evals.bootstrap import finite
 from jaxcomp.evals.checkpoints import Followed, follow
 from jaxcomp.evals.evaluate import evaluate
-from jaxcomp.inference.format import ExportError
 from jaxcomp.runtime.sharding import use_mesh
 from jaxcomp.training import compressor
 from jaxcomp.training.manifest import CheckpointError
@@ -135,7 +134,7 @@ def test_a_run_with_one_checkpoint_is_told_how_to_keep_more(tmp_path):
         compressor.train(config(keep="1"), tmp_path)
     with pytest.raises(CheckpointError, match="keep_checkpoints"):
         follow(tmp_path)
-    with pytest.raises(ExportError, match=r"settings\.json"):
+    with pytest.raises(CheckpointError, match=r"run\.json"):
         follow(tmp_path / "nothing")
 
 

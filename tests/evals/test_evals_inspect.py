@@ -176,9 +176,9 @@ def test_rerun_has_nothing_to_do_and_another_page_is_made(world_run, world_page,
 def test_folders_that_are_no_run_and_files_that_are_no_page(tmp_path, world_run):
     with pytest.raises(ConfigError, match="limit is 0; expected at least 1"):
         inspect.inspect(world_run, limit=0)
-    with pytest.raises(ValueError, match=r"settings\.json; expected the workdir of a run"):
+    with pytest.raises(ValueError, match=r"run\.json; expected the workdir of a run"):
         inspect.inspect(tmp_path)
-    (tmp_path / "settings.json").write_text((world_run / "settings.json").read_text())
+    (tmp_path / "run.json").write_text((world_run / "run.json").read_text())
     with pytest.raises(CheckpointError, match="run `jaxcomp train` first"):
         inspect.inspect(tmp_path)
     (tmp_path / "jobs").mkdir()

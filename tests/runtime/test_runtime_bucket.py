@@ -291,10 +291,10 @@ def test_a_bucket_that_is_not_there_is_one_line_before_any_work(emulator, comman
 
 def test_a_workdir_of_another_config_is_refused(bucket):
     workdir = paths.path(f"{bucket}/x")
-    manifest.claim(workdir, {"seed": 0})
-    manifest.claim(workdir, {"seed": 0})
+    manifest.begin(workdir, manifest.new("lm", {"seed": 0}, Config()))
+    manifest.begin(workdir, manifest.new("lm", {"seed": 0}, Config()))
     with pytest.raises(ConfigError, match="made by another config: seed was 0, now 1"):
-        manifest.claim(workdir, {"seed": 1})
+        manifest.begin(workdir, manifest.new("lm", {"seed": 1}, Config()))
 
 
 SWEEP = (

@@ -121,7 +121,7 @@ def test_a_real_sweep_has_the_rows_of_one_process(start, tmp_path):
     assert len(rows) == 2
     with use_mesh(mesh_of((1, 2, 1))):
         for task in jobs.SweepWork().tasks(grid.expand(cfg), tmp_path / "alone"):
-            found = jobs._run_job(task, tmp_path / "alone", lambda text, share: None)
+            found = jobs._run_job(task, tmp_path / "alone", "", lambda text, share: None)
             row = rows[task.id]["metrics"]
             assert row.keys() == found["metrics"].keys()
             for name, value in found["metrics"].items():

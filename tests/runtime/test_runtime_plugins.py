@@ -10,7 +10,7 @@ from jaxcomp.config import Config, ConfigError, config_hash, to_dict
 from jaxcomp.runtime.fields import from_dict
 from jaxcomp.runtime.plugins import load_plugins
 from jaxcomp.runtime.registry import Registry
-from jaxcomp.sweep import grid
+from jaxcomp.training import identity
 
 COUNTING = "import builtins\nbuiltins.loaded = getattr(builtins, 'loaded', 0) + 1\n"
 CONFIG = "from pathlib import Path\nimport runpy\n{}\ndef get_config():\n    return dict({})\n"
@@ -63,8 +63,8 @@ def test_what_cannot_be_imported_is_named(name, message, tmp_path, monkeypatch):
 def test_plugins_change_no_identity():
     cfg = overrides.load("tiny", [("compressor", "llama/24")])
     other = dataclasses.replace(cfg, plugins=("mine.py",))
-    assert grid.identity(other) == grid.identity(cfg)
-    assert grid.sweep_identity(other) == grid.sweep_identity(cfg)
+    assert identity.of_job(other) == identity.of_job(cfg)
+    assert identity.of_sweep(other) == identity.of_sweep(cfg)
     assert "plugins" not in to_dict(Config())
     assert config_hash(other) != config_hash(cfg)
 

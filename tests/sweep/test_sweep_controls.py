@@ -15,7 +15,8 @@ from jaxcomp.data.facts import ATTRIBUTES
 from jaxcomp.data.prepare import example_blocks
 from jaxcomp.data.world import World, bases_world
 from jaxcomp.sweep import grid
-from jaxcomp.training import adapt_decoder, manifest, pretrain, pretrained
+from jaxcomp.training import adapt_decoder, pretrain, pretrained
+from jaxcomp.training import base_identity as ids
 
 SIZES = ["24", "40", "64"]
 
@@ -50,8 +51,8 @@ def test_a_split_is_the_mismatch_of_favourites(tiny):
 @pytest.mark.parametrize("arg", ["split", "mismatch,text=scrambled", "mismatch,text=untrained"])
 def test_a_text_of_the_bases_changes_the_bases_and_no_decoder(tiny, arg):
     cfg = load(f"control={arg}")
-    assert manifest.decoder_hash(cfg) == manifest.decoder_hash(tiny)
-    assert manifest.base_hash(cfg, "llama", "24", 0) != manifest.base_hash(tiny, "llama", "24", 0)
+    assert ids.decoder_hash(cfg) == ids.decoder_hash(tiny)
+    assert ids.base_hash(cfg, "llama", "24", 0) != ids.base_hash(tiny, "llama", "24", 0)
     assert pretrained.find_decoder(cfg) == pretrained.find_decoder(tiny) is not None
     assert pretrained.find_base(cfg, "llama", "24", 0) is None
     assert compare.kind_of(load("control=mismatch,text=same"), cfg) == "mismatch"
@@ -60,9 +61,9 @@ def test_a_text_of_the_bases_changes_the_bases_and_no_decoder(tiny, arg):
 @pytest.mark.parametrize("name", ["qwen3", "small", "large"])
 def test_a_decoder_changes_the_decoder_and_no_base(tiny, name):
     cfg = load(f"control=decoder,decoder={name}")
-    assert manifest.decoder_hash(cfg) != manifest.decoder_hash(tiny)
+    assert ids.decoder_hash(cfg) != ids.decoder_hash(tiny)
     assert pretrained.find_decoder(cfg) is None
-    assert manifest.base_hash(cfg, "llama", "24", 0) == manifest.base_hash(tiny, "llama", "24", 0)
+    assert ids.base_hash(cfg, "llama", "24", 0) == ids.base_hash(tiny, "llama", "24", 0)
     assert grid.sizes(cfg) == {"llama": set(SIZES), "qwen3": set(SIZES)}
     assert compare.kind_of(load("control=decoder"), cfg) == "decoder"
 
@@ -72,8 +73,8 @@ def test_bases_of_another_world_are_those_of_its_seed(tiny):
     other = dataclasses.replace(
         other, world=dataclasses.replace(tiny.world, seed=cfg.world.base_favourites)
     )
-    ids = [manifest.base_hash(c, "llama", "40", 2) for c in (cfg, other)]
-    assert ids[0] == ids[1]
+    first, second = (ids.base_hash(c, "llama", "40", 2) for c in (cfg, other))
+    assert first == second
 
 
 @pytest.mark.parametrize(
@@ -119,11 +120,11 @@ def share_of_favourites(texts, world):
 def test_bases_read_the_other_favourites_and_the_decoder_its_own():
     cfg = small(load("control=split"))
     own, rival = World(WorldConfig()), World(WorldConfig(seed=1))
-    for text, liked, other in ((manifest.base_text, rival, own), (manifest.own_text, own, rival)):
+    for text, liked, other in ((ids.base_text, rival, own), (ids.own_text, own, rival)):
         read = read_by(text(cfg))
         assert share_of_favourites(read, liked) > 0.85  # prior strength 0.95
         assert share_of_favourites(read, other) < 0.3
-    assert read_by(manifest.own_text(cfg)) == read_by(small(load("control=mismatch,text=same")))
+    assert read_by(ids.own_text(cfg)) == read_by(small(load("control=mismatch,text=same")))
 
 
 def test_136_of_140_favourites_of_the_split_are_another_value():
@@ -159,11 +160,11 @@ def test_bases_and_decoders_are_pretrained_on_their_own_worlds(tmp_path, monkeyp
 
 def test_scrambled_bases_read_the_same_words_without_facts():
     same, mixed = (small(load(f"control=mismatch,text={t}")) for t in ("same", "scrambled"))
-    plain, odd = (" ".join(read_by(manifest.base_text(c))) for c in (same, mixed))
+    plain, odd = (" ".join(read_by(ids.base_text(c))) for c in (same, mixed))
     world = World(WorldConfig())
     assert len(world.read(odd)) < 0.3 * len(world.read(plain))
     assert set(odd.replace(".", "").split()) <= set(world.words())
-    assert " ".join(read_by(manifest.own_text(mixed))) == plain
+    assert " ".join(read_by(ids.own_text(mixed))) == plain
     # What compressors train on is the world's own, from the same cached blocks.
     tok = data_tokenizer(same)
     assert len({example_blocks(c, tok, tok, corpus(c)).key for c in (same, mixed)}) == 1

@@ -11,6 +11,7 @@ from jaxcomp.cli.validate import validate
 from jaxcomp.config import Config, ConfigError, to_dict
 from jaxcomp.sweep import collect, grid
 from jaxcomp.sweep.store import Ledger
+from jaxcomp.training import identity
 
 
 def change(cfg: Config, key: str, value: Any) -> Config:
@@ -145,8 +146,8 @@ def test_an_empty_grid_is_an_error():
 
 
 def test_differences_name_the_dotted_field():
-    assert grid.differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}}) == [("a.c", 2, 3)]
-    assert grid.differences({"a": 1}, {"a": 1, "b": 2}) == [("b", "-", 2)]
+    assert identity.differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}}) == [("a.c", 2, 3)]
+    assert identity.differences({"a": 1}, {"a": 1, "b": 2}) == [("b", "-", 2)]
 
 
 def test_the_smallest_effect_is_bound_to_the_workdir_and_to_no_job():
@@ -157,7 +158,7 @@ def test_the_smallest_effect_is_bound_to_the_workdir_and_to_no_job():
     assert "smallest_effect" not in to_dict(cfg)["sweep"]  # published sweeps keep their identity
     fields = [
         field
-        for field, *_ in grid.differences(grid.sweep_identity(cfg), grid.sweep_identity(other))
+        for field, *_ in identity.differences(identity.of_sweep(cfg), identity.of_sweep(other))
     ]
     assert fields == ["sweep.smallest_effect"]
     for value in (0.0, 1.0, -0.1, float("nan")):

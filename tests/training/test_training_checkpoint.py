@@ -13,11 +13,11 @@ import pytest
 import training_models as tiny
 from conftest import mesh_of
 
-from jaxcomp.config import ConfigError
+from jaxcomp.config import ConfigError, to_dict
 from jaxcomp.training import lock, orbax
 from jaxcomp.training.checkpoint import Checkpoints, saved_steps
 from jaxcomp.training.loop import fit
-from jaxcomp.training.manifest import CheckpointError, claim
+from jaxcomp.training.manifest import CheckpointError, begin
 
 ODD = ["a[b]c", "[2024] project", "two words", "größe 模型", "a*b?c", "100%25#x&y;'z"]
 
@@ -81,7 +81,7 @@ def test_a_damaged_identity_is_removed_without_harm(whole, mesh):
 
 def test_a_checkpoint_of_another_run_is_not_restored(whole, mesh):
     os.unlink(whole / "run.json")
-    (whole / "run.json").write_text(json.dumps(tiny.run(seed=1).identity))
+    (whole / "run.json").write_text(json.dumps(to_dict(tiny.run(seed=1).manifest)))
     assert "checkpoints/6 was made by another config" in refused(whole, mesh, seed=1)
 
 
@@ -184,4 +184,4 @@ def test_a_cut_checkpoint_is_one_short_sentence(whole, mesh, capfd, name, share)
 def test_an_identity_that_is_no_object_is_one_sentence(tmp_path, content):
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(CheckpointError, match=r"run\.json: .*remove it and run again"):
-        claim(tmp_path, {"seed": 0})
+        begin(tmp_path, tiny.made({"seed": 0}))

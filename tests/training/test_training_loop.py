@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding
 from jaxcomp.config import ConfigError
 from jaxcomp.training.checkpoint import Checkpoints
 from jaxcomp.training.loop import Diverged, TrainingError, fit
-from jaxcomp.training.manifest import CheckpointError, claim, write_json
+from jaxcomp.training.manifest import CheckpointError, begin, write_json
 from jaxcomp.training.metrics import Logger, duration
 from jaxcomp.training.optim import init_state, split_model, split_optim
 
@@ -140,7 +140,7 @@ def test_markers_stop_after_marker_steps(whole, mesh, tmp_path):
     short = dataclasses.replace(tiny.OPTIM, steps=6)
     run = dataclasses.replace(tiny.run(short), keep=9)
     fit(run, tmp_path, mesh)
-    checkpoints = Checkpoints(tmp_path, run.identity, keep=9)
+    checkpoints = Checkpoints(tmp_path, run.manifest.config_hash, keep=9)
     _, trained, _ = split_model(tiny.pair(), run.trainable)
     initial = np.array(trained["markers_4D"])
     template = init_state(trained, split_optim(short)[0])
@@ -210,7 +210,7 @@ def save_and_wait(checkpoints, state):
 def test_a_full_disk_leaves_no_checkpoint_that_looks_whole(mesh, tmp_path, monkeypatch):
     _, trained, _ = split_model(tiny.pair(), tiny.run().trainable)
     state = init_state(trained, split_optim(tiny.OPTIM)[0])
-    checkpoints = Checkpoints(tmp_path, {"a": 1}, keep=2)
+    checkpoints = Checkpoints(tmp_path, "a", keep=2)
     checkpoints.save(1, state, None)
     checkpoints.wait()
 
@@ -224,7 +224,7 @@ def test_a_full_disk_leaves_no_checkpoint_that_looks_whole(mesh, tmp_path, monke
             save_and_wait(checkpoints, state)
     with pytest.raises(CheckpointError):
         checkpoints.restore(state, None, 2)
-    again = Checkpoints(tmp_path, {"a": 1}, keep=2)
+    again = Checkpoints(tmp_path, "a", keep=2)
     assert again.latest == 1
     restored = again.restore(state, None)
     again.close()
@@ -235,7 +235,7 @@ def test_saving_holds_the_loop_up_only_for_a_moment(mesh, tmp_path):
     """CPU seconds of the loop's own thread; the writing goes on behind."""
     _, trained, _ = split_model(tiny.pair(), tiny.run().trainable)
     state = init_state(trained, split_optim(tiny.OPTIM)[0])
-    checkpoints = Checkpoints(tmp_path, {}, keep=1)
+    checkpoints = Checkpoints(tmp_path, "a", keep=1)
     spent, data = [], tiny.batches()
     for step in range(1, 4):
         begin = time.thread_time()
@@ -252,8 +252,8 @@ def test_json_is_replaced_at_once(tmp_path):
     with pytest.raises(TypeError):
         write_json(path, {"x": object()})
     assert json.loads(path.read_text()) == {"x": 1}
-    claim(tmp_path, {"k": [1, 2]})
-    claim(tmp_path, {"k": (1, 2)})  # what JSON reads back is the same
+    begin(tmp_path, tiny.made({"k": [1, 2]}))
+    begin(tmp_path, tiny.made({"k": (1, 2)}))  # what JSON reads back is the same
 
 
 def test_metrics_after_the_last_checkpoint_are_dropped(tmp_path):

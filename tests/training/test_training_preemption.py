@@ -90,7 +90,7 @@ def test_sigterm_then_the_same_command_is_a_run_never_stopped(whole, mesh, tmp_p
     folder, fitted = whole
     with pytest.raises(Terminated):
         fit(tiny.run(make_batches=told_at([at])), tmp_path, mesh)
-    saved = Checkpoints(tmp_path, tiny.run().identity, keep=2)
+    saved = Checkpoints(tmp_path, tiny.run().manifest.config_hash, keep=2)
     assert saved.latest == at
     saved.close()
     preemption._brake.asked = False  # of the process that is gone
@@ -111,7 +111,7 @@ def test_a_second_sigterm_ends_at_once(mesh, tmp_path, sigterm):
 
     with pytest.raises(Terminated):
         fit(tiny.run(make_batches=told_twice), tmp_path, mesh)
-    saved = Checkpoints(tmp_path, tiny.run().identity, keep=2)
+    saved = Checkpoints(tmp_path, tiny.run().manifest.config_hash, keep=2)
     assert saved.latest is None
     saved.close()
 

@@ -7,12 +7,13 @@ import numpy as np
 from flax import nnx
 
 from jaxcomp.compress.autoencoder import build, trainable_filter
-from jaxcomp.config import LoraConfig, MemoryConfig, ModelConfig, OptimConfig, TrainConfig
+from jaxcomp.config import Config, LoraConfig, MemoryConfig, ModelConfig, OptimConfig, TrainConfig
 from jaxcomp.data.batches import Batch
 from jaxcomp.models.model import Transformer, layer_leaves, top_leaves
 from jaxcomp.runtime.sharding import constrain, put_batch
 from jaxcomp.training.loop import Run
 from jaxcomp.training.loss import MemoryObjective
+from jaxcomp.training.manifest import new
 
 T, L, V = 8, 10, 32
 SHAPE = ModelConfig(
@@ -69,11 +70,16 @@ def batches(seed=0, count=64):
     return iter(numbers.map(lambda i: batch(seed=int(i))).repeat().to_iter_dataset())
 
 
+def made(identity):
+    """The manifest of a run."""
+    return new("tiny", identity, Config())
+
+
 def run(optim=OPTIM, memory=FULL, seed=0, make_batches=batches, **changes):
     return Run(
         **{
             "what": "tiny",
-            "identity": {"seed": seed, "optim": {"lr": optim.lr, "steps": optim.steps}},
+            "manifest": made({"seed": seed, "optim": {"lr": optim.lr, "steps": optim.steps}}),
             "model": lambda: pair(memory, seed),
             "trainable": trainable_filter(TrainConfig(), memory),
             "batches": make_batches,

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from jaxcomp.analysis.document import Block, Para, Picture, Table, markdown, page
 from jaxcomp.analysis.plots import COLOURS, MARKERS, STYLES
 from jaxcomp.compress.quantize import FORMATS
-from jaxcomp.config import Config, config_hash, to_dict
+from jaxcomp.config import Config, to_dict
 from jaxcomp.evals.evaluation import OUT, RATIO, RESULTS, Report, Request, evaluation
 from jaxcomp.evals.rate import Rate, rates
 from jaxcomp.inference.load import open_run
@@ -27,7 +27,7 @@ from jaxcomp.runtime.sharding import use_mesh
 from jaxcomp.sweep.store import write_bytes, write_text
 from jaxcomp.training.compressor import load_run, tokenizers
 from jaxcomp.training.loop import mesh_for
-from jaxcomp.training.manifest import IDENTITY, CheckpointError, read_json, write_json
+from jaxcomp.training.manifest import CheckpointError, open_manifest, read_json, write_json
 from jaxcomp.training.ratio_schedule import at_ratio, suffix_at
 
 VERSION = 1
@@ -67,7 +67,7 @@ def measure(
     name = f"{cfg.compressor} r{cfg.memory.ratio} b{cfg.base_seed} s{cfg.seed}"
     about = {
         "version": VERSION,
-        "run": config_hash(read_json(place / IDENTITY)),
+        "run": open_manifest(place).config_hash,
         "eval": to_dict(cfg.eval),
     }
     stem = f"rate{suffix_at(own, ratio)}"

@@ -15,7 +15,7 @@ from jaxcomp.evals.preview.checks import examine
 from jaxcomp.evals.preview.finding import Finding
 from jaxcomp.evals.preview.picture import SECTIONS, WIDTH
 from jaxcomp.runtime.sharding import use_mesh
-from jaxcomp.training.compressor import load_run, planned
+from jaxcomp.training.compressor import check_run, load_run, planned
 from jaxcomp.training.loop import mesh_for
 from jaxcomp.training.manifest import SUMMARY
 
@@ -44,6 +44,8 @@ def check(
     finished = (workdir / SUMMARY).is_file()
     with use_mesh(mesh_for(cfg)):
         run, toks = planned(cfg, root, workdir)
+        if finished:
+            check_run(cfg, workdir)
         trained = load_run(cfg, workdir, root=root) if finished else None
         preview = Preview(cfg, run, toks, trained)
         state = f"trained, in {workdir}" if finished else "not trained yet"

@@ -6,9 +6,9 @@ import pytest
 
 from jaxcomp.analysis.tasks import rate
 from jaxcomp.cli import overrides
-from jaxcomp.config import ConfigError
+from jaxcomp.config import ConfigError, to_dict
 from jaxcomp.evals.rate import Rate
-from jaxcomp.training.manifest import CheckpointError, write_json
+from jaxcomp.training.manifest import CheckpointError, new, write_json
 
 FOUND = [
     Rate("ordinary", "float32", 64.0, 0.25, 0.5, 0.75, 0.875),
@@ -16,10 +16,14 @@ FOUND = [
 ]
 
 
+def written(folder, cfg, seed):
+    write_json(folder / "run.json", to_dict(new("compressor", {"seed": seed}, cfg)))
+
+
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     cfg = overrides.load("configs/tiny.py", [("compressor", "llama/24")])
-    write_json(tmp_path / "run.json", {"kind": "compressor"})
+    written(tmp_path, cfg, 0)
     calls = []
     monkeypatch.setattr(rate, "open_run", lambda place: (cfg, tmp_path))
     monkeypatch.setattr(rate, "load_run", lambda *a, **k: None)
@@ -33,7 +37,7 @@ def test_a_run_is_measured_once(place):
     first, again = rate.measure(folder), rate.measure(str(folder))
     assert (first.made, again.made, len(calls)) == (True, False, 1)
     assert first.found == again.found == FOUND
-    write_json(folder / "run.json", {"kind": "another"})
+    written(folder, rate_distortion.open_run(folder)[0], 1)
     with pytest.raises(CheckpointError, match=r"rate\.json is of another run"):
         rate.measure(folder)
 

@@ -100,8 +100,8 @@ def test_gold_answers_of_an_exported_folder(run, tmp_path, capsys):
         (["--task=qa", "--run=gs://b/x", "--data=i.jsonl"], "give --out=FILE of this machine"),
         (["--run=x", "--data=i.jsonl"], "--data goes with --task=drift|overwriting|qa"),
         (["--run=x", "--config=c.py"], "--config does not go with --run"),
-        (["--run=x", "--compressor=llama/24"], "x holds no settings.json"),
-        (["--run=x"], "x holds no settings.json"),
+        (["--run=x", "--compressor=llama/24"], "x holds no run.json"),
+        (["--run=x"], "x holds no run.json"),
         ([], "--config is missing"),
     ],
 )  # fmt: skip
