@@ -22,7 +22,7 @@ from fsspec.implementations.local import LocalFileSystem
 from safetensors.numpy import save
 
 from jaxcomp.cli.main import main
-from jaxcomp.config import ConfigError, DataConfig
+from jaxcomp.config import Config, ConfigError, DataConfig
 from jaxcomp.data import loading
 from jaxcomp.data.documents import DataError
 from jaxcomp.models.hub import folder_of
