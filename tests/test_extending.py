@@ -114,7 +114,7 @@ def test_files_of_ones_own_are_swept_and_reported(tmp_path):
     assert float(row["train/steps"]) == 3
     assert float(row["val_loss"]) > 0
     assert len((job / "metrics.jsonl").read_text().splitlines()) == 3
-    settings = json.loads((job / "settings.json").read_text())["config"]
+    settings = json.loads((job / "run.json").read_text())["config"]
     assert settings["plugins"] == [str(tmp_path / name) for name in names]
     # A sweep and a run know their plugins: both are read again from their folders alone.
     (tmp_path / "mine.py").unlink()
@@ -146,7 +146,7 @@ def test_each_alone_is_swept_and_checked(name, tmp_path):
 def test_a_source_of_ones_own_is_swept_reported_and_evaluated(tmp_path):
     row, job = swept(tmp_path, (TALES,))
     assert float(row["test/loss"]) > 0
-    data = json.loads((job / "settings.json").read_text())["config"]["data"]
+    data = json.loads((job / "run.json").read_text())["config"]["data"]
     assert (data["source"], data["options"]) == ("tales", "count=300")
     (tmp_path / "mine.py").unlink()
     command(tmp_path, "report", "--workdir=run")
