@@ -31,7 +31,6 @@ from jaxcomp.training.identity import of_training
 from jaxcomp.training.manifest import SUMMARY, Manifest, check_same, open_manifest
 
 
-
 def _eval_flags(parser: argparse.ArgumentParser) -> None:
     common_flags(parser)
     add = parser.add_argument

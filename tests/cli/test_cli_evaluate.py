@@ -12,7 +12,7 @@ import pytest
 import jaxcomp
 from jaxcomp.analysis import checkpoints_page
 from jaxcomp.analysis.tasks import rate as rates
-from jaxcomp.cli import evaluate, main, overrides
+from jaxcomp.cli import main, overrides
 from jaxcomp.config import to_dict
 from jaxcomp.evals import checkpoints, evaluation, versions
 from jaxcomp.evals import inspect as inspect_page_of_run

@@ -67,7 +67,9 @@ def test_a_renamed_file_is_said_to_be_one(tmp_path, capsys):
     assert main([*asked, f"--data.path={tmp_path / 'a.jsonl'}"]) == 0
     (tmp_path / "a.jsonl").rename(tmp_path / "b.jsonl")
     assert main([*asked, f"--data.path={tmp_path / 'b.jsonl'}"]) == 2
-    assert "a.jsonl', now it is" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "data.path was ['a.jsonl:" in said
+    assert "now ['b.jsonl:" in said
     (tmp_path / "other").mkdir()
     (tmp_path / "b.jsonl").rename(tmp_path / "other" / "a.jsonl")
     assert main([*asked, f"--data.path={tmp_path / 'other' / 'a.jsonl'}"]) == 0

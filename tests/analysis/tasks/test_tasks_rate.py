@@ -37,7 +37,7 @@ def test_a_run_is_measured_once(place):
     first, again = rate.measure(folder), rate.measure(str(folder))
     assert (first.made, again.made, len(calls)) == (True, False, 1)
     assert first.found == again.found == FOUND
-    written(folder, rate_distortion.open_run(folder)[0], 1)
+    written(folder, rate.open_run(folder)[0], 1)
     with pytest.raises(CheckpointError, match=r"rate\.json is of another run"):
         rate.measure(folder)
 
