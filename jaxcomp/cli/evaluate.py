@@ -212,7 +212,7 @@ def along(flags: Flags) -> int:
     if not runs_of(flags):
         raise ConfigError("--checkpoints=all needs --run=DIR[,DIR] of finished runs")
     moved = moved_runs(flags)
-    _comparable(runs_of(flags))
+    _comparable(moved)
     compiled.keep()
     runs = [
         follow(place, more=partial(_drift, **at) if flags.all else None, say=tell, **at)
@@ -227,12 +227,13 @@ def along(flags: Flags) -> int:
     return 0
 
 
-def _comparable(places: Sequence[str]) -> None:
+def _comparable(runs: Sequence[tuple[str, dict[str, str]]]) -> None:
     """Raises ConfigError for runs of other text, and for one run given twice."""
     from jaxcomp.analysis.equal_loss import differing
     from jaxcomp.inference.load import open_run
 
-    cfgs = [open_run(paths.path(place))[0] for place in places]
+    places = [place for place, _ in runs]
+    cfgs = [open_run(paths.path(place), **moved)[0] for place, moved in runs]
     kinds = {(cfg.data.source, cfg.data.segment) for cfg in cfgs}
     if len(kinds) > 1:
         raise ConfigError(

@@ -52,7 +52,7 @@ def runs(monkeypatch, tmp_path):
         asked.append((place, more, *moved.values()))
         return checkpoints.Followed(tmp_path / place, made[place], [], 0)
 
-    def open_run(place):
+    def open_run(place, **moved):
         return made[place.name], tmp_path
 
     # By sys.modules: jaxcomp.inference has a function of the module's name.
