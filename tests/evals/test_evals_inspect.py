@@ -221,10 +221,10 @@ def test_slots_are_laid_beside_their_own_words(world_run):
     traces = inspect._traces(cfg, load(world_run, batch=20), "counterfactual", lambda _: None)
     whole = [t._replace(rebuilt=t.example.text, labels=_labels(t, ())) for t in traces]
     found = inspect.value_words(World(cfg.world), whole)
-    assert list(found) == ["kept"]
+    assert list(found) == ["preserved"]
     slots = [s for t in traces for s in t.example.passage.slots]
     asked = [s for s in slots if s.kind not in ("relation", "order", "modifier", "polarity")]
-    assert found["kept"] == {"copied": len(asked)}
+    assert found["preserved"] == {"copied": len(asked)}
     lost = [
         t._replace(
             rebuilt="", labels=_labels(t, [(s.start, s.end) for s in t.example.passage.slots])
