@@ -231,7 +231,7 @@ def test_slots_are_laid_beside_their_own_words(world_run):
         )
         for t in traces
     ]
-    assert inspect.value_words(World(cfg.world), lost) == {"lost": {"lost": len(asked)}}
+    assert inspect.value_words(World(cfg.world), lost) == {"omitted": {"lost": len(asked)}}
 
 
 def _labels(trace, lost):
