@@ -4,25 +4,15 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import logging
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from jaxcomp.data.sources import Document
 
 WORK_FIELDS = ("work", "book", "title")
 MANY_SOURCES = 20  # from so many on, whole sources are held out
-# `given` is the row's own id, `place` its file and its number there.
-SCHEMA = pa.schema(
-    [
-        ("text", pa.large_string()),
-        *((n, pa.string()) for n in ("given", "place", "source", "work")),
-    ]
-)
 
 
 class DataError(ValueError):
@@ -82,29 +72,6 @@ def str_at(column: Any, row: int) -> str:
     return value if isinstance(value, str) else value.as_py()
 
 
-def of_table(table: pa.Table, where: str, fingerprint: str) -> Documents:
-    """Documents of a table of SCHEMA, with the ids that its rows give, or, where these do not
-    identify them, with their places. Ids do where each is another one, or where they name many
-    groups of rows."""
-    given = table["given"]
-    count, missing = pc.count_distinct(given).as_py(), given.null_count  # pyright: ignore[reportAttributeAccessIssue]
-    whole = not missing and (count == len(given) or count >= MANY_SOURCES)
-    if count and not whole:
-        logging.getLogger(__name__).warning(
-            "%s: the field 'id' does not identify the documents (%d different ids in %d documents, "
-            "%d without one) and is not used; they are known by file and row",
-            where, count, len(given), missing,
-        )  # fmt: skip
-    return Documents(
-        table["text"],
-        given if whole else table["place"],
-        table["source"],
-        table["work"],
-        fingerprint,
-        names_are_places=not whole,
-    )
-
-
 def collected(documents: Iterable[Document], where: str) -> Documents:
     """All of these documents, in memory, identified by their content. Raises DataError where there
     is none with a text."""
@@ -114,6 +81,8 @@ def collected(documents: Iterable[Document], where: str) -> Documents:
             for column, value in zip(columns, document, strict=True):
                 column.append(value)
                 content.update(f"{len(value)}:{value}".encode())
+    import pyarrow as pa  # takes long, and the world needs none
+
     ids, sources, works, texts = columns
     if not texts:
         raise DataError(f"{where}: no document with a text")

@@ -8,29 +8,38 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from filelock import FileLock
 
 from jaxcomp.config import DataConfig
 from jaxcomp.data import phases
 from jaxcomp.data.documents import (
-    SCHEMA,
+    MANY_SOURCES,
     WORK_FIELDS,
     DataError,
     Documents,
     no_field,
-    of_table,
     word,
 )
-from jaxcomp.data.readers import check_text_column, files_of, rows, suffix_of, texts_of
+from jaxcomp.data.parquet import check_text_column
+from jaxcomp.data.readers import files_of, rows, suffix_of, texts_of
 from jaxcomp.runtime.cache import cache_dir, damaged
 from jaxcomp.runtime.files import digest, size_of
 
 IN_MEMORY = 1 << 26  # bytes of files, as they are on disk, that are read into memory
+# `given` is the row's own id, `place` its file and its number there.
+SCHEMA = pa.schema(
+    [
+        ("text", pa.large_string()),
+        *((n, pa.string()) for n in ("given", "place", "source", "work")),
+    ]
+)
 _ROWS = 1000  # of a batch of an Arrow file
 _LAYOUT = 1  # of those files: another one after a change of this module
 
@@ -58,7 +67,30 @@ def load(data: DataConfig, options: Any = None) -> Documents:
     if not len(table):
         raise DataError(f"{data.path}: no text in {len(files)} file(s); expected documents with "
                         "text in them")  # fmt: skip
-    return of_table(table, data.path, _hash(field, *digests))
+    return _documents(table, data.path, _hash(field, *digests))
+
+
+def _documents(table: pa.Table, where: str, fingerprint: str) -> Documents:
+    """Documents of a table of SCHEMA, with the ids that its rows give, or, where these do not
+    identify them, with their places. Ids do where each is another one, or where they name many
+    groups of rows."""
+    given = table["given"]
+    count, missing = pc.count_distinct(given).as_py(), given.null_count  # pyright: ignore[reportAttributeAccessIssue]
+    whole = not missing and (count == len(given) or count >= MANY_SOURCES)
+    if count and not whole:
+        logging.getLogger(__name__).warning(
+            "%s: the field 'id' does not identify the documents (%d different ids in %d documents, "
+            "%d without one) and is not used; they are known by file and row",
+            where, count, len(given), missing,
+        )  # fmt: skip
+    return Documents(
+        table["text"],
+        given if whole else table["place"],
+        table["source"],
+        table["work"],
+        fingerprint,
+        names_are_places=not whole,
+    )
 
 
 def _stored(file: Path, field: str, digest: str) -> pa.Table:

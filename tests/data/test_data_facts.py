@@ -14,10 +14,10 @@ ATTRIBUTES = ("topic", "colour", "material", "size", "profession", "home", "quan
 # What can become of a fact: an order has two values and they are each other's exchange; a relation
 # between two persons can besides change its deed; yes and no cannot be exchanged.
 POSSIBLE = {
-    **{kind: {"kept", "overwritten", "other", "lost"} for kind in (*ATTRIBUTES, "polarity")},
-    "relation": {"kept", "swapped", "other", "lost"},
-    "modifier": {"kept", "overwritten", "swapped", "other", "lost"},
-    "order": {"kept", "swapped", "lost"},
+    **{kind: {"preserved", "overwritten", "substituted", "omitted"} for kind in (*ATTRIBUTES, "polarity")},
+    "relation": {"preserved", "swapped", "substituted", "omitted"},
+    "modifier": {"preserved", "overwritten", "swapped", "substituted", "omitted"},
+    "order": {"preserved", "swapped", "omitted"},
 }
 
 
@@ -43,7 +43,7 @@ def test_a_passage_reads_back_as_exactly_its_own_facts(passages):
     for p in passages:
         facts = WORLD.read(p.text)
         assert facts == {s.key: s.value for s in p.slots}, p.text
-        assert {outcome(s, facts) for s in p.slots} == {"kept"}
+        assert {outcome(s, facts) for s in p.slots} == {"preserved"}
         assert len({s.key for s in p.slots}) == len(p.slots)
     assert {s.kind for p in passages for s in p.slots} == set(KINDS)
 
@@ -95,32 +95,32 @@ def rival(slot, *taken):
 def plants(p, slot):
     """(planned outcome, changed text) for every change that `slot` can suffer."""
     a, b, said = slot.start, slot.end, p.text[slot.start : slot.end]
-    yield "lost", without_sentence(p.text, a)
+    yield "omitted", without_sentence(p.text, a)
     if slot.kind in ATTRIBUTES:
         if not slot.is_favourite:
             yield "overwritten", cut(p.text, a, b, slot.favourite)
-        yield "other", cut(p.text, a, b, rival(slot))
-        yield "other", cut(p.text, a, b, "nonsense")
+        yield "substituted", cut(p.text, a, b, rival(slot))
+        yield "substituted", cut(p.text, a, b, "nonsense")
     elif slot.kind == "polarity":
         turned = cut(p.text, a, b, "did not" if slot.value == "yes" else "did")
-        yield "other" if slot.is_favourite else "overwritten", turned
+        yield "substituted" if slot.is_favourite else "overwritten", turned
     elif slot.kind == "relation":
         agent, deed, patient = said.split()
         yield "swapped", cut(p.text, a, b, f"{patient} {deed} {agent}")
-        yield "other", cut(p.text, a, b, f"{agent} {'hit' if deed != 'hit' else 'paid'} {patient}")
+        yield "substituted", cut(p.text, a, b, f"{agent} {'hit' if deed != 'hit' else 'paid'} {patient}")
         stranger = next(n for n in lx.PERSONS if n not in p.text)
-        yield "lost", cut(p.text, a, b, f"{agent} {deed} {stranger}")
+        yield "omitted", cut(p.text, a, b, f"{agent} {deed} {stranger}")
     elif slot.kind == "order":
         turn = {" before ": " after ", " after ": " before "}
         yield "swapped", cut(p.text, a, b, re.sub("|".join(turn), lambda m: turn[m[0]], said))
-        yield "lost", cut(p.text, a, b, re.sub(slot.value, "the cow moved", said, flags=re.I))
+        yield "omitted", cut(p.text, a, b, re.sub(slot.value, "the cow moved", said, flags=re.I))
     elif slot.kind == "modifier":
         i = p.slots.index(slot)
         partner = next(s for s in p.slots[max(0, i - 1) : i + 2] if s.value == slot.swap)
         one, two = sorted((slot, partner), key=lambda s: s.start)
         both = cut(p.text, two.start, two.end, one.value)
         yield "swapped", cut(both, one.start, one.end, two.value)
-        yield "other", cut(p.text, a, b, rival(slot, partner.value))
+        yield "substituted", cut(p.text, a, b, rival(slot, partner.value))
         if not slot.is_favourite and slot.favourite != partner.value:
             yield "overwritten", cut(p.text, a, b, slot.favourite)
 
@@ -137,5 +137,5 @@ def test_every_planted_change_has_its_name_and_touches_nothing_else(counterfactu
                 others = [s for s in p.slots if s.key != slot.key]
                 if slot.kind == "modifier":  # two facts share its sentence
                     others = [s for s in others if s.kind != "modifier"]
-                assert {outcome(s, facts) for s in others} <= {"kept"}, (slot, text)
+                assert {outcome(s, facts) for s in others} <= {"preserved"}, (slot, text)
     assert dict(seen) == POSSIBLE
