@@ -132,8 +132,8 @@ def held_out(flags: Flags) -> int:
     from jaxcomp.sweep.store import write_text
     from jaxcomp.training.ratio_schedule import at_ratio, suffix_at
 
-    cfg, workdir, made = _run(flags)
     moved = places_of(flags) if flags.run else {}
+    cfg, workdir, made = _run(flags)
     ratio = flags.ratio or 0
     at_ratio(cfg, ratio)  # raises before any work
     together(flags, cfg)
