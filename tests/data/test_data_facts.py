@@ -14,7 +14,10 @@ ATTRIBUTES = ("topic", "colour", "material", "size", "profession", "home", "quan
 # What can become of a fact: an order has two values and they are each other's exchange; a relation
 # between two persons can besides change its deed; yes and no cannot be exchanged.
 POSSIBLE = {
-    **{kind: {"preserved", "overwritten", "substituted", "omitted"} for kind in (*ATTRIBUTES, "polarity")},
+    **{
+        kind: {"preserved", "overwritten", "substituted", "omitted"}
+        for kind in (*ATTRIBUTES, "polarity")
+    },
     "relation": {"preserved", "swapped", "substituted", "omitted"},
     "modifier": {"preserved", "overwritten", "swapped", "substituted", "omitted"},
     "order": {"preserved", "swapped", "omitted"},
@@ -107,7 +110,10 @@ def plants(p, slot):
     elif slot.kind == "relation":
         agent, deed, patient = said.split()
         yield "swapped", cut(p.text, a, b, f"{patient} {deed} {agent}")
-        yield "substituted", cut(p.text, a, b, f"{agent} {'hit' if deed != 'hit' else 'paid'} {patient}")
+        yield (
+            "substituted",
+            cut(p.text, a, b, f"{agent} {'hit' if deed != 'hit' else 'paid'} {patient}"),
+        )
         stranger = next(n for n in lx.PERSONS if n not in p.text)
         yield "omitted", cut(p.text, a, b, f"{agent} {deed} {stranger}")
     elif slot.kind == "order":
