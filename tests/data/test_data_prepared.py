@@ -193,6 +193,7 @@ def test_prepare_makes_what_a_sweep_reads_and_again_nothing(tmp_path, monkeypatc
     assert "nothing to prepare" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on_and_its_processes_end(tmp_path):
     rows = "".join(json.dumps({"text": t, "id": f"{i}x"}) + "\n" for i, t in enumerate(texts(3000)))
     (tmp_path / "a.jsonl").write_text(rows)

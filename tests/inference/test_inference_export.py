@@ -157,6 +157,7 @@ COMMANDS = {  # all that read a run, with what they need besides
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_is_told_where_base_models_are(exported, moved, tmp_path, capsys, command):
     (tmp_path / "a.txt").write_text(texts()[0])

@@ -107,7 +107,7 @@ def test_no_home(tmp_path):
     assert "set HOME, or JAXCOMP_CACHE, to a folder" in one_line(done)
     asked = [*TRAIN, "--train.optim.lr=-1"]
     done = run(*asked, code=code + command, env={"JAXCOMP_CACHE": str(tmp_path)})
-    assert "train.optim.lr = -1.0" in one_line(done)
+    assert "train.optim.lr = '-1': expected a number greater than 0" in one_line(done)
     found = "from jaxcomp.runtime import paths\ntry: paths.cache_dir()\n"
     found += "except paths.StorageError as error: print(error)"
     done = run(code=code + "os.environ.pop('JAXCOMP_CACHE')\n" + found)
