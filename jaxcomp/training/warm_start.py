@@ -110,11 +110,11 @@ def _fits(cfg: Config, place: Path, weights: dict[str, Weights]) -> None:
     if learned and not learns:
         differ.append("train.train_decoder True there, False here")
     # Without a connector the vectors' unit is a constant, in which nothing can make up for another.
-    fixed = not kind.per_layer and not connector_of(other.memory).in_units
+    fixed = not kind.per_layer and not connector_of(cfg.memory).in_units
     if learns and not learned and fixed:
         differ.append(
             "train.train_decoder False there, True here, with memory.connector "
-            f"{other.memory.connector}"
+            f"{cfg.memory.connector}"
         )
     if differ:
         raise ConfigError(
