@@ -98,9 +98,10 @@ def new(kind: str, identity: Json, cfg: Config, command: str = "", **known: Any)
 
 def open_manifest(workdir: Path | str) -> Manifest:
     """The manifest of a run. Raises CheckpointError where there is none or it is damaged,
-    ConfigError for a field that this version does not know."""
+    ConfigError for a field that this version does not know, StorageError of a bucket."""
     file = paths.path(workdir) / RUN
     if not file.is_file():
+        paths.check_readable(workdir)
         raise CheckpointError(f"{workdir} holds no {RUN}; expected the workdir of a run")
     found = read_json(file)
     if "identity" not in found:
