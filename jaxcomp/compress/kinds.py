@@ -57,12 +57,7 @@ def memory_kind(name: str, **limits: Any) -> Callable[[type], type]:
 
     Raises ValueError where the name is taken.
     """
-
-    def add(compressor: type) -> type:
-        KINDS.add(name, KindRow(name, compressor, **limits))
-        return compressor
-
-    return add
+    return KINDS.declare(name, lambda compressor: KindRow(name, compressor, **limits))
 
 
 def kind_of(memory: MemoryConfig) -> Any:

@@ -52,12 +52,7 @@ def objective(name: str, **declared: Any) -> Callable[[type], type]:
 
     Raises ValueError where the name is taken.
     """
-
-    def add(loss: type) -> type:
-        OBJECTIVES.add(name, ObjectiveRow(name, loss, **declared))
-        return loss
-
-    return add
+    return OBJECTIVES.declare(name, lambda loss: ObjectiveRow(name, loss, **declared))
 
 
 for _row in (

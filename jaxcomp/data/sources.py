@@ -66,12 +66,7 @@ def source(name: str, **fields: Any) -> Callable[[Given], Given]:
     It must give the same documents in the same order every time. Raises ValueError for a name
     that is taken.
     """
-
-    def register(documents: Given) -> Given:
-        SOURCES.add(name, Source(documents, **fields))
-        return documents
-
-    return register
+    return SOURCES.declare(name, lambda documents: Source(documents, **fields))
 
 
 def source_of(cfg: Config) -> Source:

@@ -81,11 +81,4 @@ class WindowIterator(grain.DatasetIterator):
         return {"window": self._at[0], "row": self._at[1]}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        # Checkpoints of before hold a list, of a place for each of several streams.
-        at = [np.ravel(state[name]) for name in ("window", "row")]
-        if len(at[0]) != 1:
-            raise DataError(
-                f"the checkpoint's data stood in {len(at[0])} lanes: it was made by an older "
-                "version of jaxcomp; go on with that one, or start again in another --workdir"
-            )
-        self._at = (int(at[0][0]), int(at[1][0]))
+        self._at = (int(state["window"]), int(state["row"]))

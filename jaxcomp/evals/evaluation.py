@@ -152,13 +152,10 @@ def evaluation(
       several: it takes several runs.
     """
 
-    def register(function: Callable[[Request], Report | None]):
-        EVALUATIONS.add(
-            name, Evaluation(name, about, function, tuple(options), tuple(needs), several)
-        )
-        return function
+    def row(function: Callable[[Request], Report | None]) -> Evaluation:
+        return Evaluation(name, about, function, tuple(options), tuple(needs), several)
 
-    return register
+    return EVALUATIONS.declare(name, row)
 
 
 def shipped() -> dict[str, str]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, TypeVar
 
 from jaxcomp.config import ConfigError, suggestion
 
 Row = TypeVar("Row")
+Named = TypeVar("Named")  # a class or a function
 
 
 class Registry(dict[str, Row]):
@@ -24,6 +25,15 @@ class Registry(dict[str, Row]):
             raise ValueError(f"{self.field} {name!r} is registered already: choose another name")
         self[name] = row
         return row
+
+    def declare(self, name: str, row: Callable[[Named], Row]) -> Callable[[Named], Named]:
+        """A decorator that adds `row` of what it decorates. Raises ValueError as `add` does."""
+
+        def register(named: Named) -> Named:
+            self.add(name, row(named))
+            return named
+
+        return register
 
     def __missing__(self, name: object) -> NoReturn:
         raise unknown(self.field, name, self)
