@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxcomp.analysis import (
+    charts,
     compare,
     compare_page,
     compare_runs,
     correlations,
+    figures,
     plots,
     prior_conflict,
     size_tables,
@@ -77,6 +79,11 @@ def report(cfg: Config, workdir: Path, others: Sequence[tuple[Config, Path]] = (
     for block in blocks:
         if isinstance(block, Picture):
             write_bytes(folder / block.name, block.png)
+    figure = figures.main(results)
+    if figure is not None:
+        write_bytes(folder / "main.png", charts.png(figure))
+        write_bytes(folder / "main-dark.png", charts.png(figure, charts.DARK))
+        write_bytes(folder / "main.pdf", charts.pdf(figure))
     title = f"Size and fidelity: {cfg.name}"
     write_text(folder / "report.md", markdown(title, blocks))
     write_text(folder / "report.html", page(title, blocks))

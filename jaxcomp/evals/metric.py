@@ -81,6 +81,7 @@ class Headline(NamedTuple):
     role: str = ""
     better: str = ""
     bound: str = ""  # the column that holds the largest value there can be
+    unit: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -291,7 +292,7 @@ def headline(column: str) -> Headline:
     show = next((s for s in one.shown if s.column == column), Show(column, rest, 0))
     bound = f"{name}/{one.bound}" if one.bound else ""
     return Headline(
-        column, show.label, show.meaning or one.definition, show.role, one.better, bound
+        column, show.label, show.meaning or one.definition, show.role, one.better, bound, one.unit
     )
 
 

@@ -1,0 +1,266 @@
+"""Charts as Vega-Lite panels: one description for the page (interactive), PNG and PDF (papers).
+
+A panel names colours by role (`@ink`, `@c0`, ...); a theme gives them values. Series colours are
+Okabe and Ito's, darkened (light theme) or lightened (dark theme) until text in them is readable.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+LIGHT = {
+    "paper": "#ffffff", "ink": "#1f2328", "soft": "#59636e", "grid": "#e3e6ea",
+    "c0": "#0060a0", "c1": "#b84e00", "c2": "#00705a", "c3": "#93407a", "c4": "#806000",
+    "c5": "#31688e", "c6": "#8c2d04",
+    "preserved": "#0072b2", "overwritten": "#d55e00", "swapped": "#cc79a7",
+    "substituted": "#e69f00", "omitted": "#b8bec6", "reverted": "#d55e00",
+}  # fmt: skip
+DARK = LIGHT | {
+    "paper": "#0d1117", "ink": "#e6edf3", "soft": "#9da7b3", "grid": "#2a313a",
+    "c0": "#58b1ee", "c1": "#ff9a57", "c2": "#3fcfa5", "c3": "#e59ac8", "c4": "#e6bd3f",
+    "c5": "#8ac6e8", "c6": "#f2a37e",
+    "omitted": "#59636e",
+}  # fmt: skip
+# The page's style sheet gives the values, so the reader's light or dark mode decides.
+PAGE = {name: f"var(--{name})" for name in LIGHT}
+SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right")
+SERIES = 7  # colours; more series repeat them
+
+Panel = dict[str, Any]
+Point = Mapping[str, Any]
+
+
+class Chart(NamedTuple):
+    """Rows of panels under one file name. `alt` says in words what is to be seen."""
+
+    name: str
+    rows: Sequence[Sequence[Panel]]
+    alt: str
+
+
+def lines(
+    points: Sequence[Point],
+    title: str,
+    x: str,
+    y: str,
+    *,
+    log: bool = False,
+    share: bool = False,
+    joined: bool = True,
+    ticks: Mapping[float, str] | None = None,
+) -> Panel:
+    """A panel of values with intervals, a line a series, named at its end.
+
+    Args:
+      points: `x`, `value`, `series` of each; `low` and `high` (or None), and `about`: what the
+        tooltip says, by name; `link`: where a click leads.
+      title: of the panel.
+      x: title of the axis, with its unit.
+      y: the same.
+      log: is x on a log scale?
+      share: are values shares, shown as percentages?
+      joined: are points of one series joined?
+      ticks: names of places on the x axis.
+    """
+    names = list(dict.fromkeys(p["series"] for p in points))
+    reach = [p["x"] for p in points]
+
+    def x_of(p: Point) -> float:
+        """Side by side, or the intervals of two series would cover each other."""
+        aside = names.index(p["series"]) - (len(names) - 1) / 2
+        if log:
+            return p["x"] * (max(reach) / min(reach)) ** (0.015 * aside)
+        return p["x"] + 0.015 * aside * (max(reach) - min(reach))
+
+    number = ".0%" if share else "~g"
+    about = list(dict.fromkeys(name for p in points for name in p.get("about", {})))
+    rows = [
+        {k: p.get(k) for k in ("value", "low", "high", "series", "link")}
+        | {"x": x_of(p)}
+        | p.get("about", {})
+        for p in points
+    ]
+    color = {
+        "field": "series",
+        "scale": {"domain": names, "range": [f"@c{i % SERIES}" for i in range(len(names))]},
+        "legend": None,
+    }
+    shapes = {"domain": names, "range": [SHAPES[i % len(SHAPES)] for i in range(len(names))]}
+    axis = {"title": x, "tickCount": 4, "labelFlush": False, "format": "~s", "grid": False}
+    if log:
+        axis["values"] = _ticks([p["x"] for p in points])
+    if ticks:
+        axis |= {"values": list(ticks), "labelExpr": f"{json.dumps(_texts(ticks))}[datum.value]"}
+    scale = {"type": "log" if log else "linear", "zero": False, "nice": False, "padding": 12}
+    place = {
+        "x": {"field": "x", "type": "quantitative", "scale": scale, "axis": axis},
+        "y": {
+            "field": "value",
+            "type": "quantitative",
+            "scale": {"zero": False, "padding": 8},
+            "axis": {"title": y, "format": number, "tickCount": 5},
+        },
+    }
+    hover = [{"field": name, "type": "nominal"} for name in about]
+    tip = {"tooltip": hover} if hover else {}
+    layers: list[Panel] = [
+        {
+            "transform": [{"filter": "datum.low != null"}],
+            "mark": {"type": "rule", "strokeWidth": 1.4, "opacity": 0.75},
+            "encoding": place | {"y": place["y"] | {"field": "low"}, "y2": {"field": "high"}},
+        },
+        {
+            "mark": {
+                "type": "point",
+                "filled": True,
+                "size": 64,
+                "opacity": 1,
+                "cursor": "pointer",
+            },
+            "encoding": place
+            | {"shape": {"field": "series", "scale": shapes, "legend": None}}
+            | tip,
+        },
+    ]
+    if joined:
+        mark = {"type": "line", "strokeWidth": 1.8, "interpolate": "linear"}
+        layers.insert(1, {"mark": mark, "encoding": place | {"order": {"field": "x"}}})
+    if 1 < len(names) <= SERIES:
+        mark = {"type": "text", "align": "left", "dx": 9, "fontWeight": 600, "clip": False}
+        text = {"text": {"field": "series"}}
+        ends = {"values": _ends(rows, names)}
+        layers.append({"data": ends, "mark": mark, "encoding": place | text})
+    return {
+        "title": title,
+        "data": {"values": rows},
+        "layer": [layer | {"encoding": layer["encoding"] | {"color": color}} for layer in layers],
+    }
+
+
+def stacked(
+    points: Sequence[Point], title: str, x: str, parts: Sequence[str], y: str = "", order=None
+) -> Panel:
+    """A panel of bars that add up to 100%: of each `bar` the `share` of each `part`."""
+    return {
+        "title": title,
+        "data": {"values": [dict(p) for p in points]},
+        "mark": {"type": "bar", "cursor": "pointer"},
+        "encoding": {
+            "y": {
+                "field": "bar",
+                "type": "nominal",
+                "sort": order,
+                "axis": {"title": y, "domain": False, "ticks": False, "labelLimit": 140},
+            },
+            "x": {
+                "field": "share",
+                "type": "quantitative",
+                "stack": "zero",
+                "scale": {"domain": [0, 1]},
+                "axis": {"title": x, "format": ".0%", "tickCount": 5},
+            },
+            "color": {
+                "field": "part",
+                "scale": {"domain": list(parts), "range": [f"@{part}" for part in parts]},
+                "legend": None,
+            },
+            "order": {"field": "place", "type": "ordinal"},
+            "tooltip": [{"field": name} for name in ("bar", "part", "value", "models")],
+        },
+    }
+
+
+def _ticks(xs: Sequence[float]) -> list[float]:
+    """1, 2, 5 times powers of ten inside the range, at most four."""
+    low, high = min(xs), max(xs)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for steps in ((1, 2, 5), (1, 3), (1,)):
+        found = [
+            m * 10.0**k for k in powers for m in steps if low * 0.95 <= m * 10**k <= high / 0.95
+        ]
+        if len(found) <= 4:
+            return found or [low, high]
+    return found
+
+
+def _texts(ticks: Mapping[float, str]) -> dict[str, str]:
+    return {f"{at:g}": text for at, text in ticks.items()}
+
+
+def _ends(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
+    """Where the name of each series stands: at its last point, or so far from it that names do not
+    cover each other."""
+    spread = [v for r in rows for v in (r["value"], r["low"], r["high"]) if v is not None]
+    gap = 0.075 * (max(spread) - min(spread))
+    last = [max((r for r in rows if r["series"] == name), key=lambda r: r["x"]) for name in names]
+    last.sort(key=lambda r: r["value"])
+    places = [r["value"] for r in last]
+    for i in range(1, len(places)):
+        places[i] = max(places[i], places[i - 1] + gap)
+    shift = sum(p - r["value"] for p, r in zip(places, last, strict=True)) / len(places)
+    right = max(r["x"] for r in last)
+    return [
+        {"x": right, "value": place - shift, "series": r["series"]}
+        for place, r in zip(places, last, strict=True)
+    ]
+
+
+def themed(panel: Panel, theme: Mapping[str, str]) -> Panel:
+    """The panel with the colours of a theme and the look that all panels share."""
+    text = {"labelColor": "@soft", "titleColor": "@soft", "labelFontSize": 11, "titleFontSize": 11}
+    look = {
+        "background": None if theme is PAGE else "@paper",
+        "font": "system-ui, sans-serif" if theme is PAGE else "Liberation Sans, sans-serif",
+        "view": {"stroke": None},
+        "title": {
+            "anchor": "start",
+            "frame": "group",
+            "color": "@ink",
+            "fontSize": 13,
+            "fontWeight": 600,
+            "offset": 10,
+        },
+        "axis": text
+        | {
+            "titleFontWeight": "normal",
+            "domainColor": "@soft",
+            "tickColor": "@soft",
+            "gridColor": "@grid",
+        },
+        "text": {"fontSize": 12},
+    }
+    said = json.dumps(panel | {"config": look})
+    for name, value in theme.items():
+        said = said.replace(f'"@{name}"', json.dumps(value))
+    return json.loads(said)
+
+
+def _whole(chart: Chart, theme: Mapping[str, str], size: tuple[int, int]) -> Panel:
+    width, height = size
+    sized = [
+        {"hconcat": [panel | {"width": width, "height": height} for panel in row], "spacing": 28}
+        for row in chart.rows
+    ]
+    return themed({"vconcat": sized, "spacing": 28, "padding": 12}, theme)
+
+
+def png(chart: Chart, theme: Mapping[str, str] = LIGHT, size=(230, 170)) -> bytes:
+    import io
+
+    import vl_convert
+    from PIL import Image
+
+    found = vl_convert.vegalite_to_png(_whole(chart, theme, size), scale=2)
+    out = io.BytesIO()
+    # 256 colours are enough for a chart, and a quarter of the bytes.
+    Image.open(io.BytesIO(found)).convert("RGB").quantize(256).save(out, "PNG", optimize=True)
+    return out.getvalue()
+
+
+def pdf(chart: Chart, size=(230, 170)) -> bytes:
+    import vl_convert
+
+    return vl_convert.vegalite_to_pdf(_whole(chart, LIGHT, size))
