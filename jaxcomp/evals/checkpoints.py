@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 
 from jaxcomp.config import Config, to_dict
 from jaxcomp.evals.bootstrap import counted, finite
-from jaxcomp.evals.evaluate import VERSION, evaluate
+from jaxcomp.evals.evaluate import evaluate
 from jaxcomp.evals.metrics import endpoints
+from jaxcomp.evals.versions import EVALUATION
 from jaxcomp.inference.load import open_run
 from jaxcomp.runtime import paths, strict_json
 from jaxcomp.runtime.sharding import use_mesh
@@ -97,7 +98,7 @@ class _Rows:
     def __init__(self, place: Path, cfg: Config, more: bool):
         self.file = place / ROWS
         about = {
-            "version": VERSION,
+            "version": EVALUATION,
             "run": open_manifest(place).config_hash,
             "eval": to_dict(cfg.eval),
             "more": more,

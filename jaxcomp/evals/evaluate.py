@@ -8,7 +8,6 @@ docs/metrics.md is made of these declarations.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,28 +17,25 @@ import numpy as np
 from flax import nnx
 
 from jaxcomp.compress.autoencoder import AutoEncoder, Memory
-from jaxcomp.config import Config, ConfigError
+from jaxcomp.config import Config
 from jaxcomp.data.batches import Batch, Example, batch_examples
 from jaxcomp.data.eval_sets import held_out
 from jaxcomp.data.segments import cut
 from jaxcomp.data.sources import TEXT_SET, source_of
 from jaxcomp.data.tokenizer import Tokenizer
-from jaxcomp.evals import versions
 from jaxcomp.evals.held import Held, Rebuilt, Row, Sureness
-from jaxcomp.evals.metric import EDITS, Values, measured
+from jaxcomp.evals.metric import EDITS, Record, Values, measured
 from jaxcomp.evals.metrics import edits, reconstruction, slots
 from jaxcomp.evals.metrics.prior_conflict import contested, rival_of
 from jaxcomp.inference import decode
 from jaxcomp.runtime.sharding import on_host, put_batch, whole_batch
-
-VERSION = versions.EVALUATION
 
 
 class Evaluation(NamedTuple):
     """`metrics` by flat name; `passages` one JSON-able record each, for the caller to write."""
 
     metrics: Values
-    passages: list[dict[str, Any]]
+    passages: list[Record]
 
 
 def evaluate(
@@ -48,25 +44,17 @@ def evaluate(
     """Measure `model` at `cfg.memory.ratio` on the held-out sets of `cfg.data`. Needs a mesh.
 
     Raises:
-      ConfigError: an evaluation field that cannot work; whatever reading the data raises.
+      ConfigError: whatever reading the data raises.
       ValueError: a set without any text.
     """
-    _check(cfg)
     pair = _Pair(cfg, model, dec_tok)
     metrics: Values = {}
-    records: list[dict[str, Any]] = []
+    records: list[Record] = []
     for name in source_of(cfg).measured:
         examples, left_out = held_out(cfg, name, comp_tok, dec_tok)
-        held = Held(
-            name,
-            cfg,
-            examples,
-            _every(pair, examples),
-            left_out,
-            pair.vector_bytes,
-            dec_tok,
-            partial(_samples, pair, examples),
-        )
+        rebuilt, samples = pair.rebuild(examples), partial(pair.samples, examples)
+        size = model.width * model.decoder.dtype.itemsize
+        held = Held(name, cfg, examples, rebuilt, left_out, size, dec_tok, samples)
         metrics |= measured(cfg, name, held)
         records += _records(held)
         if name == TEXT_SET:
@@ -74,30 +62,6 @@ def evaluate(
             metrics |= measured(cfg, EDITS, found)
             records += edited
     return Evaluation(metrics, records)
-
-
-def validation_loss(cfg: Config, model: AutoEncoder, examples: Sequence[Example]) -> float:
-    """Reconstruction loss (nats/token, teacher-forced, end token included) over `examples`.
-
-    Raises:
-      ValueError: no example has a target token.
-    """
-    graphdef, state = nnx.split(model)
-    mesh, nll, count = jax.sharding.get_mesh(), [], 0
-    for batch, valid in batch_examples(examples, whole_batch(cfg.eval.batch, mesh), cfg):
-        put = put_batch(batch, mesh)
-        memory = decode.read(graphdef, state, put.ctx_BGT, put.ctx_len_BG, cfg.memory.ratio)
-        forced = decode.forced(
-            graphdef, state, memory, put.mode_BO[:, 0], put.tok_BOL[:, 0], put.tok_len_BO[:, 0]
-        )
-        nll += on_host(forced.nll_BL).astype(np.float64)[:valid].sum(1).tolist()
-        count += int(batch.tok_len_BO[:valid, 0].sum())
-    if not count:
-        raise ValueError(
-            f"{len(examples)} validation passages hold no target token; expected at least one "
-            "passage (data.val_passages, data.path)"
-        )
-    return math.fsum(nll) / count
 
 
 def rebuild(
@@ -109,7 +73,7 @@ def rebuild(
 ) -> list[Rebuilt]:
     """What `evaluate` knows of each example before it counts; of its memory after `change`. Needs a
     mesh."""
-    return _every(_Pair(cfg, model, dec_tok, change), examples)
+    return _Pair(cfg, model, dec_tok, change).rebuild(examples)
 
 
 class _Pair:
@@ -124,8 +88,27 @@ class _Pair:
     ):
         self.cfg, self.tok, self.change = cfg, dec_tok, change
         self.graphdef, self.state = nnx.split(model)
-        self.mesh = jax.sharding.get_mesh()
-        self.vector_bytes = model.width * model.decoder.dtype.itemsize
+
+    def rebuild(self, examples: Sequence[Example]) -> list[Rebuilt]:
+        return [one for part, put in self._batches(examples) for one in self._rebuilt(part, put)]
+
+    def tokens(self, examples: Sequence[Example], temperature: float = 0.0) -> list[list[int]]:
+        """Rebuilt tokens only."""
+        out = []
+        for seed, (part, batch) in enumerate(self._batches(examples)):
+            free = self.free(batch, self.read(batch), temperature, seed)
+            tok_BL = on_host(free.tok_BL)[: len(part)]
+            out += [decode.until_end(tok_L, self.tok.eos_id)[0] for tok_L in tok_BL]
+        return out
+
+    def samples(self, examples: Sequence[Example]) -> list[list[list[int]]]:
+        """Token lists of sampled rebuilds of the first passages, by passage."""
+        asked = self.cfg.eval
+        if asked.samples < 2:
+            return []
+        repeated = [e for e in examples[: asked.sampled_passages] for _ in range(asked.samples)]
+        flat = self.tokens(repeated, asked.temperature)
+        return [flat[i : i + asked.samples] for i in range(0, len(flat), asked.samples)]
 
     def read(self, batch: Batch) -> Memory:
         args = (batch.ctx_BGT, batch.ctx_len_BG, self.cfg.memory.ratio)
@@ -141,12 +124,15 @@ class _Pair:
             max_new=batch.tok_BOL.shape[2], eos_id=self.tok.eos_id, temperature=temperature,
         )  # fmt: skip
 
-    def tokens(self, batch: Batch, valid: int, temperature: float, seed: int) -> list[list[int]]:
-        """Rebuilt tokens only."""
-        out = self.free(batch, self.read(batch), temperature, seed)
-        return [decode.until_end(t, self.tok.eos_id)[0] for t in on_host(out)[0][:valid]]
+    def _batches(self, examples: Sequence[Example]) -> Iterator[tuple[Sequence[Example], Batch]]:
+        """Device batches of one shape, with the examples that fill their first rows."""
+        at, mesh = 0, jax.sharding.get_mesh()
+        size = whole_batch(self.cfg.eval.batch, mesh)
+        for batch, valid in batch_examples(examples, size, self.cfg):
+            yield examples[at : at + valid], put_batch(batch, mesh)
+            at += valid
 
-    def rebuild(self, examples: Sequence[Example], batch: Batch) -> list[Rebuilt]:
+    def _rebuilt(self, examples: Sequence[Example], batch: Batch) -> list[Rebuilt]:
         memory = self.read(batch)
         blank = decode.no_memory(memory)
         # All four are in flight before the first is waited for.
@@ -156,26 +142,20 @@ class _Pair:
         out = []
         for b, example in enumerate(examples):
             row, steps = self._row(example, forced, free, b)
-            out.append(
-                Rebuilt(
-                    row,
-                    self._row(example, forced_0, free_0, b)[0],
-                    Sureness(
-                        float(forced.entropy_BL[b].sum(dtype=np.float64)),
-                        float(forced.top1_BL[b].sum(dtype=np.float64)),
-                        row.targets,
-                        float(free.entropy_BL[b, :steps].sum(dtype=np.float64)),
-                        float(free.top1_BL[b, :steps].sum(dtype=np.float64)),
-                        steps,
-                    ),
-                    vec_BMD[b, seg_BM[b] > 0],
-                    forced.top1_BL[b, : row.targets],
-                    forced.correct_BL[b, : row.targets],
-                )
+            sure = Sureness(
+                float(forced.entropy_BL[b].sum(dtype=np.float64)),
+                float(forced.top1_BL[b].sum(dtype=np.float64)),
+                row.targets,
+                float(free.entropy_BL[b, :steps].sum(dtype=np.float64)),
+                float(free.top1_BL[b, :steps].sum(dtype=np.float64)),
+                steps,
             )
+            floor, vec_MD = self._row(example, forced_0, free_0, b)[0], vec_BMD[b, seg_BM[b] > 0]
+            tokens = forced.top1_BL[b, : row.targets], forced.correct_BL[b, : row.targets]
+            out.append(Rebuilt(row, floor, sure, vec_MD, *tokens))
         return out
 
-    def _row(self, example: Example, forced, free, b: int) -> tuple[Row, int]:
+    def _row(self, example: Example, forced: Any, free: Any, b: int) -> tuple[Row, int]:
         ids, steps = decode.until_end(free.tok_BL[b], self.tok.eos_id)
         row = Row(
             source=example.text,
@@ -189,61 +169,34 @@ class _Pair:
         return row, steps
 
 
-def _batches(pair: _Pair, examples: Sequence[Example]) -> Iterator[tuple[Sequence[Example], Batch]]:
-    """Device batches of one shape, with the examples that fill their first rows."""
-    at = 0
-    size = whole_batch(pair.cfg.eval.batch, pair.mesh)
-    for batch, valid in batch_examples(examples, size, pair.cfg):
-        yield examples[at : at + valid], put_batch(batch, pair.mesh)
-        at += valid
-
-
-def _every(pair: _Pair, examples: Sequence[Example]) -> list[Rebuilt]:
-    return [found for batch in _batches(pair, examples) for found in pair.rebuild(*batch)]
-
-
-def _samples(pair: _Pair, examples: Sequence[Example]) -> list[list[list[int]]]:
-    """Token lists of sampled rebuilds of the first passages, by passage."""
-    times, chosen = pair.cfg.eval.samples, examples[: pair.cfg.eval.sampled_passages]
-    if times < 2 or not chosen:
-        return []
-    repeated = [e for e in chosen for _ in range(times)]
-    flat: list[list[int]] = []
-    for seed, (part, batch) in enumerate(_batches(pair, repeated)):
-        flat += pair.tokens(batch, len(part), pair.cfg.eval.temperature, seed)
-    return [flat[i : i + times] for i in range(0, len(flat), times)]
-
-
-def _records(held: Held) -> list[dict[str, Any]]:
+def _records(held: Held) -> list[Record]:
     out, rival = [], rival_of(held.cfg.world) if held.passages else None
-    for example, f in zip(held.examples, held.rebuilt, strict=True):
-        same, length = reconstruction.matches(f.row.source_ids, f.row.rebuilt_ids)
-        record: dict[str, Any] = {
+    for example, (row, *_, vec_MD, _, _) in zip(held.examples, held.rebuilt, strict=True):
+        same, length = reconstruction.matches(row.source_ids, row.rebuilt_ids)
+        record: Record = {
             "set": held.name,
             "id": example.id,
-            "text": f.row.source,
-            "rebuilt": f.row.rebuilt,
-            "loss": f.row.nll / f.row.targets if f.row.targets else None,
-            "targets": f.row.targets,
-            "tf_correct": f.row.correct,
+            "text": row.source,
+            "rebuilt": row.rebuilt,
+            "loss": row.nll / row.targets if row.targets else None,
+            "targets": row.targets,
+            "tf_correct": row.correct,
             "fr_same": same,
             "fr_length": length,
-            "vectors": len(f.vec_MD),
+            "vectors": len(vec_MD),
         }
         if example.passage is not None:
-            fates = slots.fates(held.world, example.passage, f.row.rebuilt)
+            fates = slots.fates(held.world, example.passage, row.rebuilt)
             record["bits"] = example.passage.bits
             record["counts"] = slots.counts(fates)
             if rival is not None:
-                record["counts"] |= contested(rival, example.passage, f.row.rebuilt)
+                record["counts"] |= contested(rival, example.passage, row.rebuilt)
             record["facts"] = [fate._asdict() for fate in fates]
         out.append(record)
     return out
 
 
-def _edits(
-    pair: _Pair, held: Held, comp_tok: Tokenizer
-) -> tuple[edits.Edited, list[dict[str, Any]]]:
+def _edits(pair: _Pair, held: Held, comp_tok: Tokenizer) -> tuple[edits.Edited, list[Record]]:
     """What became of edited passages of the set, and one record an edit."""
     cfg = pair.cfg
     texts = [e.text for e in held.examples]
@@ -251,21 +204,25 @@ def _edits(
     every = [(e, _example(cfg, e.text, comp_tok, pair.tok)) for e in made]
     # An edit can lengthen a full passage; one whose spot no longer fits would be lost unread.
     fitted = [(e, x) for e, x in every if len(x.target) <= cfg.data.target and e.end <= len(x.text)]
-    asked, edited = [e for e, _ in fitted], [x for _, x in fitted]
-    rebuilt: list[str] = []
-    for part, batch in _batches(pair, edited):
-        rebuilt += map(pair.tok.decode, pair.tokens(batch, len(part), 0.0, 0))
-    outcomes = [edits.outcome(e, r) for e, r in zip(asked, rebuilt, strict=True)]
-    controls = [
-        edits.control_returned(e, texts[e.source], held.rebuilt[e.source].row.rebuilt)
-        for e in asked
-    ]
-    records = [
-        {"set": EDITS, **e._asdict(), "rebuilt": r, "outcome": o, "control": c}
-        for e, r, o, c in zip(asked, rebuilt, outcomes, controls, strict=True)
-    ]
-    kinds = [e.kind for e in made], [e.kind for e in asked]
-    return edits.Edited(*kinds, outcomes, controls), records
+    found, records = edits.Edited([e.kind for e in made], [], [], []), []
+    rebuilt = pair.tokens([x for _, x in fitted])
+    for (edit, _), ids in zip(fitted, rebuilt, strict=True):
+        text, unedited = pair.tok.decode(ids), held.rebuilt[edit.source].row
+        outcome = edits.outcome(edit, text)
+        control = edits.control_returned(edit, unedited.source, unedited.rebuilt)
+        found.kinds.append(edit.kind)
+        found.outcomes.append(outcome)
+        found.controls.append(control)
+        records.append(
+            {
+                "set": EDITS,
+                **edit._asdict(),
+                "rebuilt": text,
+                "outcome": outcome,
+                "control": control,
+            }
+        )
+    return found, records
 
 
 def _example(cfg: Config, text: str, comp_tok: Tokenizer, dec_tok: Tokenizer) -> Example:
@@ -274,13 +231,3 @@ def _example(cfg: Config, text: str, comp_tok: Tokenizer, dec_tok: Tokenizer) ->
     text = "".join(p.text for p in pieces)
     target = [*dec_tok.encode(text), dec_tok.eos_id]
     return Example("", text, [p.ids for p in pieces], target, [], None)
-
-
-def _check(cfg: Config) -> None:
-    if cfg.eval.batch < 1:
-        raise ConfigError(f"eval.batch is {cfg.eval.batch}; expected at least 1 passage")
-    if cfg.eval.temperature <= 0.0 and cfg.eval.samples > 1:
-        raise ConfigError(
-            f"eval.temperature is {cfg.eval.temperature}; sampled rebuilds need a temperature "
-            "above 0 (or set eval.samples=0)"
-        )

@@ -45,7 +45,7 @@ class Sureness(NamedTuple):
 
 
 class Rebuilt(NamedTuple):
-    """What one passage became, with its memory and without any (the floor)."""
+    """What one passage became, with its memory and without any (`floor`)."""
 
     row: Row
     floor: Row
@@ -89,6 +89,5 @@ class Held:
 
     def without_memory(self) -> Held:
         """The same set as the decoder rebuilds it without memory."""
-        return dataclasses.replace(
-            self, rebuilt=[one._replace(row=one.floor) for one in self.rebuilt]
-        )
+        rebuilt = [one._replace(row=one.floor) for one in self.rebuilt]
+        return dataclasses.replace(self, rebuilt=rebuilt)

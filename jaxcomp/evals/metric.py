@@ -37,8 +37,7 @@ POOLED, PASSAGES = "ratio of sums", "mean over passages"
 EDITS = "edits"  # the set of edited passages of a real text
 WITHOUT = "no_memory"  # <set>/no_memory/<metric>: of the decoder without memory
 
-# Columns were named otherwise before December 2026: parts of a path, then and now. Rows of then are
-# read by this table.
+# Parts of columns that were named otherwise before December 2026, then and now.
 FORMER = {
     "floor": WITHOUT,
     "slots": "facts",
@@ -53,21 +52,13 @@ LOSS, PRIMARY, OVERWRITING, DRIFT = "loss", "primary endpoint", "overwriting", "
 PREDICTOR = "predictor"  # of fidelity, among models of one size
 FIDELITY = (PRIMARY, OVERWRITING, DRIFT)
 
+_DIMENSIONS = ("topic", "relation", "role", "modifier", "polarity", "quantity", "order", "all")
 PLACEHOLDERS = {
     "set": (*WORLD_SETS, TEXT_SET),
     "world": WORLD_SETS,
     "kind": ("all", *KINDS),
     "edit": ("all", "number", "name", "negation", "role"),
-    "dimension": (
-        "topic",
-        "relation",
-        "role",
-        "modifier",
-        "polarity",
-        "quantity",
-        "order",
-        "all",
-    ),
+    "dimension": _DIMENSIONS,
     "i": tuple(str(i) for i in range(1, 9)),
 }
 
@@ -84,15 +75,15 @@ class Headline(NamedTuple):
     unit: str = ""
 
 
-@dataclasses.dataclass(frozen=True)
-class Show:
-    """Makes a headline of one column of a metric. Headlines stand in the order of `place`."""
+class Show(NamedTuple):
+    """Makes headlines of a metric's columns of some held-out sets, over all kinds. They stand in
+    the order of `place`."""
 
-    column: str
     label: str
     place: int
     role: str = ""
     meaning: str = ""  # where it says more than the metric's definition
+    sets: tuple[str, ...] = ("ordinary", TEXT_SET)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +109,15 @@ class Metric:
         keys = re.findall("<([a-z]+)>", self.name)
         every = itertools.product(*(PLACEHOLDERS[key] for key in keys))
         return [_filled(self.name, dict(zip(keys, values, strict=True))) for values in every]
+
+    def shows(self) -> dict[str, Show]:
+        """What makes a headline of a column, by column."""
+        return {_filled(self.name, {"set": s, "world": s}): x for x in self.shown for s in x.sets}
+
+
+def share(name: str, definition: str, better: str = "", **more: Any) -> Metric:
+    """A share of what was rebuilt free-running, as a ratio of sums."""
+    return Metric(name, "share", definition, FREE_RUNNING, POOLED, better, **more)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,8 +153,7 @@ class Measure:
 
     def columns(self, name: str) -> set[str]:
         """Those of the set `name`."""
-        every = (c for m in self.metrics for c in m.columns())
-        return {c for c in every if c.startswith(f"{name}/")}
+        return {c for m in self.metrics for c in m.columns() if c.startswith(f"{name}/")}
 
 
 _COLUMNS: dict[str, tuple[Measure, Metric]] = {}
@@ -188,11 +187,9 @@ def metric(name: str, unit: str, definition: str, *, without: bool = False, **mo
     key = name.partition("/")[2]
 
     def register(function: Callable[[Any], Value]) -> Callable[[Any], Value]:
-        def values(held: Any) -> Values:
-            return {key: function(held)}
-
         one = Metric(name, unit, definition, **more)
-        _add(Measure(function.__module__, values, (one,), (key,) * without))
+        measure = (lambda held: {key: function(held)}), (one,), (key,) * without
+        _add(Measure(function.__module__, *measure))
         return function
 
     return register
@@ -237,6 +234,19 @@ def sums(record: Record, column: str) -> Sums | None:
     return of(record, column.partition("/")[2]) if of else None
 
 
+def counts_over(group: Iterable[str], *top: str) -> Callable[[Record, str], Sums | None]:
+    """`sums` of counts that a record holds: those named `top` over those of `group`."""
+
+    def of(record: Record, _: str) -> Sums | None:
+        counts: Mapping[str, float] | None = record.get("counts")
+        if counts is None:
+            return None
+        hits, every = (sum(counts.get(name, 0) for name in names) for names in (top, group))
+        return hits, every
+
+    return of
+
+
 def renamed(column: str) -> str:
     """Today's name of a column that was named before December 2026; other names stay."""
     if column in _COLUMNS:
@@ -254,19 +264,6 @@ def renamed_record(record: Record) -> Record:
     return out
 
 
-def counts_over(group: Iterable[str], *top: str) -> Callable[[Record, str], Sums | None]:
-    """`sums` of counts that a record holds: those named `top` over those of `group`."""
-
-    def of(record: Record, _: str) -> Sums | None:
-        counts: Mapping[str, float] | None = record.get("counts")
-        if counts is None:
-            return None
-        hits, every = (sum(counts.get(name, 0) for name in names) for names in (top, group))
-        return hits, every
-
-    return of
-
-
 # --- headlines ---------------------------------------------------------------------------------
 
 
@@ -275,12 +272,12 @@ def headlines(cfg: Config) -> tuple[Headline, ...]:
     row = source_of(cfg)
     sets = row.measured if row.facts else (*row.measured, EDITS)
     found = [
-        (show.place, headline(show.column))
+        (show.place, headline(column))
         for measure in every()
         if measure.applies(cfg)
         for one in measure.metrics
-        for show in one.shown
-        if show.column.partition("/")[0] in sets
+        for column, show in one.shows().items()
+        if column.partition("/")[0] in sets
     ]
     return tuple(head for _, head in sorted(found))
 
@@ -289,11 +286,10 @@ def headline(column: str) -> Headline:
     """A column as tables show it. Raises KeyError for one that no metric declares."""
     one = _COLUMNS[column][1]
     name, _, rest = column.partition("/")
-    show = next((s for s in one.shown if s.column == column), Show(column, rest, 0))
+    show = one.shows().get(column) or Show(rest, 0)
     bound = f"{name}/{one.bound}" if one.bound else ""
-    return Headline(
-        column, show.label, show.meaning or one.definition, show.role, one.better, bound, one.unit
-    )
+    meaning = show.meaning or one.definition
+    return Headline(column, show.label, meaning, show.role, one.better, bound, one.unit)
 
 
 def of_roles(cfg: Config, *roles: str) -> tuple[Headline, ...]:
@@ -319,6 +315,4 @@ def without_memory(column: str) -> str:
 
 
 def _filled(name: str, values: Mapping[str, str]) -> str:
-    for key, value in values.items():
-        name = name.replace(f"<{key}>", value)
-    return name
+    return re.sub("<([a-z]+)>", lambda key: values.get(key[1], "all"), name)

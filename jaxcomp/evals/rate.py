@@ -39,21 +39,18 @@ def rates(
 ) -> list[Rate]:
     """Every held-out set at every format. Needs a mesh; raises what `evaluate` does."""
     world = World(cfg.world) if source_of(cfg).facts else None
-    width, out = model.width, []
+    out = []
     for name in source_of(cfg).measured:
         examples = eval_examples(cfg, name, *toks)
         size = sum(len(e.text.encode()) for e in examples)
         for form in forms:
             found = rebuild(cfg, model, examples, toks[1], partial(_in_form, form=form))
-            memory_bits = sum(len(f.vec_MD) for f in found) * bits(form, width)
-            measured = reconstruction.measure([f.row for f in found])
+            rate = sum(len(f.vec_MD) for f in found) * bits(form, model.width) / size
+            m = reconstruction.measure([f.row for f in found])
             kept = None if world is None else _kept(world, examples, found)
             out.append(
-                Rate(
-                    name, form, memory_bits / size, measured["bits_per_byte"], measured["loss"],
-                    measured["fr_accuracy"], kept,
-                )
-            )  # fmt: skip
+                Rate(name, form, rate, m["bits_per_byte"], m["loss"], m["fr_accuracy"], kept)
+            )
     return out
 
 

@@ -11,9 +11,9 @@ import pytest
 from flax import nnx
 
 from jaxcomp.compress.autoencoder import build
+from jaxcomp.compress.quantize import FORMATS, bits
 from jaxcomp.config import (
     Config,
-    ConfigError,
     DataConfig,
     EvalConfig,
     MemoryConfig,
@@ -24,10 +24,11 @@ from jaxcomp.config import (
 from jaxcomp.data.batches import batch_examples, data_tokenizer, eval_examples
 from jaxcomp.data.facts import KINDS, OUTCOMES
 from jaxcomp.data.set_names import TEXT_SET, WORLD_SETS
-from jaxcomp.evals.evaluate import _Pair, evaluate, validation_loss
+from jaxcomp.evals.evaluate import _Pair, evaluate, rebuild
 from jaxcomp.evals.metric import PLACEHOLDERS, WITHOUT
-from jaxcomp.evals.metrics import edits, every
+from jaxcomp.evals.metrics import edits, every, reconstruction
 from jaxcomp.evals.pairs.edit_rules import DIMENSIONS
+from jaxcomp.evals.rate import rates
 from jaxcomp.inference import decode
 from jaxcomp.models import generate
 from jaxcomp.models.generate import Generated
@@ -52,26 +53,22 @@ WORLD = Config(
 
 def prose(folder: Path) -> Path:
     """Documents of real-looking sentences in which every kind of edit finds a place."""
-    rng = random.Random(0)
+    rng, lines = random.Random(0), []
     names = ["Alice", "Robert", "Martha", "Edmund", "Sparta", "Lisbon", "Vienna", "Oswald"]
-    lines = []
+    sentences = (
+        "In {year} the {word} of {a} was long gone.",
+        "They say {word} that {a} followed {b} to the {word}, and {c} stayed.",
+        "But the {word} is cold there.",
+        "He gave nine horses for a {word} near {b}.",
+    )
     for i in range(60):
-        parts = []
+        said = []
         for _ in range(12):
             a, b, c = rng.sample(names, 3)
             # Words of its own for each document: wording shared with training text is not held out.
-            word = "".join(rng.choices("bcdfglmnprst", k=6))
-            parts.append(
-                rng.choice(
-                    [
-                        f"In {rng.randrange(1200, 1990)} the {word} of {a} was long gone.",
-                        f"They say {word} that {a} followed {b} to the {word}, and {c} stayed.",
-                        f"But the {word} is {rng.choice(['cold', 'kind', 'far'])} there.",
-                        f"He gave {rng.choice(['four', 'nine'])} horses for a {word} near {b}.",
-                    ]
-                )
-            )
-        lines.append(json.dumps({"id": f"doc-{i}", "source": f"s{i}", "text": " ".join(parts)}))
+            word, year = "".join(rng.choices("bcdfglmnprst", k=6)), rng.randrange(1200, 1990)
+            said.append(rng.choice(sentences).format(a=a, b=b, c=c, word=word, year=year))
+        lines.append(json.dumps({"id": f"doc-{i}", "source": f"s{i}", "text": " ".join(said)}))
     file = folder / "prose.jsonl"
     file.write_text("\n".join(lines))
     return file
@@ -87,6 +84,10 @@ class Fixture:
         llm = Transformer(size, rngs=nnx.Rngs(1))
         decoder = Transformer(size, rngs=nnx.Rngs(2))
         self.model = build(llm, decoder, cfg.memory, cfg.train, segment=cfg.data.segment, seed=3)
+
+    def loss(self, examples):
+        rows = [found.row for found in rebuild(self.cfg, self.model, examples, self.tok)]
+        return reconstruction.measure(rows)["loss"]
 
     def evaluate(self, **changes: Any):
         cfg = dataclasses.replace(self.cfg, eval=dataclasses.replace(self.cfg.eval, **changes))
@@ -202,13 +203,8 @@ def test_batches_do_not_matter(world, world_result):
 
 
 def test_repeated_evaluation_compiles_nothing_and_changes_nothing(world, world_result):
-    functions: tuple[Any, ...] = (
-        decode.read,
-        decode.forced,
-        decode._prefix,
-        generate._prefill,
-        generate._decode,
-    )
+    parts = (decode.read, decode.forced, decode._prefix, generate._prefill, generate._decode)
+    functions: tuple[Any, ...] = parts
     before = [f._cache_size() for f in functions]
     again = world.evaluate()
     assert [f._cache_size() for f in functions] == before
@@ -232,25 +228,33 @@ def test_loss_is_the_loss_that_training_sees(world, world_result, one_mesh):
 
     loss = world_result.metrics["ordinary/loss"]
     assert loss == pytest.approx(float(by_hand(put)), rel=1e-5)
-    assert validation_loss(world.cfg, world.model, examples) == pytest.approx(loss, rel=1e-6)
-    with pytest.raises(ValueError, match="hold no target token"):
-        validation_loss(world.cfg, world.model, [])
 
 
-def test_the_floor_knows_nothing_of_the_text(world, one_mesh):
+def test_the_floor_knows_nothing_of_the_text(world):
     examples = eval_examples(world.cfg, "counterfactual", world.tok, world.tok)
     others = [e._replace(ctx=o.ctx) for e, o in zip(examples, examples[::-1], strict=True)]
-    pair = _Pair(world.cfg, world.model, world.tok)
-
-    def measured(examples):
-        ((batch, valid),) = batch_examples(examples, 8, world.cfg)
-        return pair.rebuild(examples[:valid], put_batch(batch, one_mesh))
-
-    right, wrong = measured(examples), measured(others)
+    right, wrong = (rebuild(world.cfg, world.model, x, world.tok) for x in (examples, others))
     assert [r.floor for r in right] == [w.floor for w in wrong]
     moved = [abs(r.row.nll - w.row.nll) for r, w in zip(right, wrong, strict=True)]
     assert max(moved) > 1e-4
     assert len({r.floor.rebuilt for r in right}) == 1
+
+
+def test_rates_in_full_precision_are_those_of_evaluation_and_bits_are_counted(world, world_result):
+    found, m = rates(world.cfg, world.model, (world.tok, world.tok)), world_result.metrics
+    expected = [(name, form) for name in WORLD_SETS for form in FORMATS]
+    assert [(r.name, r.form) for r in found] == expected
+    for r in found:
+        vectors, size = m[f"{r.name}/vectors"], m[f"{r.name}/bytes"]
+        assert r.rate == pytest.approx(vectors * bits(r.form, 16) / size)
+        if r.form == "float32":
+            assert r.distortion == pytest.approx(m[f"{r.name}/bits_per_byte"])
+            assert r.loss == pytest.approx(m[f"{r.name}/loss"])
+            assert r.fr_accuracy == m[f"{r.name}/fr_accuracy"]
+            assert r.kept == m[f"{r.name}/nonfavourite/all/preserved"]
+    whole, coarse = found[0], found[3]
+    assert coarse.loss != whole.loss  # four bits do reach the decoder
+    assert found[1].loss == pytest.approx(whole.loss, rel=1e-2)  # and bfloat16 is near
 
 
 def oracle(self, batch, memory, temperature=0.0, seed=0):
@@ -324,18 +328,7 @@ def test_an_untrained_decoder_makes_edits_unmeasurable(text_result):
     assert m["edits/all/n"] > 0
     assert m["edits/all/measurable"] == 0
     assert m["edits/all/preserved"] is None
-    made = [p for p in text_result.passages if p["set"] == "edits"]
-    assert len(made) == m["edits/all/n"]
-    assert edits.reason({k.removeprefix("edits/"): v for k, v in m.items()}) is not None
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [({"batch": 0}, "eval.batch is 0"), ({"temperature": 0.0}, "eval.temperature is 0.0")],
-)
-def test_bad_fields_are_refused(world, changes, message):
-    with pytest.raises(ConfigError, match=message):
-        world.evaluate(**changes)
+    assert m["edits/all/n"] == sum(p["set"] == "edits" for p in text_result.passages)
 
 
 def test_chunked_logits_change_nothing(world, world_result, monkeypatch):
@@ -344,7 +337,7 @@ def test_chunked_logits_change_nothing(world, world_result, monkeypatch):
     forced: Any = decode.forced
     forced.clear_cache()
     examples = eval_examples(world.cfg, "ordinary", world.tok, world.tok)
-    got = validation_loss(world.cfg, world.model, examples)
+    got = world.loss(examples)
     forced.clear_cache()
     assert got == pytest.approx(world_result.metrics["ordinary/loss"], rel=1e-6)
 
@@ -353,13 +346,7 @@ def test_a_sharded_pair_measures_the_same(world_result, cache):
     """Passages over two devices and the vocabulary over two: the numbers of one device."""
     with use_mesh(make_mesh(MeshConfig(1, 2, 2), jax.devices()[:4])):
         got = Fixture(WORLD).evaluate(samples=0).metrics
-    for name in (
-        "loss",
-        "entropy_own",
-        "fr_accuracy",
-        "rank",
-        "no_memory/loss",
-        "facts/all/omitted",
-    ):
+    names = ("loss", "entropy_own", "fr_accuracy", "rank", "no_memory/loss", "facts/all/omitted")
+    for name in names:
         expected = world_result.metrics[f"ordinary/{name}"]
         assert got[f"ordinary/{name}"] == pytest.approx(expected, rel=1e-4), name

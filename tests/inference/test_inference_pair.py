@@ -13,7 +13,8 @@ from inference.inference_runs import LORA, config, make_run, texts
 import jaxcomp
 from jaxcomp.data.batches import REBUILD, batch_examples, eval_examples
 from jaxcomp.data.segments import cut
-from jaxcomp.evals.evaluate import validation_loss
+from jaxcomp.evals.evaluate import rebuild
+from jaxcomp.evals.metrics import reconstruction
 from jaxcomp.inference import Memory, MemoryFileError, PairError, decode, prompt_embeds
 from jaxcomp.inference.format import ExportError
 from jaxcomp.runtime.sharding import put_batch, use_mesh
@@ -53,7 +54,8 @@ def test_its_likelihoods_are_those_of_evaluation(run, pair, memory):
     cfg = config(LORA)
     with use_mesh(pair.mesh):
         examples = eval_examples(cfg, "ordinary", *tokenizers(cfg, run))[:5]
-        expected = validation_loss(cfg, load_run(cfg, run), examples)
+        rebuilt = rebuild(cfg, load_run(cfg, run), examples, pair.dec_tok)
+    expected = reconstruction.measure([one.row for one in rebuilt])["loss"]
     scores = pair.score(memory, texts())
     found = sum(s.nats for s in scores) / sum(s.tokens for s in scores)
     assert found == pytest.approx(expected, rel=1e-6)

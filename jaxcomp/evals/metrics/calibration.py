@@ -9,10 +9,11 @@ al. 2017, eq. 3) has 10 bins of equal width: Σ over bins |number right − Σ c
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from jaxcomp.data.tokenizer import Tokenizer
 from jaxcomp.evals.held import Held
 from jaxcomp.evals.metric import (
     HIGHER,
@@ -23,9 +24,6 @@ from jaxcomp.evals.metric import (
     Values,
     metrics,
 )
-
-if TYPE_CHECKING:
-    from jaxcomp.data.tokenizer import Tokenizer
 
 GROUPS = {"facts": "facts", "nonfavourite": "those whose value is not the favourite"}
 BINS = 10  # equal in width, of confidence 0 to 1
@@ -54,37 +52,19 @@ def value_tokens(
 
 
 def measure(guesses: Sequence[Guess]) -> Values:
-    """`n`, `accuracy`, `confidence` (means) and `ece` of all slots and of those off the favourite.
-
-    Expected calibration error: sum over bins of |right - confidence| / n (Guo et al. 2017, eq. 3).
-    None where there is no slot.
-    """
+    """The metrics of these guesses; None where there is none."""
     out: Values = {}
     for group in GROUPS:
-        held = [g for g in guesses if group == "facts" or not g.favourite]
-        confidence_W = np.array([g.confidence for g in held], np.float64)
-        right_W = np.array([g.right for g in held], np.float64)
+        mine = [g for g in guesses if group == "facts" or not g.favourite]
+        confidence_W = np.array([g.confidence for g in mine], np.float64)
+        right_W = np.array([g.right for g in mine], np.float64)
         bin_W = np.minimum((confidence_W * BINS).astype(int), BINS - 1)
         gaps = np.bincount(bin_W, right_W - confidence_W, BINS)
-        n = len(held)
+        n = len(mine)
         out[f"calibration/{group}/n"] = n
         out[f"calibration/{group}/accuracy"] = float(right_W.mean()) if n else None
         out[f"calibration/{group}/confidence"] = float(confidence_W.mean()) if n else None
         out[f"calibration/{group}/ece"] = float(np.abs(gaps).sum() / n) if n else None
-    return out
-
-
-def guesses(held: Held) -> list[Guess]:
-    """What the decoder expected at each slot whose value is one token."""
-    out = []
-    for example, one in zip(held.examples, held.rebuilt, strict=True):
-        slots = example.passage.slots
-        spans = [(slot.start, slot.end) for slot in slots]
-        places = value_tokens(example.text, spans, held.dec_tok)
-        for slot, at in zip(slots, places, strict=True):
-            if at is not None and at < len(one.top1_L):
-                right = bool(one.correct_L[at])
-                out.append(Guess(float(one.top1_L[at]), right, slot.is_favourite))
     return out
 
 
@@ -101,4 +81,13 @@ def guesses(held: Held) -> list[Guess]:
     )
 )
 def calibration(held: Held) -> Values:
-    return measure(guesses(held))
+    guesses = []
+    for example, one in zip(held.examples, held.rebuilt, strict=True):
+        slots = example.passage.slots
+        spans = [(slot.start, slot.end) for slot in slots]
+        places = value_tokens(example.text, spans, held.dec_tok)
+        for slot, at in zip(slots, places, strict=True):
+            if at is not None and at < len(one.top1_L):
+                right = bool(one.correct_L[at])
+                guesses.append(Guess(float(one.top1_L[at]), right, slot.is_favourite))
+    return measure(guesses)

@@ -26,11 +26,9 @@ from typing import NamedTuple
 
 from jaxcomp.evals.metric import (
     DRIFT,
-    FREE_RUNNING,
     HIGHER,
     LOWER,
     OVERWRITING,
-    POOLED,
     PRIMARY,
     Metric,
     Record,
@@ -38,6 +36,7 @@ from jaxcomp.evals.metric import (
     Sums,
     Values,
     metrics,
+    share,
 )
 
 KINDS = ("number", "name", "negation", "role")
@@ -93,13 +92,9 @@ def names(texts: Iterable[str]) -> list[str]:
 
 
 def make_edits(texts: Sequence[str], per_kind: int, seed: int) -> list[Edit]:
-    """At most `per_kind` edits of each kind and one of a kind per passage; pure in its arguments.
-
-    A value is only replaced where it occurs once in its passage, by one that does not occur there:
-    otherwise another mention would answer for it.
-    """
+    """At most `per_kind` edits of each kind, one of a kind per passage; pure in its arguments."""
     pool = names(texts)
-    found: dict[str, int] = dict.fromkeys(KINDS, 0)
+    found = dict.fromkeys(KINDS, 0)
     out = []
     for source, text in enumerate(texts):
         for kind in KINDS:
@@ -110,12 +105,8 @@ def make_edits(texts: Sequence[str], per_kind: int, seed: int) -> list[Edit]:
             if spots:
                 start, end, new = rng.choice(spots)
                 edited = text[:start] + new + text[end:]
-                out.append(
-                    Edit(
-                        kind, source, edited, start, start + len(new),
-                        start, end, text[start:end], new,
-                    )
-                )  # fmt: skip
+                at = start, start + len(new), start, end
+                out.append(Edit(kind, source, edited, *at, text[start:end], new))
                 found[kind] += 1
     return out
 
@@ -136,7 +127,7 @@ def _spots(
             if m["a"] in pool and m["b"] in pool and m["a"] != m["b"]:
                 yield m.start(), m.end(), f"{m['b']} {m['verb']} {m['a']}"
         return
-    present = Counter(_words(text))
+    present = Counter(_WORD.findall(text))
     values = _NUMBERS if kind == "number" else pool
     free = [v for v in values if not present[v]]
     matches = (
@@ -159,25 +150,19 @@ def _other_number(digits: str, rng: random.Random) -> str:
             return new
 
 
-def _words(text: str) -> list[str]:
-    return _WORD.findall(text)
-
-
 def aligned(text: str, start: int, end: int, rebuilt: str, window: int = 0) -> list[str]:
     """Words of `rebuilt` that stand where the words of `text[start:end]` stood.
 
-    The words around the spot are aligned by difflib's matching blocks (Ratcliff & Obershelp); the
-    spot itself takes no part, so its content cannot pull the alignment. Where its neighbours match,
-    the spot is what stands between them. Where some were replaced along with it, as many words are
-    left to them on either side, less `window` in which the place may be uncertain.
+    Where the spot's neighbours match, it is what stands between them. Where some were replaced
+    along with it, as many words are left to them on either side, less `window`.
     """
     spans = [m.span() for m in _WORD.finditer(text)]
     inside = [i for i, (s, e) in enumerate(spans) if s < end and e > start]
     if not inside:
         return []
-    spot, words = inside[0], _words(text)
+    spot, words = inside[0], _WORD.findall(text)
     source = [*words[:spot], "\0", *words[inside[-1] + 1 :]]
-    target = _words(rebuilt)
+    target = _WORD.findall(rebuilt)
     matcher = difflib.SequenceMatcher(None, source, target, autojunk=False)
     for _, i1, i2, j1, j2 in matcher.get_opcodes():
         if i1 <= spot < i2:
@@ -189,7 +174,7 @@ def aligned(text: str, start: int, end: int, rebuilt: str, window: int = 0) -> l
 
 def _holds(words: Sequence[str], value: str) -> bool:
     """The words of `value` stand in `words`, one after the other."""
-    wanted = _words(value)
+    wanted = _WORD.findall(value)
     return any(words[i : i + len(wanted)] == wanted for i in range(len(words) - len(wanted) + 1))
 
 
@@ -210,11 +195,7 @@ def control_returned(edit: Edit, original_text: str, rebuilt: str) -> bool:
 
 
 def rates(kinds: Sequence[str], outcomes: Sequence[str], controls: Sequence[bool]):
-    """Rates per kind and over all: `n`, `control`, `measurable` (0 or 1), and the four outcomes.
-
-    Outcome rates are of the n edits of that kind; they are None ("not measurable") where fewer than
-    half of the control spots came back, or where there is no edit.
-    """
+    """The metrics of edits by their kinds, outcomes and controls, but for `left_out`."""
     out: Values = {}
     for kind in ("all", *KINDS):
         rows = [i for i, k in enumerate(kinds) if kind in ("all", k)]
@@ -236,16 +217,6 @@ def left_out(made: Sequence[str], fitted: Sequence[str]) -> dict[str, int]:
     return {"all/left_out": left.total()} | {f"{kind}/left_out": left[kind] for kind in KINDS}
 
 
-def reason(metrics: dict[str, float | int | None], kind: str = "all") -> str | None:
-    """Why `rates` gave no rate for a kind, in words; None where it gave one."""
-    n, control = metrics[f"{kind}/n"], metrics[f"{kind}/control"]
-    if metrics[f"{kind}/measurable"]:
-        return None
-    if not n:
-        return "not measurable: no place in the text could be edited"
-    return f"not measurable: {control:.0%} of {n} unedited control spots came back, under half"
-
-
 class Edited(NamedTuple):
     """The edits of a set: kinds of those made, and of each that fits kind, outcome and control."""
 
@@ -264,71 +235,29 @@ def _sums(record: Record, name: str) -> Sums | None:
 
 
 _EMPTY = "empty where not measurable: under half of the unedited control spots came back"
+_KEPT = f"primary endpoint: edited spots whose new value the rebuilt text keeps / all; {_EMPTY}"
+_REVERTED = f"edited spots that came back as the original / all; {_EMPTY}"
+_CHANGED = f"edited spots that came back as something else / all; {_EMPTY}"
 
 
-def _rate(name: str, better: str, *shown: Show) -> Metric:
-    return Metric(
-        f"edits/<edit>/{name}", "share", f"{name} / n", FREE_RUNNING, POOLED, better,
-        shown=shown, sums=_sums,
-    )  # fmt: skip
+def _share(name: str, definition: str, better: str, *shown: Show) -> Metric:
+    return share(f"edits/<edit>/{name}", definition, better, shown=shown, sums=_sums)
 
 
 @metrics(
     Metric("edits/<edit>/n", "count", "edits asked: those made less those left out"),
     Metric("edits/<edit>/left_out", "count", "edits made whose passage no longer fits"),
-    Metric(
-        "edits/<edit>/control",
-        "share",
+    _share(
+        "control",
         "control spots that came back / n",
-        FREE_RUNNING,
-        POOLED,
         HIGHER,
-        shown=(
-            Show(
-                "edits/all/control",
-                "control spots",
-                50,
-                meaning="unedited spots that came back / all",
-            ),
-        ),
-        sums=_sums,
+        Show("control spots", 50, meaning="unedited spots that came back / all"),
     ),
     Metric("edits/<edit>/measurable", "0 or 1", "1 where control ≥ 0.5 and n > 0"),
-    _rate(
-        "preserved",
-        HIGHER,
-        Show(
-            "edits/all/preserved",
-            "edits preserved",
-            30,
-            PRIMARY,
-            "primary endpoint: edited spots whose new value the rebuilt text keeps / all; "
-            + _EMPTY,
-        ),
-    ),
-    _rate(
-        "reverted",
-        LOWER,
-        Show(
-            "edits/all/reverted",
-            "overwriting",
-            40,
-            OVERWRITING,
-            f"edited spots that came back as the original / all; {_EMPTY}",
-        ),
-    ),
-    _rate(
-        "substituted",
-        LOWER,
-        Show(
-            "edits/all/substituted",
-            "drift",
-            60,
-            DRIFT,
-            f"edited spots that came back as something else / all; {_EMPTY}",
-        ),
-    ),
-    _rate("omitted", LOWER),
+    _share("preserved", "preserved / n", HIGHER, Show("edits preserved", 30, PRIMARY, _KEPT)),
+    _share("reverted", "reverted / n", LOWER, Show("overwriting", 40, OVERWRITING, _REVERTED)),
+    _share("substituted", "substituted / n", LOWER, Show("drift", 60, DRIFT, _CHANGED)),
+    _share("omitted", "omitted / n", LOWER),
 )
 def survival(found: Edited) -> Values:
     return left_out(found.made, found.kinds) | rates(found.kinds, found.outcomes, found.controls)

@@ -9,8 +9,8 @@ min(M – 1, D), and `pooled_centred_rank` min(vectors – 1, D).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,52 +20,33 @@ from jaxcomp.evals.metric import PASSAGES, PREDICTOR, Metric, Show, Values, metr
 SPECTRUM = 8  # singular values that are reported
 
 
-def effective_rank(singular_S: np.ndarray) -> float:
-    """exp(H(sigma / sum sigma)), H in nats; 0 for an all-zero matrix (Roy & Vetterli 2007)."""
-    total = float(singular_S.sum())
-    if total <= 0.0:
-        return 0.0
-    p_S = singular_S[singular_S > 0.0] / total
-    return float(np.exp(-(p_S * np.log(p_S)).sum()))
-
-
-def participation_ratio(singular_S: np.ndarray) -> float:
-    """(sum sigma^2)^2 / sum sigma^4; 0 for an all-zero matrix."""
-    top = float(singular_S.max(initial=0.0))
-    if top <= 0.0:
-        return 0.0
-    # Scaled by the largest value first: fourth powers of tiny values would underflow to 0 / 0.
-    squares_S = (singular_S / top) ** 2
-    return float(squares_S.sum() ** 2 / (squares_S**2).sum())
-
-
-def stable_rank(singular_S: np.ndarray) -> float:
-    """sum sigma^2 / max sigma^2; 0 for an all-zero matrix (Rudelson & Vershynin 2007)."""
-    top = float(singular_S.max(initial=0.0))
-    return float(((singular_S / top) ** 2).sum()) if top > 0.0 else 0.0
-
-
-def spectrum(singular_S: np.ndarray, count: int = SPECTRUM) -> list[float]:
-    """The `count` largest singular values divided by the sum of all; fewer where fewer exist."""
-    total = float(singular_S.sum())
-    ordered_S = np.sort(singular_S)[::-1][:count]
-    return [float(s / total) if total > 0.0 else 0.0 for s in ordered_S]
-
-
 class Shape(NamedTuple):
-    """One matrix of vectors: how many directions it uses, and how many it could use at most."""
+    """How many directions a matrix of M vectors uses, as its metrics define it (each 0 for a matrix
+    of zeros), the most there can be, min(M, D), and σ / Σσ, largest first."""
 
     rank: float
     participation: float
     stable: float
     bound: int
+    spectrum_S: np.ndarray
 
 
 def shape(vec_MD: np.ndarray) -> Shape:
-    """The three ranks of one matrix of vectors, and their bound min(M, D)."""
-    singular_S = _singular(vec_MD)
-    ranks = effective_rank(singular_S), participation_ratio(singular_S), stable_rank(singular_S)
-    return Shape(*ranks, min(vec_MD.shape))
+    singular_S = np.linalg.svd(np.asarray(vec_MD, np.float64), compute_uv=False)
+    bound = min(vec_MD.shape)
+    if not singular_S.any():
+        return Shape(0.0, 0.0, 0.0, bound, singular_S)
+    p_S = singular_S / singular_S.sum()
+    # Scaled by the largest value first: fourth powers of tiny values would underflow to 0 / 0.
+    squares_S = (singular_S / singular_S.max()) ** 2
+    participation = float(squares_S.sum() ** 2 / (squares_S**2).sum())
+    return Shape(effective_rank(p_S), participation, float(squares_S.sum()), bound, p_S)
+
+
+def effective_rank(p_S: np.ndarray) -> float:
+    """exp(H(p)), H in nats (Roy & Vetterli 2007)."""
+    p_S = p_S[p_S > 0.0]
+    return float(np.exp(-(p_S * np.log(p_S)).sum()))
 
 
 def centred(vec_MD: np.ndarray) -> np.ndarray:
@@ -84,12 +65,7 @@ def at_positions(memories: Sequence[np.ndarray]) -> list[np.ndarray]:
 def measure(memories: Sequence[np.ndarray]) -> Values:
     """Geometry of a set of passages, one matrix `vec_MD` of its valid vectors each.
 
-    Per-passage values are means over passages with at least one vector; pooled values are of all
-    vectors of all passages stacked; per-position values are of the vectors that the passages have
-    at one place, mean over places that two passages or more have. Each once as they are and once
-    with their mean taken away: a common offset is one direction and can hide the others, and what
-    a place says of every passage is none of what it says of this one. None where there is no
-    vector at all.
+    Passages without a vector are left out. None where there is nothing to measure.
 
     Raises:
       ValueError: a matrix is not two-dimensional or holds a number that is not finite.
@@ -101,143 +77,94 @@ def measure(memories: Sequence[np.ndarray]) -> Values:
                 f"{vec_MD.shape}, all finite: {bool(np.isfinite(vec_MD).all())}; the compressor "
                 "has diverged or its output was cut wrongly"
             )
-    held = [vec_MD for vec_MD in memories if vec_MD.size]
-    empty: Values = dict.fromkeys(KEYS)
-    return empty | _passages(held) | _pooled(held) | _positions(held) if held else empty
-
-
-def _passages(memories: Sequence[np.ndarray]) -> dict[str, float]:
-    shapes = [shape(vec_MD) for vec_MD in memories]
-    out = {
-        "rank": float(np.mean([s.rank for s in shapes])),
-        "participation": float(np.mean([s.participation for s in shapes])),
-        "stable_rank": float(np.mean([s.stable for s in shapes])),
-        "centred_rank": float(np.mean([shape(centred(vec_MD)).rank for vec_MD in memories])),
-        "rank_bound": float(np.mean([s.bound for s in shapes])),
+    memories = [vec_MD for vec_MD in memories if vec_MD.size]
+    if not memories:
+        return dict.fromkeys(KEYS)
+    passages, places = [shape(vec_MD) for vec_MD in memories], at_positions(memories)
+    pooled_WD = np.concatenate([np.asarray(vec_MD, np.float64) for vec_MD in memories])
+    pooled = shape(pooled_WD)
+    out: Values = {
+        "rank": _mean(s.rank for s in passages),
+        "participation": _mean(s.participation for s in passages),
+        "stable_rank": _mean(s.stable for s in passages),
+        "centred_rank": _mean(shape(centred(vec_MD)).rank for vec_MD in memories),
+        "rank_bound": _mean(s.bound for s in passages),
+        "pooled_rank": pooled.rank,
+        "pooled_participation": pooled.participation,
+        "pooled_stable_rank": pooled.stable,
+        "pooled_bound": pooled.bound,
+        "pooled_centred_rank": shape(centred(pooled_WD)).rank,
+        "position_rank": _mean(shape(centred(vec_WD)).rank for vec_WD in places),
+        # One direction fewer than vectors: less their mean, they add up to nothing.
+        "position_bound": _mean(min(len(v) - 1, v.shape[1]) for v in places),
+        "position_uncentred_rank": _mean(shape(vec_WD).rank for vec_WD in places),
     }
-    each = [spectrum(_singular(vec_MD)) for vec_MD in memories]
-    for i in range(max(map(len, each))):
-        found = [shares[i] for shares in each if len(shares) > i]
-        out[f"passage_spectrum_{i + 1}"] = float(np.mean(found))
+    for i in range(SPECTRUM):
+        out[f"spectrum_{i + 1}"] = _mean(pooled.spectrum_S[i : i + 1])
+        each = (s.spectrum_S[i] for s in passages if len(s.spectrum_S) > i)
+        out[f"passage_spectrum_{i + 1}"] = _mean(each)
     return out
 
 
-def _pooled(memories: Sequence[np.ndarray]) -> dict[str, float | int]:
-    pooled_WD = np.concatenate([np.asarray(v, np.float64) for v in memories])
-    singular_S = _singular(pooled_WD)
-    out: dict[str, float | int] = {
-        "pooled_rank": effective_rank(singular_S),
-        "pooled_participation": participation_ratio(singular_S),
-        "pooled_stable_rank": stable_rank(singular_S),
-        "pooled_bound": min(pooled_WD.shape),
-        "pooled_centred_rank": shape(centred(pooled_WD)).rank,
-    }
-    return out | {f"spectrum_{i}": s for i, s in enumerate(spectrum(singular_S), start=1)}
+def _mean(values: Iterable[float]) -> float | None:
+    found = list(values)
+    return float(np.mean(found)) if found else None
 
 
-def _positions(memories: Sequence[np.ndarray]) -> dict[str, float]:
-    places = at_positions(memories)
-    if not places:
-        return {}
-    return {
-        "position_rank": float(np.mean([shape(centred(vec_WD)).rank for vec_WD in places])),
-        # One direction fewer than vectors: less their mean, they add up to nothing.
-        "position_bound": float(np.mean([min(len(v) - 1, v.shape[1]) for v in places])),
-        "position_uncentred_rank": float(np.mean([shape(vec_WD).rank for vec_WD in places])),
-    }
+def _directions(name: str, definition: str, average: str = "–", bound: str = "", **more: Any):
+    return Metric(f"<set>/{name}", "directions", definition, "–", average, "", bound, **more)
 
 
-def _singular(vec_MD: np.ndarray) -> np.ndarray:
-    return np.linalg.svd(np.asarray(vec_MD, np.float64), compute_uv=False)
-
-
-RANK = "effective rank exp(–Σ p ln p), p = σ / Σσ (Roy & Vetterli 2007)"
+_PLACES = "mean over places"
+_SHOWN = (
+    "effective rank of a passage's memory vectors after the connector, mean over passages; compare "
+    "at one ratio only, beside its bound min(M, D)"
+)
 SHAPES = (
-    Metric(
-        "<set>/rank",
-        "directions",
-        RANK,
-        average=PASSAGES,
-        bound="rank_bound",
-        shown=tuple(
-            Show(
-                f"{name}/rank",
-                "effective rank",
-                70,
-                PREDICTOR,
-                "effective rank of a passage's memory vectors after the connector, mean over "
-                "passages; compare at one ratio only, beside its bound min(M, D)",
-            )
-            for name in ("ordinary", "test")
-        ),
+    _directions(
+        "rank",
+        "effective rank exp(–Σ p ln p), p = σ / Σσ (Roy & Vetterli 2007)",
+        PASSAGES,
+        "rank_bound",
+        shown=(Show("effective rank", 70, PREDICTOR, _SHOWN),),
     ),
-    Metric(
-        "<set>/participation",
-        "directions",
-        "participation ratio (Σσ²)² / Σσ⁴",
-        average=PASSAGES,
-        bound="rank_bound",
-    ),
-    Metric(
-        "<set>/stable_rank",
-        "directions",
+    _directions("participation", "participation ratio (Σσ²)² / Σσ⁴", PASSAGES, "rank_bound"),
+    _directions(
+        "stable_rank",
         "stable rank Σσ² / max σ² (Rudelson & Vershynin 2007)",
-        average=PASSAGES,
-        bound="rank_bound",
+        PASSAGES,
+        "rank_bound",
     ),
-    Metric(
-        "<set>/centred_rank",
-        "directions",
-        "effective rank after the passage's own mean vector is taken away",
-        average=PASSAGES,
+    _directions(
+        "centred_rank", "effective rank after the passage's own mean vector is taken away", PASSAGES
     ),
-    Metric(
-        "<set>/rank_bound",
-        "directions",
-        "min(M, D), M the passage's valid vectors",
-        average=PASSAGES,
+    _directions("rank_bound", "min(M, D), M the passage's valid vectors", PASSAGES),
+    _directions(
+        "pooled_rank", "effective rank of all vectors of all passages stacked", bound="pooled_bound"
     ),
-    Metric(
-        "<set>/pooled_rank",
-        "directions",
-        "effective rank of all vectors of all passages stacked",
-        bound="pooled_bound",
+    _directions("pooled_participation", "participation ratio of the same", bound="pooled_bound"),
+    _directions("pooled_stable_rank", "stable rank of the same", bound="pooled_bound"),
+    _directions("pooled_bound", "min(vectors, D)"),
+    _directions(
+        "pooled_centred_rank", "effective rank of the same after their mean vector is taken away"
     ),
-    Metric(
-        "<set>/pooled_participation",
-        "directions",
-        "participation ratio of the same",
-        bound="pooled_bound",
-    ),
-    Metric(
-        "<set>/pooled_stable_rank", "directions", "stable rank of the same", bound="pooled_bound"
-    ),
-    Metric("<set>/pooled_bound", "directions", "min(vectors, D)"),
-    Metric(
-        "<set>/pooled_centred_rank",
-        "directions",
-        "effective rank of the same after their mean vector is taken away",
-    ),
-    Metric(
-        "<set>/position_rank",
-        "directions",
+    _directions(
+        "position_rank",
         "effective rank of the vectors that the passages have at one place of the memory, less "
         "their mean; mean over the places that two passages or more have",
-        average="mean over places",
-        bound="position_bound",
+        _PLACES,
+        "position_bound",
     ),
-    Metric(
-        "<set>/position_bound",
-        "directions",
+    _directions(
+        "position_bound",
         "min(passages that have the place – 1, D); mean over the same places (rows of "
         "docs/results/rows made before 2026-11-23, 13:00, have min(passages, D))",
-        average="mean over places",
+        _PLACES,
     ),
-    Metric(
-        "<set>/position_uncentred_rank",
-        "directions",
+    _directions(
+        "position_uncentred_rank",
         "effective rank of the same vectors as they are; mean over the same places",
-        average="mean over places",
+        _PLACES,
     ),
     Metric("<set>/spectrum_<i>", "share", "i-th largest pooled σ / Σσ; None beyond the bound"),
     Metric(

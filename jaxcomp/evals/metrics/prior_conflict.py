@@ -105,18 +105,19 @@ def _sums(record: Record, name: str) -> Sums | None:
     return top, counts.get("split/n", 0)
 
 
-def _split(
-    name: str, definition: str, place: int = 0, label: str = "", meaning: str = "", run: str = ""
-) -> Metric:
-    column = f"counterfactual/split/{name}"
-    shown = (Show(column, label, place, meaning=meaning),) if label else ()
-    return Metric(
-        f"<world>/split/{name}", "share", definition, run or FREE_RUNNING, POOLED, shown=shown,
-        sums=_sums,
-    )  # fmt: skip
+def _split(name: str, definition: str, *shown: Show, run: str = FREE_RUNNING) -> Metric:
+    name = f"<world>/split/{name}"
+    return Metric(name, "share", definition, run, POOLED, shown=shown, sums=_sums)
 
 
-_CONTESTED = "contested facts (neither world's favourite in the source, counterfactual passages)"
+def _show(label: str, place: int, meaning: str) -> Show:
+    return Show(label, place, "", meaning, ("counterfactual",))
+
+
+_BACK = (
+    "contested facts (neither world's favourite in the source, counterfactual passages) that came "
+    "back as the {} / all such"
+)
 
 
 @metrics(
@@ -125,16 +126,16 @@ _CONTESTED = "contested facts (neither world's favourite in the source, counterf
     _split(
         "decoder",
         "back as the decoder's favourite / n",
-        90,
-        "to the decoder's favourite",
-        f"{_CONTESTED} that came back as the decoder's favourite / all such",
+        _show("to the decoder's favourite", 90, _BACK.format("decoder's favourite")),
     ),
     _split(
         "compressor",
         "back as the favourite of the compressors' bases / n",
-        91,
-        "to the compressors' favourite",
-        f"{_CONTESTED} that came back as the favourite of the compressors' bases / all such",
+        _show(
+            "to the compressors' favourite",
+            91,
+            _BACK.format("favourite of the compressors' bases"),
+        ),
     ),
     _split("swapped", "swapped / n"),
     _split("substituted", "substituted / n"),
@@ -142,9 +143,11 @@ _CONTESTED = "contested facts (neither world's favourite in the source, counterf
     _split(
         "lead",
         "`decoder` – `compressor`: above 0 the decoder's prior wins",
-        92,
-        "lead of the decoder's prior",
-        "to the decoder's favourite less to the compressors'; above 0 the decoder's prior wins",
+        _show(
+            "lead of the decoder's prior",
+            92,
+            "to the decoder's favourite less to the compressors'; above 0 the decoder's prior wins",
+        ),
     ),
     _split(
         "chance",

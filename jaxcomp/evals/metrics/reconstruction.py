@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,7 @@ from jaxcomp.evals.metric import (
     Sums,
     Values,
     metrics,
+    share,
 )
 
 
@@ -48,29 +49,14 @@ def matches(source_ids: Sequence[int], rebuilt_ids: Sequence[int]) -> tuple[int,
     return same, max(len(source_ids), len(rebuilt_ids))
 
 
-# Scorers are made at first use: nltk and sacrebleu take seconds to load, which only scoring needs.
+# nltk and sacrebleu take seconds to load, which only scoring needs.
 
 
 @cache
 def bleu_scorer() -> Any:
     import sacrebleu
 
-    return sacrebleu.BLEU(tokenize="13a")  # nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp
-
-
-@cache
-def _rouge_scorer() -> Any:
-    from rouge_score import rouge_scorer
-
-    return rouge_scorer.RougeScorer(["rougeL"], use_stemmer=False)
-
-
-@cache
-def _pcc_tokenizers() -> tuple[Any, Any]:
-    from nltk.tokenize.destructive import NLTKWordTokenizer
-    from nltk.tokenize.punkt import PunktSentenceTokenizer
-
-    return PunktSentenceTokenizer(), NLTKWordTokenizer()
+    return sacrebleu.BLEU(tokenize="13a")
 
 
 def bleu(references: Sequence[str], predictions: Sequence[str]) -> float:
@@ -80,11 +66,8 @@ def bleu(references: Sequence[str], predictions: Sequence[str]) -> float:
 
 
 def pcc_bleu(references: Sequence[str], predictions: Sequence[str]) -> float:
-    """Mean over passages of nltk's sentence BLEU-4 (0 to 1), as the code of PCC computes it.
-
-    Its evaluation script gives the source in the place of the prediction, and no smoothing: so here
-    (docs/metrics.md). A number to hold beside theirs; `bleu` is the one to believe.
-    """
+    """Mean over passages of nltk's sentence BLEU-4 (0 to 1), as the code of PCC computes it: the
+    source in the place of the prediction, no smoothing (docs/metrics.md)."""
     from nltk.translate.bleu_score import sentence_bleu
 
     with warnings.catch_warnings():
@@ -96,6 +79,14 @@ def pcc_bleu(references: Sequence[str], predictions: Sequence[str]) -> float:
     return float(np.mean(scores))
 
 
+@cache
+def _pcc_tokenizers() -> tuple[Any, Any]:
+    from nltk.tokenize.destructive import NLTKWordTokenizer
+    from nltk.tokenize.punkt import PunktSentenceTokenizer
+
+    return PunktSentenceTokenizer(), NLTKWordTokenizer()
+
+
 def _pcc_words(text: str) -> list[str]:
     """nltk's `word_tokenize` but for the trained parameters of Punkt, which are a download."""
     sentences, words = _pcc_tokenizers()
@@ -104,7 +95,9 @@ def _pcc_words(text: str) -> list[str]:
 
 def rouge_l(references: Sequence[str], predictions: Sequence[str]) -> float:
     """Mean over passages of the ROUGE-L F1 (0 to 1) of rouge-score, without stemming."""
-    score = _rouge_scorer().score
+    from rouge_score import rouge_scorer
+
+    score = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=False).score
     scores = [score(r, p)["rougeL"].fmeasure for r, p in zip(references, predictions, strict=True)]
     return float(np.mean(scores))
 
@@ -140,16 +133,7 @@ def measure(rows: Sequence[Row]) -> Values:
     }
 
 
-def _loss(record: Record, _: str) -> Sums | None:
-    loss = record.get("loss")
-    return None if loss is None else (loss * record["targets"], record["targets"])
-
-
-def _rebuilt(record: Record, _: str) -> Sums:
-    return record["fr_same"], record["fr_length"]
-
-
-SIZE = (
+@metrics(
     Metric("<set>/passages", "count", "passages of the set"),
     Metric(
         "<set>/left_out",
@@ -173,9 +157,6 @@ SIZE = (
         average=POOLED,
     ),
 )
-
-
-@metrics(*SIZE)
 def size(held: Held) -> Values:
     tokens = sum(len(row.source_ids) for row in held.rows)
     text = sum(len(row.source.encode()) for row in held.rows)
@@ -191,82 +172,61 @@ def size(held: Held) -> Values:
     }
 
 
+def _loss(record: Record, _: str) -> Sums | None:
+    loss = record.get("loss")
+    return None if loss is None else (loss * record["targets"], record["targets"])
+
+
+_SHOWN_LOSS = "reconstruction loss on held-out passages, nats per token, teacher-forced"
+_SHOWN_TOKENS = "share of tokens at which the greedy free-running rebuild agrees with the source"
+_forced = partial(Metric, run=TEACHER_FORCED, average=POOLED)
+_rebuilt = partial(Metric, run=FREE_RUNNING, better=HIGHER)
+
 REBUILDING = (
-    Metric(
+    _forced(
         "<set>/loss",
         "nats/token",
         "–Σ ln p(target token) / number of target tokens",
-        TEACHER_FORCED,
-        POOLED,
-        LOWER,
-        shown=tuple(
-            Show(
-                f"{name}/loss",
-                "loss",
-                10,
-                LOSS,
-                "reconstruction loss on held-out passages, nats per token, teacher-forced",
-            )
-            for name in ("ordinary", "test")
-        ),
+        better=LOWER,
+        shown=(Show("loss", 10, LOSS, _SHOWN_LOSS),),
         sums=_loss,
     ),
-    Metric(
+    _forced(
         "<set>/bits_per_byte",
         "bits/byte",
         "–Σ log2 p(target token) / bytes (the end token is in the sum)",
-        TEACHER_FORCED,
-        POOLED,
-        LOWER,
+        better=LOWER,
     ),
-    Metric("<set>/perplexity", "–", "exp(loss)", TEACHER_FORCED, POOLED, LOWER),
-    Metric(
+    _forced("<set>/perplexity", "–", "exp(loss)", better=LOWER),
+    _forced(
         "<set>/tf_accuracy",
         "share",
         "target tokens that are the most likely one / target tokens",
-        TEACHER_FORCED,
-        POOLED,
-        HIGHER,
+        better=HIGHER,
     ),
-    Metric(
+    share(
         "<set>/fr_accuracy",
-        "share",
         "Σ positions at which source and rebuilt text hold the same token / Σ max(number of source "
         "tokens, number of rebuilt tokens); end tokens left out, so a shift by one costs all that "
         "follows, and too long or too short costs too",
-        FREE_RUNNING,
-        POOLED,
         HIGHER,
-        shown=tuple(
-            Show(
-                f"{name}/fr_accuracy",
-                "tokens rebuilt",
-                20,
-                meaning="share of tokens at which the greedy free-running rebuild agrees with the "
-                "source",
-            )
-            for name in ("ordinary", "test")
-        ),
-        sums=_rebuilt,
+        shown=(Show("tokens rebuilt", 20, meaning=_SHOWN_TOKENS),),
+        sums=lambda record, _: (record["fr_same"], record["fr_length"]),
     ),
-    Metric(
+    _rebuilt(
         "<set>/exact_match",
         "share",
         "passages whose rebuilt tokens are exactly the source tokens / passages",
-        FREE_RUNNING,
-        PASSAGES,
-        HIGHER,
+        average=PASSAGES,
     ),
-    Metric(
+    _rebuilt(
         "<set>/bleu",
         "0–100",
         "corpus BLEU of the rebuilt texts against the source texts",
-        FREE_RUNNING,
-        "corpus",
-        HIGHER,
+        average="corpus",
     ),
-    Metric("<set>/pcc_bleu", "0–1", "PCC's BLEU (see above)", FREE_RUNNING, PASSAGES, HIGHER),
-    Metric("<set>/rouge_l", "0–1", "ROUGE-L F1", FREE_RUNNING, PASSAGES, HIGHER),
+    _rebuilt("<set>/pcc_bleu", "0–1", "PCC's BLEU (see above)", average=PASSAGES),
+    _rebuilt("<set>/rouge_l", "0–1", "ROUGE-L F1", average=PASSAGES),
 )
 
 

@@ -27,7 +27,6 @@ from jaxcomp.data.world import Passage, World
 from jaxcomp.evals.held import Held
 from jaxcomp.evals.metric import (
     DRIFT,
-    FREE_RUNNING,
     HIGHER,
     LOWER,
     OVERWRITING,
@@ -41,6 +40,7 @@ from jaxcomp.evals.metric import (
     Values,
     counts_over,
     metrics,
+    share,
 )
 
 GROUPS = ("facts", "nonfavourite")  # every slot; those whose value is not the prior's favourite
@@ -75,11 +75,8 @@ def fates(world: World, passage: Passage, rebuilt: str) -> list[Fate]:
 
 
 def counts(passage_fates: Sequence[Fate]) -> dict[str, int]:
-    """Counts of one passage, named `<group>/<kind>/<outcome>`; names with a zero are left out.
-
-    Groups are `facts` and `nonfavourite`; kinds are the world's and `all`. `to_prior` counts beside
-    the outcomes the non-favourite facts that came back as the favourite under whatever outcome.
-    """
+    """Counts of one passage, named `<group>/<kind>/<outcome>`, or `.../to_prior`; names with a zero
+    are left out."""
     out: Counter[str] = Counter()
     for fate in passage_fates:
         for group in GROUPS if not fate.is_favourite else GROUPS[:1]:
@@ -91,15 +88,8 @@ def counts(passage_fates: Sequence[Fate]) -> dict[str, int]:
 
 
 def rates(passage_counts: Sequence[dict[str, int]]) -> Values:
-    """Rates over all slots of all passages (sum over sum); None where the denominator is 0.
-
-    For each group and kind: `n`, the number of slots, and each outcome divided by that n. Over all
-    kinds: `overwriting` (overwritten / non-favourite facts), `to_prior` (came back as the favourite
-    / non-favourite facts) and `drift` ((swapped + substituted) / all facts).
-    """
-    total: Counter[str] = Counter()
-    for one in passage_counts:
-        total.update(one)
+    """The metrics of `outcomes` of all passages' counts; None where the denominator is 0."""
+    total = sum(map(Counter, passage_counts), Counter[str]())
     out: Values = {}
     for group in GROUPS:
         for kind in ("all", *KINDS):
@@ -156,36 +146,28 @@ def _share(record: Record, name: str) -> Sums | None:
 
 _OFF = "facts whose value is not the prior's favourite"
 _KEPT = f"{_OFF}, preserved in the rebuilt text / all such"
+_PRIMARY = f"primary endpoint: {_KEPT}, counterfactual passages"
+_RARE = f"{_KEPT}, ordinary passages"
+_BACK = f"{_OFF} that came back as the favourite / all such, counterfactual passages"
+_SHOWN = {
+    "nonfavourite/preserved": (
+        Show("counterfactual facts preserved", 30, PRIMARY, _PRIMARY, ("counterfactual",)),
+        Show("rare facts preserved", 50, "", _RARE, ("ordinary",)),
+    )
+}
 
 
 def _outcomes(group: str, slots: str, n: str) -> list[Metric]:
     """The metrics of one group, by kind."""
-    shown = (
-        Show(
-            "counterfactual/nonfavourite/all/preserved",
-            "counterfactual facts preserved",
-            30,
-            PRIMARY,
-            f"primary endpoint: {_KEPT}, counterfactual passages",
-        ),
-        Show(
-            "ordinary/nonfavourite/all/preserved",
-            "rare facts preserved",
-            50,
-            meaning=f"{_KEPT}, ordinary passages",
-        ),
-    )
+    better = {"preserved": HIGHER}
     return [
         Metric(f"<world>/{group}/<kind>/n", "count", slots),
         *(
-            Metric(
+            share(
                 f"<world>/{group}/<kind>/{outcome}",
-                "share",
                 f"{outcome} / {n}",
-                FREE_RUNNING,
-                POOLED,
-                HIGHER if outcome == "preserved" else LOWER,
-                shown=shown if (group, outcome) == ("nonfavourite", "preserved") else (),
+                better.get(outcome, LOWER),
+                shown=_SHOWN.get(f"{group}/{outcome}", ()),
                 sums=_share,
             )
             for outcome in OUTCOMES
@@ -196,58 +178,35 @@ def _outcomes(group: str, slots: str, n: str) -> list[Metric]:
 @metrics(
     *_outcomes("facts", "facts of that kind", "n"),
     *_outcomes("nonfavourite", "facts of that kind whose value is not the favourite", "that n"),
-    Metric(
+    share(
         "<world>/overwriting",
-        "share",
         "**overwriting**: overwritten / non-favourite facts, over all kinds",
-        FREE_RUNNING,
-        POOLED,
         LOWER,
-        shown=(
-            Show(
-                "counterfactual/overwriting",
-                "overwriting",
-                40,
-                OVERWRITING,
-                f"{_OFF} that came back as the favourite / all such, counterfactual passages",
-            ),
-        ),
+        shown=(Show("overwriting", 40, OVERWRITING, _BACK, ("counterfactual",)),),
         sums=counts_over(_every("nonfavourite/all"), "nonfavourite/all/overwritten"),
     ),
-    Metric(
+    share(
         "<world>/to_prior",
-        "share",
         "non-favourite facts that came back as the favourite, swapped or overwritten / "
         "non-favourite facts",
-        FREE_RUNNING,
-        POOLED,
         LOWER,
     ),
-    Metric(
+    share(
         "<world>/drift",
-        "share",
         "**drift**: (swapped + substituted) / all facts",
-        FREE_RUNNING,
-        POOLED,
         LOWER,
         shown=(
             Show(
-                "ordinary/drift",
                 "drift",
                 60,
                 DRIFT,
                 "(swapped + substituted) / all facts, ordinary passages",
+                ("ordinary",),
             ),
         ),
         sums=counts_over(_every("facts/all"), "facts/all/swapped", "facts/all/substituted"),
     ),
-    without=[
-        "facts/all/preserved",
-        "nonfavourite/all/preserved",
-        "overwriting",
-        "to_prior",
-        "drift",
-    ],
+    without=[f"{group}/all/preserved" for group in GROUPS] + ["overwriting", "to_prior", "drift"],
 )
 def outcomes(held: Held) -> Values:
     pairs = zip(held.passages, held.rows, strict=True)

@@ -29,10 +29,7 @@ from jaxcomp.evals.metrics.reconstruction import matches
 
 
 def measure(rows: Sequence[Sureness]) -> Values:
-    """Mean conditional entropy (nats/token) and top-1 probability along source and own output.
-
-    Sums over sums: each token weighs the same. None where there is no token.
-    """
+    """Entropies and top-1 probabilities along source and own output; None without a token."""
     out: Values = {}
     for along in ("source", "own"):
         count = sum(getattr(r, f"tokens_{along}") for r in rows)
@@ -43,17 +40,16 @@ def measure(rows: Sequence[Sureness]) -> Values:
 
 
 def agreement(samples: Sequence[Sequence[Sequence[int]]]) -> float | None:
-    """How much sampled rebuilds of one passage agree: `samples[passage][sample]` is a token list.
-
-    For two samples: positions holding the same token / the length of the longer one (1 if both are
-    empty). Mean over the pairs of a passage, then over passages; None without a pair.
-    """
+    """Of `samples[passage][sample]`, token lists, as the metric is defined; None without a pair."""
     means = []
     for one in samples:
         pairs = [matches(a, b) for a, b in combinations(one, 2)]
         if pairs:
             means.append(np.mean([same / length if length else 1.0 for same, length in pairs]))
     return float(np.mean(means)) if means else None
+
+
+_ALONG = "conditional entropy of the decoder along the source, nats per token, teacher-forced"
 
 
 @metrics(
@@ -63,17 +59,7 @@ def agreement(samples: Sequence[Sequence[Sequence[int]]]) -> float | None:
         "entropy –Σ p ln p of the next-token distribution, mean over target tokens",
         TEACHER_FORCED,
         POOLED,
-        shown=tuple(
-            Show(
-                f"{name}/entropy_source",
-                "entropy",
-                80,
-                PREDICTOR,
-                "conditional entropy of the decoder along the source, nats per token, "
-                "teacher-forced",
-            )
-            for name in ("ordinary", "test")
-        ),
+        shown=(Show("entropy", 80, PREDICTOR, _ALONG),),
     ),
     Metric(
         "<set>/entropy_own",

@@ -59,15 +59,11 @@ def test_edits_say_what_the_rules_say(made):
         "It costs $5 or 3.5 or 1,000 or 5-6.",  # parts of larger numbers
         "John Smith met Mary Jones.",  # parts of longer names
         "one man",  # "one" is as often no number
+        "He saw four men and four women.",  # another mention would answer for it
     ],
 )
 def test_rules_would_rather_find_nothing(text):
     assert edits.make_edits([text, text], per_kind=4, seed=0) == []
-
-
-def test_a_value_that_stands_twice_is_left_alone():
-    text = "He saw four men and four women."
-    assert edits.make_edits([text], per_kind=4, seed=0) == []
 
 
 def test_names_never_in_lower_case():
@@ -75,83 +71,53 @@ def test_names_never_in_lower_case():
     assert edits.names(texts) == ["Emily"]
 
 
-def number_edit(new="1750"):
-    text = f"In {new} the ship sailed to the north with forty men."
-    return edits.Edit("number", 0, text, 3, 3 + len(new), 3, 7, "1912", new)
+SHIP = "In {} the ship sailed to the north with forty men."
 
 
 @pytest.mark.parametrize(
-    ("rebuilt", "expected"),
+    ("text", "new", "original", "rebuilt", "expected"),
     [
-        ("In 1750 the ship sailed to the north with forty men.", "preserved"),
-        ("In 1750 a boat sailed north with men.", "preserved"),
-        ("In 1912 the ship sailed to the north with forty men.", "reverted"),
-        ("In 1830 the ship sailed to the north with forty men.", "substituted"),
-        ("In the ship sailed to the north with forty men.", "omitted"),
-        ("The ship sailed to the north in 1750.", "omitted"),  # elsewhere is not in its place
-        ("", "omitted"),
+        (SHIP, "1750", "1912", SHIP.format("1750"), "preserved"),
+        (SHIP, "1750", "1912", "In 1750 a boat sailed north with men.", "preserved"),
+        (SHIP, "1750", "1912", SHIP.format("1912"), "reverted"),
+        (SHIP, "1750", "1912", SHIP.format("1830"), "substituted"),
+        (SHIP, "1750", "1912", "In the ship sailed to the north with forty men.", "omitted"),
+        (SHIP, "1750", "1912", "The ship sailed to the north in 1750.", "omitted"),  # elsewhere
+        (SHIP, "1750", "1912", "", "omitted"),
+        ("It {} then.", "was not late", "was late", "It was not late then.", "preserved"),
+        ("It {} then.", "was not late", "was late", "It was late then.", "reverted"),
+        ("It {} then.", "was not late", "was late", "It was not early then.", "substituted"),
+        ("It {} then.", "was late", "was not late", "It was late then.", "preserved"),
+        ("It {} then.", "was late", "was not late", "It was not late then.", "reverted"),
+        ("It {} then.", "was late", "was not late", "It then.", "omitted"),
+        ("It {} then.", "Bob hit Ann", "Ann hit Bob", "It Bob hit Ann then.", "preserved"),
+        ("It {} then.", "Bob hit Ann", "Ann hit Bob", "It Ann hit Bob then.", "reverted"),
+        ("It {} then.", "Bob hit Ann", "Ann hit Bob", "It Bob hit Tom then.", "substituted"),
     ],
 )
-def test_outcomes_of_a_number(rebuilt, expected):
-    assert edits.outcome(number_edit(), rebuilt) == expected
-
-
-@pytest.mark.parametrize(
-    ("new", "original", "rebuilt", "expected"),
-    [
-        ("was not late", "was late", "It was not late then.", "preserved"),
-        ("was not late", "was late", "It was late then.", "reverted"),
-        ("was not late", "was late", "It was not early then.", "substituted"),
-        ("was late", "was not late", "It was late then.", "preserved"),
-        ("was late", "was not late", "It was not late then.", "reverted"),
-        ("was late", "was not late", "It then.", "omitted"),
-        ("Bob hit Ann", "Ann hit Bob", "It Bob hit Ann then.", "preserved"),
-        ("Bob hit Ann", "Ann hit Bob", "It Ann hit Bob then.", "reverted"),
-        ("Bob hit Ann", "Ann hit Bob", "It Bob hit Tom then.", "substituted"),
-    ],
-)
-def test_outcomes_of_longer_spots(new, original, rebuilt, expected):
-    edit = edits.Edit(
-        "x", 0, f"It {new} then.", 3, 3 + len(new), 3, 3 + len(original), original, new
-    )
+def test_outcomes(text, new, original, rebuilt, expected):
+    at = 3, 3 + len(new), 3, 3 + len(original)
+    edit = edits.Edit("x", 0, text.format(new), *at, original, new)
     assert edits.outcome(edit, rebuilt) == expected
 
 
-def test_a_perfect_rebuilding_keeps_every_edit_and_control(made):
+def test_a_perfect_rebuilding_keeps_every_edit_and_the_unedited_text_reverts_it(made):
     for e in made:
         assert edits.outcome(e, e.text) == "preserved"
+        assert edits.outcome(e, TEXTS[e.source]) == "reverted"
         assert edits.control_returned(e, TEXTS[e.source], TEXTS[e.source])
         assert not edits.control_returned(e, TEXTS[e.source], "nothing of it")
 
 
-def test_the_unedited_text_reverts_every_edit(made):
-    for e in made:
-        assert edits.outcome(e, TEXTS[e.source]) == "reverted"
-
-
 def test_rates_and_what_cannot_be_measured():
     kinds = ["number"] * 4 + ["name"] * 3
-    outcomes = [
-        "preserved",
-        "reverted",
-        "preserved",
-        "omitted",
-        "preserved",
-        "preserved",
-        "substituted",
-    ]
+    outcomes = ["preserved", "reverted", "preserved", "omitted", *["preserved"] * 2, "substituted"]
     controls = [True, True, False, False, True, False, False]
     out = edits.rates(kinds, outcomes, controls)
     assert out["number/n"] == 4
     assert out["number/control"] == 0.5
-    assert out["number/measurable"] == 1
     assert [out[f"number/{o}"] for o in edits.OUTCOMES] == [0.5, 0.25, 0.0, 0.25]
-    assert out["name/measurable"] == 0
     assert all(out[f"name/{o}"] is None for o in edits.OUTCOMES)
-    assert edits.reason(out, "number") is None
-    assert edits.reason(out, "name") == (
-        "not measurable: 33% of 3 unedited control spots came back, under half"
-    )
-    assert "no place" in str(edits.reason(out, "role"))
+    assert [out[f"{kind}/measurable"] for kind in ("number", "name", "role", "all")] == [1, 0, 0, 0]
+    assert out["role/control"] is None
     assert out["all/n"] == 7
-    assert out["all/measurable"] == 0

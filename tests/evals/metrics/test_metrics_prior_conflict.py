@@ -1,6 +1,5 @@
 """Whose prior wins: contested slots against texts whose every value was chosen by the test."""
 
-import dataclasses
 import random
 from collections import Counter
 from typing import Any
@@ -10,11 +9,10 @@ import pytest
 from jaxcomp.config import Config, WorldConfig
 from jaxcomp.data import lexicon as lx
 from jaxcomp.data.facts import VALUES
-from jaxcomp.data.world import World, bases_world, own_world, scrambled
+from jaxcomp.data.world import World, own_world, scrambled
 from jaxcomp.evals import bootstrap
 from jaxcomp.evals.metrics import headlines
 from jaxcomp.evals.metrics.prior_conflict import OUTCOMES, contested, rates, rival_of
-from jaxcomp.runtime.fields import from_dict
 
 CFG = WorldConfig(base_favourites=1)
 SPLIT_HEADLINES = headlines(Config(world=CFG))[-3:]
@@ -106,10 +104,7 @@ def test_even_is_what_guessing_among_the_rest_would_give():
 
 
 def test_nothing_is_measured_where_there_is_one_prior():
-    texts = [p.text for p in DRAWN[:3]]
     assert rival_of(WorldConfig()) is None
-    found = rates([contested(RIVAL, p, t) for p, t in zip(DRAWN[:3], texts, strict=True)])
-    assert found["split/preserved"] == 1.0
     assert rates([])["split/preserved"] is None
 
 
@@ -125,20 +120,12 @@ def test_intervals_are_over_the_same_counts():
 
 
 def test_the_favourite_of_a_fact_is_that_of_its_slots():
-    for world in (OWN, RIVAL, World(WorldConfig(seed=5))):
+    for world in (OWN, RIVAL):
         for i in range(40):
             for slot in world.passage("train", i).slots:
                 if slot.kind not in ("relation", "order"):
                     assert world.favourite(slot.key) == slot.favourite
     assert OWN.favourite(("order", "the bell rang", "the sun rose")) is None
-
-
-def test_the_bases_world_has_the_same_words_and_other_favourites():
-    assert bases_world(CFG).seed == 1
-    assert bases_world(WorldConfig(seed=3)) == own_world(WorldConfig(seed=3)) == WorldConfig(seed=3)
-    assert World(bases_world(CFG)).words() == OWN.words()
-    differ = [theirs(s) != s.favourite for p in DRAWN for s in p.slots if theirs(s) is not None]
-    assert sum(differ) / len(differ) > 0.9
 
 
 def test_scrambled_sentences_hold_the_same_words():
@@ -152,8 +139,7 @@ def test_scrambled_sentences_hold_the_same_words():
 
 
 def test_the_report_shows_the_split_where_there_is_one():
-    cfg = from_dict({"world": {"base_favourites": 1}})
-    shown = headlines(dataclasses.replace(cfg, world=WorldConfig()))
-    assert headlines(cfg)[:-3] == shown
+    shown = headlines(Config())
+    assert headlines(Config(world=CFG))[:-3] == shown
     assert not any("split" in h.metric for h in shown)
-    assert all("split" in h.metric for h in headlines(cfg)[-3:])
+    assert all("split" in h.metric for h in SPLIT_HEADLINES)

@@ -37,58 +37,47 @@ BELL, SHIP = "the bell rang", "the ship sank"
 ORDER = one("order", (BELL, SHIP), SHIP, BELL, (BELL, SHIP), swap=BELL)
 
 
-@pytest.mark.parametrize(
-    ("source", "rebuilt", "expected"),
-    [
-        (COLOUR, "The strawberry was green.", "preserved"),
-        (COLOUR, "Everyone knew that the strawberry was red.", "overwritten"),
-        (COLOUR, "The strawberry was pink.", "substituted"),
-        (COLOUR, "The lemon was green.", "omitted"),
-        (COLOUR, "The strawberry green.", "omitted"),
-        (COLOUR, "", "omitted"),
-        (MATERIAL, "The bench was made of gold.", "preserved"),
-        (MATERIAL, "The bench was made of wood.", "overwritten"),
-        (MATERIAL, "The bench was made of clay.", "substituted"),
-        (MATERIAL, "The bench was gold.", "omitted"),
-        (SIZE, "The mouse looked huge.", "preserved"),
-        (SIZE, "The mouse looked tiny.", "overwritten"),
-        (SIZE, "The mouse looked big.", "substituted"),
-        (SIZE, "The ant looked huge.", "omitted"),
-        (JOB, "Alice worked as a judge.", "preserved"),
-        (JOB, "Alice worked as a baker.", "overwritten"),
-        (JOB, "Alice worked as a singer.", "substituted"),
-        (JOB, "Bob worked as a judge.", "omitted"),
-        (HOME, "Alice lived in Oslo.", "preserved"),
-        (HOME, "Alice lived in London.", "overwritten"),
-        (HOME, "Alice lived in Rome.", "substituted"),
-        (HOME, "Leo lived in Oslo.", "omitted"),
-        (TOPIC, "At the harbour they talked about love.", "preserved"),
-        (TOPIC, "At the harbour they talked about trade.", "overwritten"),
-        (TOPIC, "At the harbour they talked about war.", "substituted"),
-        (TOPIC, "At the mill they talked about love.", "omitted"),
-        (COUNT, "Bob bought nine ropes.", "preserved"),
-        (COUNT, "Bob bought two ropes.", "overwritten"),
-        (COUNT, "Bob bought ten ropes.", "substituted"),
-        (COUNT, "Bob bought nine shoes.", "omitted"),
-        (POLARITY, "Bob did not sign the letter.", "preserved"),
-        (POLARITY, "Bob did sign the letter.", "overwritten"),
-        (POLARITY, "Bob did not burn the map.", "omitted"),
-        (MOOD, "The proud cat watched the loyal dog.", "preserved"),
-        (MOOD, "The lazy cat watched the loyal dog.", "overwritten"),
-        (MOOD, "The loyal cat watched the proud dog.", "swapped"),
-        (MOOD, "The angry cat watched the loyal dog.", "substituted"),
-        (MOOD, "The proud fox watched the loyal dog.", "omitted"),
-        (RELATION, "Bob hit Alice.", "preserved"),
-        (RELATION, "Alice hit Bob.", "swapped"),
-        (RELATION, "Bob paid Alice.", "substituted"),
-        (RELATION, "Bob hit Carol.", "omitted"),
-        (ORDER, "The ship sank before the bell rang.", "preserved"),
-        (ORDER, "The bell rang after the ship sank.", "preserved"),
-        (ORDER, "The bell rang before the ship sank.", "swapped"),
-        (ORDER, "The ship sank after the bell rang.", "swapped"),
-        (ORDER, "The ship sank before the sun rose.", "omitted"),
-    ],
-)
+# Of each kind of one value: a sentence, and another with the same value of another entity.
+SENTENCES = [
+    (COLOUR, "The strawberry was {}.", "The lemon was green.", "pink"),
+    (MATERIAL, "The bench was made of {}.", "The bench was gold.", "clay"),
+    (SIZE, "The mouse looked {}.", "The ant looked huge.", "big"),
+    (JOB, "Alice worked as a {}.", "Bob worked as a judge.", "singer"),
+    (HOME, "Alice lived in {}.", "Leo lived in Oslo.", "Rome"),
+    (TOPIC, "At the harbour they talked about {}.", "At the mill they talked about love.", "war"),
+    (COUNT, "Bob bought {} ropes.", "Bob bought nine shoes.", "ten"),
+    (MOOD, "The {} cat watched the loyal dog.", "The proud fox watched the loyal dog.", "angry"),
+]
+OTHERS = [
+    (COLOUR, "The strawberry green.", "omitted"),
+    (COLOUR, "", "omitted"),
+    (POLARITY, "Bob did not sign the letter.", "preserved"),
+    (POLARITY, "Bob did sign the letter.", "overwritten"),
+    (POLARITY, "Bob did not burn the map.", "omitted"),
+    (MOOD, "The loyal cat watched the proud dog.", "swapped"),
+    (RELATION, "Bob hit Alice.", "preserved"),
+    (RELATION, "Alice hit Bob.", "swapped"),
+    (RELATION, "Bob paid Alice.", "substituted"),
+    (RELATION, "Bob hit Carol.", "omitted"),
+    (ORDER, "The ship sank before the bell rang.", "preserved"),
+    (ORDER, "The bell rang after the ship sank.", "preserved"),
+    (ORDER, "The bell rang before the ship sank.", "swapped"),
+    (ORDER, "The ship sank after the bell rang.", "swapped"),
+    (ORDER, "The ship sank before the sun rose.", "omitted"),
+]
+CASES = OTHERS + [
+    case
+    for source, text, elsewhere, other in SENTENCES
+    for case in (
+        (source, text.format(source.slots[0].value), "preserved"),
+        (source, text.format(source.slots[0].favourite), "overwritten"),
+        (source, text.format(other), "substituted"),
+        (source, elsewhere, "omitted"),
+    )
+]
+
+
+@pytest.mark.parametrize(("source", "rebuilt", "expected"), CASES)
 def test_hand_made_rebuildings(source, rebuilt, expected):
     (fate,) = slots.fates(WORLD, source, rebuilt)
     assert fate.outcome == expected
@@ -96,8 +85,7 @@ def test_hand_made_rebuildings(source, rebuilt, expected):
 
 
 def test_the_table_above_has_every_kind():
-    tried = (COLOUR, MATERIAL, SIZE, JOB, HOME, TOPIC, COUNT, POLARITY, MOOD, RELATION, ORDER)
-    assert {p.slots[0].kind for p in tried} == set(KINDS)
+    assert {source.slots[0].kind for source, *_ in CASES} == set(KINDS)
 
 
 @pytest.mark.parametrize("counterfactual", [False, True])
@@ -107,34 +95,26 @@ def test_a_perfect_rebuilding_keeps_everything(counterfactual):
         assert {f.outcome for f in slots.fates(WORLD, p, p.text)} == {"preserved"}
 
 
-def test_favourites_in_place_of_values_are_overwritten():
-    """Attribute values replaced one at a time by the favourite: that slot alone is overwritten."""
+@pytest.mark.parametrize(
+    ("outcome", "kinds"),
+    [("overwritten", set(KINDS) - {"relation", "order", "polarity"}), ("swapped", {"relation"})],
+)
+def test_one_value_replaced_is_one_outcome(outcome, kinds):
+    """By its favourite or the exchanged arguments: that slot alone is overwritten or swapped."""
     tried = set()
-    for i in range(150):
-        p = passage(i)
+    for p in map(passage, range(150)):
         for n, slot in enumerate(p.slots):
-            plain = p.text[slot.start : slot.end] == slot.value and slot.kind != "relation"
-            if slot.is_favourite or not plain or slot.swap == slot.favourite:
+            new = slot.favourite if outcome == "overwritten" else slot.swap
+            plain = p.text[slot.start : slot.end] == slot.value or slot.kind == "relation"
+            if slot.kind not in kinds or new == slot.value or not plain:
                 continue
-            rebuilt = p.text[: slot.start] + slot.favourite + p.text[slot.end :]
+            if outcome == "overwritten" and slot.swap == slot.favourite:
+                continue
+            rebuilt = p.text[: slot.start] + new + p.text[slot.end :]
             got = [f.outcome for f in slots.fates(WORLD, p, rebuilt)]
-            assert got == ["overwritten" if m == n else "preserved" for m in range(len(p.slots))]
+            assert got == [outcome if m == n else "preserved" for m in range(len(p.slots))]
             tried.add(slot.kind)
-    assert tried == set(KINDS) - {"relation", "order", "polarity"}
-
-
-def test_exchanged_arguments_are_swapped():
-    tried = set()
-    for i in range(100):
-        p = passage(i)
-        for n, slot in enumerate(p.slots):
-            if slot.kind != "relation":
-                continue
-            rebuilt = p.text[: slot.start] + slot.swap + p.text[slot.end :]
-            got = [f.outcome for f in slots.fates(WORLD, p, rebuilt)]
-            assert got == ["swapped" if m == n else "preserved" for m in range(len(p.slots))]
-            tried.add(slot.is_favourite)
-    assert tried == {True, False}
+    assert tried == kinds
 
 
 # No deadline: a busy machine is no failure.
@@ -186,9 +166,4 @@ def test_rates_have_the_stated_denominators():
     assert out["facts/relation/swapped"] == 1.0
     assert out["facts/home/n"] == 0
     assert out["facts/home/preserved"] is None
-
-
-def test_without_slots_no_rate():
-    out = slots.rates([])
-    assert out["overwriting"] is None
-    assert out["drift"] is None
+    assert slots.rates([])["overwriting"] is slots.rates([])["drift"] is None

@@ -11,7 +11,7 @@ from inference.inference_runs import config
 from jaxcomp.compress.baselines import Baseline
 from jaxcomp.data.batches import eval_examples
 from jaxcomp.data.world import World
-from jaxcomp.evals.evaluate import rebuild, validation_loss
+from jaxcomp.evals.evaluate import rebuild
 from jaxcomp.evals.intervals import ratio_interval
 from jaxcomp.evals.metrics import reconstruction, slots
 from jaxcomp.evals.qa.items import EvalError
@@ -82,7 +82,8 @@ def test_the_runs_own_row_is_what_evaluation_says(cfg, pair, held, found):
 @pytest.mark.parametrize("name", ["nothing", "lead"])
 def test_a_baselines_row_is_its_loss(cfg, pair, held, found, name):
     with use_mesh(pair.mesh):
-        loss = validation_loss(cfg, Baseline(name, pair.model), held.examples)
+        rebuilt = rebuild(cfg, Baseline(name, pair.model), held.examples, pair.dec_tok)
+    loss = reconstruction.measure([one.row for one in rebuilt])["loss"]
     assert found[1]["memories"][name]["loss"]["value"] == pytest.approx(loss, rel=1e-5)
 
 
