@@ -165,7 +165,7 @@ def test_pairs_that_cannot_be_asked_lose_nothing(measured, monkeypatch, capsys):
 
     def run(pair, passages, out=None, *, say):
         monkeypatch.setattr(drift, "prepare", lambda *a: ([], {"left_out": {}}))
-        monkeypatch.setattr(drift, "_about", lambda *a: {})
+        monkeypatch.setattr(drift, "about_of", lambda *a, **k: {})
         return real(pair, passages, out, say=say)
 
     monkeypatch.setattr(drift, "run", run)

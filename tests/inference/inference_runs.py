@@ -2,9 +2,12 @@
 
 import dataclasses
 import functools
+import tempfile
+from pathlib import Path
 
 from conftest import mesh_of
 
+import jaxcomp
 from jaxcomp.cli import overrides
 from jaxcomp.config import LoraConfig
 from jaxcomp.data.batches import eval_examples
@@ -37,11 +40,21 @@ def config(lora=None, positions="spread"):
     return dataclasses.replace(cfg, memory=memory)
 
 
-def make_run(folder):
-    """`folder` with a finished run, by LoRA, on one device: the tower of 24 does not need eight."""
-    with use_mesh(mesh_of((1, 1, 1))):
-        compressor.train(config(LORA), folder)
-    return folder
+ONE = mesh_of((1, 1, 1))  # the tower of 24 does not need eight devices
+_FOLDER = tempfile.TemporaryDirectory()
+
+
+@functools.cache
+def trained():
+    """The folder of a run by LoRA, finished once a process: to be read, not written to."""
+    with use_mesh(ONE):
+        compressor.train(config(LORA), Path(_FOLDER.name) / "run")
+    return Path(_FOLDER.name) / "run"
+
+
+@functools.cache
+def trained_pair():
+    return jaxcomp.load(trained(), mesh=ONE, batch=8)
 
 
 @functools.cache

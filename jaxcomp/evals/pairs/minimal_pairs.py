@@ -1,7 +1,7 @@
 """Minimal pairs: a text and its twin, which differs in one spot and says something else.
 
 Of a passage of the controlled world the twin follows from its slots and is exactly false; of real
-text rules make it (twin_rules.py). A passage gives at most one pair of a dimension.
+text rules make it (edit_rules.py). A passage gives at most one pair of a dimension.
 """
 
 from __future__ import annotations
@@ -55,22 +55,19 @@ def make(
 ) -> list[MinimalPair]:
     """The pairs of all passages in their order, by dimension within; pure in its arguments.
     `cut` gives the windows of a real text; a passage of the world is taken whole."""
-    real = [p for p in passages if p.world is None]
-    cuts = [cut(p.text) for p in real]
-    rules = TwinRules([window for found in cuts for window in found], seed)
+    cuts = {p.id: [] if p.world else cut(p.text) for p in passages}
+    rules = TwinRules([window for found in cuts.values() for window in found], seed)
     first = 0
     pairs: list[MinimalPair] = []
-    places: dict[str, range] = {}
-    for passage, found in zip(real, cuts, strict=True):
-        places[passage.id] = range(first, first + len(found))
-        first += len(found)
     for passage in passages:
+        places = range(first, first + len(cuts[passage.id]))
+        first = places.stop
         for dimension in DIMENSIONS:
             rng = random.Random(f"{seed}/{passage.id}/{dimension}")
             if passage.world is not None:
                 of_text = [(passage.text, _slots(passage.world, dimension, rng))]
             else:
-                order = list(places[passage.id])
+                order = list(places)
                 rng.shuffle(order)
                 of_text = ((rules.texts[i], rules.spots(i, dimension, rng)) for i in order)
             pairs += _first(passage, dimension, of_text, rng)

@@ -1,4 +1,4 @@
-"""The closed word lists of the rules that make minimal pairs (twin_rules.py). English only.
+"""The closed word lists of the rules that make minimal pairs (edit_rules.py). English only.
 
 A group holds words that stand in the same place of a sentence and exclude each other's meaning, so
 that one put for the other keeps the grammar and changes what is said. Synonyms never share one.

@@ -25,7 +25,7 @@ from jaxcomp.compress.autoencoder import Prefix
 from jaxcomp.data.segments import SegmentError, cut_encoded
 from jaxcomp.data.tokenizer import Tokenizer, TokenizerError
 from jaxcomp.evals.qa.items import EvalError, Item
-from jaxcomp.evals.qa.selection import SELECTIONS, Question, select
+from jaxcomp.evals.qa.selection import SELECTIONS, Kept, Question, select
 from jaxcomp.evals.qa.squad import normalise
 from jaxcomp.inference.pair import QUESTION, Pair, Score
 
@@ -57,16 +57,6 @@ class Reading(NamedTuple):
     answer: str
     cut: bool = False
     kept: int = 0
-
-
-class _Prompts(NamedTuple):
-    """The rows `which` of a batch in one condition."""
-
-    condition: str
-    which: list[int]
-    prefix: Prefix
-    cut: Sequence[bool]
-    kept: Sequence[int]
 
 
 def prepare(pair: Pair, items: Sequence[Item], *, max_new: int) -> tuple[list[Asked], Counter[str]]:
@@ -108,18 +98,42 @@ def measure(
     SELECTIONS that `also` names. Raises EvalError where a likelihood is not a number: nothing
     could be read from it."""
     out: list[dict[str, Reading]] = [{} for _ in part]
-    for condition, which, prefix, cut, kept in _prompts(pair, part, max_new, also):
+    no, none = [False] * len(part), [0] * len(part)
+
+    def read(
+        name: str,
+        prefix: Prefix,
+        which: Sequence[int],
+        cut: Sequence[bool] = no,
+        kept: Sequence[int] = none,
+    ) -> None:
+        """`which`: the rows of the batch that `prefix` holds first; the others fill it."""
         scores, answers = _judged(pair, prefix, [part[i].options for i in which], max_new)
-        # Answers beyond the rows asked about fill the batch.
         each = zip(which, scores, answers, cut, kept, strict=False)
         for i, options, answer, was_cut, tokens in each:
             if not all(math.isfinite(score.nats) for score in options):
                 found = " and ".join(str(score.nats) for score in options)
                 raise EvalError(
-                    f"item {part[i].item.id}: -ln p of its answers from {condition} is "
-                    f"{found}; are the weights whole?"
+                    f"item {part[i].item.id}: -ln p of its answers from {name} is {found}; are "
+                    "the weights whole?"
                 )
-            out[i][condition] = Reading(options, answer, was_cut, tokens)
+            out[i][name] = Reading(options, answer, was_cut, tokens)
+
+    every = range(len(part))
+    read("nothing", pair.plain([a.tail_ids for a in part]), every)
+    read("text", pair.plain([a.text_ids for a in part]), every)
+    contexts = list(dict.fromkeys(a.item.context for a in part))
+    memory, each = pair.compress(contexts), [contexts.index(a.item.context) for a in part]
+    for which, prefix in pair.asked(memory[each], [a.tail for a in part]):
+        read("memory", prefix, which)
+    rebuilt = pair.reconstruct(memory)
+    texts = {"rebuilt": [Kept(rebuilt[i], 0) for i in each]}
+    asked = [Question(a.item.id, a.item.context, a.item.question, a.vectors) for a in part]
+    texts |= {name: select(pair, name, asked) for name in also}
+    for name, kept in texts.items():
+        fitted = [_fitting(pair, k.text, a, max_new) for k, a in zip(kept, part, strict=True)]
+        ids, cut = zip(*fitted, strict=True)
+        read(name, pair.plain(ids), every, cut, [k.tokens for k in kept])
     return out
 
 
@@ -135,35 +149,6 @@ def room(pair: Pair, tokens_G: Sequence[int]) -> int:
     if pair.model.compressor.positions == "consecutive":
         taken = sum(-(-tokens // pair.traits.ratio) for tokens in tokens_G)
     return pair.model.decoder.cfg.max_position_embeddings - taken - _MARKERS
-
-
-def fills_up(pair: Pair) -> bool:
-    """Does a memory of fewer segments than an example of the training take the places of as many?
-    Where vectors stand one after the other, those that are absent take none."""
-    return pair.traits.segments > 1 and pair.model.compressor.positions == "spread"
-
-
-def _prompts(
-    pair: Pair, part: Sequence[Asked], max_new: int, also: Sequence[str]
-) -> Iterator[_Prompts]:
-    every, whole, none = list(range(len(part))), [False] * len(part), [0] * len(part)
-    yield _Prompts("nothing", every, pair.plain([a.tail_ids for a in part]), whole, none)
-    yield _Prompts("text", every, pair.plain([a.text_ids for a in part]), whole, none)
-    contexts = list(dict.fromkeys(a.item.context for a in part))
-    memory = pair.compress(contexts)
-    each = [contexts.index(a.item.context) for a in part]
-    for which, prefix in pair.asked(memory[each], [a.tail for a in part]):
-        yield _Prompts("memory", which, prefix, whole, none)
-    rebuilt = pair.reconstruct(memory)
-    texts = {"rebuilt": ([rebuilt[i] for i in each], none)}
-    asked = [Question(a.item.id, a.item.context, a.item.question, a.vectors) for a in part]
-    for name in also:
-        found = select(pair, name, asked)
-        texts[name] = [kept.text for kept in found], [kept.tokens for kept in found]
-    for name, (said, kept) in texts.items():
-        fitted = [_fitting(pair, text, a, max_new) for text, a in zip(said, part, strict=True)]
-        prefix = pair.plain([ids for ids, _ in fitted])
-        yield _Prompts(name, every, prefix, [was_cut for _, was_cut in fitted], kept)
 
 
 def _judged(
@@ -184,7 +169,9 @@ def _fitting(pair: Pair, text: str, asked: Asked, max_new: int) -> tuple[list[in
     its end, as it may be longer than its source, which fits; all of it, if the decoder wrote what
     its tokenizer cannot say."""
     tok, cut = pair.dec_tok, False
-    most = pair.model.decoder.cfg.max_position_embeddings - _longest(asked.options, max_new)
+    most = pair.model.decoder.cfg.max_position_embeddings - max(
+        max_new, *map(len, asked.options), 0
+    )
     try:
         ids = tok.encode(text + asked.tail)
         while len(ids) > most and text:
@@ -212,7 +199,7 @@ def _asked(pair: Pair, item: Item, max_new: int) -> Asked | str:
     if not all(options):
         return "an answer that becomes no token"
     pieces = cut_encoded(context, *pair.comp_tok.encode_with_offsets(context), pair.segment)
-    longest = _longest(options, max_new)
+    longest = max(max_new, *map(len, options), 0)
     if len(text_ids) + longest > pair.model.decoder.cfg.max_position_embeddings:
         return "a text too long for the decoder"
     if len(tail_ids) + longest > room(pair, [len(piece.ids) for piece in pieces]):
@@ -234,10 +221,6 @@ def _ambiguous(item: Item) -> str:
     if len(set(options)) < len(options) or sides[0] & (sides[1] | set(options[1:])):
         return "answers that normalise to the same"
     return ""
-
-
-def _longest(options: Sequence[Sequence[int]], max_new: int) -> int:
-    return max(max_new, *map(len, options), 0)
 
 
 def _added(tok: Tokenizer, text: str, ids: list[int], more: str) -> list[int]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from jaxcomp.evals.qa.items import EvalError
+from jaxcomp.evals.qa.resumable import Record
 
-Record = dict[str, Any]
 Holds = Callable[[Record], bool]
+Step = dict[str, Any]  # {"rule": its name, "left": items after it}
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,19 @@ class Rules:
     answerable: bool = False  # answered right from the full text
     known: bool = False  # answered with the world's answer closed book
 
+    def before(self) -> dict[str, Holds]:
+        """Those that are known before asking."""
+        named: dict[str, Holds] = {}
+        if self.max_tokens:
+            named[f"max_tokens={self.max_tokens}"] = lambda r: (
+                r["context_tokens"] <= self.max_tokens
+            )
+        return named | ({"stated": lambda r: r["stated"]} if self.stated else {})
 
-class Step(NamedTuple):
-    """`left`: items after `rule`."""
-
-    rule: str
-    left: int
+    def after(self, answerable: Holds, known: Holds) -> dict[str, Holds]:
+        """Those of what was answered; what they mean of a record is the task's to say."""
+        named = {"answerable": answerable} if self.answerable else {}
+        return named | ({"known": known} if self.known else {})
 
 
 def parse(text: str) -> Rules:
@@ -40,48 +47,22 @@ def parse(text: str) -> Rules:
         name, mark, value = part.partition("=")
         if name in given:
             raise EvalError(f"--filter={text}: {name} is there twice")
-        if name == "max_tokens":
-            if not value.isdecimal() or int(value) < 1:
-                raise EvalError(f"--filter={text}: {part!r}; expected max_tokens=N, N at least 1")
+        if name == "max_tokens" and value.isdecimal() and int(value) > 0:
             given[name] = int(value)
-        elif name in {field.name for field in dataclasses.fields(Rules)} and not mark:
+        elif name in ("stated", "answerable", "known") and not mark:
             given[name] = True
         else:
             raise EvalError(
-                f"--filter={text}: {part!r} is no rule; expected some of max_tokens=N, stated, "
-                "answerable, known"
+                f"--filter={text}: {part!r} is no rule; expected some of max_tokens=N (N at least "
+                "1), stated, answerable, known"
             )
     return Rules(**given)
 
 
-def before(rules: Rules, records: Sequence[Record]) -> tuple[list[Record], list[Step]]:
-    """By what is known before asking: `context_tokens` and `stated` of each record."""
-    checks: list[tuple[str, Holds]] = []
-    if rules.max_tokens:
-        most = rules.max_tokens
-        checks.append((f"max_tokens={most}", lambda r: r["context_tokens"] <= most))
-    if rules.stated:
-        checks.append(("stated", lambda r: r["stated"]))
-    return _applied(checks, records)
-
-
-def after(
-    rules: Rules, records: Sequence[Record], answerable: Holds, known: Holds
-) -> tuple[list[Record], list[Step]]:
-    """By what was answered; what these two mean of a record is the task's to say."""
-    checks: list[tuple[str, Holds]] = []
-    if rules.answerable:
-        checks.append(("answerable", answerable))
-    if rules.known:
-        checks.append(("known", known))
-    return _applied(checks, records)
-
-
-def _applied(
-    checks: Sequence[tuple[str, Holds]], records: Sequence[Record]
-) -> tuple[list[Record], list[Step]]:
+def applied(rules: dict[str, Holds], records: Sequence[Record]) -> tuple[list[Record], list[Step]]:
+    """The records for which all rules hold, and how many are left after each."""
     left, steps = list(records), []
-    for rule, holds in checks:
+    for rule, holds in rules.items():
         left = [record for record in left if holds(record)]
-        steps.append(Step(rule, len(left)))
+        steps.append({"rule": rule, "left": len(left)})
     return left, steps

@@ -13,15 +13,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import BaseModel, StrictBool, ValidationError
+
 from jaxcomp.config import config_hash
 from jaxcomp.evals.evaluation import Evaluated
 from jaxcomp.evals.pairs.edit_rules import DIMENSIONS
 from jaxcomp.evals.pairs.minimal_pairs import Passage
-from jaxcomp.evals.qa import ask, jsonl, squad
-from jaxcomp.evals.qa.ask import Say, Task, head, shown
+from jaxcomp.evals.qa import ask, squad
+from jaxcomp.evals.qa.ask import Task, head, shown
 from jaxcomp.evals.qa.conditions import CONDITIONS, Asked, Reading
 from jaxcomp.evals.qa.items import EvalError, Item
-from jaxcomp.evals.qa.refusals import REFUSALS, refuses
+from jaxcomp.evals.qa.readers import Id, Text, check_limit, row_of, rows
+from jaxcomp.evals.qa.resumable import Record, Say, reasons
 from jaxcomp.evals.qa.scoring import average, proportion
 from jaxcomp.inference.pair import Pair
 from jaxcomp.runtime import paths, strict_json
@@ -30,8 +33,6 @@ UNANSWERABLE = "unanswerable"
 ASKED_ABOUT = (*DIMENSIONS, UNANSWERABLE)
 PER_PASSAGE = 20
 VERSION = 2  # of the definitions below
-FIELDS = ("id", "passage_id", "passage", "dimension", "question", "answer", "unanswerable")
-REPLY_FIELDS = ("passage_id", "passage", "reply")
 
 PROMPT = """\
 Read the passage and write exactly {n} questions about it, as a JSON list of objects and nothing \
@@ -57,6 +58,28 @@ right one. Do not ask what general knowledge answers. Do not use "yes" or "no" a
 Passage:
 {passage}
 """
+
+
+class Reply(BaseModel):
+    passage_id: Id
+    passage: Text
+    reply: str
+
+
+class Written(BaseModel):
+    """A question as it was written. `options`: wrong answers; the right one may be among them."""
+
+    id: Id
+    passage_id: Id
+    passage: Text
+    dimension: Text
+    question: Text
+    answer: str | None
+    unanswerable: StrictBool
+    options: tuple[Text, ...] | None = None
+
+
+FIELDS = tuple(name for name, field in Written.model_fields.items() if field.is_required())
 
 
 class Question(NamedTuple):
@@ -92,11 +115,10 @@ class QuestionSet(NamedTuple):
     def told(self) -> str:
         """What was read and what was left out, as one sentence."""
         counts = ", ".join(f"{self.counts[name]} {name}" for name in ASKED_ABOUT)
-        reasons = "; ".join(f"{n} with {why}" for why, n in sorted(self.refused.items()))
         return (
             f"{len(self.questions):,} of {self.rows:,} questions kept ({counts}), about "
             f"{self.passages:,} passages, {self.uneven:,} of them with another number than "
-            f"{PER_PASSAGE}, {self.bare:,} with none; refused: {reasons or 'none'}"
+            f"{PER_PASSAGE}, {self.bare:,} with none; refused: {reasons(self.refused) or 'none'}"
         )
 
 
@@ -108,42 +130,35 @@ def export(passages: Sequence[Passage], path: Path, *, n: int = PER_PASSAGE) -> 
         raise EvalError("no passage to ask about; expected at least one")
     if path.exists():
         raise EvalError(f"{path} is there already; name another file or remove it")
-    lines = [
-        json.dumps(
-            {
-                "passage_id": p.id,
-                "passage": p.text,
-                "prompt": PROMPT.format(n=n, passage=p.text),
-            },
-            ensure_ascii=False,
-        )
+    made = [
+        {"passage_id": p.id, "passage": p.text, "prompt": PROMPT.format(n=n, passage=p.text)}
         for p in passages
     ]
-    paths.write_bytes(path, "".join(f"{line}\n" for line in lines).encode())
+    lines = (f"{json.dumps(row, ensure_ascii=False)}\n" for row in made)
+    paths.write_bytes(path, "".join(lines).encode())
     return len(passages)
 
 
 def are_questions(path: Path) -> bool:
     """Is a file one for `read`, and not one of passages, by its first row? Raises EvalError."""
-    _, row = next(jsonl.rows(path, ()))
+    _, row = next(rows(path))
     return bool({"question", "reply"} & row.keys())
 
 
 def read(path: Path, limit: int | None = None) -> QuestionSet:
-    """The first `limit` questions (None: all) of a .jsonl[.gz] file that pass the checks.
+    """The first `limit` questions (None: all) of a .jsonl[.gz] or .parquet file that pass.
 
-    A row is a question with the fields FIELDS (and perhaps "options", a list of texts; those of an
-    unanswerable question are not taken), or a model's reply with REPLY_FIELDS. A question is
-    refused, and counted, where its dimension is not one of ASKED_ABOUT, its answer does not stand
-    in the passage (whole words after SQuAD's normalisation), it is unanswerable and has an answer
-    or is so by one field only, its id was there before, its passage_id stood with another passage,
-    two options normalise to the same, or a field is blank or of another kind; a reply where it
-    holds no JSON list of objects, or is the second that does about a passage.
+    A row is a question with the fields of `Written`, or a model's reply with those of `Reply`. A
+    question is refused, and counted, where a field is blank or of another kind, its dimension is
+    not one of ASKED_ABOUT, its answer does not stand in the passage (whole words after SQuAD's
+    normalisation), it is unanswerable and has an answer or is so by one field only, its id was
+    there before, its passage_id stood with another passage, or two options normalise to the same; a
+    reply where it holds no JSON list of objects, or is the second that does about a passage.
 
     Raises EvalError for a file of another schema, a row without one of the fields, a file of
     which nothing is kept, a limit below 1.
     """
-    jsonl.check_limit(limit)
+    check_limit(limit)
     kept: dict[str, Question] = {}
     refused: Counter[str] = Counter()
     seen: dict[str, str] = {}  # passages by their ids
@@ -160,14 +175,14 @@ def read(path: Path, limit: int | None = None) -> QuestionSet:
             if len(kept) == limit:
                 break
     if not kept:
-        reasons = "; ".join(f"{n} with {why}" for why, n in sorted(refused.items()))
-        raise EvalError(f"{path}: none of {total} questions is kept: {reasons}")
+        raise EvalError(f"{path}: none of {total} questions is kept: {reasons(refused)}")
     per_passage = Counter(q.passage_id for q in kept.values())
+    dimensions = Counter(q.dimension for q in kept.values())
     return QuestionSet(
         list(kept.values()),
         total,
         dict(refused),
-        {name: sum(q.dimension == name for q in kept.values()) for name in ASKED_ABOUT},
+        {name: dimensions[name] for name in ASKED_ABOUT},
         len(seen),
         sum(per_passage[name] != PER_PASSAGE for name in seen),
         len(seen) - len(per_passage),
@@ -177,16 +192,14 @@ def read(path: Path, limit: int | None = None) -> QuestionSet:
 def run(
     pair: Pair, questions: Sequence[Question], out: Path | None = None, *, say: Say | None = None
 ) -> Evaluated:
-    """What a decoder answers in each of `conditions.CONDITIONS`; see `asking.run`."""
+    """What a decoder answers in each of `conditions.CONDITIONS`; see `ask.run`."""
     by_id = {q.id: q for q in questions}
-    items = [
-        Item(
-            q.id, q.question, q.passage, REFUSALS if q.unanswerable else (q.answer,), (), q.options
-        )
-        for q in questions
-    ]
 
-    def scored(asked: Asked, readings: dict[str, Reading]) -> dict[str, Any]:
+    def item(q: Question) -> Item:
+        answers = squad.REFUSALS if q.unanswerable else (q.answer,)
+        return Item(q.id, q.question, q.passage, answers, (), q.options)
+
+    def scored(asked: Asked, readings: dict[str, Reading]) -> Record:
         question = by_id[asked.item.id]
         conditions = {c: _scored(question, readings[c]) for c in CONDITIONS}
         return {"dimension": question.dimension, "conditions": conditions}
@@ -194,34 +207,28 @@ def run(
     def right(condition: str):
         return lambda record: record["conditions"][condition]["holds"]
 
+    def stated(item: Item) -> bool | None:
+        unanswerable = by_id[item.id].unanswerable
+        return None if unanswerable else squad.holds(item.context, item.answers)
+
     # Items do not know their dimension, which decides the result too.
     name = f"questions-{config_hash([q.dimension for q in questions])}"
-
-    def stated(item: Item) -> bool | None:
-        question = by_id[item.id]
-        return None if question.unanswerable else squad.holds(item.context, item.answers)
-
     task = Task(name, VERSION, scored, rates, right("text"), right("nothing"), stated)
-    return ask.run(task, pair, items, out, say=say)
+    return ask.run(task, pair, list(map(item, questions)), out, say=say)
 
 
-def rates(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def rates(records: Sequence[Record]) -> dict[str, Any]:
     """`dimensions`: by dimension and condition the shares `exact` and `holds` (unanswerable: of
     refusals) and the mean `f1`; `answerable` is all but the unanswerable ones. `refused`: of those
     the share that was refused all the same. `chosen`: of those with options the share of which the
     right one is the likeliest."""
-    dimensions = {}
-    for name in (*ASKED_ABOUT, "answerable"):
-        mine = [
-            r
-            for r in records
-            if r["dimension"] == name or (name == "answerable" and r["dimension"] != UNANSWERABLE)
-        ]
-        contexts = [r["context"] for r in mine]
-        dimensions[name] = {
-            c: _rates([r["conditions"][c] for r in mine], contexts) for c in CONDITIONS
+    groups = {name: [r for r in records if r["dimension"] == name] for name in ASKED_ABOUT}
+    groups["answerable"] = [r for r in records if r["dimension"] != UNANSWERABLE]
+    return {
+        "dimensions": {
+            name: {c: _rates(mine, c) for c in CONDITIONS} for name, mine in groups.items()
         }
-    return {"dimensions": dimensions}
+    }
 
 
 def table(result: dict[str, Any]) -> str:
@@ -230,10 +237,9 @@ def table(result: dict[str, Any]) -> str:
     for condition in CONDITIONS:
         lines.append(f"{'from ' + condition:14}{'holds':>26}{'exact match':>26}{'mean F1':>26}")
         for name, found in result["dimensions"].items():
-            one = found[condition]
-            f1 = "" if name == UNANSWERABLE else shown(one["f1"])
-            exact = "" if name == UNANSWERABLE else shown(one["exact"])
-            lines.append(f"{name:14}{shown(one['holds']):>26}{exact:>26}{f1:>26}")
+            columns = ["holds"] if name == UNANSWERABLE else ["holds", "exact", "f1"]
+            each = "".join(f"{shown(found[condition][c]):>26}" for c in columns)
+            lines.append(f"{name:14}{each}")
         found = result["dimensions"]["answerable"][condition]
         lines.append(f"  refused though answerable: {shown(found['refused'])}")
         if found["chosen"]["n"]:
@@ -243,30 +249,31 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _scored(question: Question, reading: Reading) -> dict[str, Any]:
-    answer = reading.answer
-    refused = refuses(answer)
+def _scored(question: Question, reading: Reading) -> Record:
+    answer, golds = reading.answer, [] if question.unanswerable else [question.answer]
+    refused = squad.refuses(answer)
     nats = [score.nats / score.tokens for score in reading.options]
     return {
         "answer": answer,
         "refused": refused,
-        "holds": refused if question.unanswerable else squad.holds(answer, [question.answer]),
-        "exact": not question.unanswerable and squad.exact(answer, [question.answer]),
-        "f1": 0.0 if question.unanswerable else squad.f1(answer, [question.answer]),
+        "holds": refused if question.unanswerable else squad.holds(answer, golds),
+        "exact": squad.exact(answer, golds),
+        "f1": squad.f1(answer, golds),
         "chosen": nats[0] < min(nats[1:]) if nats else None,
     }
 
 
-def _rates(found: Sequence[dict[str, Any]], contexts: Sequence[int]) -> dict[str, Any]:
-    each = list(zip(found, contexts, strict=True))
-    with_options = [(one["chosen"], c) for one, c in each if one["chosen"] is not None]
-    shares = {
-        name: proportion([one[name] for one in found], contexts)
-        for name in ("exact", "holds", "refused")
-    }
-    return shares | {
-        "f1": average([one["f1"] for one in found], contexts),
-        "chosen": proportion([hit for hit, _ in with_options], [c for _, c in with_options]),
+def _rates(records: Sequence[Record], condition: str) -> dict[str, Any]:
+    each = [r["conditions"][condition] | {"context": r["context"]} for r in records]
+    contexts = [one["context"] for one in each]
+    chosen = [one for one in each if one["chosen"] is not None]
+    return {
+        **{
+            name: proportion([one[name] for one in each], contexts)
+            for name in ("exact", "holds", "refused")
+        },
+        "f1": average([one["f1"] for one in each], contexts),
+        "chosen": proportion([c["chosen"] for c in chosen], [c["context"] for c in chosen]),
     }
 
 
@@ -277,38 +284,35 @@ def _rows(path: Path, seen: dict[str, str]) -> Iterator[dict[str, Any] | str]:
     """Rows of questions; of a reply each of its questions, or why it has none. `seen` gets the
     passages by their ids."""
     replied: set[str] = set()
-    for where, row in jsonl.rows(path, ()):
-        reply = "reply" in row and "question" not in row
-        jsonl.needs(row, REPLY_FIELDS if reply else FIELDS, where)
-        if reply:
-            name, passage, text = (jsonl.text_of(row, field, where) for field in REPLY_FIELDS)
+    for place, row in rows(path):
+        reply = None
+        if "reply" in row and "question" not in row:
+            reply = row_of(Reply, row, f"{path}: {place}")
+            name, passage = reply.passage_id, reply.passage
         else:
-            name, passage, text = str(row["passage_id"]), row["passage"], ""
+            if lacking := [f for f in FIELDS if f not in row]:
+                raise EvalError(
+                    f"{path}: {place}: no field {lacking[0]!r}; found {', '.join(row) or 'none'}; "
+                    f"expected {', '.join(FIELDS)}"
+                )
+            name, passage = str(row["passage_id"]), row["passage"]
             if not isinstance(passage, str) or type(row["passage_id"]) not in (str, int):
                 yield row  # refused, and of no passage
                 continue
         if seen.setdefault(name, passage) != passage:
             yield "a passage_id that stood with another passage"
-        elif not reply:
+        elif reply is None:
             yield row
-        elif not (listed := _listed(text)):
+        elif not (listed := _listed(reply.reply)):
             yield "a reply that is no JSON list"
         elif name in replied:
             yield "a second reply about one passage"
         else:
             replied.add(name)
-            yield from _of_reply(listed, name, passage)
-
-
-def _of_reply(listed: list[Any], name: str, passage: str) -> Iterator[dict[str, Any] | str]:
-    for number, one in enumerate(listed, 1):
-        if isinstance(one, dict):
-            own = {"id": f"{name}/{number}", "passage_id": name, "passage": passage}
-            yield {"dimension": None, "question": None, "answer": None, "unanswerable": None} | (
-                one | own
-            )
-        else:
-            yield "a question of a reply that is no object"
+            for number, one in enumerate(listed, 1):
+                own = {"id": f"{name}/{number}", "passage_id": name, "passage": passage}
+                is_object = isinstance(one, dict)
+                yield one | own if is_object else "a question of a reply that is no object"
 
 
 def _listed(reply: str) -> list[Any]:
@@ -331,33 +335,24 @@ def _listed(reply: str) -> list[Any]:
 
 def _checked(row: dict[str, Any]) -> Question | str:
     """The question, or why it is refused."""
-    texts = {name: row[name] for name in FIELDS[:-1]}
-    texts |= {name: str(row[name]) for name in ("id", "passage_id") if type(row[name]) is int}
-    texts["answer"] = texts["answer"] if texts["answer"] is not None else ""
-    options = row.get("options") or []
-    every = [*texts.values(), *options] if isinstance(options, list) else [None]
-    if not all(isinstance(text, str) for text in every):
-        return "a field that is no text"
-    if not all(text.strip() for name, text in texts.items() if name != "answer"):
-        return "a blank field"
-    if texts["dimension"] not in ASKED_ABOUT:
+    try:
+        found = Written.model_validate(row)
+    except ValidationError as error:
+        return f"a field {str(error.errors()[0]['loc'][0])!r} that is blank or of another kind"
+    answer, options = (found.answer or "").strip(), found.options or ()
+    if found.dimension not in ASKED_ABOUT:
         return "an unknown dimension"
-    answer = texts["answer"].strip()
-
-    def question(answer: str, options: tuple[str, ...] = ()) -> Question:
-        found = {name: text for name, text in texts.items() if name != "answer"}
-        return Question(**found, answer=answer, options=options)
-
-    if type(row["unanswerable"]) is not bool:
-        return 'an "unanswerable" that is neither true nor false'
-    if row["unanswerable"] != (texts["dimension"] == UNANSWERABLE):
+    if found.unanswerable != (found.dimension == UNANSWERABLE):
         return 'a dimension that contradicts "unanswerable"'
-    if row["unanswerable"]:
-        return "an answer where there is none" if answer else question("")
-    if not squad.normalise(answer) or not squad.holds(texts["passage"], [answer]):
-        return "an answer that is not in the passage"
-    rivals = tuple(o for o in options if squad.normalise(o) != squad.normalise(answer))
-    plain = {squad.normalise(option) for option in options}
-    if len(plain) < len(options) or "" in plain or len(rivals) < len(options) - 1:
-        return "options that normalise to the same or to nothing"
-    return question(answer, rivals)
+    if found.unanswerable and answer:
+        return "an answer where there is none"
+    rivals = ()
+    if not found.unanswerable:
+        plain, mine = [squad.normalise(option) for option in options], squad.normalise(answer)
+        if not mine or not squad.holds(found.passage, [answer]):
+            return "an answer that is not in the passage"
+        if len(set(plain)) < len(plain) or "" in plain:
+            return "options that normalise to the same or to nothing"
+        rivals = tuple(o for o, p in zip(options, plain, strict=True) if p != mine)
+    texts = found.passage_id, found.passage, found.dimension, found.question
+    return Question(found.id, *texts, answer, rivals)

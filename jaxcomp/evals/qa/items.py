@@ -3,14 +3,11 @@ be answered. They are for evaluation only; nothing here keeps their texts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
-
-from jaxcomp.config import config_hash
 
 
 class EvalError(ValueError):
-    """A task cannot be run; the message names file and place, what was expected and the mend."""
+    """A task cannot be run; the message names file and place, what was expected and the fix."""
 
 
 class NothingToAsk(EvalError):
@@ -36,8 +33,3 @@ class Item(NamedTuple):
     def options(self) -> tuple[str, ...]:
         """What likelihood chooses among; the passage's answer is the first."""
         return *self.answers[:1], *self.world[:1], *self.others
-
-
-def fingerprint(items: Sequence[Item]) -> str:
-    """Twelve hex digits that name these items in this order."""
-    return config_hash([list(item) for item in items])

@@ -5,13 +5,20 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jaxcomp.evals.qa.items import EvalError
 from jaxcomp.runtime import strict_json
 from jaxcomp.training.manifest import write_json
+from jaxcomp.training.metrics import duration
+
+Record = dict[str, Any]
+Say = Callable[[str], None]
+Part = TypeVar("Part", bound=Sequence[Any])
 
 
 @contextlib.contextmanager
@@ -29,81 +36,122 @@ def intact(file: Path | None) -> Iterator[None]:
         ) from error
 
 
+def reasons(left_out: Mapping[str, int]) -> str:
+    """What was left out, and why, as text."""
+    return "; ".join(f"{n} with {why}" for why, n in sorted(left_out.items()))
+
+
+def check_ids(ids: Iterable[str]) -> None:
+    """Raises EvalError where one stands twice."""
+    if twice := [name for name, n in Counter(ids).items() if n > 1]:
+        raise EvalError(
+            f"{len(twice)} ids stand twice, such as {twice[0]!r}; expected each once, with an id "
+            "of its own"
+        )
+
+
 class Journal:
-    """The file `out` of what `about` says; None: nothing is kept.
+    """The file `out` of what `about` decides; None: nothing is kept.
 
     Until it is finished, its records stand in `<out>.part.jsonl`, below a line that holds `about`.
-    `read`: the file of which something was read.
+
+    Attributes:
+        found: the finished result, if it is there.
+        records: those that were made before, by their `key`.
+        read: the file that something was read from.
+
+    Raises EvalError where a file is damaged or of another `about`.
     """
 
-    read: Path | None = None
+    def __init__(self, out: Path | None, about: Record, say: Say | None, key: str = "id"):
+        self.out, self.about, self.key = out, about, key
+        self.say: Say = say or (lambda text: None)
+        self.found: Record | None = None
+        self.records: dict[str, Record] = {}
+        self.read: Path | None = None
+        if out is None:
+            return
+        self.part = out.with_name(f"{out.name}.part.jsonl")
+        if out.exists():
+            try:
+                self.found = found = strict_json.read(out, dict)
+            except (OSError, ValueError) as error:
+                raise EvalError(
+                    f"{out} is there already and is no result of a task ({error}); choose another "
+                    "--out or remove it"
+                ) from error
+            self._check(found.get("about"), out)
+            self._keep(found.get("records"))
+        if self.part.exists():
+            first, *later = self._lines() or [about]
+            self._check(first, self.part)
+            self._keep(later)
 
-    def __init__(self, out: Path | None, about: dict[str, Any]):
-        self.out, self.about = out, about
-        self.part = out.with_name(out.name + ".part.jsonl") if out else None
+    def measure(
+        self, parts: Iterable[Part], count: int, made: Callable[[Part], list[Record]], what: str
+    ) -> None:
+        """Keeps the records that `made` makes of each part; on the disk before the next one.
+        `count`: how many there are in all parts; `what` they are."""
+        if self.records:
+            self.say(f"{len(self.records):,} {what} were done already")
+        began = shown = time.perf_counter()
+        done = 0
+        for part in parts:
+            records = made(part)
+            self._write(records)
+            self.records |= {record[self.key]: record for record in records}
+            done, now = done + len(part), time.perf_counter()
+            spent = now - began
+            if done == count:
+                self.say(
+                    f"{done:,} {what} measured in {duration(spent)}: {spent / done:.3g} s "
+                    f"each, compiling included"
+                )
+            elif now - shown > 5:
+                shown, left = now, duration(spent * (count - done) / done)
+                self.say(f"{done:,} of {count:,} {what}, {done / spent:.2f} a second, {left} left")
 
-    def finished(self) -> dict[str, Any] | None:
-        """The whole result, if it is there. Raises EvalError where the file is of another."""
-        if self.out is None or not self.out.exists():
-            return None
-        try:
-            found = strict_json.read(self.out, dict)
-        except (OSError, ValueError) as error:
-            raise EvalError(
-                f"{self.out} is there already and is no result of a task ({error}); choose "
-                "another --out or remove it"
-            ) from error
-        self._same(found.get("about"), self.out)
-        self.read = self.out
-        return found
+    def finish(self, result: Record) -> Record:
+        """Writes the whole result in place of the records, and returns it."""
+        if self.out is not None:
+            write_json(self.out, result)
+            self.part.unlink(missing_ok=True)
+        return result
 
-    def records(self) -> list[dict[str, Any]]:
-        """The records of an interrupted run; a last line that was cut short is taken away."""
-        if self.part is None or not self.part.exists():
-            return []
+    def _lines(self) -> list[Any]:
+        """Of the records of an interrupted run; a last line that was cut short is taken away."""
         raw = self.part.read_bytes()
         whole = raw[: raw.rfind(b"\n") + 1]
         if len(whole) < len(raw):
-            with self.part.open("r+b") as file:
-                file.truncate(len(whole))
+            os.truncate(self.part, len(whole))
         try:
-            lines = [
+            return [
                 strict_json.parse(line, f"line {number}", dict)
-                for number, line in enumerate(whole.split(b"\n"), 1)
-                if line
+                for number, line in enumerate(whole.splitlines(), 1)
             ]
         except strict_json.JsonError as error:
             raise EvalError(f"{self.part} is damaged ({error}); remove it") from error
-        if lines:
-            self._same(lines[0], self.part)
-            self.read = self.part
-        return lines[1:]
 
-    def add(self, records: Sequence[dict[str, Any]]) -> None:
-        """Keeps records. On the disk when it returns."""
-        if self.part is None:
-            return
-        self.part.parent.mkdir(parents=True, exist_ok=True)
-        with self.part.open("a", encoding="utf-8") as file:
-            for line in [] if file.tell() else [self.about]:
-                file.write(json.dumps(line) + "\n")
-            for record in records:
-                file.write(json.dumps(record) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-
-    def finish(self, result: dict[str, Any]) -> None:
-        """Writes the whole result in place of the records."""
-        if self.out is None or self.part is None:
-            return
-        write_json(self.out, result)
-        self.part.unlink(missing_ok=True)
-
-    def _same(self, found: Any, file: Path) -> None:
+    def _check(self, found: Any, file: Path) -> None:
         about = found if isinstance(found, dict) else {}
-        differ = [k for k, v in self.about.items() if k != "hash" and about.get(k) != v]
+        differ = [k for k, v in self.about.items() if about.get(k) != v]
         if differ:
             raise EvalError(
                 f"{file} is there already, with another {' and '.join(differ)}; choose another "
                 "--out or remove it"
             )
+        self.read = file
+
+    def _keep(self, records: Any) -> None:
+        with intact(self.read):
+            self.records |= {record[self.key]: record for record in records}
+
+    def _write(self, records: Sequence[Record]) -> None:
+        if self.out is None:
+            return
+        self.part.parent.mkdir(parents=True, exist_ok=True)
+        with self.part.open("a", encoding="utf-8") as file:
+            first = [] if file.tell() else [self.about]
+            file.writelines(f"{json.dumps(line)}\n" for line in [*first, *records])
+            file.flush()
+            os.fsync(file.fileno())

@@ -53,8 +53,7 @@ def share(count: int, n: int) -> dict[str, Any]:
     """`count` of `n` with Wilson's 95% interval [low, high]; no numbers where n is 0."""
     if not n:
         return {"count": count, "n": n, "rate": None, "low": None, "high": None}
-    interval = stats.binomtest(count, n).proportion_ci(confidence_level=0.95, method="wilson")
-    low, high = float(interval.low), float(interval.high)
+    low, high = wilson(count / n, n)
     return {"count": count, "n": n, "rate": count / n, "low": low, "high": high}
 
 
@@ -70,10 +69,10 @@ def proportion(hits: Sequence[bool], contexts: Sequence[Hashable]) -> dict[str, 
     """
     count, n = int(sum(hits)), len(hits)
     found = share(count, n)
-    hits_W, sizes_W = _by_context(hits, contexts)
-    C = len(sizes_W)
     if len(set(contexts)) == n:
         return found
+    hits_W, sizes_W = _by_context(hits, contexts)
+    C = len(sizes_W)
     if C < 2:
         return found | {"low": None, "high": None}
     rate = count / n

@@ -10,8 +10,7 @@ reach. The result file defines its columns; [recipes.md](recipes.md) says how to
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,22 +39,20 @@ from jaxcomp.evals.evaluation import (
 )
 from jaxcomp.evals.intervals import ratio_interval
 from jaxcomp.evals.metrics import reconstruction, slots
+from jaxcomp.evals.qa.ask import about_of
 from jaxcomp.evals.qa.items import EvalError
-from jaxcomp.evals.qa.resumable import Journal, intact
+from jaxcomp.evals.qa.resumable import Journal, Record, Say, intact
 from jaxcomp.inference import decode
 from jaxcomp.inference.load import open_run
 from jaxcomp.inference.pair import Pair
 from jaxcomp.runtime.sharding import on_host, put_batch, use_mesh, whole_batch
 from jaxcomp.training.compressor import tokenizers
-from jaxcomp.training.metrics import duration
 
 OWN, CRAMMED = "compressor", "crammed"
 MEMORIES = (*BASELINES, OWN, CRAMMED)
 STEPS = 100  # updates of Adam for each crammed memory
 SEED = 0  # of the tokens that `random` draws
 VERSION = 2  # of the definitions: results of another one are not taken over
-Say = Callable[[str], None]
-Record = dict[str, Any]
 
 DEFINITIONS = {
     "loss": "nats a target token (end token included) of rebuilding, teacher-forced; sum over sum",
@@ -73,11 +70,11 @@ DEFINITIONS = {
     CRAMMED: f"vectors of each text by itself, from the decoder's mean embedding, {STEPS} updates "
     f"of Adam, rate {LR} standard deviations of the embeddings, on the loss above",
 }
-_COLUMNS = {
-    "loss": "loss, nats a token",
-    "tokens_rebuilt": "tokens rebuilt",
-    "preserved": "facts preserved",
-    "overwriting": "overwriting",
+_COLUMNS = {  # title, and the two counts of a passage: a sum over a sum
+    "loss": ("loss, nats a token", "nats", "targets"),
+    "tokens_rebuilt": ("tokens rebuilt", "same", "length"),
+    "preserved": ("facts preserved", "preserved", "odd"),
+    "overwriting": ("overwriting", "overwritten", "odd"),
 }
 
 
@@ -106,45 +103,38 @@ def run(pair: Pair, held: HeldOut, out: Path | None = None, *, say: Say | None =
     after the last memory; finished, it reads the file. Raises EvalError where `out` holds
     something else, or the decoder has too few positions for the text in its own tokens.
     """
-    say = say or (lambda text: None)
-    about = _about(pair, held)
-    journal = Journal(out, about)
-    if (found := journal.finished()) is not None:
-        return Evaluated(found, False)
+    texts = config_hash([[held.name, e.id, e.text] for e in held.examples])
+    about = about_of(pair, "bounds", VERSION, passages=texts, steps=STEPS, rate=LR, seed=SEED)
+    journal = Journal(out, about, say, key="memory")
+    if journal.found is not None:
+        return Evaluated(journal.found, False)
     recut = _recut(pair, held)
-    kept = journal.records()
-    with intact(journal.read):
-        rows = {row["memory"]: row for row in kept}
-    if rows:
-        say(f"measured already: {', '.join(rows)}")
-    for name in MEMORIES:
-        if name in rows:
-            continue
-        began = time.perf_counter()
+
+    def made(part: Sequence[str]) -> list[Record]:
         with use_mesh(pair.mesh):
-            rows[name] = _measured(pair, name, held if name == OWN else recut)
-        journal.add([rows[name]])
-        spent = time.perf_counter() - began
-        cost = f"{spent / len(held.examples):.3g} s a passage, compiling included"
-        say(f"{name}: {duration(spent)}, {cost}")
+            return [_measured(pair, name, held if name == OWN else recut) for name in part]
+
+    todo = [[name] for name in MEMORIES if name not in journal.records]
+    journal.measure(todo, len(todo), made, "memories")
     with intact(journal.read):
-        memories = {name: _counted(rows[name]) for name in MEMORIES}
+        memories = {name: _counted(journal.records[name]) for name in MEMORIES}
     result = {
         "about": about,
         "set": held.name,
         "passages": len(held.examples),
         "memories": memories,
         "definitions": DEFINITIONS,
-        "records": [rows[name] for name in MEMORIES],
+        "records": [journal.records[name] for name in MEMORIES],
     }
-    journal.finish(result)
-    return Evaluated(result, True)
+    return Evaluated(journal.finish(result), True)
 
 
 def table(result: dict[str, Any]) -> str:
     """A result as text."""
     about, memories = result["about"], result["memories"]
-    shown = {c: t for c, t in _COLUMNS.items() if any(m[c] is not None for m in memories.values())}
+    shown = {
+        c: t for c, (t, *_) in _COLUMNS.items() if any(m[c] is not None for m in memories.values())
+    }
     lines = [
         f"{result['passages']:,} held-out passages ({result['set']}), ratio {about['ratio']}",
         "",
@@ -237,11 +227,7 @@ def _rebuilt(pair: Pair, example: Example, tok_L: np.ndarray, world: World | Non
     if world is not None:
         counts = slots.counts(slots.fates(world, example.passage, pair.dec_tok.decode(ids)))
         odd = {o: counts.get(f"nonfavourite/all/{o}", 0) for o in OUTCOMES}
-        out |= {
-            "odd": sum(odd.values()),
-            "preserved": odd["preserved"],
-            "overwritten": odd["overwritten"],
-        }
+        out |= {"odd": sum(odd.values())} | {o: odd[o] for o in ("preserved", "overwritten")}
     return out
 
 
@@ -249,14 +235,8 @@ def _counted(row: Record) -> dict[str, Any]:
     """The columns of one memory; of real text no facts are known."""
     passages = row["passages"]
     vectors = float(np.mean(passages["vectors"]))
-    return {
-        "vectors": vectors,
-        "bytes": vectors * row["bytes_of_a_vector"],
-        "loss": _ratio(passages, "nats", "targets"),
-        "tokens_rebuilt": _ratio(passages, "same", "length"),
-        "preserved": _ratio(passages, "preserved", "odd"),
-        "overwriting": _ratio(passages, "overwritten", "odd"),
-    }
+    columns = {name: _ratio(passages, *parts) for name, (_, *parts) in _COLUMNS.items()}
+    return {"vectors": vectors, "bytes": vectors * row["bytes_of_a_vector"], **columns}
 
 
 def _ratio(passages: Record, top: str, bottom: str) -> dict[str, float | None] | None:
@@ -273,22 +253,6 @@ def _shown(found: dict[str, float | None] | None) -> str:
         return "-"
     value = f"{found['value']:.3f}"
     return value if found["low"] is None else f"{value} [{found['low']:.3f}, {found['high']:.3f}]"
-
-
-def _about(pair: Pair, held: HeldOut) -> dict[str, Any]:
-    """What decides the result."""
-    about = {
-        "task": "bounds",
-        "version": VERSION,
-        "passages": config_hash([[held.name, e.id, e.text] for e in held.examples]),
-        "compressor": pair.traits.compressor,
-        "decoder": pair.traits.decoder,
-        "ratio": pair.traits.ratio,
-        "steps": STEPS,
-        "rate": LR,
-        "seed": SEED,
-    }
-    return about | {"hash": config_hash(about)}
 
 
 @evaluation(

@@ -28,7 +28,7 @@ of each set), `rules` (of each dimension/rule) and `records`, one a pair.
 
 **Question sets** (a file of questions that a language model wrote, [drift.md](drift.md)): by
 dimension and condition `holds`, `exact` and F1 as for `qa`, intervals over passages.
-`unanswerable`: `holds` is the share of answers that are a refusal by rules (`evals.qa.refusals`),
+`unanswerable`: `holds` is the share of answers that are a refusal by rules (`evals.qa.squad`),
 which err both ways. `answerable`: all other dimensions; `refused`: of those the share that is a
 refusal; `chosen`: of those with options the share of which the right one has the higher mean ln p
 per token.
@@ -37,11 +37,12 @@ per token.
 from __future__ import annotations
 
 import math
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from pydantic import BaseModel
 
 from jaxcomp.config import config_hash
 from jaxcomp.data.eval_sets import eval_examples
@@ -63,20 +64,18 @@ from jaxcomp.evals.evaluation import (
 )
 from jaxcomp.evals.pairs.edit_rules import DIMENSIONS
 from jaxcomp.evals.pairs.minimal_pairs import MinimalPair, Passage, make, windows
-from jaxcomp.evals.pairs.rates import passage_of, rates, table
-from jaxcomp.evals.qa import generated, jsonl
-from jaxcomp.evals.qa.conditions import fills_up, room
+from jaxcomp.evals.pairs.rates import rates, table
+from jaxcomp.evals.qa import generated, readers
+from jaxcomp.evals.qa.ask import about_of
+from jaxcomp.evals.qa.conditions import room
 from jaxcomp.evals.qa.items import EvalError, NothingToAsk
-from jaxcomp.evals.qa.resumable import Journal, intact
+from jaxcomp.evals.qa.resumable import Journal, Record, Say, check_ids, intact, reasons
 from jaxcomp.inference.decode import LOGITS_ELEMENTS
 from jaxcomp.inference.load import open_run
 from jaxcomp.inference.pair import Pair, Score
 from jaxcomp.training.compressor import tokenizers
-from jaxcomp.training.metrics import duration
 
 VERSION = versions.DRIFT
-FIELDS = ("id", "text")
-Say = Callable[[str], None]
 
 
 class Ready(NamedTuple):
@@ -88,27 +87,20 @@ class Ready(NamedTuple):
     segments: int
 
 
-def read(path: Path, limit: int | None = None) -> list[Passage]:
-    """The first `limit` passages (None: all) of a .jsonl[.gz] file, one {"id", "text"} a line.
+class _Row(BaseModel):
+    id: readers.Id
+    text: readers.Text
 
-    Raises EvalError for a file of another kind, a field that is missing, blank or not text, an
-    id that was there before, a limit below 1.
-    """
-    jsonl.check_limit(limit)
-    passages: list[Passage] = []
-    seen: dict[str, str] = {}
-    for where, row in jsonl.rows(path, FIELDS):
-        name, text = (jsonl.text_of(row, field, where) for field in FIELDS)
-        if name in seen:
-            raise EvalError(
-                f"{where}: id {name!r} is that of {seen[name]} too; expected every passage once, "
-                "with an id of its own"
-            )
-        seen[name] = where
-        passages.append(Passage(name, text, path.name))
-        if len(passages) == limit:
-            break
-    return passages
+
+def read(path: Path, limit: int | None = None) -> list[Passage]:
+    """The first `limit` passages (None: all) of a .jsonl[.gz] or .parquet file, an {"id", "text"} a
+    row. Raises EvalError as `readers.named` and `readers.row_of`."""
+
+    def made(place: str, values: dict[str, Any]) -> tuple[str, Passage]:
+        row = readers.row_of(_Row, values, f"{path}: {place}")
+        return row.id, Passage(row.id, row.text, path.name)
+
+    return readers.named(path, limit, made)
 
 
 def passages_of_run(place: Path | str, limit: int | None = None, **moved: str) -> list[Passage]:
@@ -118,7 +110,7 @@ def passages_of_run(place: Path | str, limit: int | None = None, **moved: str) -
 
     Raises ExportError where the folder is no run, DataError where its data are not there,
     EvalError for a limit below 1."""
-    jsonl.check_limit(limit)
+    readers.check_limit(limit)
     cfg, root = open_run(place, **moved)
     toks = tokenizers(cfg, root)
     return [
@@ -137,68 +129,34 @@ def run(
     after the last batch; finished, it reads the file. Raises EvalError where `out` holds something
     else, no pair can be asked, or a likelihood is not a number.
     """
-    say = say or (lambda text: None)
-    about = _about(pair, passages)
-    journal = Journal(out, about)
-    if (found := journal.finished()) is not None:
-        with intact(journal.read):
-            if "passages_asked" in found["pairs"]:
-                return Evaluated(found, False)
-            # One of before passages were counted is counted again, from its own records.
-            found = _counted(found, found["records"])
-        journal.finish(found)
-        return Evaluated(found, True)
-    ready, read_counts = prepare(pair, passages)
-    left_out = read_counts["left_out"]
-    reasons = "; ".join(f"{n} with {why}" for why, n in sorted(left_out.items()))
+    texts = config_hash([[p.id, p.text, p.source] for p in passages])
+    about = about_of(pair, "drift", VERSION, passages=texts)
+    journal = Journal(out, about, say)
+    if journal.found is not None:
+        return Evaluated(journal.found, False)
+    ready, counts = prepare(pair, passages)
+    why = reasons(counts["left_out"])
     if not ready:
         raise NothingToAsk(
             f"no minimal pair of {len(passages)} passages can be asked: "
-            f"{reasons or 'no rule found a place in them (they are for English prose)'}"
+            f"{why or 'no rule found a place in them (they are for English prose)'}"
         )
-    if reasons:
-        say(f"left out: {reasons}")
-    kept = journal.records()
+    if why:
+        journal.say(f"left out: {why}")
+    todo = [r for r in ready if r.pair.id not in journal.records]
+    parts = batches(todo, max(1, pair.batch // 4))
+    journal.measure(parts, len(todo), lambda part: measure(pair, part), "pairs")
+    records = [journal.records[r.pair.id] for r in ready]
     with intact(journal.read):
-        records = {record["id"]: record for record in kept}
-    if records:
-        say(f"{len(records):,} of {len(ready):,} pairs were done already")
-    todo = [r for r in ready if r.pair.id not in records]
-    began = shown = time.perf_counter()
-    done = 0
-    for part in batches(todo, max(1, pair.batch // 4)):
-        made = measure(pair, part)
-        journal.add(made)
-        records |= {record["id"]: record for record in made}
-        done, now = done + len(part), time.perf_counter()
-        spent = now - began
-        if done == len(todo):
-            cost = f"{spent / done:.3g} s a pair, compiling included"
-            say(f"{done:,} pairs measured in {duration(spent)}, {done / spent:.1f} pairs/s: {cost}")
-        elif now - shown > 5:
-            shown, left = now, duration(spent * (len(todo) - done) / done)
-            say(f"{done:,} of {len(todo):,} pairs, {done / spent:.1f} pairs/s, {left} left")
-    ordered = [records[r.pair.id] for r in ready]
-    beyond = sum(r.segments > pair.traits.segments for r in ready)
-    counts = read_counts | {"asked": len(ready), "beyond_training": beyond}
-    with intact(journal.read):
-        result = _counted({"about": about, "pairs": counts}, ordered)
-    journal.finish(result)
-    return Evaluated(result, True)
+        result = {"about": about, "pairs": counts, **rates(records), "records": records}
+    return Evaluated(journal.finish(result), True)
 
 
-def _counted(result: dict[str, Any], records: list[dict[str, Any]]) -> dict[str, Any]:
-    asked = len({passage_of(record) for record in records})
-    pairs = result["pairs"] | {"passages_asked": asked}
-    return {"about": result["about"], "pairs": pairs, **rates(records), "records": records}
-
-
-def prepare(pair: Pair, passages: Sequence[Passage]) -> tuple[list[Ready], dict[str, Any]]:
+def prepare(pair: Pair, passages: Sequence[Passage]) -> tuple[list[Ready], Record]:
     """The pairs that can be asked; passages read, pairs made by dimension, and what was left out,
     by reason."""
     left_out: Counter[str] = Counter()
-    if twice := [name for name, n in Counter(p.id for p in passages).items() if n > 1]:
-        raise EvalError(f"{len(twice)} ids stand twice, such as {twice[0]!r}; expected own ids")
+    check_ids(p.id for p in passages)
 
     def cut(text: str) -> list[str]:
         try:
@@ -222,7 +180,9 @@ def prepare(pair: Pair, passages: Sequence[Passage]) -> tuple[list[Ready], dict[
         "passages": len(passages),
         "made": {d: by_dimension[d] for d in DIMENSIONS},
         "left_out": dict(left_out),
+        "asked": len(ready),
         "trained_segments": pair.traits.segments,
+        "beyond_training": sum(r.segments > pair.traits.segments for r in ready),
     }
     return ready, counts
 
@@ -238,7 +198,7 @@ def batches(ready: Sequence[Ready], most: int) -> Iterator[list[Ready]]:
         start += len(part)
 
 
-def measure(pair: Pair, part: Sequence[Ready]) -> list[dict[str, Any]]:
+def measure(pair: Pair, part: Sequence[Ready]) -> list[Record]:
     """The records of a batch: -ln p of the true text and of its twin in every condition."""
     texts = [text for r in part for text in (r.pair.text, r.pair.twin)]
     memories = pair.compress(texts)
@@ -303,23 +263,6 @@ def _plain(pair: Pair, part: Sequence[Ready]) -> list[Score]:
     return out
 
 
-def _about(pair: Pair, passages: Sequence[Passage]) -> dict[str, Any]:
-    """What decides the result."""
-    about = {
-        "task": "drift",
-        "version": VERSION,
-        "passages": config_hash([[p.id, p.text, p.source] for p in passages]),
-        "compressor": pair.traits.compressor,
-        "decoder": pair.traits.decoder,
-        "ratio": pair.traits.ratio,
-    }
-    # Results of before the floor kept the places of the memory, or before a short memory took
-    # those of the training, are not taken over.
-    if pair.model.compressor.positions == "consecutive" or fills_up(pair):
-        about["places"] = "trained"
-    return about | {"hash": config_hash(about)}
-
-
 @evaluation(
     "drift",
     about="does a memory prefer its text to a counterfactual edit of it (docs/drift.md)?",
@@ -333,10 +276,11 @@ def drift(asked: Request) -> Report | None:
         asked.say(found.told())
         made = generated.run(asked.pair, found.questions, asked.out(), say=asked.say)
         return asked.report(made, generated.table, asked.out())
-    if asked.data is not None:
-        passages = read(asked.data, asked.limit)
-    else:
-        passages = passages_of_run(asked.place, asked.limit, **asked.moved)
+    passages = (
+        passages_of_run(asked.place, asked.limit, **asked.moved)
+        if asked.data is None
+        else read(asked.data, asked.limit)
+    )
     if asked.export is not None:
         count = generated.export(passages, asked.export)
         asked.say(f"{count} prompts in {asked.export} (docs/drift.md)")

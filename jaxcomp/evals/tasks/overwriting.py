@@ -49,7 +49,7 @@ question), `rebuilt` (the text that `reconstruct` makes of that memory, greedy, 
   tail, of the probability that goes to a token of the passage; a sentence's relevance is the mean
   over its tokens of that less the same of an empty question.
 
-The result file: `about` (what decides the records, with its hash), `filter`, `items`, `conditions`,
+The result file: `about` (what decides the records), `filter`, `items`, `conditions`,
 `overwriting` (each share as `count`, `n`, `rate`, `low`, `high`) and `records`, one an item.
 """
 

@@ -1,10 +1,10 @@
 """`jaxcomp eval` as it is typed: of a finished run without its config, and its tasks."""
 
 import json
+import shutil
 
 import pytest
-from conftest import mesh_of
-from inference.inference_runs import make_run, texts
+from inference.inference_runs import ONE, texts, trained
 from qa_items import planted, write
 
 import jaxcomp
@@ -16,9 +16,8 @@ from jaxcomp.runtime.sharding import use_mesh
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Everything under one device: the shipped tower of 24 does not need eight."""
-    with use_mesh(mesh_of((1, 1, 1))):
-        yield make_run(tmp_path_factory.mktemp("run"))
+    with use_mesh(ONE):
+        yield shutil.copytree(trained(), tmp_path_factory.mktemp("run") / "run")
 
 
 def typed(capsys, *argv):
@@ -40,7 +39,7 @@ def test_a_run_is_evaluated_without_its_config(run, capsys):
     assert told == f"nothing to do: {file} is of this run and of these definitions already\n"
 
 
-def test_probes_write_beside_the_run_and_resume(run, tmp_path, capsys):
+def test_tasks_write_beside_the_run_and_resume(run, tmp_path, capsys):
     items = [
         Item(f"i{n}", "who ?", text, ("Alice",), ("Simon",)) for n, text in enumerate(texts()[:3])
     ]
@@ -57,19 +56,18 @@ def test_probes_write_beside_the_run_and_resume(run, tmp_path, capsys):
     assert (code, again) == (0, first)
     assert told == f"nothing to do: the result is in {out} already\n"
     assert typed(capsys, *argv[:3], "--limit=3")[0] == 2
-    out.write_text(json.dumps({name: result[name] for name in ("about", "filter", "items")}))
+    out.write_text(json.dumps({name: result[name] for name in ("about", "filter", "records")}))
     code, _, told = typed(capsys, *argv)
     assert (code, told.count("\n")) == (2, 1)
     assert f"{out} is damaged, or of another version (KeyError" in told
     out.write_text(json.dumps(result))
     # The same measurements under another rule: nothing is asked again.
     code, _, told = typed(capsys, *argv, "--filter=max_tokens=999")
-    assert (code, told) == (0, f"2 of 2 items were done already\nwritten: {out}\n")
+    assert (code, told) == (0, f"2 items were done already\nwritten: {out}\n")
 
 
 def test_gold_answers_of_an_exported_folder(run, tmp_path, capsys):
-    with use_mesh(mesh_of((1, 1, 1))):
-        jaxcomp.inference.export(run, tmp_path / "e")
+    jaxcomp.inference.export(run, tmp_path / "e")
     rows = [
         {"id": n, "question": "who ?", "context": text, "answers": ["Alice", "Simon"]}
         for n, text in enumerate(texts()[:2])

@@ -5,15 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import mesh_of
-from inference.inference_runs import make_run, texts
+from inference.inference_runs import texts, trained, trained_pair
 
 import jaxcomp
 from jaxcomp.data.batches import CONTINUE
-from jaxcomp.evals.qa import ask, conditions
-from jaxcomp.evals.qa.conditions import CONDITIONS, batches, fills_up, measure, prepare, room
+from jaxcomp.evals.qa import conditions
+from jaxcomp.evals.qa.conditions import CONDITIONS, batches, measure, prepare, room
 from jaxcomp.evals.qa.items import EvalError, Item
-from jaxcomp.evals.qa.selection import SELECTIONS, Question, select
-from jaxcomp.evals.tasks import qa
+from jaxcomp.evals.qa.selection import Question, select
 from jaxcomp.inference.pair import QUESTION, Score
 from jaxcomp.runtime.sharding import put_batch, use_mesh
 
@@ -21,13 +20,8 @@ NEW = 8
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return make_run(tmp_path_factory.mktemp("run"))
-
-
-@pytest.fixture(scope="module")
-def pair(run):
-    return jaxcomp.load(run, mesh=mesh_of((1, 1, 1)), batch=8)
+def pair():
+    return trained_pair()
 
 
 def items():
@@ -58,7 +52,7 @@ def measured(pair, asked):
     compressed, real = [], pair.compress
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pair, "compress", lambda texts: compressed.append(texts) or real(texts))
-        found = measure(pair, part, max_new=NEW, also=SELECTIONS)
+        found = measure(pair, part, max_new=NEW, also=["sage"])
     (each,) = compressed
     assert sorted(each) == sorted({a.item.context for a in part})
     return {a.item.id: readings for a, readings in zip(part, found, strict=True)}
@@ -153,8 +147,9 @@ def test_an_answer_from_memory_is_what_ask_answers(pair, measured):
         assert [measured[item.id]["memory"].answer] == said
 
 
-def test_a_sharded_pair_gives_the_same(run, asked, measured):
-    wide = jaxcomp.load(run, mesh=mesh_of((2, 4, 1)), batch=4)
+@pytest.mark.slow  # a second proof: tests/inference/test_inference_pair.py
+def test_a_sharded_pair_gives_the_same(asked, measured):
+    wide = jaxcomp.load(trained(), mesh=mesh_of((2, 4, 1)), batch=4)
     part = [a for a in asked if a.segments == 1]
     memory = wide.compress([a.item.context for a in part])
     ((_, remembered),) = wide.asked(memory, [a.tail for a in part])
@@ -176,9 +171,7 @@ def test_room_is_what_a_prefix_leaves(pair):
 def test_a_short_memory_takes_the_room_of_the_training(pair, monkeypatch):
     one, two = room(pair, [9]), room(pair, [9, 9])
     monkeypatch.setattr(pair, "traits", pair.traits._replace(segments=2))
-    assert fills_up(pair)
     assert room(pair, [9]) == two == one - pair.segment
-    assert ask._about(qa.TASK, pair, [], 1, ())["places"] == "trained"
 
 
 def test_what_cannot_be_asked_is_left_out_and_counted(pair):

@@ -7,8 +7,9 @@ import pytest
 from jaxcomp.evals.pairs.minimal_pairs import Passage
 from jaxcomp.evals.qa import generated
 from jaxcomp.evals.qa.conditions import CONDITIONS, Reading
-from jaxcomp.evals.qa.generated import ASKED_ABOUT, FIELDS, Question, export, rates, read, refuses
+from jaxcomp.evals.qa.generated import ASKED_ABOUT, FIELDS, Question, export, rates, read
 from jaxcomp.evals.qa.items import EvalError
+from jaxcomp.evals.qa.squad import refuses
 from jaxcomp.inference.pair import Score
 
 PASSAGE = "The tall miller sold nine sacks to Oda Brenn before the storm."
@@ -48,19 +49,16 @@ def test_good_rows_are_kept_and_counted(tmp_path):
     [
         ({"answer": "ten"}, "an answer that is not in the passage"),
         ({"answer": "mill"}, "an answer that is not in the passage"),  # whole words only
-        ({"answer": "the"}, "an answer that is not in the passage"),  # normalises to nothing
         ({"answer": ""}, "an answer that is not in the passage"),
         ({"dimension": "colour"}, "an unknown dimension"),
         ({"dimension": "unanswerable"}, 'a dimension that contradicts "unanswerable"'),
         ({"unanswerable": True}, 'a dimension that contradicts "unanswerable"'),
-        ({"unanswerable": "no"}, 'an "unanswerable" that is neither true nor false'),
+        ({"unanswerable": "no"}, "a field 'unanswerable' that is blank or of another kind"),
         ({"dimension": "unanswerable", "unanswerable": True}, "an answer where there is none"),
-        ({"question": " "}, "a blank field"),
-        ({"question": ["Why?"]}, "a field that is no text"),
-        ({"options": "two"}, "a field that is no text"),
-        ({"options": ["two", 3]}, "a field that is no text"),
+        ({"question": " "}, "a field 'question' that is blank or of another kind"),
+        ({"options": "two"}, "a field 'options' that is blank or of another kind"),
+        ({"options": ["two", 3]}, "a field 'options' that is blank or of another kind"),
         ({"options": ["two", "The two!"]}, "options that normalise to the same or to nothing"),
-        ({"options": ["nine", "the nine"]}, "options that normalise to the same or to nothing"),
         ({"options": ["two", "an"]}, "options that normalise to the same or to nothing"),
         ({"id": "ok"}, "an id that was there before"),
     ],
@@ -87,14 +85,9 @@ def test_another_file_is_one_error(rows, said, tmp_path):
         read(write(tmp_path / "q.jsonl", *rows))
 
 
-def test_question_sets_are_told_from_passages(tmp_path):
-    assert generated.are_questions(write(tmp_path / "q.jsonl", GOOD))
-    assert generated.are_questions(write(tmp_path / "r.jsonl", {"passage_id": "p", "reply": ""}))
-    assert not generated.are_questions(write(tmp_path / "p.jsonl", {"id": "p", "text": PASSAGE}))
-
-
 def test_a_limit_is_of_questions_kept(tmp_path):
     file = write(tmp_path / "q.jsonl", GOOD | {"answer": "ten"}, GOOD, OPEN)
+    assert generated.are_questions(file)
     found = read(file, 1)
     assert ([q.id for q in found.questions], found.rows) == (["p/1"], 2)
     with pytest.raises(EvalError, match="limit is 0"):
@@ -116,7 +109,7 @@ def test_replies_become_questions(tmp_path):
     assert found.rows == 8
     assert found.refused == {
         "a question of a reply that is no object": 1,
-        "a field that is no text": 1,
+        "a field 'dimension' that is blank or of another kind": 1,
         "a reply that is no JSON list": 4,
     }
     assert (found.passages, found.uneven, found.bare) == (5, 5, 4)
@@ -170,36 +163,22 @@ def test_what_is_exported_can_be_replied_to(tmp_path):
         export(passages, file)
     with pytest.raises(EvalError, match="no passage"):
         export([], tmp_path / "none.jsonl")
-    with pytest.raises(UnicodeEncodeError):  # whatever stops it, no half of a file is there
-        export([*passages, Passage("r", "\ud800", "made")], tmp_path / "half.jsonl")
-    assert not (tmp_path / "half.jsonl").exists()
 
 
-@pytest.mark.parametrize(
-    ("answer", "refused"),
-    [
-        ("Unanswerable.", True),
-        ("It's not stated in the passage", True),
-        ("I don't know", True),
-        ("", True),
-        ("Oda Brenn", False),
-        ("the unknowns", False),
-        ("The Unknown Soldier", False),
-        ("a man not known for his speed", False),
-        ("He was not given a name.", False),
-        ("It is unknown.", True),
-        ("Unknown in this text", True),
-        ("Unknown in 1912", False),
-        ("No answer from Berlin", False),
-        ("No answer is given.", True),
-        ("No answers came", False),
-        ("The passage doesn't mention his wife.", True),
-        ("The name of the dog is not mentioned in the passage.", True),
-        ("Not specified. Based on the text, nobody knows.", True),
-    ],
-)
-def test_a_refusal(answer, refused):
-    assert refuses(answer) is refused
+REFUSED = (
+    "Unanswerable.", "It's not stated in the passage", "I don't know", "", "It is unknown.",
+    "Unknown in this text", "No answer is given.", "The passage doesn't mention his wife.",
+    "The name of the dog is not mentioned in the passage.",
+    "Not specified. Based on the text, nobody knows.",
+)  # fmt: skip
+ANSWERED = (
+    "Oda Brenn", "the unknowns", "The Unknown Soldier", "a man not known for his speed",
+    "He was not given a name.", "Unknown in 1912", "No answer from Berlin", "No answers came",
+)  # fmt: skip
+
+
+def test_refusals_are_told_from_answers():
+    assert [answer for answer in (*REFUSED, *ANSWERED) if refuses(answer)] == list(REFUSED)
 
 
 def scored(row, answer, options=()):

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jaxcomp.evals.qa.items import EvalError, Item, fingerprint
+from jaxcomp.evals.qa.items import EvalError, Item
 from jaxcomp.evals.qa.readers import read
 
 ROW = {
@@ -59,9 +59,6 @@ def test_items_come_in_the_files_order_and_a_limit_takes_the_first(tmp_path):
     assert found[0].options == ("Oda Brenn", "Tilo Marsk")
     assert read(file, 2) == found[:2]
     assert read(file, 9) == found
-    assert fingerprint(found) != fingerprint(found[::-1])
-    changed = found[0]._replace(world=("Tilo Marsks",))
-    assert fingerprint([changed, *found[1:]]) != fingerprint(found)
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
@@ -106,35 +103,35 @@ def test_what_is_beyond_the_limit_is_not_looked_at(tmp_path):
     assert len(read(file, 1)) == 1
     with pytest.raises(EvalError, match="line 2"):
         read(file)
+    with pytest.raises(EvalError, match="limit is 0; expected at least 1"):
+        read(file, 0)
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "empty; expected rows with the fields of conflicts (question, context"),
-        ("\n \n", "empty; expected rows"),
+        ("", "empty; expected an object a row"),
+        ("\n \n", "empty"),
         ("{", "line 1: not JSON"),
         (f"{row()}\n[1]", "line 2: holds a list [...], expected an object"),
         ("[" * 100_000, "line 1: nested too deep"),
-        (f'{{"id": {"9" * 5000}}}', "line 1: an integer of 5000 digits"),
         (without("prior_answer"), "line 1: the fields are id, question, context, context_answer; "
          "--task=overwriting takes rows with the fields of conflicts (question, context,"),
         ('{"a": 1}', "or faitheval (question, context, choices, answerKey) or conflictqa ("),
-        (f"{row()}\n{json.dumps(FAITH)}", "line 2: no field 'context_answer', which the first row"),
+        (f"{row()}\n{json.dumps(FAITH)}", "line 2: no field 'context_answer'; found question, con"),
         (json.dumps(SQUAD), "the fields are those of squad, which is for --task=qa"),
-        (row(context=None), "field 'context' is NoneType; expected text"),
-        (row(id=True), "field 'id' is bool"),
-        (row(context_answer=["Oda"]), "field 'context_answer' is a list of 1 (str)"),
-        (row(question=" \n"), "field 'question' is blank"),
+        (row(context=None), "field 'context' is None: expected a valid string"),
+        (row(id=True), "field 'id' is True: expected"),
+        (row(context_answer=["Oda"]), "field 'context_answer' is ['Oda']: expected"),
+        (row(question=" \n"), "field 'question' is ' \\n': expected text that is not blank"),
         (row(context="a\ud800b"), "line 1: a string holds half a surrogate pair"),
         (f"{row()}\n\n{row(question='q')}", "line 3: id 'made-up-1' is that of line 1 too"),
         (f"{row(id=1)}\n{row(id='1')}", "line 2: id '1' is that of line 1 too"),
-        (json.dumps({**FAITH, "answerKey": "D"}), "'D'; expected one of the labels of 'choices', "
-         "found A, B, C"),
+        (json.dumps({**FAITH, "answerKey": "D"}), "label for each text of 'choices', one of them"),
         (json.dumps({**FAITH, "choices": {"text": ["a", "b"], "label": ["A"]}}),
-         "line 1: field 'choices' is dict; expected a struct of two lists of the same length"),
-        (json.dumps({**FAITH, "choices": ["fire", "snow"]}), "expected a struct of two lists"),
-        (json.dumps({**CONFLICTQA, "ground_truth": [3]}), "is a list of 1 (int); expected a list"),
+         "expected a label for each text of 'choices'"),
+        (json.dumps({**FAITH, "choices": ["fire", "snow"]}), "field 'choices' is ['fire', 'snow']"),
+        (json.dumps({**CONFLICTQA, "ground_truth": [3]}), "field 'ground_truth.0' is 3: expected"),
     ],
 )  # fmt: skip
 def test_a_bad_file_is_one_sentence(tmp_path, text, said):
@@ -144,33 +141,23 @@ def test_a_bad_file_is_one_sentence(tmp_path, text, said):
         read(file)
     assert said in str(error.value)
     assert str(error.value).startswith(str(file))
+    assert "\n" not in str(error.value)
 
 
-def test_a_bad_place_is_one_sentence(tmp_path):
-    with pytest.raises(EvalError, match=r"i\.jsonl: no such file"):
-        read(tmp_path / "i.jsonl")
-    with pytest.raises(EvalError, match=r"i\.csv: unsupported kind"):
-        read(tmp_path / "i.csv")
-    cut = tmp_path / "cut.jsonl.gz"
-    cut.write_bytes(gzip.compress(row().encode())[:-9])
-    with pytest.raises(EvalError, match="is it complete"):
-        read(cut)
-    plain = tmp_path / "plain.jsonl.gz"
-    plain.write_text(row())
-    with pytest.raises(EvalError, match="cannot be read"):
-        read(plain)
-    latin = tmp_path / "latin.jsonl"
-    latin.write_bytes(b"\xe9")
-    with pytest.raises(EvalError, match="not UTF-8 at line 1"):
-        read(latin)
-    table = tmp_path / "cut.parquet"
-    pq.write_table(pa.Table.from_pylist([FAITH]), table)
-    table.write_bytes(table.read_bytes()[:-9])
-    with pytest.raises(EvalError, match=r"cut\.parquet: not a readable parquet file"):
-        read(table)
-
-
-@pytest.mark.parametrize("limit", [0, -3])
-def test_a_limit_below_one_is_refused(tmp_path, limit):
-    with pytest.raises(EvalError, match=f"limit is {limit}; expected at least 1"):
-        read(tmp_path / "i.jsonl", limit)
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("i.jsonl", None, "no such file"),
+        ("i.csv", b"", "unsupported kind"),
+        ("cut.jsonl.gz", gzip.compress(row().encode())[:-9], "is it complete"),
+        ("plain.jsonl.gz", row().encode(), "cannot be read"),
+        ("latin.jsonl", b"\xe9", "not UTF-8 at line 1"),
+        ("cut.parquet", b"PAR1", "not a readable parquet file"),
+    ],
+)
+def test_a_bad_place_is_one_sentence(tmp_path, name, content, said):
+    file = tmp_path / name
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(EvalError, match=rf"{name}: .*{said}"):
+        read(file)

@@ -16,9 +16,26 @@ def test_where_no_passage_is_shared_nothing_changes():
 
 
 def test_wilsons_formula_is_scipys():
-    for count, n in ((3, 7), (0, 20), (20, 20), (150, 400)):
+    for count, n in ((3, 7), (0, 20), (20, 20), (150, 400), (81, 263)):
+        expected = stats.binomtest(count, n).proportion_ci(method="wilson")
         found = share(count, n)
-        assert wilson(count / n, n) == pytest.approx((found["low"], found["high"]), abs=1e-12)
+        assert (found["low"], found["high"]) == pytest.approx(tuple(expected), abs=1e-12)
+        assert (found["count"], found["n"], found["rate"]) == (count, n, count / n)
+
+
+def test_shares_and_means_of_nothing_have_no_numbers():
+    assert share(0, 0) == {"count": 0, "n": 0, "rate": None, "low": None, "high": None}
+    assert average([]) == {"n": 0, "mean": None, "low": None, "high": None}
+    assert average([0.5]) == {"n": 1, "mean": 0.5, "low": None, "high": None}
+    assert average([0.0] * 9) == {"n": 9, "mean": 0.0, "low": None, "high": None}
+
+
+def test_the_interval_of_a_mean_is_about_that_of_the_normal_law():
+    found = average([0.0] * 300 + [1.0] * 100)
+    half = 1.96 * (0.25 * 0.75 / 400) ** 0.5
+    assert found["mean"] == 0.25
+    assert found["low"] == pytest.approx(0.25 - half, abs=0.006)
+    assert found["high"] == pytest.approx(0.25 + half, abs=0.006)
 
 
 def test_items_that_repeat_each_other_are_worth_one_a_passage():

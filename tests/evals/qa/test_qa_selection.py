@@ -4,27 +4,19 @@ import itertools
 
 import numpy as np
 import pytest
-from conftest import mesh_of
-from inference.inference_runs import config, texts
+from inference.inference_runs import texts, trained_pair
 
 from jaxcomp.evals.qa import selection
 from jaxcomp.evals.qa.items import EvalError
 from jaxcomp.evals.qa.selection import Question, parse, select, sentences
-from jaxcomp.inference.pair import QUESTION, Pair, Traits
+from jaxcomp.inference.pair import QUESTION
 from jaxcomp.models.attention_scores import attended
 from jaxcomp.runtime.sharding import put_batch, use_mesh
-from jaxcomp.training import compressor, pretrained
 
 
 @pytest.fixture(scope="module")
 def pair():
-    """The shipped towers, put together and not trained: only the decoder is asked."""
-    cfg, mesh = config(), mesh_of((1, 1, 1))
-    folders = pretrained.resolve_base(cfg, "llama", "24", 0), pretrained.resolve_decoder(cfg)
-    with use_mesh(mesh):
-        model = compressor.pair(cfg, *folders)
-    toks = pretrained.tokenizer_of(folders[0]), pretrained.tokenizer_of(folders[1])
-    return Pair(model, toks, Traits(16, 1, 65, "d", "c"), mesh, batch=8)
+    return trained_pair()
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,8 @@
 """Gold answers: exact match and F1 as SQuAD's script sums them."""
 
-import json
-
 import pytest
 from evals.qa.qa_items import measure, pair_of, planted, prepare
 
-from jaxcomp.config import config_hash
 from jaxcomp.evals.qa import ask
 from jaxcomp.evals.qa.conditions import CONDITIONS, Asked, Reading
 from jaxcomp.evals.qa.items import EvalError, Item
@@ -64,12 +61,3 @@ def test_selections_are_further_rows_and_a_result_of_their_own(monkeypatch, tmp_
     for other in ((), ("lead",)):
         with pytest.raises(EvalError, match="another select; choose another --out"):
             run(pair_of(), items, out, also=other)
-    # A result of before there were selections is one without.
-    plain = tmp_path / "old.json"
-    old = run(pair_of(), items, plain).result
-    assert old["about"].pop("select", "gone") is None
-    about = {k: v for k, v in old["about"].items() if k != "hash"}
-    assert old["about"]["hash"] == config_hash(about)  # as it was named then
-    assert old["about"]["hash"] != result["about"]["hash"]
-    plain.write_text(json.dumps(old))
-    assert not run(pair_of(), items, plain).made
