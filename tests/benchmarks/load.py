@@ -1,14 +1,11 @@
-"""Loading a checkpoint: its rate beside plain reading of the same file, and the memory it takes."""
+"""Loading a checkpoint, and plain reading of the same file."""
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,103 +23,45 @@ from tests.benchmarks.fixture import BenchError
 _BLOCK = 1 << 24
 
 
-class Once(NamedTuple):
-    """One process's share: seconds of reading the file and of loading it, neither from the page
-    cache."""
-
-    file: int  # bytes
-    reading: float
-    loading: float
-
-
-def once(folder: Path) -> Once:
-    """Reads the checkpoint, then loads it, as the first thing a process does with its memory.
+def once(folder: Path) -> dict[str, tuple[float, float]]:
+    """(wall, CPU) seconds of loading the checkpoint and of reading its file, neither from the page
+    cache, as the first thing a process does with its memory.
 
     Raises BenchError where the page cache cannot be emptied of it.
     """
-    file = folder / hf.WEIGHTS
+    file, found = folder / hf.WEIGHTS, {}
     with use_mesh(make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])):
         jax.block_until_ready(jnp.zeros(1))  # the backend is there before the clock starts
-        seconds = []
-        for work in (lambda: _read(file), lambda: _load(folder)):
+        for name, work, what in (("reading the file", _read, file), ("ours", _load, folder)):
             _forget(file)
-            began = time.perf_counter()
-            work()
-            seconds.append(time.perf_counter() - began)
-    return Once(file.stat().st_size, *seconds)
+            wall, cpu = time.perf_counter(), time.process_time()
+            work(what)
+            found[name] = time.perf_counter() - wall, time.process_time() - cpu
+    return found
 
 
-def synthetic(gigabytes: float) -> ModelConfig:
-    """A Llama whose bfloat16 file is about that large."""
+def write(gigabytes: float, folder: Path) -> float:
+    """Write a Hugging Face folder of a Llama whose bfloat16 file is about that large, of noise;
+    returns its megabytes."""
     D = 2048 if gigabytes > 0.5 else 128
     F, V = 11 * D // 4, 16 * D
     layer = 5 * D * D // 2 + 3 * D * F
-    return ModelConfig(
-        vocab_size=V,
-        hidden_size=D,
-        num_hidden_layers=max(1, round((gigabytes * 5e8 - V * D) / layer)),
-        num_attention_heads=16,
-        num_key_value_heads=4,
-        head_dim=D // 16,
-        intermediate_size=F,
-    )
-
-
-def write(cfg: ModelConfig, folder: Path) -> None:
-    """A Hugging Face folder of that shape; its values are noise."""
-    folder.mkdir(parents=True, exist_ok=True)
+    layers = max(1, round((gigabytes * 5e8 - V * D) / layer))
+    cfg = ModelConfig("llama", V, D, layers, 16, 4, D // 16, F)
     noise = np.random.default_rng(0).standard_normal(1 << 20).astype(ml_dtypes.bfloat16)
     tensors = {
         name: np.resize(noise, weight.stored)
         for weight in weights(cfg, Tower()).values()
         for name in weight.names
     }
+    folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / hf.WEIGHTS, metadata={"format": "pt"})
     (folder / hf.CONFIG).write_text(json.dumps(to_hf(cfg)))
+    return (folder / hf.WEIGHTS).stat().st_size / 1e6
 
 
-def _load(folder: Path):
-    model = hf.load(folder, dtype=jnp.bfloat16)
-    jax.block_until_ready(jax.tree.leaves(model))
-    return model
-
-
-def memory(folder: Path) -> tuple[int, int]:
-    """Bytes by which memory rose above what the parameters take, at most, while loading; and those
-    of the largest array's largest shard.
-
-    Only memory of the process's own counts: pages of the file, which it maps, belong to the cache.
-    """
-    if not Path("/proc/self/status").is_file():
-        raise BenchError("the peak of memory cannot be read here; loading is measured on Linux")
-    watch = [sys.executable, "-c", _WATCH, str(os.getpid())]
-    with subprocess.Popen(watch, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
-        assert child.stdin is not None
-        assert child.stdout is not None
-        with use_mesh(make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])):
-            jax.block_until_ready(jnp.zeros(1))
-            before = int(child.stdout.readline())
-            model = _load(folder)
-        child.stdin.close()
-        peak = int(child.stdout.readline())
-    arrays = [x for x in jax.tree.leaves(model) if isinstance(x, jax.Array)]
-    parameters = sum(x.nbytes for x in arrays)
-    shard = max(s.data.nbytes for x in arrays for s in x.addressable_shards)
-    return peak - before - parameters, shard
-
-
-# Another process: a thread would wait for the interpreter while it matters.
-_WATCH = """
-import select, sys
-def own():
-    lines = open(f"/proc/{sys.argv[1]}/status").read().splitlines()
-    return 1024 * sum(int(s.split()[1]) for s in lines if s.startswith(("RssAnon", "RssShmem")))
-peak = own()
-print(peak, flush=True)
-while not select.select([sys.stdin], [], [], 0.001)[0]:
-    peak = max(peak, own())
-print(peak, flush=True)
-"""
+def _load(folder: Path) -> None:
+    jax.block_until_ready(jax.tree.leaves(hf.load(folder, dtype=jnp.bfloat16)))
 
 
 def _read(file: Path) -> None:
