@@ -53,7 +53,7 @@ def report(cfg: Config, workdir: Path, others: Sequence[tuple[Config, Path]] = (
 
     `others` are configs and workdirs of the same sizes against another decoder (beside.py), or at
     another dose of the prior, or from bases of another text (factor.py).
-    Raises DiskFullError; ConfigError where sweeps cannot be compared, or records of passages are
+    Raises OSError; ConfigError where sweeps cannot be compared, or records of passages are
     damaged.
     """
     results = with_passages(collect(cfg, Ledger(workdir)), workdir)

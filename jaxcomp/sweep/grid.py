@@ -102,12 +102,10 @@ def sizes(cfg: Config, ratio: int | None = None) -> dict[str, set[str]]:
 
 def shapes(cfg: Config) -> dict[str, dict[str, ModelConfig]]:
     """The shape of each of `sizes`: two grids may give one name to two."""
-    return {
-        setup.line: {
-            s.size: cfg.families[s.family][s.size] for s in setups(cfg) if s.line == setup.line
-        }
-        for setup in setups(cfg)
-    }
+    out: dict[str, dict[str, ModelConfig]] = {}
+    for s in setups(cfg):
+        out.setdefault(s.line, {})[s.size] = cfg.families[s.family][s.size]
+    return out
 
 
 def body(m: ModelConfig) -> int:
@@ -121,23 +119,20 @@ def _multiples(cfg: Config, ratio: int) -> list[float]:
     return [1.0] + [m for m in grid if m != 1.0]
 
 
+def config_of(cfg: Config, setup: Setup) -> Config:
+    """The config of one run of the setup: its compressor, recipe and ratio."""
+    if setup.recipe:
+        cfg = recipes.with_memory(cfg, setup.recipe)
+    memory = dataclasses.replace(cfg.memory, ratio=setup.ratio)
+    return dataclasses.replace(cfg, compressor=f"{setup.family}/{setup.size}", memory=memory)
+
+
 def _job(cfg: Config, setup: Setup, base_seed: int, seed: int, multiple: float) -> Job:
+    cfg = config_of(cfg, setup)
     optim = dataclasses.replace(cfg.train.optim, lr=cfg.train.optim.lr * multiple)
-    cfg = with_recipe(cfg, setup)
-    one = dataclasses.replace(
-        cfg,
-        compressor=f"{setup.family}/{setup.size}",
-        base_seed=base_seed,
-        seed=seed,
-        memory=dataclasses.replace(cfg.memory, ratio=setup.ratio),
-        train=dataclasses.replace(cfg.train, optim=optim),
-    )
-    tail = "" if multiple == 1.0 else f"-lr{multiple:g}x"
-    tail += f"-{setup.recipe}" if setup.recipe else ""
-    name = f"{setup.family}-{setup.size}-r{setup.ratio}-b{base_seed}-s{seed}{tail}"
-    return Job(name, setup, base_seed, seed, multiple, one, config_hash(of_job(one)))
-
-
-def with_recipe(cfg: Config, setup: Setup) -> Config:
-    """`cfg` with the memory of the setup's recipe, if it has one."""
-    return recipes.with_memory(cfg, setup.recipe) if setup.recipe else cfg
+    train = dataclasses.replace(cfg.train, optim=optim)
+    cfg = dataclasses.replace(cfg, base_seed=base_seed, seed=seed, train=train)
+    name = f"{setup.family}-{setup.size}-r{setup.ratio}-b{base_seed}-s{seed}"
+    name += "" if multiple == 1.0 else f"-lr{multiple:g}x"
+    name += f"-{setup.recipe}" if setup.recipe else ""
+    return Job(name, setup, base_seed, seed, multiple, cfg, config_hash(of_job(cfg)))

@@ -10,11 +10,11 @@ import dataclasses
 import importlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxcomp.config import Config
+from jaxcomp.config import Config, ModelConfig, PretrainConfig
 from jaxcomp.evals.bootstrap import finite, intervals
 from jaxcomp.evals.metrics import endpoints, headlines
 from jaxcomp.runtime import compiled, distributed, paths
@@ -45,9 +45,7 @@ class SweepWork:
         self.command = command  # for the cards of bases made on the way
 
     def prepare(self) -> None:
-        importlib.import_module(
-            "jaxcomp.training.compressor"
-        )  # and JAX: a task then begins at once
+        importlib.import_module("jaxcomp.training.compressor")  # and JAX
 
     def check(self, jobs: Sequence[grid.Job], workdir: Path) -> str:
         from jaxcomp.models import hf
@@ -62,27 +60,14 @@ class SweepWork:
         return check_data(jobs[0].config, workdir)
 
     def tasks(self, jobs: Sequence[grid.Job], workdir: Path) -> list[Task]:
-        from jaxcomp.training import pretrained
-
-        cfg = jobs[0].config
-        made: dict[str, Task] = {}
-        if pretrained.find_decoder(cfg, workdir) is None:
-            made["decoder"] = decoder_task(cfg)
-        for job in jobs:
-            if job.base not in made:
-                where = (job.setup.family, job.setup.size, job.base_seed)
-                if pretrained.find_base(job.config, *where, workdir) is None:
-                    made[job.base] = base_task(job.config)
-        return [*made.values(), *(_job_task(job, made) for job in jobs)]
+        bases = {job.base: base_task(job.config) for job in jobs}
+        models = [decoder_task(jobs[0].config), *bases.values()]
+        made = [task for task in models if _found(task.what, task.config, workdir) is None]
+        names = {task.id for task in made}
+        return [*made, *(_job_task(job, names) for job in jobs)]
 
     def ready(self, task: Task, workdir: Path) -> bool:
-        from jaxcomp.training import base_identity, pretrained
-
-        if task.what == "decoder":
-            return pretrained.find_decoder(task.config, workdir) is not None
-        cfg = task.config
-        family, size = base_identity.split_name(cfg.compressor)
-        return pretrained.find_base(cfg, family, size, cfg.base_seed, workdir) is not None
+        return _found(task.what, task.config, workdir) is not None
 
     def run(self, task: Task, workdir: Path, say: Say) -> dict[str, Any]:
         load_plugins(task.config)
@@ -98,17 +83,26 @@ class PretrainWork(SweepWork):
 
     def ready(self, task: Task, workdir: Path) -> bool:
         from jaxcomp.training import base_identity, manifest, pretrained
-        from jaxcomp.training.manifest import read_json
 
         cfg = task.config
         if task.what == "decoder":
             folder, wanted = pretrained.made_decoder(workdir, cfg), base_identity.decoder_hash(cfg)
         else:
-            family, size = base_identity.split_name(cfg.compressor)
-            folder = pretrained.made_base(workdir, family, size, cfg.base_seed)
-            wanted = base_identity.base_hash(cfg, family, size, cfg.base_seed)
+            base = (*base_identity.split_name(cfg.compressor), cfg.base_seed)
+            folder = pretrained.made_base(workdir, *base)
+            wanted = base_identity.base_hash(cfg, *base)
         card = folder / manifest.CARD
-        return card.is_file() and read_json(card).get("config_hash") == wanted
+        return card.is_file() and manifest.read_json(card).get("config_hash") == wanted
+
+
+def _found(what: str, cfg: Config, workdir: Path) -> Path | None:
+    """The folder of the decoder or of the base of a single run, if there is one."""
+    from jaxcomp.training import base_identity, pretrained
+
+    if what == "decoder":
+        return pretrained.find_decoder(cfg, workdir)
+    size = base_identity.split_name(cfg.compressor)
+    return pretrained.find_base(cfg, *size, cfg.base_seed, workdir)
 
 
 def check_data(cfg: Config, workdir: Path) -> str:
@@ -118,13 +112,9 @@ def check_data(cfg: Config, workdir: Path) -> str:
     """
     from jaxcomp.data.batches import data_stats, data_tokenizer
     from jaxcomp.data.eval_sets import check_held_out
-    from jaxcomp.training import base_identity, pretrained
+    from jaxcomp.training import pretrained
 
-    family, size = base_identity.split_name(cfg.compressor)
-    folders = (
-        pretrained.find_base(cfg, family, size, cfg.base_seed, workdir),
-        pretrained.find_decoder(cfg, workdir),
-    )
+    folders = [_found(what, cfg, workdir) for what in ("base", "decoder")]
     toks = [pretrained.tokenizer_of(f) if f is not None else data_tokenizer(cfg) for f in folders]
     check_held_out(cfg, *toks)
     return f"data at ratio {cfg.memory.ratio}: {data_stats(cfg, *toks)}"
@@ -132,20 +122,20 @@ def check_data(cfg: Config, workdir: Path) -> str:
 
 def decoder_task(cfg: Config) -> Task:
     dec = cfg.decoder
-    steps = dec.pretrain.optim.steps * dec.pretrain.optim.batch * dec.pretrain.seq_len
-    steps = 2 * steps + dec.adapt.optim.steps * dec.adapt.optim.batch * _passage(cfg)
+    steps = 2 * _tokens(dec.pretrain) + dec.adapt.optim.steps * dec.adapt.optim.batch * _passage(
+        cfg
+    )
     return Task("decoder", "decoder", cfg, shape=("decoder",), cost=_weight(cfg, dec.model) * steps)
 
 
 def base_task(cfg: Config) -> Task:
     family, size = cfg.compressor.split("/")
-    optim, model = cfg.pretrain.optim, grid.model(cfg)
-    cost = _weight(cfg, model) * optim.steps * optim.batch * cfg.pretrain.seq_len
+    cost = _weight(cfg, grid.model(cfg)) * _tokens(cfg.pretrain)
     name = f"{family}-{size}-b{cfg.base_seed}"
     return Task(name, "base", cfg, shape=("base", family, size), cost=cost)
 
 
-def _job_task(job: grid.Job, made: dict[str, Task]) -> Task:
+def _job_task(job: grid.Job, made: Collection[str]) -> Task:
     cfg, optim = job.config, job.config.train.optim
     weight = _weight(cfg, grid.model(cfg)) + _weight(cfg, cfg.decoder.model)
     # Rebuilding is token by token, so a passage of evaluation costs about as much as several of
@@ -156,9 +146,13 @@ def _job_task(job: grid.Job, made: dict[str, Task]) -> Task:
     return Task(job.id, "job", cfg, needs, ("job", *job.setup), cost, job)
 
 
-def _weight(cfg: Config, model) -> float:
+def _weight(cfg: Config, model: ModelConfig) -> float:
     vocab = model.vocab_size or cfg.data.vocab_size
     return grid.body(model) + model.hidden_size * vocab
+
+
+def _tokens(cfg: PretrainConfig) -> int:
+    return cfg.optim.steps * cfg.optim.batch * cfg.seq_len
 
 
 def _passage(cfg: Config) -> int:
@@ -204,8 +198,7 @@ def _run_job(task: Task, workdir: Path, command: str, say: Say) -> dict[str, Any
         "params_body": grid.body(grid.model(cfg)),
         **{name: summary.get(key) for key, name in FROM_TRAINING.items()},
     }
-    last = cfg.train.optim.steps
-    distributed.by_lead(lambda: _drop_checkpoints(folder / "checkpoints", last))
+    distributed.by_lead(lambda: _keep_last(folder / "checkpoints", cfg.train.optim.steps))
     loss, kept = endpoints(cfg)
     shown = [(h.label, metrics.get(h.metric)) for h in (loss, kept)]
     return {
@@ -246,9 +239,8 @@ def measure(
     return found.metrics, found.passages
 
 
-def _drop_checkpoints(folder: Path, last: int) -> None:
-    """Only the final one is needed after evaluation."""
-    if folder.is_dir():
-        for step in folder.iterdir():
-            if step.name.isdigit() and int(step.name) < last:
-                paths.rmtree(step)
+def _keep_last(checkpoints: Path, last: int) -> None:
+    """Only the final step is needed after evaluation."""
+    for step in checkpoints.iterdir() if checkpoints.is_dir() else ():
+        if step.name.isdigit() and int(step.name) < last:
+            paths.rmtree(step)

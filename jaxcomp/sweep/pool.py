@@ -6,7 +6,9 @@ Several parents on one machine may share the folder: each task is done under its
 from __future__ import annotations
 
 import contextlib
+import errno
 import multiprocessing as mp
+import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -18,7 +20,6 @@ from pathlib import Path
 from jaxcomp.runtime import locks
 from jaxcomp.sweep import worker
 from jaxcomp.sweep.progress import Progress, Running
-from jaxcomp.sweep.store import disk_full
 from jaxcomp.sweep.tasks import Results, Task, Work
 
 LOOK_AGAIN_S = 2.0  # how often a task that another process is doing is looked at
@@ -62,18 +63,14 @@ class Slot:
             return self.future.result()
         except BrokenProcessPool:
             self.pool.shutdown()  # waits for the process
-            return "failed", f"its process died ({_cause(self.process.exitcode)})"
+        code = self.process.exitcode or 0
+        cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        cause += ": out of memory?" if cause == "SIGKILL" else ""
+        return "failed", f"its process died ({cause})"
 
 
-def _cause(code: int | None) -> str:
-    if code is not None and code < 0:
-        name = signal.Signals(-code).name
-        return f"{name}: out of memory?" if name == "SIGKILL" else name
-    return f"exit code {code}"
-
-
-def stop(slots: Sequence[Slot], grace_s: float = STOP_S) -> None:
-    """Ends the processes: a run in training saves its step first, if that takes no longer than
+def stop(slots: Sequence[Slot], grace_s: float) -> None:
+    """End the processes: a run in training saves its step first, if that takes no longer than
     `grace_s`. A second SIGTERM or Ctrl-C in this time ends them at once."""
     try:
         for slot in slots:
@@ -101,6 +98,9 @@ class Crew:
 
     def busy(self) -> list[Slot]:
         return [slot for slot in self.slots if slot.running]
+
+    def running(self) -> list[Running]:
+        return [slot.running for slot in self.slots if slot.running]
 
     def idle(self) -> Slot | None:
         """A worker without a task; None where all `count` are busy."""
@@ -137,7 +137,7 @@ class Dispatch:
     def loop(self) -> dict[str, str]:
         """Do every task in an order that their needs allow; returns the failed ones, why.
 
-        Raises DiskFullError; what is finished is kept.
+        Raises OSError where the disk is full; what is finished is kept.
         """
         while self.pending or self.crew.busy():
             self._assign()
@@ -148,7 +148,7 @@ class Dispatch:
                 if slot.future in ended:
                     self._finish(slot)
             waiting = [name for name in self.elsewhere if name in self.pending]
-            self.progress.tick([s.running for s in busy if s.running], waiting)
+            self.progress.tick(self.crew.running(), waiting)
             if not busy:
                 time.sleep(0.2)
         return self.failed
@@ -185,7 +185,7 @@ class Dispatch:
             # Another process may have finished it since the list was made.
             if not self.results.has(task):
                 return task
-            self._close(task)
+            self._end(task)
         return None
 
     def _finish(self, slot: Slot) -> None:
@@ -194,20 +194,15 @@ class Dispatch:
         word, content = slot.answer()
         if word == "full":
             slot.process.kill()  # before libraries say at their ends what they could not write
-            raise disk_full(self.crew.workdir)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.crew.workdir))
         if word == "failed" and not (task.job is None and self.results.has(task)):
             log = self.crew.workdir / "jobs" / task.id / "log.txt"
             self._fail(task, f"{content} [{log}]", found)
             return
         self.results.write(task, content)
-        self._close(task, found)
-        note = content.get("note", "") if isinstance(content, dict) else ""
-        running = [s.running for s in self.crew.busy() if s.running]
-        self.progress.say(f"{task.id} done{': ' + note if note else ''}", running)
-
-    def _close(self, task: Task, found: float | None = 0.0) -> None:
-        self.done.add(task.id)
         self._end(task, found)
+        note = content.get("note", "") if isinstance(content, dict) else ""
+        self.progress.say(f"{task.id} done{': ' + note if note else ''}", self.crew.running())
 
     def _fail(self, task: Task, message: str, found: float | None = 0.0) -> None:
         self.pending.pop(task.id, None)
@@ -216,7 +211,9 @@ class Dispatch:
         self._end(task, found)
         self.progress.out(f"FAILED {task.id}: {message}")
 
-    def _end(self, task: Task, found: float | None) -> None:
+    def _end(self, task: Task, found: float | None = 0.0) -> None:
+        if task.id not in self.failed:
+            self.done.add(task.id)
         if task.id in self.locks:
             self.locks.pop(task.id).release()
         self.progress.end(task, found)

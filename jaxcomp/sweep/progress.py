@@ -58,13 +58,12 @@ class Progress:
         self._next = time.monotonic() + EVERY_S
 
     def tick(self, running: Sequence[Running], waiting: Sequence[str] = ()) -> None:
-        """Prints what is running, or whose tasks are waited for, when it is time."""
-        if time.monotonic() < self._next:
-            return
-        what = " | ".join(map(str, running))
-        if not running and waiting:
-            what = f"waiting for {', '.join(waiting[:3])}, run by another process"
-        self.say(what, running)
+        """Print what is running, or which tasks of other processes are waited for, when due."""
+        if time.monotonic() >= self._next:
+            what = " | ".join(map(str, running))
+            if not running and waiting:
+                what = f"waiting for {', '.join(waiting[:3])}, run by another process"
+            self.say(what, running)
 
     def left(self, running: Iterable[Running] = ()) -> str:
         there, found = self.spent, self.found

@@ -45,8 +45,8 @@ def run(
 ) -> Summary:
     """Run what is missing of shard i of n. `workers` 0: one a core on CPU, else one.
 
-    Raises ConfigError for a workdir of another config, DiskFullError; on several processes Ended
-    for the first job that fails. What is finished is kept in every case.
+    Raises ConfigError for a workdir of another config, OSError for a full disk; on several
+    processes Ended for the first job that fails. What is finished is kept in every case.
     """
     jobs = grid.expand(cfg)
     mine = jobs[shard[0] :: shard[1]]
@@ -56,9 +56,17 @@ def run(
     reused = finished(jobs, reuse)
     there = {job.id for job, _ in reused}
     todo = [job for job in mine if job.id not in there and not ledger.done(job)]
+
+    def opened() -> list[str]:
+        """Binds the workdir to `cfg` and takes over rows; returns the jobs that are left."""
+        ledger.open(cfg)
+        if reuse:
+            out(f"reused {ledger.reuse(reused)} finished jobs of {', '.join(map(str, reuse))}")
+        return [job.id for job in mine if not ledger.done(job)]
+
     with hired(work, workdir, workers, len(todo)) as hands:
         said = work.check(todo, workdir) if todo else ""
-        left = distributed.by_lead(lambda: _open(ledger, cfg, mine, reused, reuse, out))
+        left = distributed.by_lead(opened)
         todo = [job for job in mine if job.id in left]
         before = len(mine) - len(todo)
         if not todo:
@@ -70,23 +78,8 @@ def run(
             out(f"no asset matches, so these are pretrained first: {', '.join(made)}")
         out(f"{len(mine)} jobs, {before} done before")
         failures = run_tasks(tasks, Results(work, workdir, ledger), hands, out)
-    failed = tuple((t, m) for t, m in failures.items() if t in {j.id for j in todo})
+    failed = tuple((t, m) for t, m in failures.items() if t in left)
     return Summary(len(todo) - len(failed), before, failed)
-
-
-def _open(
-    ledger: Ledger,
-    cfg: Config,
-    mine: Sequence[grid.Job],
-    reused: Sequence[tuple[grid.Job, dict]],
-    reuse: Sequence[Path],
-    out: Out,
-) -> list[str]:
-    """Binds the workdir to `cfg` and takes over rows; returns the jobs that are left."""
-    ledger.open(cfg)
-    if reuse:
-        out(f"reused {ledger.reuse(reused)} finished jobs of {', '.join(map(str, reuse))}")
-    return [job.id for job in mine if not ledger.done(job)]
 
 
 def hired(work: Work, workdir: Path, workers: int, tasks: int):
@@ -101,8 +94,6 @@ def run_tasks(
     tasks: Sequence[Task], results: Results, hands: Crew, out: Out = print
 ) -> dict[str, str]:
     """Run tasks in the order their needs allow; returns the failed ones with their messages."""
-    if not tasks:
-        return {}
     progress = Progress(tasks, out)
     if distributed.count() > 1:
         out(f"{len(tasks)} tasks, each on {distributed.count()} processes")
@@ -119,8 +110,13 @@ def _together(tasks: Sequence[Task], results: Results, progress: Progress) -> No
 
     Raises Ended for the first task that fails: nobody knows what state the others are in.
     """
+
+    def failed_before(task: Task) -> bool:
+        row = results.ledger.row(task.job) if task.job else None
+        return row is not None and row["status"] == FAILED
+
     distributed.barrier("tasks")  # all have looked which base models are missing
-    failed = distributed.by_lead(lambda: [t.id for t in tasks if _failed_before(t, results.ledger)])
+    failed = distributed.by_lead(lambda: [t.id for t in tasks if failed_before(t)])
     for task in sorted(tasks, key=lambda t: t.id in failed):
         if distributed.by_lead(lambda task=task: results.has(task)):
             progress.end(task)
@@ -147,11 +143,6 @@ def _together(tasks: Sequence[Task], results: Results, progress: Progress) -> No
         progress.say(f"{task.id} done")
 
 
-def _failed_before(task: Task, ledger: Ledger) -> bool:
-    row = ledger.row(task.job) if task.job else None
-    return row is not None and row["status"] == FAILED
-
-
 def parse_shard(text: str) -> tuple[int, int]:
     """`"1/4"` -> (1, 4). Raises ConfigError unless 0 <= i < n."""
     i, _, n = text.partition("/")
@@ -170,9 +161,8 @@ def _on_cpu() -> bool:
     asked = os.environ.get("JAX_PLATFORMS", "")
     if asked.split(",")[0] == "cpu":
         return True
-    plugins = [e.name for e in metadata.entry_points(group="jax_plugins")]
-    found = plugins or util.find_spec("libtpu") or util.find_spec("jax_plugins")
-    if not (asked or found):
+    plugins = metadata.entry_points(group="jax_plugins")
+    if not (asked or plugins or util.find_spec("libtpu") or util.find_spec("jax_plugins")):
         return True
     # In a process of its own: the parent must not take the accelerator that a worker needs.
     code = "from jaxcomp.runtime.sharding import platform; print(platform())"

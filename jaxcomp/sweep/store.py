@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import json
 import math
 from collections.abc import Iterable
@@ -13,6 +12,7 @@ from typing import Any
 from jaxcomp.config import Config, ConfigError, to_dict
 from jaxcomp.evals import metric
 from jaxcomp.runtime import paths, strict_json
+from jaxcomp.runtime.paths import write_bytes
 from jaxcomp.sweep import grid
 from jaxcomp.training.identity import differences, of_sweep
 
@@ -21,30 +21,9 @@ FIX = "delete it and run the sweep again"
 Row = dict[str, Any]  # as `Ledger.write` makes it and `read` checks it
 
 
-class DiskFullError(RuntimeError):
-    """Nothing more can be written; what is finished is kept."""
-
-
-def disk_full(path: Path | str) -> DiskFullError:
-    return DiskFullError(
-        f"the disk that holds {path} is full: free some space and run the same command again; "
-        "finished jobs are kept"
-    )
-
-
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all. Raises DiskFullError."""
+    """Write a file whole or not at all. Raises OSError, StorageError."""
     write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all. Raises DiskFullError."""
-    try:
-        paths.write_bytes(path, content)
-    except OSError as e:
-        if e.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise disk_full(path.parent) from e
-        raise
 
 
 class Ledger:
@@ -80,10 +59,8 @@ class Ledger:
             write_text(path, text)
 
     def jobs(self, cfg: Config) -> list[grid.Job]:
-        """The jobs of `cfg`, with the hashes that they had when the workdir was made.
-
-        So a report needs neither the data nor the models: these may have moved since.
-        """
+        """The jobs of `cfg`, with the hashes that they had when the workdir was made: the data and
+        the models may have moved since."""
         path = self.workdir / "sweep.json"
         kept = made_by(path)["jobs"] if path.is_file() else {}
         return [dataclasses.replace(j, hash=kept.get(j.id, j.hash)) for j in grid.expand(cfg)]
@@ -149,20 +126,20 @@ def renamed(row: Row) -> Row:
 
 def check(row: Row, where: str, fix: str) -> Row:
     """Return a row whose values are those of a row. Raises ConfigError for others."""
-    for name in ("id", "hash", "status"):
-        if not isinstance(row.get(name), str):
-            raise _damaged(where, name, row.get(name), "text", fix)
-    if row["status"] not in (DONE, FAILED):
-        raise _damaged(where, "status", row["status"], f"{DONE} or {FAILED}", fix)
-    if row["status"] == FAILED and not isinstance(row.get("error"), str):
-        raise _damaged(where, "error", row.get("error"), "text", fix)
-    for name, fits, expected in _NUMBERS if row["status"] == DONE else ():
-        group = row.get(name, {} if name != "metrics" else None)
-        if not isinstance(group, dict):
-            raise _damaged(where, name, group, "an object", fix)
+
+    def expect(fits: bool, name: str, value: Any, expected: str) -> None:
+        if not fits:
+            raise _damaged(where, name, value, expected, fix)
+
+    status = row.get("status")
+    for name in ("id", "hash", "status", *(["error"] if status == FAILED else [])):
+        expect(isinstance(row.get(name), str), name, row.get(name), "text")
+    expect(status in (DONE, FAILED), "status", status, f"{DONE} or {FAILED}")
+    for name, fits, expected in _NUMBERS if status == DONE else ():
+        group = row.get(name, None if name == "metrics" else {})
+        expect(isinstance(group, dict), name, group, "an object")
         for key, value in group.items():
-            if not fits(value):
-                raise _damaged(where, f"{name}.{key}", value, expected, fix)
+            expect(fits(value), f"{name}.{key}", value, expected)
     return row
 
 

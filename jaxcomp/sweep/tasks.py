@@ -30,11 +30,10 @@ class Work(Protocol):
     """What a sweep does. Must pickle: workers are spawned processes."""
 
     def prepare(self) -> None:
-        """Of a worker, before its first task: loads what any task needs."""
-        ...
+        """Load what any task needs, before a worker's first task."""
 
     def check(self, jobs: Sequence[Job], workdir: Path) -> str:
-        """Raises where the data cannot serve, before any long work; says what it is like."""
+        """Describe the data; raise where they cannot serve, before any long work."""
         ...
 
     def tasks(self, jobs: Sequence[Job], workdir: Path) -> list[Task]:
@@ -42,7 +41,7 @@ class Work(Protocol):
         ...
 
     def ready(self, task: Task, workdir: Path) -> bool:
-        """Is this base or decoder there already (another machine may have made it)?"""
+        """Whether this base or decoder is there already."""
         ...
 
     def run(self, task: Task, workdir: Path, say: Say) -> dict[str, Any]:
@@ -62,7 +61,7 @@ class Results(NamedTuple):
     ledger: Ledger
 
     def has(self, task: Task) -> bool:
-        """Is it done, here or by another process?"""
+        """Whether it is done, here or by another process."""
         if task.job is not None:
             return self.ledger.done(task.job)
         return self.work.ready(task, self.workdir)

@@ -25,7 +25,6 @@ from jaxcomp.runtime import paths
 from jaxcomp.runtime.allocator import one_arena
 from jaxcomp.runtime.errors import chain
 from jaxcomp.runtime.preemption import Terminated, on_sigterm
-from jaxcomp.sweep.store import DiskFullError
 from jaxcomp.sweep.tasks import Say, Task, Work
 
 TERMINATED = 143  # exit code
@@ -126,9 +125,7 @@ def logged(work: Work, workdir: Path, task: Task, say: Say) -> Answer:
 
 
 def _failure(error: Exception) -> Answer:
-    if _is_full(error):
-        return "full", str(error)
-    return "failed", brief(error)
+    return "full" if _is_full(error) else "failed", brief(error)
 
 
 def brief(error: Exception) -> str:
@@ -140,8 +137,7 @@ def brief(error: Exception) -> str:
 def _is_full(error: BaseException) -> bool:
     """Was a full disk the cause? Libraries wrap it, sometimes as text only."""
     return any(
-        isinstance(one, DiskFullError)
-        or (isinstance(one, OSError) and one.errno in (errno.ENOSPC, errno.EDQUOT))
+        (isinstance(one, OSError) and one.errno in (errno.ENOSPC, errno.EDQUOT))
         or "No space left on device" in str(one)
         for one in chain(error)
     )

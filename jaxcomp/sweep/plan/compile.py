@@ -11,7 +11,6 @@ import importlib.util
 import os
 import re
 import time
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from jaxcomp.config import Config, ConfigError, MeshConfig
@@ -28,7 +27,7 @@ ENVIRONMENT = {
     "TPU_LOG_DIR": "disabled",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # nobody takes a TPU from another here
 }
-VERSIONS = ("jax", "jaxlib", "libtpu", "flax", "optax")
+VERSIONS = ("jaxcomp", "jax", "jaxlib", "libtpu", "flax", "optax")
 
 
 class Program(NamedTuple):
@@ -64,7 +63,9 @@ def require() -> None:
 
 
 def versions() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in VERSIONS}
+    """Of the packages that decide what is compiled, those that are installed."""
+    there = (name for name in VERSIONS if importlib.util.find_spec(name))
+    return {name: importlib.metadata.version(name) for name in there}
 
 
 def prepare() -> None:
@@ -72,8 +73,8 @@ def prepare() -> None:
     os.environ.update(ENVIRONMENT)
 
 
-def compile_all(cfg: Config, topology: str, layout: Layout, only_train: bool) -> dict[str, Any]:
-    """`Outcome` of the train step and, if that fits, of compressing, prefill and decoding, as JSON.
+def compile_all(cfg: Config, topology: str, layout: Layout, only_train: bool) -> Outcome:
+    """The train step and, if that fits, compressing, prefill and decoding.
 
     Rebuilding is compiled for `eval.batch` texts, rounded up to what the mesh divides.
     """
@@ -88,22 +89,19 @@ def compile_all(cfg: Config, topology: str, layout: Layout, only_train: bool) ->
     pair = programs.abstract_pair(run, mesh)
     found: dict[str, Program] = {}
 
-    def compiled(name: str, traced: Any) -> None:
-        found[name] = _compile(traced)
-
     try:
-        compiled("train", programs.train_program(run, mesh, pair))
+        found["train"] = _compile(programs.train_program(run, mesh, pair))
         if not only_train:
             rows = whole_batch(run.eval.batch, mesh)
             reading, memory = programs.compress_program(run, mesh, pair, rows)
-            compiled("compress", reading)
+            found["compress"] = _compile(reading)
             for name, traced in programs.decoder_programs(run, mesh, pair, memory).items():
-                compiled(name, traced)
+                found[name] = _compile(traced)
     except Exception as error:  # the compiler's refusals are of no class of their own
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return to_json(Outcome(found, reason(str(error))))
-    return to_json(Outcome(found, ""))
+        return Outcome(found, reason(str(error)))
+    return Outcome(found, "")
 
 
 def _compile(traced: Any) -> Program:
@@ -127,21 +125,3 @@ def reason(message: str) -> str:
     found = re.search(r"Ran out of memory in memory space (\w+).*?(?:Used .*? of .*?)\.\s", message)
     found = found or re.search(r"(?:Used|Attempting to).*?(?:\.\s|\n)", message)
     return " ".join((found.group(0) if found else message.splitlines()[0]).split())
-
-
-def to_json(outcome: Outcome) -> dict[str, Any]:
-    programs = {name: p._asdict() for name, p in outcome.programs.items()}
-    for p in programs.values():
-        p["collectives"] = [c._asdict() for c in p["collectives"]]
-    return {"programs": programs, "failure": outcome.failure}
-
-
-def from_json(tree: dict[str, Any]) -> Outcome:
-    programs = {}
-    for name, p in tree["programs"].items():
-        moved = [Collective(**{**c, "shapes": tuple(c["shapes"])}) for c in p["collectives"]]
-        programs[name] = Program(**{**p, "collectives": moved})
-    return Outcome(programs, tree["failure"])
-
-
-Compile = Callable[[Config, str, Layout, bool], dict[str, Any]]

@@ -36,14 +36,6 @@ class Layout(NamedTuple):
         """Examples that a chip holds at a time."""
         return cfg.train.optim.batch // (self.mesh[0] * self.mesh[1] * self.accumulate)
 
-    def flags(self) -> str:
-        """As flags of `jaxcomp train`."""
-        replica, fsdp, tp = self.mesh
-        return (
-            f"--mesh.replica={replica} --mesh.fsdp={fsdp} --mesh.tp={tp} "
-            f"--train.optim.accumulate={self.accumulate} --train.remat={self.remat}"
-        )
-
 
 class Estimate(NamedTuple):
     layout: Layout
@@ -152,6 +144,12 @@ def _sizes(cfg: Config) -> _Sizes:
     return _Sizes(frozen, trained, width)
 
 
+def _towers(cfg: Config) -> list[tuple[ModelConfig, int]]:
+    """Both towers, with the slots of an example."""
+    own, read = flops.lengths(cfg, cfg.memory.ratio)
+    return [(compressor_shape(cfg), own * cfg.data.segments), (cfg.decoder.model, read)]
+
+
 def _memory(cfg: Config, layout: Layout) -> float:
     """Parameters, two moments and a gradient; kept activations; what one layer and the loss need
     at a time; the gathered output head."""
@@ -160,10 +158,8 @@ def _memory(cfg: Config, layout: Layout) -> float:
     # A second gradient is added up over micro-batches.
     copies = 4 if layout.accumulate == 1 else 5
     total = (sizes.frozen + copies * sizes.trained) / (fsdp * tp)
-    own, read = flops.lengths(cfg, cfg.memory.ratio)
     largest = 0.0
-    towers = ((compressor_shape(cfg), own * cfg.data.segments), (cfg.decoder.model, read))
-    for model, length in towers:
+    for model, length in _towers(cfg):
         slots = rows * length
         layer = slots * _activations(model, tp) * sizes.width
         kept = slots * model.hidden_size * sizes.width
@@ -194,10 +190,8 @@ def traffic(cfg: Config, layout: Layout) -> float:
     _, fsdp, tp = layout.mesh
     sizes, rows = _sizes(cfg), layout.rows(cfg)
     passes = 3 if layout.remat != "none" else 2
-    own, read = flops.lengths(cfg, cfg.memory.ratio)
     total = 8.0 * sizes.trained / (fsdp * tp)
-    towers = ((compressor_shape(cfg), own * cfg.data.segments), (cfg.decoder.model, read))
-    for model, length in towers:
+    for model, length in _towers(cfg):
         weights = flops.matrix_parameters(model) * sizes.width / tp
         moved = _activations(model, tp) * model.num_hidden_layers * sizes.width
         each = weights * (2 if fsdp > 1 else 1) + rows * length * moved
@@ -221,9 +215,7 @@ def _links(cfg: Config, where: Slice, layout: Layout) -> tuple[float, float]:
     seconds += 2 * sizes.trained / tp * (ways - 1) / ways / where.speed(ways)
     seconds, waited = (seconds, 0.0) if where.chip.hides else (0.0, seconds)
     if tp > 1:
-        own, read = flops.lengths(cfg, cfg.memory.ratio)
-        towers = ((compressor_shape(cfg), own * cfg.data.segments), (cfg.decoder.model, read))
-        for model, length in towers:
+        for model, length in _towers(cfg):
             # Two sums over tp a layer and pass: after attention and after the MLP.
             sums = 2 * passes * model.num_hidden_layers * layout.accumulate
             moved = rows * length * model.hidden_size * sizes.width * 2 * (tp - 1) / tp

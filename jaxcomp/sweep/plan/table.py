@@ -8,8 +8,8 @@ from jaxcomp.sweep.plan import flops
 from jaxcomp.sweep.plan.hlo import received
 from jaxcomp.sweep.plan.main import Row
 from jaxcomp.sweep.plan.roofline import Cost, cost
+from jaxcomp.sweep.plan.topology import GIB
 
-GIB = 2**30
 HEAD = (
     "setup",
     "slice",

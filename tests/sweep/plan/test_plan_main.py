@@ -1,5 +1,6 @@
 """A plan with a compiler of ours in the place of XLA's: what is tried, kept, refused and said."""
 
+import contextlib
 import dataclasses
 
 import pytest
@@ -7,7 +8,9 @@ import pytest
 from jaxcomp.cli import main, overrides
 from jaxcomp.config import ConfigError
 from jaxcomp.sweep.plan import compile as compiler
-from jaxcomp.sweep.plan.layouts import Layout, candidates, ranked
+from jaxcomp.sweep.plan import main as plans
+from jaxcomp.sweep.plan.hlo import Collective
+from jaxcomp.sweep.plan.layouts import candidates, ranked
 from jaxcomp.sweep.plan.main import plan
 from jaxcomp.sweep.plan.table import table
 from jaxcomp.sweep.plan.topology import GIB, slice_of
@@ -26,10 +29,11 @@ class FakeCompiler:
         self.calls.append((cfg.compressor, cfg.memory.ratio, topology, layout))
         used = int(self.need / where.chips)
         if used > where.chip.hbm:
-            return compiler.to_json(compiler.Outcome({}, "Used too much of hbm."))
-        step = compiler.Program(used, 0, 0, 0, 1.0, 6, [])
+            return compiler.Outcome({}, "Used too much of hbm.")
+        moved = Collective("all-gather", 8, 4, 2, True, ("bf16[4]",), "layers")
+        step = compiler.Program(used, 0, 0, 0, 1.0, 6, [moved])
         names = ("train",) if only_train else ("train", "compress", "prefill", "decode")
-        return compiler.to_json(compiler.Outcome(dict.fromkeys(names, step), ""))
+        return compiler.Outcome(dict.fromkeys(names, step), "")
 
 
 @pytest.fixture
@@ -48,7 +52,7 @@ def test_each_setup_takes_the_first_slice_that_holds_it(load):
     (row,) = plan(load(ONE), names, compile=fake, out=quiet)
     assert row.where.name == "v5e:4x4"
     assert not row.failure
-    assert row.used == 200 * GIB // 16
+    assert row.programs["train"].used == 200 * GIB // 16
 
 
 def test_what_fits_nowhere_has_a_reason_and_the_smallest_slice_that_does(load):
@@ -70,7 +74,7 @@ def test_what_is_compiled_is_not_compiled_again(load):
     assert len(fake.calls) == 6
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"programs": 1}', '{"programs": {"x": {}}}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"programs": 1}', '[{"x": [1]}, ""]'])
 def test_a_damaged_file_of_the_cache_is_said_to_be_one_and_made_anew(
     load, tmp_path, caplog, content
 ):
@@ -140,12 +144,9 @@ def test_price_and_hours_follow_from_the_roofline(load):
 
 
 def test_exit_code_says_whether_all_fit(load, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(compiler, "compile_all", FakeCompiler(200 * GIB))
-    monkeypatch.setattr(
-        "jaxcomp.sweep.plan.main._Compiler._run", lambda self, *a: self._compile(*a)
-    )
+    fake = FakeCompiler(200 * GIB)
+    monkeypatch.setattr(plans, "_own_process", lambda: contextlib.nullcontext(fake))
     monkeypatch.setattr(compiler, "require", lambda: None)
-    monkeypatch.setattr(compiler, "versions", dict)
     table_file = tmp_path / "plan.md"
     command = ["plan", f"--config={ONE}"]
     assert main.main([*command, "--topology=v5e:4x4", f"--out={table_file}"]) == 0
@@ -163,10 +164,3 @@ def test_without_libtpu_one_sentence_names_the_extra(load, monkeypatch, capsys):
 def test_numbers_that_cannot_be_are_refused(load, flag, capsys):
     assert main.main(["plan", f"--config={ONE}", "--topology=h100:8", flag]) == main.USAGE
     assert flag.split("=")[0] in capsys.readouterr().err
-
-
-def test_a_layout_as_flags_is_taken_by_the_config(load):
-    layout = Layout((2, 4, 1), 8, "full")
-    cfg = load(ONE, [tuple(f[2:].split("=")) for f in layout.flags().split()])
-    applied = layout.applied(load(ONE))
-    assert (cfg.mesh, cfg.train) == (applied.mesh, applied.train)
