@@ -1,4 +1,4 @@
-"""Controls of the paradox in the controlled world (docs/controls.md): one change at a time.
+"""Controls of the paradox (docs/explanation/controlled-world.md): one change at a time.
 
     configs/controls.py:control=split          the compressors' bases believe other favourites than
                                                the decoder: whose prior wins?
@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from jaxcomp.config import ConfigError, parse_arg
 
 TINY = runpy.run_path(str(Path(__file__).with_name("tiny.py")))
-OTHER = 1  # the seed of a world in which 136 of 140 favourites are another value (docs/controls.md)
+OTHER = 1  # the seed of a world in which 136 of 140 favourites are another value
 TEXTS = ("same", "favourites", "scrambled", "untrained")
 DECODERS = {"own": (), "qwen3": ("qwen3", 64), "small": ("llama", 48), "large": ("llama", 96)}
 

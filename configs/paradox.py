@@ -9,7 +9,7 @@
 Everything else is configs/tiny.py:full: decoder, recipe, test passages. bases=0.95,text=0.5 is that
 config itself (with reference=2, that of its second decoder), so its finished rows are taken over.
 Held-out `counterfactual` passages are the same at every dose. What came of it:
-docs/results/paradox.md.
+docs/results/prior-strength.md.
 """
 
 import runpy

@@ -1,4 +1,4 @@
-"""Every recipe's memory for one frozen decoder, at equal vectors or equal bytes (docs/recipes.md).
+"""Every recipe's memory for one decoder, at equal vectors or bytes (docs/explanation/recipes.md).
 
     configs/recipes.py              six recipes x ratios 4 and 16, one size, one seed, on the
                                     controlled world

@@ -6,7 +6,7 @@
     ...:full,reference=2   the same against the second decoder, which another reference compressor
                            taught: a size effect counts only if both agree on the order of sizes
 
-A size is named by its width. How these numbers were found: docs/tiny-models.md.
+A size is named by its width. How these numbers were found: docs/explanation/controlled-world.md.
 """
 
 from ml_collections import ConfigDict

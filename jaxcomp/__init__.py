@@ -1,4 +1,8 @@
-"""jaxcomp: train, evaluate and dissect soft context compressors in JAX."""
+"""jaxcomp: train, evaluate and inspect soft context compressors in JAX.
+
+The public API is `_HOME` below; the API reference is built from it. Names are imported at first
+use, so that `jaxcomp --help` does not wait for JAX.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,51 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxcomp.inference import Memory, Pair, load
+    from jaxcomp.compress.kinds import memory_kind
+    from jaxcomp.config import Config, ConfigError
+    from jaxcomp.data.objectives import objective
+    from jaxcomp.data.sources import source
+    from jaxcomp.evals.evaluation import evaluation
+    from jaxcomp.evals.metric import metric
+    from jaxcomp.inference import Memory, Pair, Score, export, load
+    from jaxcomp.models.families import Family
 
-__all__ = ["Memory", "Pair", "load"]
+_HOME = {
+    # a trained pair at work
+    "load": "inference",
+    "Pair": "inference",
+    "Memory": "inference",
+    "Score": "inference",
+    "export": "inference",
+    # configuration
+    "Config": "config",
+    "ConfigError": "config",
+    # additions of your own
+    "memory_kind": "compress.kinds",
+    "objective": "data.objectives",
+    "source": "data.sources",
+    "metric": "evals.metric",
+    "evaluation": "evals.evaluation",
+    "Family": "models.families",
+}
+__all__ = [
+    "Config",
+    "ConfigError",
+    "Family",
+    "Memory",
+    "Pair",
+    "Score",
+    "evaluation",
+    "export",
+    "load",
+    "memory_kind",
+    "metric",
+    "objective",
+    "source",
+]
 
 
 def __getattr__(name: str) -> Any:
-    # At first use: `jaxcomp --help` must not wait for JAX.
-    if name in __all__:
-        return getattr(importlib.import_module("jaxcomp.inference"), name)
+    if name in _HOME:
+        return getattr(importlib.import_module(f"jaxcomp.{_HOME[name]}"), name)
     raise AttributeError(f"module 'jaxcomp' has no attribute {name!r}")

@@ -111,8 +111,9 @@ class WorldConfig:
     seed: Seed = 0  # which world: lexicon order and every entity's favourites
     prior_strength: Share = 0.95  # P(slot takes its entity's favourite value) in pretraining text
     train_prior_strength: Share = 0.95  # the same in the compressor's training text
-    # Only of the text that compressors' base models are pretrained on (docs/controls.md). The seed
-    # of a world that shares every word with this one and has other favourites; 0: this world's own
+    # Only of the text that compressors' base models are pretrained on
+    # (docs/explanation/controlled-world.md). The seed of a world that shares every word with this
+    # one and has other favourites; 0: this world's own
     base_favourites: Seed = field(default=0, metadata=OMIT_IF_DEFAULT)
     # the words of each sentence in random order: the same words without grammar
     base_scrambled: bool = field(default=False, metadata=OMIT_IF_DEFAULT)
@@ -122,7 +123,7 @@ class WorldConfig:
 class DataConfig:
     """Where text comes from and how it is cut."""
 
-    source: Text = "world"  # world | text | tfds | qa, or one of your own (docs/extending.md)
+    source: Text = "world"  # world | text | tfds | qa, or one of your own (docs/how-to/extend.md)
     # options of a source of your own: name=value,name=value
     options: Text = field(default="", metadata=OMIT_IF_DEFAULT)
     # text: a .jsonl[.gz], .parquet or .txt file, or a glob; qa: the same, no .txt, of rows with
@@ -151,7 +152,7 @@ class MemoryConfig:
     )
     # append: learned memory tokens after the segment; interleave: one after every `ratio` tokens;
     # pool: means of blocks of states; kv: appended tokens' keys and values of every layer; or one
-    # of your own (docs/extending.md)
+    # of your own (docs/how-to/extend.md)
     kind: Text = "append"
     ratio: Size = 4  # context tokens per memory vector; divides data.segment
     # spread: memory vector m has the position id of its block; consecutive: 0, 1, 2, ...
@@ -187,16 +188,19 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     # coin: each example is rebuilt or continued; sum: both; distil: rebuilt, and continued as the
     # decoder does that reads the whole text (KL); answer: a question about it is answered, or it is
-    # rebuilt (data.source=qa or world; docs/training.md); or one of your own (docs/extending.md)
+    # rebuilt (data.source=qa or world; docs/how-to/train-in-stages.md); or one of your own
+    # (docs/how-to/extend.md)
     objective: Text = "coin"
     p_reconstruct: Share = 0.5  # coin, answer: probability; sum, distil: weight of reconstruction
     # the finished run (its workdir) whose compressor and markers training begins with, such as one
     # that learned to rebuild, before `answer`; "": from the base model
     start: Text = field(default="", metadata=OMIT_IF_DEFAULT)
-    p_blank: Share = 0.0  # share of examples whose memory is withheld: a decoder in training stays
-    # a language model, and "no memory" is nothing it has never seen
-    word_dropout: Share = 0.0  # share of the target's words hidden from the decoder where it has a
-    # memory (arXiv 1511.06349): a decoder in training learns to look there
+    # memory dropout, share of examples: a decoder in training stays a language model, and has seen
+    # prompts without a memory
+    p_blank: Share = 0.0
+    # word dropout, share of the target's words that the decoder cannot read where it has a memory
+    # (arXiv 1511.06349): a decoder in training learns to read the memory
+    word_dropout: Share = 0.0
     train_decoder: bool = False  # only the joint adaptation of a base decoder
     ratios: tuple[Size, ...] = ()  # each step draws one of these; (): memory.ratio (adapt: sweep's)
     curriculum: tuple[Size, ...] = ()  # ratios trained at before that, one after the other
@@ -302,7 +306,7 @@ class Config:
     sweep: SweepConfig = field(default_factory=SweepConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     # Python files or modules of your own that register memory kinds, objectives, families, metrics
-    # or sources (docs/extending.md); imported wherever this config is read
+    # or sources (docs/how-to/extend.md); imported wherever this config is read
     plugins: tuple[Text, ...] = field(default=(), metadata=OMIT_IF_DEFAULT)
 
 

@@ -1,4 +1,4 @@
-"""docs/extending.md, followed to the letter: its examples train, evaluate and are reported."""
+"""docs/how-to/add-*.md: the examples of these pages train, evaluate and are reported."""
 
 import csv
 import json
@@ -12,7 +12,7 @@ import pytest
 
 from jaxcomp.evals.metric import WITHOUT
 
-DOC = Path(__file__).parents[1] / "docs" / "extending.md"
+PAGES = sorted((Path(__file__).parents[1] / "docs/how-to").glob("add-*.md"))
 CONFIG = """
 from pathlib import Path
 
@@ -65,8 +65,9 @@ OURS = {
 
 
 def examples():
-    """The Python files of the page, by the names that their first lines give them."""
-    blocks = re.findall(r"```python\n(\"\"\"(\w+\.py): .*?)```", DOC.read_text("utf-8"), re.DOTALL)
+    """The Python files of the pages, by the names that their first lines give them."""
+    text = "".join(page.read_text("utf-8") for page in PAGES)
+    blocks = re.findall(r"```python\n(\"\"\"(\w+\.py): .*?)```", text, re.DOTALL)
     return {name: text for text, name in blocks}
 
 
@@ -85,7 +86,7 @@ def table(folder):
 
 
 def written(folder, plugins):
-    """The page's files `plugins`, and a config of one small job that names them."""
+    """The pages' files `plugins`, and a config of one small job that names them."""
     for name in plugins:
         (folder / name).write_text(examples()[name])
     fields = OURS | {k: v for name in plugins for k, v in EXAMPLES[name].items()}
@@ -156,5 +157,5 @@ def test_a_source_of_ones_own_is_swept_reported_and_evaluated(tmp_path):
     assert float(row["test/loss"]) == pytest.approx(metrics["test/loss"], rel=1e-5)
 
 
-def test_every_example_of_the_page_is_tried():
+def test_every_example_of_the_pages_is_tried():
     assert examples().keys() == EXAMPLES.keys()

@@ -1,4 +1,4 @@
-"""Imports point only downward, in the order of packages of docs/architecture.md."""
+"""Imports point only downward, in the order of packages of docs/explanation/architecture.md."""
 
 import ast
 from pathlib import Path

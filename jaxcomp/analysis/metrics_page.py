@@ -1,4 +1,4 @@
-"""docs/metrics.md, made of what the metrics declare: `python -m jaxcomp.analysis.metrics_page`."""
+"""The metrics page, made of what the metrics declare: `python -m jaxcomp.analysis.metrics_page`."""
 
 from __future__ import annotations
 
@@ -11,19 +11,16 @@ from jaxcomp.evals import evaluation
 from jaxcomp.evals.metric import PLACEHOLDERS, WITHOUT, Measure
 from jaxcomp.evals.metrics import every
 
-TITLE = "# What every number means"
+TITLE = "# Metrics"
 # The order of sections; a module that is not named comes after these.
 FIRST = ("reconstruction", "slots", "prior_conflict", "edits", "geometry", "uncertainty")
 LAST = ("pairs", "training")
 INSPECT = ("jaxcomp.evals.attribution", "jaxcomp.evals.linear_probe")
 HEAD = """
-<!-- Made by `python -m jaxcomp.analysis.metrics_page > docs/metrics.md`: change the declaration in
-the file that measures the number, and make this page again. -->
-
 Each name in a table is a column of `report/results.csv` and a key of `eval.json`. A number is
-declared in the file that measures it ([extending.md](extending.md)); this page is made of these
-declarations. How means, intervals, trends and the verdict come about:
-[statistics.md](statistics.md).
+declared in the file that measures it ([how to add one](../how-to/add-a-metric.md)); this page is
+made of these declarations. How means, intervals, trends and the verdict come about:
+[Statistics](../explanation/statistics.md).
 
 **Conventions.**
 

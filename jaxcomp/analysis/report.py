@@ -168,7 +168,9 @@ def _blocks(
         Head("Definitions"),
         Items([f"{h.label}: {h.meaning} ({h.metric})" for h in headlines(cfg)]),
     ]
-    out.append(Para("All columns of results.csv are defined in docs/metrics.md."))
+    out.append(
+        Para("All columns of results.csv are defined in `python -m jaxcomp.analysis.metrics_page`.")
+    )
     return out
 
 

@@ -53,7 +53,7 @@ def shown(e: stats.Estimate) -> str:
 
 
 def pairs_csv(found: list[Evidence]) -> str:
-    """All pairs of sizes of a family, at every ratio; columns as in docs/metrics.md."""
+    """All pairs of sizes of a family, at every ratio; columns as in the metrics page."""
     lines: list[list[str]] = [list(COLUMNS)]
     for e in found:
         for p in e.pairs:

@@ -54,12 +54,12 @@ def _eval_flags(parser: argparse.ArgumentParser) -> None:
         "--task",
         metavar="NAME",
         help=f"ask this instead: {', '.join(evaluation.shipped())}, or one of your own plugins "
-        "(docs/extending.md)",
+        "(docs/how-to/extend.md)",
     )
     add(
         "--data",
         metavar="FILE",
-        help="the task's items, .jsonl[.gz] or .parquet (docs/using.md: known schemas)",
+        help="the task's items, .jsonl[.gz] or .parquet (schemas: docs/how-to/ask-questions.md)",
     )
     add(
         "--limit",
@@ -71,19 +71,19 @@ def _eval_flags(parser: argparse.ArgumentParser) -> None:
         "--filter",
         metavar="RULE[,RULE]",
         help="count only some of the items: max_tokens=N, stated, answerable, known "
-        "(docs/metrics.md)",
+        "(python -m jaxcomp.analysis.metrics_page)",
     )
     add(
         "--select",
         metavar="NAME[,NAME]",
         help="with --task=qa or overwriting: ask also from whole sentences of the text within "
-        "the memory's budget: lead, random, sage (docs/using.md)",
+        "the memory's budget: lead, random, sage (docs/how-to/ask-questions.md)",
     )
     add(
         "--export",
         metavar="FILE",
         help="with --task=drift: write prompts that ask a language model for questions about the "
-        "passages, and measure nothing (docs/drift.md)",
+        "passages, and measure nothing (docs/how-to/measure-drift.md)",
     )
     add(
         "--out",
@@ -96,8 +96,9 @@ def _eval_flags(parser: argparse.ArgumentParser) -> None:
         "--ratio",
         type=integer,
         metavar="N",
-        help="one of those it was trained at, in place of memory.ratio (docs/training.md); without "
-        "--task writes eval-rN.json and passages-rN.jsonl",
+        help="one of those it was trained at, in place of memory.ratio "
+        "(docs/how-to/train-in-stages.md); without --task writes eval-rN.json and "
+        "passages-rN.jsonl",
     )
     add("--batch", type=integer, metavar="N", help="with --task: items at once (32)")
 
@@ -250,7 +251,7 @@ def _comparable(runs: Sequence[tuple[str, dict[str, str]]]) -> None:
 
 
 def _drift(place: Path, step: int | None, ratio: int = 0, **moved: Any) -> dict[str, Any]:
-    """Of all minimal pairs of the held-out text: docs/metrics.md, "Drift on minimal pairs". Where
+    """Of all minimal pairs of the held-out text: the metrics page, "Drift on minimal pairs". Where
     none can be asked, the reason is said and every value is None: the rest was measured."""
     from jaxcomp.evals.pairs.edit_rules import DIMENSIONS
     from jaxcomp.evals.qa.items import NothingToAsk
@@ -296,16 +297,17 @@ COMMANDS = (
         "measure what survived in one trained pair, or ask it questions",
         "Rebuilds held-out text with the run in --run=DIR, or with that of `jaxcomp train` with\n"
         "the same flags, and writes eval.json and passages.jsonl beside it. --all: minimal pairs\n"
-        "too; --checkpoints=all: every saved checkpoint (docs/trajectories.md).\n\n"
+        "too; --checkpoints=all: every saved checkpoint (docs/how-to/follow-checkpoints.md).\n\n"
         "With --run=DIR --task=NAME --data=FILE, asks questions about passages: from nothing,\n"
         "from the full text, from its memory and from the text rebuilt from that. overwriting: an\n"
         "answer was replaced, so is it the passage's or the world's that comes? qa: SQuAD's exact\n"
-        "match and F1. drift: does a memory prefer its text to a twin (docs/drift.md)? rate: the\n"
-        "same memories in fewer bits. bounds: the run's memory between none and the best.\n"
+        "match and F1. drift: does a memory prefer its text to a counterfactual edit of it\n"
+        "(docs/how-to/measure-drift.md)? rate: the same memories in fewer bits. bounds: the run's\n"
+        "memory between none and the best.\n"
         "A stopped task goes on where it stopped; what is finished is printed and not measured\n"
         "again. If the base models of --run have moved, --compressor=DIR and\n"
         "--decoder=DIR say where they are; for several runs one folder, or one for each: DIR,DIR.\n"
-        "Definitions: docs/metrics.md.",
+        "Definitions: python -m jaxcomp.analysis.metrics_page.",
         _eval_flags,
         evaluate,
         processes="all",

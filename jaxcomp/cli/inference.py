@@ -300,8 +300,8 @@ COMMANDS = (
         "Rebuilds held-out passages of a finished run and writes one HTML page: source and\n"
         "rebuilt text side by side, every word copied, overwritten by the prior, replaced, lost\n"
         "or invented, with the decoder's entropy under it; of the controlled world also what a\n"
-        "linear probe reads from the memory. Definitions: docs/metrics.md. The same again writes\n"
-        "nothing.",
+        "linear probe reads from the memory. Definitions:\n"
+        "python -m jaxcomp.analysis.metrics_page. The same command again writes nothing.",
         _inspect_flags,
         inspect,
         "",

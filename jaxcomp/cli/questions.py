@@ -30,7 +30,7 @@ def ask(flags: Flags) -> int:
     for name in one.needs if runs else ():
         if getattr(flags, name) is None:
             raise ConfigError(
-                f"--task={flags.task} needs --{name}=FILE (docs/using.md: its fields)"
+                f"--task={flags.task} needs --{name}=FILE (fields: docs/how-to/ask-questions.md)"
             )
     found = one(
         Request(

@@ -101,7 +101,7 @@ COMMANDS = (
         "train one compressor against the frozen decoder",
         "Trains --compressor=FAMILY/SIZE at --memory.ratio. A killed run is resumed by the same\n"
         "command; SIGTERM ends it after its step, saved. Several processes train one together:\n"
-        "docs/distributed.md.",
+        "docs/how-to/run-several-processes.md.",
         _train_flags,
         train,
         processes="all",

@@ -3,7 +3,7 @@
 A row holds what can be refused before anything is computed, and names the class: a subclass of
 `compress.memory.Compressor`, whose attributes say the rest, or one built as `connector.Connector`
 is. Those of this package are named by text, so that nothing here imports JAX.
-docs/extending.md shows how to add one.
+docs/how-to/extend.md shows how to add one.
 """
 
 from __future__ import annotations

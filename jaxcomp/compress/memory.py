@@ -213,7 +213,7 @@ def moments(emb_VD: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def unit_of(std: float, decoder_learns: bool) -> float:
     """The connector's unit, for token embeddings of standard deviation `std`."""
-    # Embeddings that learn grow from some 0.1 to several units (docs/tiny-models.md).
+    # Embeddings that learn grow from about 0.1 to several units.
     return max(1.0, std) if decoder_learns else std
 
 

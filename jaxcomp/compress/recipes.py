@@ -1,4 +1,4 @@
-"""Recipes of published compressors, as the fields they set (docs/recipes.md says whose and why).
+"""Recipes of published compressors, as the fields they set (docs/explanation/recipes.md).
 
 A config merges what `recipe` gives; nothing is set behind its back. `memory.recipe` is then a
 label that is checked: kind and connector must be those that the name stands for.

@@ -1,7 +1,8 @@
 """The training objectives by name (`train.objective`): what each needs of the data.
 
 A row names the class that computes the loss, a subclass of `training.loss.MemoryObjective`; those
-of this package by text, so that nothing here imports JAX. docs/extending.md shows how to add one.
+of this package by text, so that nothing here imports JAX. How to add one:
+docs/how-to/extend.md.
 """
 
 from __future__ import annotations

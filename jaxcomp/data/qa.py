@@ -102,7 +102,7 @@ def _load(path: str, files: tuple[Path, ...], digests: tuple[str, ...]) -> Quest
 
 
 def _name(context: str) -> str:
-    """By what it says, so that its place in a file does not matter to its split (docs/data.md). No
+    """By what it says, so that its place in a file does not matter to its split. No
     number at the end, which would make contexts consecutive pieces of one work (`splits`)."""
     return f"{hashlib.sha256(context.encode()).hexdigest()[:16]}-context"
 

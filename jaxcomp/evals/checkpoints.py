@@ -35,7 +35,7 @@ More = Callable[[Path, int], dict[str, Any]]  # (run, step) -> further numbers b
 
 
 class Row(NamedTuple):
-    """One checkpoint. `metrics`: docs/metrics.md; `passages`: what each passage gives to the
+    """One checkpoint. `metrics`: the metrics page; `passages`: what each passage gives to the
     primary endpoint, (kept, slots), in the order of the set."""
 
     step: int

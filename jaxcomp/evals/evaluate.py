@@ -3,7 +3,7 @@
 Sets: the controlled world's `ordinary` and `counterfactual` passages, or a real text's `test`
 passages and their edits. All go through the same few compiled shapes, in batches of `eval.batch`.
 Names of the numbers are `<set>/<metric>`; each file of `evals.metrics` declares its own, and
-docs/metrics.md is made of these declarations.
+the metrics page is made of these declarations.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
     def shortest(asked: Request) -> Report: ...
 
 `jaxcomp eval --task=shortest --run=DIR --data=FILE` then calls it. The declaration says which flags
-it takes and needs; the command line and docs/metrics.md read it. Shipped evaluations are the files
-of `PACKAGES`; one of your own is a file that the config's `plugins` names (docs/extending.md).
+it takes and needs; the command line and the metrics page read it. Shipped evaluations are the files
+of `PACKAGES`; one of your own is a file that the config's `plugins` names (docs/how-to/extend.md).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DATA, LIMIT, OUT, FILTER, SELECT, EXPORT, RATIO, BATCH = OPTIONS = (
 
 
 class Evaluated(NamedTuple):
-    """`result` is what the file holds (see docs/metrics.md); `made` is False where it was there."""
+    """`result` is what the file holds (the metrics page); `made` is False where it was there."""
 
     result: dict[str, Any]
     made: bool

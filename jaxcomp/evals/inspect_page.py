@@ -180,7 +180,7 @@ def _probe(probed: Probed) -> str:
         "same, with shuffled values. returned: slots off their favourite that came back. "
         "moved: slots whose value came back in its place beside another entity. wrong: the other "
         "ones that did not come back. Verdicts are one kind each, unadjusted for their number. Not "
-        f"asked: {left or 'none'}. Definitions: docs/metrics.md."
+        f"asked: {left or 'none'}. Definitions: python -m jaxcomp.analysis.metrics_page."
     )
     return f"<h2>Linear probe</h2>{_table(header, rows)}<p>{_e(note)}</p>"
 

@@ -75,7 +75,7 @@ class Question(NamedTuple):
 
 
 class Share(NamedTuple):
-    """`count` of `n` with Wilson's 95% interval, and what chance gives (see docs/metrics.md)."""
+    """`count` of `n` with Wilson's 95% interval, and what chance gives (see the metrics page)."""
 
     count: int
     n: int

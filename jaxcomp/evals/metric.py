@@ -9,8 +9,8 @@ A metric has one place, the file that computes it:
     def length_ratio(held: Held) -> float: ...
 
 Its name is its column in results.csv, with placeholders for the held-out set and for kinds. Tables,
-plots, intervals, docs/metrics.md and the check that nothing undeclared is returned read the
-declaration; nothing else knows a metric's name. docs/extending.md has a whole example.
+plots, intervals, the metrics page and the check that nothing undeclared is returned read the
+declaration; nothing else knows a metric's name. docs/how-to/extend.md has a whole example.
 """
 
 from __future__ import annotations

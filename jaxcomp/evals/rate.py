@@ -25,7 +25,7 @@ class Rate(NamedTuple):
     name: str  # of the set
     form: str  # of compress.quantise.FORMATS
     rate: float  # bits of memory / bytes of source text
-    distortion: float | None  # bits_per_byte of docs/metrics.md, teacher-forced
+    distortion: float | None  # bits_per_byte of the metrics page, teacher-forced
     loss: float | None  # nats a token, teacher-forced
     fr_accuracy: float | None
     kept: float | None  # nonfavourite/all/preserved

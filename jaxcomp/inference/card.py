@@ -7,7 +7,7 @@ from typing import Any
 from jaxcomp.inference.format import ADAPTER, FULL
 from jaxcomp.models.hub import is_id
 
-# Metric of docs/metrics.md, without its set -> what the card calls it.
+# Metric of the metrics page, without its set -> what the card calls it.
 _SHOWN = {
     "loss": "loss, nats a token (teacher-forced)",
     "bits_per_byte": "bits a byte (teacher-forced)",
@@ -126,7 +126,12 @@ def _fidelity(metrics: dict[str, Any], summary: dict[str, Any]) -> list[str]:
     floors = [metrics.get(f"{s}/no_memory/loss") for s in sets]
     rows.append(f"| loss of the decoder without memory | {' | '.join(map(_number, floors))} |")
     counts = ", ".join(f"{s}: {metrics[f'{s}/passages']}" for s in sets)
-    return [*head, *rows, "", f"Passages: {counts}. Definitions: docs/metrics.md of jaxcomp."]
+    return [
+        *head,
+        *rows,
+        "",
+        f"Passages: {counts}. Definitions: python -m jaxcomp.analysis.metrics_page.",
+    ]
 
 
 def _number(value: float | None) -> str:

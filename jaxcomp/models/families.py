@@ -1,7 +1,7 @@
 """Model families: one row for everything in which transformers on the Hugging Face hub differ.
 
-A family of your own is a `register(Family(...))` away (docs/real-models.md); no code branches on a
-family's name.
+A family of your own is a `register(Family(...))` away (docs/how-to/extend.md); no code branches
+on a family's name.
 """
 
 from __future__ import annotations

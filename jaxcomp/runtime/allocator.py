@@ -12,7 +12,7 @@ def one_arena() -> bool:
     """All threads of this process share one heap from now on; returns whether that was possible.
 
     XLA's calls wander between threads, and each thread's arena would keep temporaries of its own,
-    so memory would go on growing for hundreds of steps (docs/bench.md). Must be called at the
+    so memory would go on growing for hundreds of steps. Must be called at the
     beginning of a process: threads that have an arena already keep it.
     """
     return _mallopt(_ARENA_MAX, 1)
@@ -23,7 +23,7 @@ def keep_freed_memory() -> bool:
 
     XLA:CPU allocates a step's temporaries at each call. glibc serves blocks above 32 MiB by mmap
     and unmaps them when freed, so every step page-faults through all of them again: a third of the
-    time of a step with 34 MB of temporaries (docs/bench.md). Does nothing on other backends and
+    time of a step with 34 MB of temporaries. Does nothing on other backends and
     other C libraries; returns whether it did something. Safe to call again.
     """
     from jaxcomp.runtime.sharding import (

@@ -2,7 +2,8 @@
 
 `start` joins the other processes if there are any; everything else here does nothing, and costs
 nothing, in a process that is alone. Process 0 leads: it alone writes what is not written shard by
-shard, and it alone prints. How to start such a run, and what it guarantees: docs/distributed.md.
+shard, and it alone prints. How to start such a run, and what it guarantees:
+docs/how-to/run-several-processes.md.
 """
 
 from __future__ import annotations

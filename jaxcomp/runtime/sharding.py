@@ -3,7 +3,7 @@
 Axes are ``("replica", "fsdp", "tp")`` in Explicit mode: an array's sharding is part of its type, so
 a wrong layout is an error while tracing instead of silent communication. The same code runs on one
 CPU device (mesh (1, 1, 1)) and on a pod. Arrays are named by their shape letters
-(docs/architecture.md).
+(docs/explanation/architecture.md).
 """
 
 from __future__ import annotations

@@ -219,7 +219,7 @@ def measure(
     another `ratio` that it was trained at it writes passages-r<ratio>.jsonl. `moved`: as in
     `open_run`.
 
-    Returns the flat metrics of docs/metrics.md and one record a passage.
+    Returns the flat metrics of the metrics page and one record a passage.
     """
     from jaxcomp.evals.evaluate import evaluate
     from jaxcomp.inference.load import open_run

@@ -1,7 +1,7 @@
 """Runs the jobs of a sweep and keeps its rows; whatever is killed, the same command resumes.
 
 On one machine the jobs are divided over worker processes (pool.py). Several processes that are one
-run (docs/distributed.md) do every job together, one after another.
+run (docs/how-to/run-several-processes.md) do every job together, one after another.
 """
 
 from __future__ import annotations

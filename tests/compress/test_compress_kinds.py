@@ -188,7 +188,7 @@ def test_a_kind_says_in_which_order_its_tower_reads(kind):
 
 
 def test_the_kind_of_the_extending_page_writes_the_last_state_of_each_block(mesh, tmp_path):
-    page = (Path(__file__).parents[2] / "docs/extending.md").read_text("utf-8")
+    page = (Path(__file__).parents[2] / "docs/how-to/add-a-memory-kind.md").read_text("utf-8")
     (code,) = re.findall(r"```python\n(\"\"\"last_state.py.*?)```", page, re.DOTALL)
     (tmp_path / "last_state.py").write_text(code)
     import_file(tmp_path / "last_state.py", "")

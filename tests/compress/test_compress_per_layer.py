@@ -103,7 +103,7 @@ def test_what_it_says_freely_is_what_it_expects(mesh):
 
 
 def test_of_its_first_layer_a_vector_says_nothing_of_the_text(mesh):
-    """docs/recipes.md: 2 K H of its numbers are the memory token's own, whatever it read."""
+    """2 K H of its numbers are the memory token's own, whatever it read."""
     vec_BMYD = np.array(read(made())[0].vec_BMD).reshape(8, T // RATIO, 2, D // 2)
     for m, rows in enumerate((LENGTHS > 0, LENGTHS > RATIO)):
         mine_BYD = vec_BMYD[rows, m]

@@ -9,7 +9,7 @@ NEW = 64
 # Of a greedy token's logit over the next best, or the token says nothing about exactness: seven
 # times the largest difference of a logit found between the two float32 computations (1.5e-4).
 LEAD = 1e-3
-MISSING = f"needs {NAME} (docs/real-models.md): JAXCOMP_ASSETS=DIR, the folder that holds it"
+MISSING = f"needs {NAME}: JAXCOMP_ASSETS=DIR, the folder that holds it"
 
 
 def folder() -> Path:

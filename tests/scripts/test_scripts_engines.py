@@ -1,4 +1,4 @@
-"""xpk.sh, sky.yaml, shellcheck, and the commands of docs/tpu.md.
+"""xpk.sh, sky.yaml, shellcheck, and the commands of docs/how-to/run-on-tpu.md.
 
 xpk and SkyPilot are no dependencies; their own parsers check the files where they are installed.
 """
@@ -167,7 +167,7 @@ def test_sky_runs_the_command_as_typed_and_refuses_a_disk_that_is_lost(tmp_path)
 
 
 def test_commands_of_the_document_are_ones_that_the_scripts_take(tmp_path):
-    text = (SCRIPTS.parent / "docs/tpu.md").read_text()
+    text = (SCRIPTS.parent / "docs/how-to/run-on-tpu.md").read_text()
     blocks = "".join(re.findall(r"```sh\n(.*?)```", text, re.S)).replace("\\\n", " ")
     found = re.findall(r"(?m)^tpu_scripts/(tpu_vm\.sh|xpk\.sh) (.*)", blocks)
     assert {script for script, _ in found} == {"tpu_vm.sh", "xpk.sh"}

@@ -1,4 +1,4 @@
-"""slurm.sbatch with stubs of srun, scancel and scontrol. docs/tpu.md: how to try a real SLURM."""
+"""slurm.sbatch, with stubs of srun and scontrol. Real SLURM: docs/how-to/run-on-slurm.md."""
 
 import os
 import signal

@@ -128,14 +128,14 @@ def test_bases_read_the_other_favourites_and_the_decoder_its_own():
 
 
 def test_136_of_140_favourites_of_the_split_are_another_value():
-    """One for each entity and kind of fact; docs/controls.md prints these numbers."""
+    """One for each entity and kind of fact; docs/explanation/controlled-world.md prints these numbers."""
     tables = {kind: table for kind, (table, _, _) in ATTRIBUTES.items()}
     tables |= {"modifier": lexicon.MOOD_OF, "polarity": lexicon.ACTION_IS}
     keys = [(kind, entity) for kind, table in tables.items() for entity in table]
     cfg = load("control=split")
     own, rival = World(cfg.world), World(bases_world(cfg.world))
     differ = sum(own.favourite(key) != rival.favourite(key) for key in keys)
-    said = Path("docs/controls.md").read_text()
+    said = Path("docs/explanation/controlled-world.md").read_text()
     assert f"of the {len(keys)} favourites {differ} are another value" in said
 
 

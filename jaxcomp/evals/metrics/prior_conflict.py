@@ -1,12 +1,13 @@
 """The controlled world: whose prior wins.
 
-Only with `world.base_favourites` (docs/controls.md): the compressors' base models were pretrained
-on a world of other favourites, and the decoder and all other text keep this one's. A fact is
-*contested* where the source says neither world's favourite and the two differ; kinds of two values
-(polarity, relation, order) have no such slot, and a modifier whose exchange with the other animal's
-would be a favourite is left out. In the rebuilt text (FR) a contested fact is **preserved** (the
-source's value), back as the **decoder**'s favourite, as the **compressor**'s (that of its base's
-world), **swapped** (the other animal's), **substituted**, or **omitted** (no such fact).
+Only with `world.base_favourites` (docs/explanation/controlled-world.md): the compressors' base
+models were pretrained on a world of other favourites, and the decoder and all other text keep this
+one's. A fact is *contested* where the source says neither world's favourite and the two differ;
+kinds of two values (polarity, relation, order) have no such slot, and a modifier whose exchange
+with the other animal's would be a favourite is left out. In the rebuilt text (FR) a contested fact
+is **preserved** (the source's value), back as the **decoder**'s favourite, as the **compressor**'s
+(that of its base's world), **swapped** (the other animal's), **substituted**, or **omitted** (no
+such fact).
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def bleu(references: Sequence[str], predictions: Sequence[str]) -> float:
 
 def pcc_bleu(references: Sequence[str], predictions: Sequence[str]) -> float:
     """Mean over passages of nltk's sentence BLEU-4 (0 to 1), as the code of PCC computes it: the
-    source in the place of the prediction, no smoothing (docs/metrics.md)."""
+    source in the place of the prediction, no smoothing (the metrics page)."""
     from nltk.translate.bleu_score import sentence_bleu
 
     with warnings.catch_warnings():

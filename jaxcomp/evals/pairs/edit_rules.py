@@ -1,7 +1,8 @@
 """Rules that make a sentence of real text false: one spot is changed, and nothing else.
 
 They use closed word lists (word_lists.py) and word order, no parser: a rule would rather find
-nothing than break the grammar. docs/drift.md says how often they are right. Negations, the roles of
+nothing than break the grammar. docs/explanation/minimal-pairs.md says how often they are
+right. Negations, the roles of
 "Alice saw Robert" and numbers are found by `evals.metrics.edits`.
 """
 

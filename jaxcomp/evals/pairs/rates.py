@@ -1,4 +1,4 @@
-"""From the likelihoods of minimal pairs to rates, tests and a table. docs/metrics.md: "Drift on
+"""From the likelihoods of minimal pairs to rates, tests and a table. The metrics page: "Drift on
 minimal pairs"."""
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def table(result: dict[str, Any]) -> str:
         "twin's; without memory none can be. p: memory against no memory, McNemar's test, exact,",
         "two-sided. equal: the rate from memory of pairs of as many decoder tokens, and how many",
         "they are. Wilson 95% intervals; that of `all` takes the pairs of a passage together, and",
-        "its p does not. Definitions: docs/metrics.md",
+        "its p does not. Definitions: python -m jaxcomp.analysis.metrics_page",
     ]
     return "\n".join(lines)
 

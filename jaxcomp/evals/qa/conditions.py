@@ -10,8 +10,8 @@ Where it is asked for, also from whole sentences of the text, about as many toke
 vectors, read like `text` (selection.py: lead, random, sage).
 
 Each is tokenised as one string, and no begin token stands before a plain text: no tokenizer here
-adds one (docs/real-models.md). The options are scored as what " " and the answer add to the
-question's tokens, so they are the same tokens in all.
+adds one (docs/explanation/real-models.md). The options are scored as what " " and the answer add to
+the question's tokens, so they are the same tokens in all.
 """
 
 from __future__ import annotations

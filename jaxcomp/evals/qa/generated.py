@@ -2,7 +2,8 @@
 checked, and what a decoder answers.
 
 `export` writes one prompt a passage; a model of your choice replies; `read` takes the replies, or
-rows of questions, and keeps what can be checked without a judge. docs/drift.md has the workflow.
+rows of questions, and keeps what can be checked without a judge. The workflow:
+docs/how-to/measure-drift.md.
 """
 
 from __future__ import annotations
@@ -245,7 +246,7 @@ def table(result: dict[str, Any]) -> str:
         if found["chosen"]["n"]:
             lines.append(f"  right option the likeliest: {shown(found['chosen'])}")
         lines.append("")
-    lines.append("unanswerable: the share that is refused. Definitions: docs/metrics.md")
+    lines.append("unanswerable: the share that is refused. Definitions: the metrics page")
     return "\n".join(lines)
 
 

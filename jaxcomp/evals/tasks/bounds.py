@@ -4,7 +4,7 @@ A run's compressor beside other memories of the same decoder. Each memory is rea
 decoder behind the run's own markers, of the same held-out passages and at the same ratio: nothing,
 parts of the text (compress/baselines.py), its whole, what the run's compressor wrote, and vectors
 that were optimised for each text by itself (compress/cramming.py), the bound above as far as STEPS
-reach. The result file defines its columns; [recipes.md](recipes.md) says how to read it.
+reach. The result file defines its columns; [How to read it](../how-to/compare-with-baselines.md).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ VERSION = 2  # of the definitions: results of another one are not taken over
 DEFINITIONS = {
     "loss": "nats a target token (end token included) of rebuilding, teacher-forced; sum over sum",
     "tokens_rebuilt": "greedy, free-running: positions that hold the source's token / the longer "
-    "of both; sum over sum (fr_accuracy of docs/metrics.md)",
+    "of both; sum over sum (fr_accuracy of the metrics page)",
     "preserved": "of the passages' facts off the world's favourite, the share that comes back, "
     "greedy (nonfavourite/all/preserved)",
     "overwriting": "of the same facts, the share that comes back as the favourite "
@@ -146,7 +146,7 @@ def table(result: dict[str, Any]) -> str:
     lines += [
         "",
         f"vectors, bytes: a passage. {CRAMMED}: {STEPS} steps of Adam a text. 95% intervals over",
-        "passages of this one pair. Definitions: in the file, and docs/recipes.md",
+        "passages of this one pair. Definitions: in the file, and docs/explanation/recipes.md",
     ]
     return "\n".join(lines)
 

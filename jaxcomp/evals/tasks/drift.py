@@ -1,7 +1,7 @@
 """Drift on minimal pairs: `jaxcomp eval --task=drift`.
 
 Of each pair two texts: the passage (or one window of it) and its **twin**, the same with one spot
-changed ([drift.md](drift.md): the rules, and how often they are right). No generation and no judge:
+changed ([rules and their precision](../explanation/minimal-pairs.md)). No generation and no judge:
 -ln p (nats, TF) of each whole text is the sum over its decoder tokens in four conditions.
 
 - `memory`: given the passage's memory, as its rebuilt text, the end token included. `twin_memory`:
@@ -26,8 +26,8 @@ changed ([drift.md](drift.md): the rules, and how often they are right). No gene
 The result file: `about`, `pairs` (the counts), `dimensions` (each and `all`), `sources` (the same
 of each set), `rules` (of each dimension/rule) and `records`, one a pair.
 
-**Question sets** (a file of questions that a language model wrote, [drift.md](drift.md)): by
-dimension and condition `holds`, `exact` and F1 as for `qa`, intervals over passages.
+**Question sets** (a file of questions that a language model wrote,
+[how to make one](../how-to/measure-drift.md)): by dimension and condition `holds`, `exact` and F1 as for `qa`, intervals over passages.
 `unanswerable`: `holds` is the share of answers that are a refusal by rules (`evals.qa.squad`),
 which err both ways. `answerable`: all other dimensions; `refused`: of those the share that is a
 refusal; `chosen`: of those with options the share of which the right one has the higher mean ln p
@@ -265,7 +265,7 @@ def _plain(pair: Pair, part: Sequence[Ready]) -> list[Score]:
 
 @evaluation(
     "drift",
-    about="does a memory prefer its text to a counterfactual edit of it (docs/drift.md)?",
+    about="does a memory prefer its text to a counterfactual edit (docs/how-to/measure-drift.md)?",
     options=(DATA, LIMIT, OUT, EXPORT, RATIO, BATCH),
 )
 def drift(asked: Request) -> Report | None:
@@ -283,7 +283,7 @@ def drift(asked: Request) -> Report | None:
     )
     if asked.export is not None:
         count = generated.export(passages, asked.export)
-        asked.say(f"{count} prompts in {asked.export} (docs/drift.md)")
+        asked.say(f"{count} prompts in {asked.export} (docs/how-to/measure-drift.md)")
         return None
     made = run(asked.pair, passages, asked.out(), say=asked.say)
     return asked.report(made, table, asked.out())

@@ -131,7 +131,7 @@ def table(result: dict[str, Any]) -> str:
             count = f"{found['count']}/{found['n']}"
             primary = "  (primary)" if (condition, scoring) == ("memory", PRIMARY) else ""
             lines.append(f"{condition:12} {scoring:10}{shown(found):>26}  {count}{primary}")
-    lines += ["", "95% intervals: Wilson's; of F1 bootstrap. Definitions: docs/metrics.md"]
+    lines += ["", "95% intervals: Wilson's; of F1 bootstrap. Definitions: the metrics page"]
     return "\n".join(lines)
 
 

@@ -43,7 +43,7 @@ def table(result: dict[str, Any]) -> str:
     for condition in in_order(result["conditions"]):
         found = result["conditions"][condition]
         lines.append(f"{condition:12}" + "".join(f"{shown(found[c]):>26}" for c in columns))
-    lines += ["", "95% intervals: Wilson's; of F1 bootstrap. Definitions: docs/metrics.md"]
+    lines += ["", "95% intervals: Wilson's; of F1 bootstrap. Definitions: the metrics page"]
     return "\n".join(lines)
 
 

@@ -66,7 +66,7 @@ def test_of_one_passage_there_is_no_interval():
 
 def test_an_interval_holds_the_truth_where_answers_about_a_passage_are_alike():
     """20 passages of 20 questions, correlation 0.3 within a passage, a true share of 0.3: of 1,000
-    such draws 96% (docs/metrics.md); Wilson's of 400 independent ones holds it in 55%."""
+    such draws 96% (the metrics page); Wilson's of 400 independent ones holds it in 55%."""
     rng, contexts, held = np.random.default_rng(1), np.repeat(range(20), 20).tolist(), [0, 0]
     for _ in range(200):
         rates = rng.beta(0.3 * 7 / 3, 0.7 * 7 / 3, 20)
