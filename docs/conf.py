@@ -20,10 +20,11 @@ templates_path: list[str] = []
 
 # Headings get anchors, so that pages can link to sections.
 myst_heading_anchors = 3
-myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_enable_extensions = ["substitution"]
 
 # Tutorials run while the site is built. `-D nb_execution_mode=off` skips them.
 nb_execution_mode = "force"
+nb_execution_in_temp = True
 nb_execution_timeout = 240
 nb_execution_raise_on_error = True
 nb_merge_streams = True
@@ -37,7 +38,13 @@ add_module_names = False
 
 # GitHub Actions names the repository; elsewhere the site has no links to it.
 repository = os.environ.get("GITHUB_REPOSITORY")
+myst_substitutions = {"colab": ""}
 if repository:
+    notebook = f"{repository}/blob/main/docs/tutorials/first-compressor.ipynb"
+    myst_substitutions["colab"] = (
+        "[![Open the first tutorial in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
+        f"(https://colab.research.google.com/github/{notebook})"
+    )
     html_theme_options = {
         "source_repository": f"https://github.com/{repository}/",
         "source_branch": "main",

@@ -128,7 +128,7 @@ def test_bases_read_the_other_favourites_and_the_decoder_its_own():
 
 
 def test_136_of_140_favourites_of_the_split_are_another_value():
-    """One for each entity and kind of fact; docs/explanation/controlled-world.md prints these numbers."""
+    """One for each entity and kind of fact; docs/explanation/controlled-world.md has them."""
     tables = {kind: table for kind, (table, _, _) in ATTRIBUTES.items()}
     tables |= {"modifier": lexicon.MOOD_OF, "polarity": lexicon.ACTION_IS}
     keys = [(kind, entity) for kind, table in tables.items() for entity in table]
