@@ -1,4 +1,4 @@
-"""Measure speed against a reference: `uv run python -m tests.benchmarks` (docs/how-to/measure-speed.md).
+"""Measure speed against a reference: `uv run python -m tests.benchmarks`.
 
 Each measurement runs in a process of its own, as XLA reads its number of threads once.
 """

@@ -27,7 +27,8 @@ The result file: `about`, `pairs` (the counts), `dimensions` (each and `all`), `
 of each set), `rules` (of each dimension/rule) and `records`, one a pair.
 
 **Question sets** (a file of questions that a language model wrote,
-[how to make one](../how-to/measure-drift.md)): by dimension and condition `holds`, `exact` and F1 as for `qa`, intervals over passages.
+[how to make one](../how-to/measure-drift.md)): by dimension and condition `holds`, `exact` and F1
+as for `qa`, intervals over passages.
 `unanswerable`: `holds` is the share of answers that are a refusal by rules (`evals.qa.squad`),
 which err both ways. `answerable`: all other dimensions; `refused`: of those the share that is a
 refusal; `chosen`: of those with options the share of which the right one has the higher mean ln p
