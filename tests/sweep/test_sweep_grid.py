@@ -140,16 +140,6 @@ def test_data_counts_by_content_not_by_place(tmp_path):
     assert at(tmp_path / "a/x.txt") == at(tmp_path / "b/x.txt") != at(tmp_path / "c/x.txt")
 
 
-def test_an_empty_grid_is_an_error():
-    with pytest.raises(ConfigError, match="families is empty"):
-        grid.expand(Config())
-
-
-def test_differences_name_the_dotted_field():
-    assert identity.differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}}) == [("a.c", 2, 3)]
-    assert identity.differences({"a": 1}, {"a": 1, "b": 2}) == [("b", "-", 2)]
-
-
 def test_the_smallest_effect_is_bound_to_the_workdir_and_to_no_job():
     """Fixed before running: another one is another question, though of the same runs."""
     cfg = config()
@@ -164,8 +154,3 @@ def test_the_smallest_effect_is_bound_to_the_workdir_and_to_no_job():
     for value in (0.0, 1.0, -0.1, float("nan")):
         with pytest.raises(ConfigError, match=r"sweep\.smallest_effect"):
             validate(change(cfg, "sweep.smallest_effect", value))
-
-
-def test_a_sweep_begins_with_no_one_run():
-    with pytest.raises(ConfigError, match=r"train.start = 'runs/a': a sweep trains compressors"):
-        grid.expand(change(config(), "train.start", "runs/a"))

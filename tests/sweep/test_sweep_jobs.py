@@ -98,14 +98,6 @@ def test_a_ratio_without_a_step_is_refused_before_any_work(tmp_path):
         jobs.SweepWork().check(grid.expand(cfg), tmp_path)
 
 
-def test_data_is_described_before_the_work(tmp_path, decoder):
-    first = grid.expand(config_of(tmp_path, decoder))[0]
-    said = jobs.check_data(first.config, tmp_path / "w")
-    assert said.startswith("data at ratio 4: ")
-    assert "segments padded" in said
-    assert "bytes of text per memory vector" in said
-
-
 def test_only_in_a_rate_grid_is_divergence_a_finding(tmp_path, decoder, monkeypatch):
     def diverges(*args, **kw):
         raise loop.Diverged("at step 3 the loss is nan")

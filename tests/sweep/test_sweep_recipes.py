@@ -1,7 +1,6 @@
 """configs/recipes.py: equal vectors, equal bytes, real text; ratios of a recipe's own."""
 
 import dataclasses
-import runpy
 
 import pytest
 from matplotlib.axes import Axes
@@ -11,11 +10,9 @@ from jaxcomp.analysis import plots, size_tables
 from jaxcomp.analysis import tables as results
 from jaxcomp.analysis.report import report
 from jaxcomp.cli import overrides
-from jaxcomp.cli.validate import validate
 from jaxcomp.compress.recipes import RECIPES
-from jaxcomp.config import ConfigError, DataConfig, config_hash, to_dict
+from jaxcomp.config import ConfigError
 from jaxcomp.evals.metrics import endpoints
-from jaxcomp.runtime.fields import from_dict
 from jaxcomp.sweep import collect, grid
 from jaxcomp.sweep.store import DONE, Ledger
 
@@ -31,15 +28,6 @@ def ratios(cfg):
 def with_own(**own):
     cfg = config(recipes=("pcc", "arc"), ratios=(4, 16))
     return dataclasses.replace(cfg, sweep=dataclasses.replace(cfg.sweep, own_ratios=own))
-
-
-def test_a_recipe_runs_at_ratios_of_its_own_and_under_the_hash_it_has_there():
-    cfg, plain = with_own(arc=(16, 64)), with_own()
-    assert ratios(cfg) == {("pcc", 4), ("pcc", 16), ("arc", 16), ("arc", 64)}
-    both = [{j.id: j.hash for j in grid.expand(c)} for c in (cfg, plain)]
-    shared = both[0].keys() & both[1].keys()
-    assert "toy-s-r16-b0-s0-arc" in shared
-    assert all(both[0][i] == both[1][i] for i in shared)
 
 
 def test_a_line_that_is_absent_at_a_ratio_is_not_missed_there(tmp_path):
@@ -110,12 +98,6 @@ def test_a_floor_is_that_of_the_frozen_decoder(tmp_path, monkeypatch):
     assert "toy lclm, trained with the decoder: each run has a floor of its own" in page
 
 
-def test_no_frozen_decoder_no_floor_of_all(tmp_path):
-    _, found = with_floors(tmp_path, {"lclm": 0.29}, ("lclm",))
-    assert results.floor_of(found, KEPT) is None
-    assert "no room for a fall in toy lclm" in results.verdict(found).sentence
-
-
 def test_the_table_says_how_large_each_memory_is(tmp_path, monkeypatch):
     monkeypatch.setattr(plots, "plot", lambda results, head: None)
     for recipes in (("pcc", "500x"), ("pcc",)):
@@ -128,32 +110,6 @@ def test_the_table_says_how_large_each_memory_is(tmp_path, monkeypatch):
             assert all("| 4 x 1024 |" in r for r in rows)
             assert len(rows) == 2
             assert page.count("| 16 x 256 |") == 2
-
-
-def test_a_config_without_them_keeps_its_name():
-    tree = to_dict(with_own())
-    assert "own_ratios" not in tree["sweep"]
-    named = to_dict(with_own(arc=(16,)))
-    assert named["sweep"].pop("own_ratios") == {"arc": [16]}
-    assert config_hash(named) == config_hash(tree)
-    again = from_dict(to_dict(with_own(arc=(16,))))
-    assert again.sweep.own_ratios == {"arc": (16,)}
-
-
-@pytest.mark.parametrize(
-    ("own", "said"),
-    [
-        ({"icae": (4,)}, "'icae' is none of sweep.recipes"),
-        ({"arc": ()}, r"sweep.own_ratios.arc = \(\): expected one or more different"),
-        ({"arc": (4, 4)}, "expected one or more different"),
-        ({"arc": (7,)}, "sweep.own_ratios.arc: 7 does not divide"),
-    ],
-)
-def test_ratios_of_no_use_are_refused(own, said):
-    cfg = dataclasses.replace(with_own(**own), folders={"decoder": SHIPPED})
-    cfg = dataclasses.replace(cfg, data=DataConfig(segment=64, target=65))
-    with pytest.raises(ConfigError, match=said):
-        validate(cfg)
 
 
 def test_equal_bytes_are_reached_by_the_recipes_of_keys_and_values():
@@ -170,13 +126,6 @@ def test_equal_bytes_are_reached_by_the_recipes_of_keys_and_values():
         own = sorted(r for n, r in found if n == name)
         for mine, r in zip(own, (4, 16), strict=True):
             assert T // mine * numbers == T // r * shape.hidden_size
-
-
-def test_the_ratio_is_rounded_up_to_one_that_divides_the_segment():
-    as_many_bytes = runpy.run_path("configs/recipes.py")["as_many_bytes"]
-    assert [as_many_bytes(4, times, 48) for times in (1, 1.1, 4, 5, 12)] == [4, 6, 16, 24, 48]
-    with pytest.raises(ConfigError, match=r"needs ratio 48\.4 or more, and a segment has 48"):
-        as_many_bytes(4, 12.1, 48)
 
 
 def test_real_text_has_the_towers_of_configs_text(tmp_path):

@@ -58,14 +58,6 @@ def test_a_table_returns_the_rows_that_were_written(tmp_path):
     assert rows.read(tmp_path / "empty") == []
 
 
-def test_numbers_are_columns(tmp_path):
-    rows.write([row(), row(lr=0.2)], tmp_path / "a")
-    table = pq.read_table(tmp_path / "a")
-    assert table["lr"].to_pylist() == [0.1, 0.2]
-    assert table["metrics/params"].to_pylist() == [9, 9]
-    assert table.schema.field("metrics/params").type == pa.int64()
-
-
 def refusal(path):
     """Why a table is refused; empty where it is not."""
     try:
@@ -114,16 +106,6 @@ def test_a_value_that_no_row_may_hold_is_named(tmp_path):
     expected = r"a\.parquet: row 1: metrics\.x/loss = \"low\", expected a finite number"
     with pytest.raises(ConfigError, match=expected):
         rows.finished(grid.expand(config()), [tmp_path])
-
-
-def test_of_one_hash_in_two_tables_the_first_is_first(tmp_path):
-    job = grid.expand(config())[0]
-    for name, loss in (("b", 2.0), ("a", 1.0)):
-        found = row(hash=job.hash, metrics={"params": 1, "x/loss": loss})
-        rows.write([found | {"sweep": "s"} if name == "b" else found], tmp_path / f"{name}.parquet")
-    found = rows.finished([job], [tmp_path])
-    assert [r["metrics"]["x/loss"] for _, r in found] == [1.0, 2.0]
-    assert [r["reused_from"] for _, r in found] == ["a", "s"]
 
 
 THEN = {now: then for then, now in FORMER.items()}

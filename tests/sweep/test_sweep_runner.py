@@ -243,22 +243,6 @@ def test_rate_grid_jobs_make_the_tuned_column(tmp_path):
     assert len(lr_grid_csv(collect(cfg, Ledger(tmp_path))).splitlines()) == 1 + 2 + 2 * 3
 
 
-def test_parse_shard():
-    assert runner.parse_shard("1/4") == (1, 4)
-    for bad in ("4/4", "1", "a/b", "-1/2", "1/0"):
-        with pytest.raises(ConfigError, match="expected i/n"):
-            runner.parse_shard(bad)
-
-
-def test_a_damaged_ledger_file_is_named(tmp_path):
-    cfg = config()
-    go(cfg, tmp_path)
-    path = tmp_path / "ledger" / "toy-s-r4-b0-s0.json"
-    path.write_text("{")
-    with pytest.raises(ConfigError, match=r"toy-s-r4-b0-s0\.json: not JSON"):
-        Ledger(tmp_path).row(grid.expand(cfg)[0])
-
-
 def test_what_a_killed_process_left_is_no_speed():
     tasks = [Task(name, "job", Config()) for name in "ab"]
     progress = Progress(tasks, print)

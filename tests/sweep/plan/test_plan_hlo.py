@@ -158,12 +158,6 @@ def test_a_loop_is_multiplied_by_its_trips(bound, start, step, way, times):
     assert (found.kind, found.bytes, found.scope) == ("all-gather", 8192, "jit(step)/layers/dot")
 
 
-def test_the_bound_may_stand_first():
-    comps, lines = loop("a", GATHER, bound=6, start=2, way="GE")
-    comps = comps.replace("compare(%a.ci, %a.cb)", "compare(%a.cb, %a.ci)")
-    assert one(lines.format(x="%p"), above=comps).times == 5
-
-
 def test_loops_multiply_and_a_known_trip_count_wins():
     inner, lines = loop("in", GATHER, bound=3)
     outer, begin = loop("out", lines, bound=4, start=1, step=1)
@@ -470,14 +464,6 @@ def test_offloaded_layer_inputs_lie_in_the_memory_of_the_host(compiled):
     text = compiled[shrunk.OFFLOAD]
     assert all(re.search(shape + r"\{[^}]*S\(5\)\}", text) for shape in kept)
     assert "S(5)" not in compiled[shrunk.MESHES[0]]
-
-
-def test_the_shapes_that_are_looked_for_are_told_apart():
-    for tp in (1, 2):
-        sets = [set(matrices("compressor", tp)), set(matrices("decoder", tp)), adapters()]
-        sets += [connector(tp), set(tables(tp).values())]
-        assert sum(map(len, sets)) == len(set().union(*sets))
-        assert all(math.prod(shape) * 2 >= SMALL for group in sets for shape in group)
 
 
 # --- what each chip computes, which needs no compiler ---------------------------------------------

@@ -87,20 +87,6 @@ def test_a_damaged_file_of_the_cache_is_said_to_be_one_and_made_anew(
     assert caplog.text.count("this file of the cache is damaged") == 3
 
 
-def test_a_stopped_plan_goes_on(load):
-    cfg, fake = load("configs/paper.py:family=llama,size=1B"), FakeCompiler(90 * GIB)
-
-    def dies(*args):
-        if len(fake.calls) == 2:
-            raise KeyboardInterrupt
-        return fake(*args)
-
-    with pytest.raises(KeyboardInterrupt):
-        plan(cfg, ["v5e:4x4"], compile=dies, out=quiet)
-    plan(cfg, ["v5e:4x4"], compile=fake, out=quiet)
-    assert len(fake.calls) == 3
-
-
 def test_at_most_two_layouts_are_compiled(load):
     fake = FakeCompiler(1e15)
     plan(load(ONE), ["v5p:4x4x4"], compile=fake, out=quiet)
@@ -152,15 +138,3 @@ def test_exit_code_says_whether_all_fit(load, monkeypatch, tmp_path, capsys):
     assert main.main([*command, "--topology=v5e:4x4", f"--out={table_file}"]) == 0
     assert table_file.read_text() in capsys.readouterr().out
     assert main.main([*command, "--topology=v5e:2x4"]) == 1
-
-
-def test_without_libtpu_one_sentence_names_the_extra(load, monkeypatch, capsys):
-    monkeypatch.setattr(compiler.importlib.util, "find_spec", lambda name: None)
-    assert main.main(["plan", f"--config={ONE}", "--topology=v5e:4x4"]) == main.USAGE
-    assert "--extra tpu" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("flag", ["--efficiency=0", "--efficiency=2", "--rate=-1", "--rate=nan"])
-def test_numbers_that_cannot_be_are_refused(load, flag, capsys):
-    assert main.main(["plan", f"--config={ONE}", "--topology=h100:8", flag]) == main.USAGE
-    assert flag.split("=")[0] in capsys.readouterr().err

@@ -31,19 +31,9 @@ def test_one_is_picked_by_name(arg, names):
     assert {(c.compressor, c.memory.ratio) for c in setups_of(load(arg))} == names
 
 
-def test_full_tuning_trains_every_weight():
-    assert load("tune=full").memory.lora.rank == 0
-    assert load().memory.lora.rank == 64
-
-
 @pytest.mark.parametrize(
     "arg", ["family=gpt", "size=5B", "tune=half", "ratio=5", "family=llama,size=0.6B"]
 )
 def test_a_setup_that_does_not_exist_is_refused(arg):
     with pytest.raises(ConfigError, match=r"expected|does not divide|known"):
         load(arg)
-
-
-def test_the_file_is_one_screen():
-    with open("configs/paper.py") as file:
-        assert len(file.readlines()) <= 100
