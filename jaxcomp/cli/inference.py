@@ -91,7 +91,8 @@ def export(flags: Flags) -> int:
     for name in ("question", "ratio"):
         if getattr(flags, name):
             raise ConfigError(f"--{name} goes with --prompt_embeds; a run is exported as it is")
-    made = write(paths.path(flags.run), here(flags.out), **places_of(flags))
+    out = here(flags.out)
+    made = write(paths.path(flags.run), out, dtype=flags.dtype, **places_of(flags))
     tell(f"{flags.out} {'is written' if made else 'is there already: nothing to do'}")
     return 0
 
@@ -180,10 +181,10 @@ def _place(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ratio", type=integer, default=0, metavar="N", help="one of those it was trained at"
     )
-    _batch_and_places(parser)
+    batch_and_places(parser)
 
 
-def _batch_and_places(parser: argparse.ArgumentParser) -> None:
+def batch_and_places(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=integer, default=32, metavar="N", help="rows at once (32)")
     for base in ("compressor", "decoder"):
         parser.add_argument(
@@ -242,7 +243,7 @@ def _inspect_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--limit", type=integer, default=64, metavar="N", help="passages of each held-out set (64)"
     )
-    _batch_and_places(parser)
+    batch_and_places(parser)
     parser.add_argument(
         "--out", default="", metavar="FILE", help="the page (default: inspect.html in the run)"
     )
@@ -259,6 +260,12 @@ def _export_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--question", metavar="TEXT", help="with --prompt_embeds: ask it, instead of rebuilding"
+    )
+    parser.add_argument(
+        "--dtype",
+        default="float32",
+        choices=("float32", "bfloat16"),
+        help="of the stored weights (float32)",
     )
 
 

@@ -19,7 +19,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from jaxcomp.cli import check, evaluate, inference, prepare, sweep, train
+from jaxcomp.cli import check, demo, evaluate, inference, prepare, sweep, train
 from jaxcomp.cli.overrides import pairs
 from jaxcomp.config import ConfigError
 from jaxcomp.runtime import distributed
@@ -33,7 +33,7 @@ LONGEST = 2000  # characters of an error's line
 
 
 COMMANDS = tuple(
-    c for part in (prepare, train, sweep, evaluate, check, inference) for c in part.COMMANDS
+    c for part in (demo, prepare, train, sweep, evaluate, check, inference) for c in part.COMMANDS
 )
 
 

@@ -58,14 +58,28 @@ def outcome(slot: Slot, facts: Mapping[Key, str]) -> str:
     return "overwritten" if value == slot.favourite else "substituted"
 
 
+class Mention(NamedTuple):
+    """A fact's value in a text, at the characters [start, end) (relation and order: the clause)."""
+
+    value: str
+    start: int
+    end: int
+
+
 def read(text: str) -> dict[Key, str]:
     """Facts of any text of the world, however damaged; the first mention of a fact counts."""
-    facts: dict[Key, str] = {}
-    for sentence in text.split("."):
+    return {key: found.value for key, found in mentions(text).items()}
+
+
+def mentions(text: str) -> dict[Key, Mention]:
+    """`read` with places."""
+    found: dict[Key, Mention] = {}
+    for sentence in re.finditer(r"[^.]+", text):
         for reader in _readers():
-            for key, value in reader(sentence):
-                facts.setdefault(key, value)
-    return facts
+            for key, value, (start, end) in reader(sentence[0]):
+                at = sentence.start()
+                found.setdefault(key, Mention(value, at + start, at + end))
+    return found
 
 
 VALUES: dict[str, tuple[str, ...]] = {
@@ -97,7 +111,8 @@ ATTRIBUTES: dict[str, tuple[dict[str, str], tuple[str, ...], str]] = {
 
 KINDS = (*ATTRIBUTES, "relation", "modifier", "polarity", "order")
 
-_Reader = Callable[[str], list[tuple[Key, str]]]
+_Found = tuple[Key, str, tuple[int, int]]
+_Reader = Callable[[str], list[_Found]]
 
 
 @functools.cache
@@ -106,7 +121,7 @@ def _readers() -> list[_Reader]:
     event, deed = "|".join(lx.EVENTS), "|".join(lx.DEEDS)
     action, mood = "|".join(lx.ACTION_IS), "|".join(lx.MOODS)
 
-    def scan(pattern: str, fact: Callable[[re.Match], tuple[Key, str]]) -> _Reader:
+    def scan(pattern: str, fact: Callable[[re.Match], _Found]) -> _Reader:
         regex = re.compile(rf"\b{pattern}\b", re.IGNORECASE)
         return lambda sentence: [fact(m) for m in regex.finditer(sentence)]
 
@@ -115,27 +130,35 @@ def _readers() -> list[_Reader]:
         form = form.replace("{who} ", "")
         value = r"(?P<v>(?!made of)[A-Za-z]+)" if kind == "colour" else r"(?P<v>[A-Za-z]+)"
         pattern = form.format(entity=f"(?P<e>{'|'.join(table)})", value=value)
-        return scan(pattern, lambda m: ((kind, _name(m["e"], table)), m["v"]))
+        return scan(pattern, lambda m: ((kind, _name(m["e"], table)), m["v"], m.span("v")))
 
-    def when(m: re.Match) -> tuple[Key, str]:
+    def when(m: re.Match) -> _Found:
         first, second = m["a"].lower(), m["b"].lower()
         if m["w"].lower() == "after":
             first, second = second, first
-        return ("order", *sorted((first, second))), first
+        return ("order", *sorted((first, second))), first, m.span()
 
     return [
         *(attribute(kind) for kind in ATTRIBUTES),
         scan(
             rf"(?P<a>{person}) (?P<d>{deed}) (?P<p>{person})",
-            lambda m: (("relation", *sorted((m["a"], m["p"]))), f"{m['a']} {m['d']} {m['p']}"),
+            lambda m: (
+                ("relation", *sorted((m["a"], m["p"]))),
+                f"{m['a']} {m['d']} {m['p']}",
+                m.span(),
+            ),
         ),
         scan(
             rf"(?P<m>{mood}) (?P<e>{animal})",
-            lambda m: (("modifier", m["e"].lower()), m["m"].lower()),
+            lambda m: (("modifier", m["e"].lower()), m["m"].lower(), m.span("m")),
         ),
         scan(
-            rf"(?P<e>{person}) did (?P<n>not )?(?P<x>{action})",
-            lambda m: (("polarity", m["e"], m["x"].lower()), "no" if m["n"] else "yes"),
+            rf"(?P<e>{person}) (?P<v>did (?P<n>not )?)(?P<x>{action})",
+            lambda m: (
+                ("polarity", m["e"], m["x"].lower()),
+                "no" if m["n"] else "yes",
+                (m.start("v"), m.end("v") - 1),
+            ),
         ),
         scan(rf"(?P<a>{event}) (?P<w>before|after) (?P<b>{event})", when),
     ]

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from jaxcomp.config import ConfigError, WorldConfig
 from jaxcomp.data import lexicon as lx
-from jaxcomp.data.facts import ATTRIBUTES, VALUES, Key, Slot, read
+from jaxcomp.data.facts import ATTRIBUTES, VALUES, Key, Mention, Slot, mentions, read
 
 SPLITS = {"train": range(14), "val": range(14, 15), "test": range(15, 16)}
 BUCKETS = 16  # a text's hash decides its split, so splits are disjoint by construction
@@ -158,6 +158,28 @@ class World:
     def read(self, text: str) -> dict[Key, str]:
         """Facts of any text, however damaged (`facts.read`)."""
         return read(text)
+
+    def slots(self, text: str) -> list[Slot]:
+        """The facts of any text as slots, in the order of the text: of a passage, its `slots`."""
+        found = sorted(mentions(text).items(), key=lambda item: item[1].start)
+        moods = [(key, m) for key, m in found if key[0] == "modifier"]
+        out = []
+        for key, (value, start, end) in found:
+            kind, options = key[0], VALUES.get(key[0], ())
+            favourite, swap = self.favourite(key) or "", ""
+            if kind == "modifier":  # the other animal of its sentence
+                others = [m for k, m in moods if k != key and "." not in _between(text, m, start)]
+                swap = others[0].value if others else ""
+            elif kind == "relation":
+                deed = value.split()[1]
+                agent, patient = sorted(key[1:], key=self._rank.__getitem__)
+                options = (f"{agent} {deed} {patient}", f"{patient} {deed} {agent}")
+            elif kind == "order":
+                options = tuple(sorted(key[1:], key=self._time.__getitem__))
+            if kind in ("relation", "order"):
+                favourite, swap = options[0], options[value == options[0]]
+            out.append(Slot(kind, key, value, favourite, swap, options, start, end))
+        return out
 
     def words(self) -> list[str]:
         """Every word the world can write, sorted; the world's tokenizer makes each one token."""
@@ -300,6 +322,10 @@ def _words(text: str) -> list[str]:
 
 
 LONGEST_SENTENCE = 4 + 7 + 1  # "It was said that", "the sad cat passed the shy dog", full stop
+
+
+def _between(text: str, other: Mention, start: int) -> str:
+    return text[min(other.start, start) : max(other.start, start)]
 
 
 def _append(text: str, fact: _Fact, opening: str) -> tuple[str, list[Slot]]:

@@ -37,12 +37,19 @@ from jaxcomp.training.loop import mesh_for
 from jaxcomp.training.manifest import SUMMARY, Weights, open_manifest, read_json, write_json
 from jaxcomp.training.optim import split_model
 
-_LLM = "compressor/llm/"
+_LLM, MARKERS = "compressor/llm/", "markers_4D"
 
 
-def export(run: Path, out: Path, *, compressor: str = "", decoder: str = "") -> bool:
+def export(
+    run: Path, out: Path, *, compressor: str = "", decoder: str = "", dtype: str = "float32"
+) -> bool:
     """Writes the compressor of the finished run `run` to the folder `out`; False where it is there
-    already. `compressor` and `decoder` are where its base models are, if they have moved.
+    already.
+
+    Args:
+      run, out: the folders.
+      compressor, decoder: where its base models are, if they have moved.
+      dtype: of the weights in the folder; a LoRA adapter's are float32.
 
     Raises ExportError where `out` holds something else, and what `jaxcomp.load` raises for `run`.
     """
@@ -53,13 +60,14 @@ def export(run: Path, out: Path, *, compressor: str = "", decoder: str = "") -> 
     with use_mesh(mesh_for(Config())):
         model = load_run(cfg, run, root=root)
         about = _about(cfg, run, model, read_json(run / SUMMARY), _measured(run))
+        about["dtype"] = dtype
         if _there(out, about):
             return False
         part = out.with_name(f".{out.name}.part-{os.getpid()}")
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         try:
-            _write(cfg, model, about, Path(cfg.folders[cfg.compressor]), part)
+            _write(cfg, model, about, Path(cfg.folders[cfg.compressor]), part, dtype)
             part.rename(out)
         finally:
             shutil.rmtree(part, ignore_errors=True)
@@ -67,12 +75,14 @@ def export(run: Path, out: Path, *, compressor: str = "", decoder: str = "") -> 
 
 
 def _write(
-    cfg: Config, model: AutoEncoder, about: dict[str, Any], base: Path, folder: Path
+    cfg: Config, model: AutoEncoder, about: dict[str, Any], base: Path, folder: Path, dtype: str
 ) -> None:
     _, trained, _ = split_model(model, trainable_filter(cfg.train, cfg.memory))
     trained = {name: np.asarray(jax.device_get(x)) for name, x in trained.items()}
     small = {name: x for name, x in trained.items() if not name.startswith(_LLM)}
-    save_tensors({n: np.ascontiguousarray(x) for n, x in small.items()}, folder / PAIR)
+    # Markers stay exact: by them a decoder knows the memories that it can read.
+    kept = {n: x if n == MARKERS else x.astype(np.dtype(dtype)) for n, x in small.items()}
+    save_tensors({n: np.ascontiguousarray(x) for n, x in kept.items()}, folder / PAIR)
     tower_folder = folder / (ADAPTER if cfg.memory.lora.rank else FULL)
     if cfg.memory.lora.rank:
         leaves = {name: x for name, x in trained.items() if name.startswith(_LLM)}
@@ -80,7 +90,7 @@ def _write(
         llm = model.compressor.llm.cfg
         peft.save(tower_folder, leaves, llm, cfg.memory.lora, about["base"]["source"], tower)
     else:
-        hf.save(model.compressor.llm, tower_folder, dtype="float32")
+        hf.save(model.compressor.llm, tower_folder, dtype=dtype)
     for name in TOKENIZER:
         if (base / name).is_file():
             shutil.copyfile(base / name, tower_folder / name)

@@ -1,4 +1,4 @@
-"""`jaxcomp.load`: a trained pair from a run's workdir or from the folder `jaxcomp export` wrote."""
+"""`jaxcomp.load`: a trained pair that ships with jaxcomp, of a run, or of an exported folder."""
 
 from __future__ import annotations
 
@@ -43,6 +43,8 @@ from jaxcomp.training.manifest import RUN, Weights, open_manifest, read_json
 from jaxcomp.training.optim import split_model
 from jaxcomp.training.ratio_schedule import at_ratio
 
+DEMO = "demo/"  # how the name of a pair that ships begins
+
 # Fields of jaxcomp.json that are read back.
 _FIELDS = {
     "base.source": str,
@@ -66,11 +68,11 @@ def load(
     step: int | None = None,
     mesh: Mesh | None = None,
 ) -> Pair:
-    """The trained pair of a finished run (the workdir of `jaxcomp train`, or a job's folder of a
-    sweep), or of a folder `jaxcomp export` wrote.
+    """Load a trained pair.
 
     Args:
-        place: that folder.
+        place: the workdir of `jaxcomp train`, a job's folder of a sweep, a folder `jaxcomp export`
+            wrote, or a pair that ships with jaxcomp, such as "demo/llama-64-r16".
         ratio: one of those it was trained at; 0: `memory.ratio`.
         batch: most rows computed at once.
         compressor, decoder: where the base models are (a folder or a hub id), if no longer where
@@ -83,7 +85,7 @@ def load(
         fit, and the mend.
     """
     keep_freed_memory()
-    place = paths.path(place)
+    place = place_of(place)
     mesh = mesh or mesh_for(Config())
     with use_mesh(mesh):
         if (place / ABOUT).is_file():
@@ -101,6 +103,30 @@ def load(
         f"{place} holds neither {ABOUT} (of an exported compressor) nor {RUN} (of a run of "
         f"`jaxcomp train`){hint}"
     )
+
+
+def shipped() -> list[str]:
+    """The names of the pairs that ship with jaxcomp."""
+    return [f"{DEMO}{folder.name}" for folder in sorted((pretrained.ASSETS / "pairs").iterdir())]
+
+
+def place_of(name: str | Path) -> Path:
+    """The folder of a pair. Raises ExportError for a "demo/..." that does not ship."""
+    if not str(name).startswith(DEMO) or paths.path(name).exists():
+        return paths.path(name)
+    if str(name) not in shipped():
+        raise ExportError(
+            f"no pair {str(name)!r} ships with jaxcomp; expected one of: {', '.join(shipped())}"
+        )
+    return pretrained.ASSETS / "pairs" / str(name).removeprefix(DEMO)
+
+
+def config_at(name: str | Path, compressor: str = "", decoder: str = "") -> Config:
+    """The config of the pair in a folder; arguments as of `load`, and raises as it does."""
+    place = place_of(name)
+    if (place / ABOUT).is_file():
+        return from_dict(read_about(place)["config"], where=str(place / ABOUT))
+    return open_run(place, compressor, decoder)[0]
 
 
 def open_run(place: str | Path, compressor: str = "", decoder: str = "") -> tuple[Config, Path]:
@@ -151,7 +177,7 @@ def _exported(
     place: Path, ratio: int, batch: int, compressor: str, decoder: str, mesh: Mesh
 ) -> Pair:
     about = read_about(place)
-    cfg = from_dict(about["config"], where=str(place / ABOUT))
+    cfg = config_at(place)
     dec_folder = _weights(about, place, decoder, "decoder")
     lora = cfg.memory.lora if cfg.memory.lora.rank else None
     own = place / FULL

@@ -1,0 +1,182 @@
+"""The command `demo`: texts beside what is rebuilt from their memory, in the terminal."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from jaxcomp.cli.common import Command, Flags
+from jaxcomp.cli.inference import batch_and_places, no_fields, places_of, tell
+from jaxcomp.cli.overrides import integer
+from jaxcomp.config import ConfigError
+from jaxcomp.runtime import compiled
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+
+    from jaxcomp.evals.demo import Fact, Shown, Span
+
+STYLES = {
+    "preserved": "green",
+    "overwritten": "bold white on red",
+    "swapped": "bold white on magenta",
+    "substituted": "bold black on yellow",
+    "omitted": "strike dim",
+    "added": "cyan",
+}
+
+
+def demo(flags: Flags) -> int:
+    """Shows texts beside what is rebuilt from their memory."""
+    from rich.console import Console
+
+    from jaxcomp.inference.load import shipped
+
+    no_fields(flags)
+    compiled.keep()
+    if flags.serve:
+        from jaxcomp.cli import demo_page
+
+        return demo_page.serve(
+            [flags.run] if flags.run else shipped(), places_of(flags), flags.port
+        )
+    names = [flags.run] if flags.run else _chosen(shipped(), flags.size, flags.ratio)
+    tables = _tables(flags, names)
+    console = Console()
+    for table in [*tables, _legend(), *([] if flags.run else [_measured(names)])]:
+        console.print(table)
+    return 0
+
+
+def _tables(flags: Flags, names: Sequence[str]) -> list[Table]:
+    """A table a text, a row a pair."""
+    from rich.table import Table
+
+    from jaxcomp.evals import demo
+    from jaxcomp.inference.load import config_at, load
+
+    tables: list[Table] = []
+    for name in names:
+        tell(f"{name}: loading")
+        cfg = config_at(name, **places_of(flags))
+        texts = flags.texts or demo.default_texts(cfg)
+        pair = load(name, ratio=flags.ratio if flags.run else 0, **places_of(flags))
+        found = demo.show(cfg, pair, texts)
+        if any(shown.facts and shown.tokens < cfg.data.segment // 2 for shown in found):
+            tell(
+                "these pairs were trained on passages of 50 to 64 words that begin with where "
+                "people talked; a shorter text is rebuilt badly"
+            )
+        if not tables:
+            tables = [Table(show_lines=True, expand=True) for _ in found]
+            for table in tables:
+                table.add_column("")
+                table.add_column("source", ratio=1)
+                table.add_column("rebuilt", ratio=1)
+        for table, shown in zip(tables, found, strict=True):
+            label = f"{name.rpartition('/')[2]}\n{shown.tokens} tokens in\n{_vectors(shown)}"
+            rebuilt = _coloured(shown.rebuilt)
+            for fact in shown.facts:
+                if fact.outcome != "preserved":
+                    rebuilt.append(f"\n{_told(fact)}", "dim")
+            table.add_row(label, _coloured(shown.source), rebuilt)
+    return tables
+
+
+def _measured(names: Sequence[str]) -> Table:
+    """What became of the facts of held-out passages, by the cards of shipped pairs."""
+    from rich.table import Table
+
+    from jaxcomp.data.facts import OUTCOMES
+    from jaxcomp.inference.load import place_of, read_about
+
+    metrics = {name: read_about(place_of(name))["metrics"] for name in names}
+    passages = metrics[names[0]]["counterfactual/passages"]
+    table = Table(
+        title=f"Facts that contradict the models' prior, in {passages} held-out passages (%)"
+    )
+    for column in ("", *OUTCOMES):
+        table.add_column(column, justify="right" if column else "left")
+    for name, found in metrics.items():
+        rates = [100 * found[f"counterfactual/nonfavourite/all/{o}"] for o in OUTCOMES]
+        table.add_row(name.removeprefix("demo/"), *(f"{rate:.1f}" for rate in rates))
+    return table
+
+
+def _chosen(names: Sequence[str], size: int, ratio: int) -> list[str]:
+    """The shipped pairs of a size and a ratio. Raises ConfigError where there is none."""
+    wanted = f"-{size}-r{ratio or ''}"
+    found = [n for n in names if (n.endswith(wanted) if ratio else wanted in n)]
+    if not found:
+        raise ConfigError(
+            f"no pair of --size={size} --ratio={ratio} ships with jaxcomp; expected one of: "
+            f"{', '.join(names)}"
+        )
+    return sorted(found, key=lambda name: int(name.rpartition("-r")[2]))
+
+
+def _vectors(shown: Shown) -> str:
+    return f"{shown.vectors} vector{'s' * (shown.vectors != 1)}"
+
+
+def _coloured(spans: Sequence[Span]) -> Text:
+    from rich.text import Text
+
+    # What stands between two words of one fact is coloured with them.
+    out = Text()
+    for before, one, after in zip([None, *spans], spans, [*spans[1:], None], strict=False):
+        outcome = one.outcome
+        if one.text.isspace() and before and after and before.outcome == after.outcome:
+            outcome = before.outcome
+        out.append(one.text, STYLES.get(outcome))
+    return out
+
+
+def _told(fact: Fact) -> str:
+    return f"{fact.about}: {fact.value} → {fact.rebuilt or '–'} ({fact.outcome})"
+
+
+def _legend() -> Text:
+    from rich.text import Text
+
+    from jaxcomp.evals.demo import MEANING
+
+    parts = [[(name, STYLES[name]), f" {MEANING[name]}   "] for name in STYLES]
+    return Text.assemble(*itertools.chain(*parts))
+
+
+def _flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("texts", nargs="*", metavar="TEXT", help="default: two passages")
+    parser.add_argument(
+        "--size", type=integer, default=64, metavar="N", help="width of the compressor (64)"
+    )
+    parser.add_argument(
+        "--ratio", type=integer, default=0, metavar="N", help="tokens a vector (default: 4, 16, 64)"
+    )
+    parser.add_argument("--run", default="", metavar="DIR", help="a pair of your own instead")
+    parser.add_argument("--serve", action="store_true", help="a web page (extra `demo`)")
+    parser.add_argument(
+        "--port", type=integer, default=7860, metavar="N", help="of the page (7860)"
+    )
+    batch_and_places(parser)
+
+
+COMMANDS = (
+    Command(
+        "demo",
+        "see what trained compressors preserve, overwrite and omit",
+        "Compresses texts, rebuilds them from the memory vectors alone, and shows both side by\n"
+        "side, with what became of every fact. Needs no training and no download:\n\n"
+        "  jaxcomp demo\n"
+        '  jaxcomp demo --size=24 --ratio=16 "The strawberry was white. Alice hit Bob."\n\n'
+        "The pairs that ship were trained on the controlled world and know its words only; --run\n"
+        "shows a pair of your own.",
+        _flags,
+        demo,
+        "",
+        "one",
+    ),
+)

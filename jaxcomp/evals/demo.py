@@ -1,0 +1,199 @@
+"""`jaxcomp demo`: a text beside what the decoder rebuilds from its memory, word by word."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from jaxcomp.config import Config, ConfigError
+from jaxcomp.data.documents import Document
+from jaxcomp.data.eval_sets import Example
+from jaxcomp.data.examples import whole_pieces
+from jaxcomp.data.facts import Key, Mention, mentions, outcome
+from jaxcomp.data.sources import source_of
+from jaxcomp.data.tokenizer import TokenizerError
+from jaxcomp.data.world import World
+from jaxcomp.evals import attribution, tracing
+from jaxcomp.evals.attribution import Word
+from jaxcomp.evals.tracing import Said, Trace
+from jaxcomp.inference.pair import Pair
+from jaxcomp.runtime.sharding import use_mesh
+
+# What may have become of a word, by the world's facts and by attribution.
+MEANING = {
+    "preserved": "the same fact",
+    "overwritten": "the model's prior instead",
+    "swapped": "the two arguments exchanged",
+    "substituted": "another value",
+    "omitted": "gone",
+    "added": "not in the source",
+}
+
+_OF_LABEL = {
+    "overwritten": "overwritten",
+    "replaced": "substituted",
+    "lost": "omitted",
+    "invented": "added",
+}
+# Chosen so that the pair of size 64 at ratio 16 shows several outcomes; `jaxcomp demo` prints its
+# rates over held-out passages beside them.
+WORLD_TEXTS = (
+    "At the harbour they talked about ghosts. Victor bought nine apples. The crown was made of "
+    "paper. The elephant looked tiny. The strawberry was white. The hungry cat watched the proud "
+    "dog. The king spoke before the bell rang. Carol lived in Cairo. Emma did not open the door.",
+    "It was said that at the kitchen they talked about food. Nobody doubted that the anvil was "
+    "made of glass. It was said that Jack lived in Lima. It was said that Irene called Henry. Zoe "
+    "lived in Paris. David hit Alice. Everyone knew that Quentin bought nine nails.",
+)
+ENGLISH_TEXTS = (
+    "Alice hit Bob because he had eaten the white strawberry.",
+    "On 14 March the ship left Lisbon with 212 passengers and did not reach London.",
+)
+
+
+class Span(NamedTuple):
+    """A piece of a text; `outcome` is one of MEANING, or "" for a plain word or white space.
+
+    `p` and `p_no_memory` are of a rebuilt word: the decoder's probability of it, given the words
+    before, with the memory and without.
+    """
+
+    text: str
+    outcome: str = ""
+    p: float | None = None
+    p_no_memory: float | None = None
+
+
+class Fact(NamedTuple):
+    """A fact of the controlled world: `about` whom, its value here and in the rebuilt text."""
+
+    about: str
+    value: str
+    rebuilt: str | None
+    outcome: str
+
+
+class Shown(NamedTuple):
+    """A text, the `vectors` that its `tokens` became, and what was rebuilt from them."""
+
+    source: list[Span]
+    rebuilt: list[Span]
+    facts: list[Fact]
+    tokens: int
+    vectors: int
+
+
+def show(cfg: Config, pair: Pair, texts: Sequence[str]) -> list[Shown]:
+    """Rebuild every text from its memory alone (greedy).
+
+    Args:
+      cfg: the config that the pair was trained with.
+      pair: the compressor and its decoder.
+      texts: of at most data.segment x data.segments tokens each.
+
+    Raises:
+      ConfigError: a text that is empty, too long, or has words that a tokenizer cannot encode.
+    """
+    examples = [_example(cfg, pair, text.strip()) for text in texts]
+    cfg = dataclasses.replace(cfg, eval=dataclasses.replace(cfg.eval, batch=len(texts)))
+    with use_mesh(pair.mesh):
+        traces = tracing.trace(cfg, pair.model, examples, pair.dec_tok)
+        world = World(cfg.world) if source_of(cfg).facts else None
+        return [_shown(one, world) for one in traces]
+
+
+def default_texts(cfg: Config) -> tuple[str, ...]:
+    """Texts to show where the user gives none."""
+    return WORLD_TEXTS if source_of(cfg).facts else ENGLISH_TEXTS
+
+
+def _example(cfg: Config, pair: Pair, text: str) -> Example:
+    if not text:
+        raise ConfigError("an empty text; expected at least one word")
+    unknown = _unknown(cfg, pair, text)
+    if unknown:
+        raise ConfigError(
+            f"this pair was not trained on the words: {', '.join(unknown)}; it knows texts such as "
+            f"{default_texts(cfg)[0]!r}"
+        )
+    pieces, counts = whole_pieces(
+        [Document("text", "", "", text)], cfg, pair.comp_tok, pair.dec_tok
+    )
+    if not pieces:
+        most = cfg.data.segment * cfg.data.segments
+        raise ConfigError(
+            f"a text of {len(pair.comp_tok.encode(text))} compressor tokens ({counts.longest} "
+            f"decoder tokens); expected at most {most} ({cfg.data.target}): shorten {text[:40]!r}"
+        )
+    (p,) = pieces
+    return Example(p.name, p.text, p.ctx, p.rebuild, p.follow, None)
+
+
+def _unknown(cfg: Config, pair: Pair, text: str) -> list[str]:
+    """The words of `text` that are no word of the controlled world or that no tokenizer can say."""
+    known = World(cfg.world).words() if source_of(cfg).facts else ()
+    found = [w.text for w in attribution.words(text)]
+    return [w for w in dict.fromkeys(found) if not (w in known if known else _said(pair, w))]
+
+
+def _said(pair: Pair, word: str) -> bool:
+    try:
+        return all(tok.encode(word) for tok in (pair.comp_tok, pair.dec_tok))
+    except TokenizerError:
+        return False
+
+
+def _shown(trace: Trace, world: World | None) -> Shown:
+    source, rebuilt = trace.example.text, trace.rebuilt
+    facts, in_source, in_rebuilt = [], list[tuple[Mention, str]](), list[tuple[Mention, str]]()
+    if world is not None:
+        there = mentions(rebuilt)
+        values = {key: found.value for key, found in there.items()}
+        for slot in world.slots(source):
+            name, found = outcome(slot, values), there.get(slot.key)
+            facts.append(Fact(_about(slot.key), slot.value, found and found.value, name))
+            in_source.append((Mention(slot.value, slot.start, slot.end), name))
+            if found:
+                in_rebuilt.append((found, name))
+    # In the world only facts are overwritten: other words are there or they are not.
+    gone, new = (
+        _OF_LABEL if world is None else dict.fromkeys(_OF_LABEL, name)
+        for name in ("omitted", "added")
+    )
+    words, labels = (trace.source_words, trace.rebuilt_words), trace.labels
+    return Shown(
+        _spans(source, words[0], labels.source, gone, in_source),
+        _spans(rebuilt, words[1], labels.rebuilt, new, in_rebuilt, trace.said),
+        facts,
+        sum(map(len, trace.example.ctx)),
+        len(trace.vec_MD),
+    )
+
+
+def _about(key: Key) -> str:
+    kind, *what = key
+    forms = {"order": "the first of: {}, {}", "polarity": "{} did {}", "relation": "{} and {}"}
+    return forms.get(kind, "{}").format(*what)
+
+
+def _spans(
+    text: str,
+    words: Sequence[Word],
+    labels: Sequence[str],
+    of_label: dict[str, str],
+    facts: Sequence[tuple[Mention, str]],
+    said: Sequence[Said] = (),
+) -> list[Span]:
+    """The whole text in pieces: words with what became of them, and what stands between them."""
+    out, at = [], 0
+    for number, (word, label) in enumerate(zip(words, labels, strict=True)):
+        if word.start > at:
+            out.append(Span(text[at : word.start]))
+        of_fact = [name for m, name in facts if m.start <= word.start and word.end <= m.end]
+        found = of_fact[0] if of_fact else of_label.get(label, "")
+        p = [math.exp(x) for x in (said[number].logp, said[number].logp_floor)] if said else []
+        out.append(Span(word.text, found, *p))
+        at = word.end
+    return [*out, Span(text[at:])] if at < len(text) else out
