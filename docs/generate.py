@@ -15,7 +15,10 @@ CONFIG = """# Config fields
 
 Every field is a flag: `--train.optim.lr=3e-4`. An unknown field is an error that suggests the
 nearest one. A config file is a Python file whose `get_config()` returns the fields that differ from
-these defaults. A field named after another section (`train.optim`) has that section's fields.
+these defaults. A field whose type is another section (`train.optim`) has that section's fields.
+
+Types: `Count` is an integer of at least 0, `Size` and `Devices` of at least 1 (-1 for all devices),
+`Share` a number from 0 to 1, `Fraction` one below 1, `Positive` above 0, `NotNegative` at least 0.
 """
 COMMANDS = """# Commands
 
