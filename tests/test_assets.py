@@ -18,7 +18,7 @@ from jaxcomp.models import hf
 from jaxcomp.models.model import count_params
 from jaxcomp.runtime.sharding import put_batch
 from jaxcomp.sweep import grid
-from jaxcomp.training import base_identity as ids
+from jaxcomp.training import identity as ids
 from jaxcomp.training import manifest, pretrain, pretrained
 from jaxcomp.training.compressor import pair
 from jaxcomp.training.manifest import read_json

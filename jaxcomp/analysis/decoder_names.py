@@ -6,7 +6,7 @@ from jaxcomp.config import Config, ConfigError
 from jaxcomp.data.sources import source_of
 from jaxcomp.models.hub import is_id
 from jaxcomp.runtime import paths
-from jaxcomp.training import base_identity, manifest
+from jaxcomp.training import identity, manifest
 
 
 def same(first: Config, other: Config) -> bool:
@@ -25,7 +25,7 @@ def _mark(cfg: Config) -> str:
     folder = cfg.folders.get("decoder")
     if not folder:
         try:
-            return base_identity.decoder_hash(cfg)
+            return identity.decoder_hash(cfg)
         except ConfigError:  # of text that is not here
             return "unknown"
     if is_id(folder):

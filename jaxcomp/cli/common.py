@@ -45,7 +45,7 @@ def workdir_of(flags: Flags, cfg: Config) -> Path:
 def check_writable(flags: Flags) -> None:
     """Raises StorageError where --workdir is in a bucket that this machine may not write to."""
     if flags.workdir:
-        paths.check_writable(flags.workdir)
+        paths.check(flags.workdir, write=True)
 
 
 def run_folders(flags: Flags, cfg: Config) -> tuple[Path, Path]:

@@ -138,7 +138,7 @@ def held_out(flags: Flags) -> int:
     ratio = flags.ratio or 0
     at_ratio(cfg, ratio)  # raises before any work
     together(flags, cfg)
-    paths.check_writable(workdir)
+    paths.check(workdir, write=True)
     suffix = suffix_at(cfg, ratio)
     file, lines = workdir / f"eval{suffix}.json", workdir / f"passages{suffix}.jsonl"
     about = _about(cfg, workdir, made)

@@ -24,7 +24,7 @@ from jaxcomp.cli.overrides import pairs
 from jaxcomp.config import ConfigError
 from jaxcomp.runtime import distributed
 from jaxcomp.runtime.allocator import one_arena
-from jaxcomp.runtime.preemption import Terminated, caught, on_sigterm
+from jaxcomp.runtime.preemption import Terminated, on_sigterm
 
 ABOUT = "Train, evaluate and dissect soft context compressors in JAX."
 USAGE = 2
@@ -92,7 +92,6 @@ def _main(argv: list[str]) -> int:
         return _failed(e)
     finally:
         signal.signal(signal.SIGTERM, before)
-        caught()
         logger = logging.getLogger("jaxcomp")
         logger.removeHandler(notes)
         logger.propagate = True

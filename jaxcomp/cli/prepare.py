@@ -47,10 +47,10 @@ def _sets(cfg: Config, workdir: Path) -> Iterator[Set]:
     from jaxcomp.data.objectives import OBJECTIVES
     from jaxcomp.data.parallel import Set
     from jaxcomp.sweep import grid
-    from jaxcomp.training import base_identity, pretrained
+    from jaxcomp.training import identity, pretrained
 
     for one in [cfg] if cfg.compressor else [job.config for job in grid.expand(cfg)]:
-        size = base_identity.split_name(one.compressor)
+        size = identity.split_name(one.compressor)
         base = pretrained.find_base(one, *size, one.base_seed, workdir)
         decoder = pretrained.find_decoder(one, workdir)
         comp, dec = (str(folder or tokenizer_folder(one)) for folder in (base, decoder))

@@ -127,10 +127,11 @@ def check_source(data: DataConfig) -> None:
 
 def contents(data: DataConfig) -> list[str]:
     """What `data.path` names: its files by name, size and content, a folder by its name."""
-    return [_fingerprint(p) for p in matching(data.path) or filter(None, [data.path])]
+    return [fingerprint(p) for p in matching(data.path) or filter(None, [data.path])]
 
 
-def _fingerprint(path: str) -> str:
+def fingerprint(path: str) -> str:
+    """`files.digest` of a file; the name alone of what is none."""
     path = os.path.expanduser(path)
     return digest(path) if is_file(path) else os.path.basename(path.rstrip("/"))
 

@@ -11,6 +11,7 @@ import os
 import re
 from pathlib import Path
 
+from jaxcomp.runtime import network
 from jaxcomp.runtime.mirror import local_copy
 from jaxcomp.runtime.paths import is_remote
 
@@ -21,7 +22,7 @@ _ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@\w[\w./-]*)?", re.ASCII)
 
 
 class HubError(ValueError):
-    """A model cannot be had from the hub; the message names it and the mend."""
+    """A model cannot be had from the hub; the message names it and the fix."""
 
 
 def is_id(name: str) -> bool:
@@ -40,11 +41,17 @@ def folder_of(name: str) -> Path:
     if not is_id(name):
         return Path(name).expanduser()
     # Inside: it takes a third of a second to import, and most runs name no hub id.
-    from huggingface_hub import errors, snapshot_download
+    from huggingface_hub import constants, errors, snapshot_download
 
     repo, _, revision = name.partition("@")
+    online = constants.HF_HUB_OFFLINE or network.reachable(constants.ENDPOINT)
     try:
-        found = snapshot_download(repo, revision=revision or None, allow_patterns=list(FILES))
+        found = snapshot_download(
+            repo,
+            revision=revision or None,
+            allow_patterns=list(FILES),
+            local_files_only=not online,
+        )
     except errors.GatedRepoError as error:
         raise HubError(
             f"{name} is gated: accept its licence on its page, then `hf auth login`"
@@ -57,9 +64,10 @@ def folder_of(name: str) -> Path:
     except errors.HFValidationError as error:
         raise HubError(f"{name}: no such folder, and no hub id ({_first_line(error)})") from error
     except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError) as error:
+        why = _first_line(error) if online else f"{constants.ENDPOINT} does not answer"
         raise HubError(
-            f"{name}: no such folder, and it cannot be downloaded ({_first_line(error)}); check "
-            "the network, or give a folder that holds it"
+            f"{name}: no such folder, and it cannot be downloaded ({why}); check the network, or "
+            "give a folder that holds it"
         ) from error
     return Path(found)
 

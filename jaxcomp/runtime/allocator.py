@@ -9,26 +9,22 @@ _KEPT = 1 << 30  # bytes
 
 
 def one_arena() -> bool:
-    """All threads of this process share one heap from now on; returns whether that was possible.
+    """Let all threads share one heap from now on; returns whether that was possible.
 
-    XLA's calls wander between threads, and each thread's arena would keep temporaries of its own,
-    so memory would go on growing for hundreds of steps. Must be called at the
-    beginning of a process: threads that have an arena already keep it.
+    XLA's calls wander between threads, and each thread's arena would keep temporaries of its own:
+    memory would grow for hundreds of steps. Threads that have one already keep it.
     """
     return _mallopt(_ARENA_MAX, 1)
 
 
 def keep_freed_memory() -> bool:
-    """Lets this process keep up to 1 GiB of freed memory instead of handing it back to the kernel.
+    """Let this process keep up to 1 GiB of freed memory; returns whether that was possible.
 
-    XLA:CPU allocates a step's temporaries at each call. glibc serves blocks above 32 MiB by mmap
-    and unmaps them when freed, so every step page-faults through all of them again: a third of the
-    time of a step with 34 MB of temporaries. Does nothing on other backends and
-    other C libraries; returns whether it did something. Safe to call again.
+    XLA:CPU allocates a step's temporaries at each call. glibc unmaps blocks above 32 MiB when they
+    are freed, so every step would page-fault through all of them again: a third of the time of a
+    step with 34 MB of temporaries.
     """
-    from jaxcomp.runtime.sharding import (
-        platform,  # not above: one_arena is called before JAX is loaded
-    )
+    from jaxcomp.runtime.sharding import platform  # one_arena is called before JAX is loaded
 
     if platform() != "cpu":
         return False

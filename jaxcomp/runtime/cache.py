@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,12 @@ from typing import Any
 from jaxcomp.runtime import strict_json
 from jaxcomp.runtime.paths import cache_dir, write_bytes
 
-__all__ = ["cache_dir", "damaged", "read_json", "write_atomically"]
+__all__ = ["cache_dir", "damaged", "read_json", "unwritable", "write_atomically"]
 
 
 def read_json(file: Path, shape: type) -> Any:
-    """The value of a cached file; None where there is none, or where it is damaged: then a warning
-    says so, and the caller makes it anew."""
+    """The value of a cached file; None where there is none, or where it is damaged (with a
+    warning): the caller makes it anew."""
     try:
         return strict_json.read(file, shape)
     except FileNotFoundError:
@@ -32,9 +33,6 @@ def damaged(file: Path, error: object) -> None:
     )
 
 
-_warned: set[Path] = set()
-
-
 def write_atomically(file: Path, content: bytes) -> bool:
     """Write the file whole or not at all; False (and one warning) where the disk refuses.
 
@@ -43,13 +41,17 @@ def write_atomically(file: Path, content: bytes) -> bool:
     try:
         write_bytes(file, content)
     except OSError as error:
-        if file.parent not in _warned:
-            _warned.add(file.parent)
-            logging.getLogger(__name__).warning(
-                "%s: cannot write the cache (%s); going on without it. Set JAXCOMP_CACHE to a "
-                "folder with room to make the next start faster",
-                file.parent,
-                error,
-            )
+        unwritable(file.parent, error.strerror or str(error))
         return False
     return True
+
+
+@functools.cache
+def unwritable(folder: Path, why: str) -> None:
+    """Warn, once, that a folder of the cache cannot be written."""
+    logging.getLogger(__name__).warning(
+        "%s: cannot write the cache (%s); going on without it. Set JAXCOMP_CACHE to a folder with "
+        "room to make the next start faster",
+        folder,
+        why,
+    )

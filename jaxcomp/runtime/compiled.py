@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 from pathlib import Path
 
-from jaxcomp.runtime import distributed, paths
+from jaxcomp.runtime import cache, distributed, paths
 
 MOST_BYTES = 1 << 30
 
 
 def keep(shared: Path | None = None) -> None:
-    """From now on what XLA compiles is kept in `xla/` of the cache folder, and looked for there,
-    unless JAX was told of a folder already (JAX_COMPILATION_CACHE_DIR, which may be empty).
+    """Keep what XLA compiles in `xla/` of the cache folder from now on, and look for it there,
+    unless JAX_COMPILATION_CACHE_DIR says otherwise.
 
-    Never in the folder of a run that only has one process: what is kept is machine code, and runs
-    are handed around. Several processes find the same or nothing: they use `shared`, if given.
+    Never in the folder of a run of one process: what is kept is machine code, and runs are handed
+    around. Several processes must find the same or nothing: they use `shared`, if given.
     """
     import jax
 
@@ -26,32 +25,21 @@ def keep(shared: Path | None = None) -> None:
     if distributed.count() > 1:
         if shared is None:
             return
-        folder = paths.absolute(shared)
+        folder = shared
     else:
-        own = paths.cache_dir() / "xla"
-        if not _writable(own):
+        folder = paths.cache_dir() / "xla"
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            cache.unwritable(folder, "every start compiles again")
             return
-        _trim(own)
-        folder = paths.absolute(own)
-    jax.config.update("jax_compilation_cache_dir", folder)
+        _trim(folder)
+    jax.config.update("jax_compilation_cache_dir", paths.absolute(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def _writable(folder: Path) -> bool:
-    with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-    if os.access(folder, os.W_OK | os.X_OK):
-        return True
-    logging.getLogger(__name__).warning(
-        "%s: cannot be written; every start compiles again. Set JAXCOMP_CACHE to a folder with "
-        "room to make the next start faster",
-        folder,
-    )
-    return False
-
-
 def _trim(folder: Path) -> None:
-    """Removes the oldest files until MOST_BYTES are left. JAX's own limit counts on files that a
+    """Remove the oldest files until MOST_BYTES are left. JAX's own limit counts on files that a
     killed process may not have written, and keeps nothing from then on."""
     with contextlib.suppress(OSError):  # another process removes files too
         found = [(f.stat(), f.path) for f in os.scandir(folder)]

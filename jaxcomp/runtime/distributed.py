@@ -1,9 +1,7 @@
 """Several processes as one run: JAX's distributed service joins them and notices who died.
 
-`start` joins the other processes if there are any; everything else here does nothing, and costs
-nothing, in a process that is alone. Process 0 leads: it alone writes what is not written shard by
-shard, and it alone prints. How to start such a run, and what it guarantees:
-docs/how-to/run-several-processes.md.
+In a process that is alone everything here does nothing. Process 0 leads: it alone writes what is
+not written shard by shard, and it alone prints (docs/how-to/run-several-processes.md).
 """
 
 from __future__ import annotations
@@ -57,13 +55,8 @@ class Ended(RuntimeError):
 def start(argv: Sequence[str] = (), *, config: str = "") -> None:
     """Join the other processes of this run, if there are any, before any use of JAX's devices.
 
-    Args:
-        argv: the command, which must be the same everywhere.
-        config: a hash of what it was read to mean.
-
-    Raises:
-        ConfigError: a variable of the environment cannot be.
-        StartError: the command, the config or the version of jaxcomp differ.
+    The command `argv` and the hash `config` of its config must be the same everywhere.
+    Raises ConfigError for the environment, StartError where the processes are not alike.
     """
     global _count, _process, _client
     _, processes = found()
@@ -102,9 +95,8 @@ def start(argv: Sequence[str] = (), *, config: str = "") -> None:
 def found() -> tuple[str, int]:
     """What says how many processes this run has, and the number; ("", 1) where it is alone.
 
-    JAX_COORDINATOR_ADDRESS, JAXCOMP_PROCESSES and JAXCOMP_PROCESS, a SLURM step of several tasks,
-    or a Cloud TPU slice of several hosts. Raises ConfigError for values that cannot be, or that say
-    only half.
+    That is the three variables, a SLURM step of several tasks, or a Cloud TPU slice of several
+    hosts. Raises ConfigError for values that cannot be, or of which some are missing.
     """
     given = {name: os.environ.get(name, "") for name in (ADDRESS, COUNT, INDEX)}
     if given[ADDRESS]:
@@ -204,31 +196,23 @@ def barrier(name: str) -> None:
 
 
 def by_lead(do: Callable[[], T]) -> T:
-    """Process 0 does it; the others wait, and get what it returned (a JSON value).
-
-    An error of process 0 is raised there, and as Ended everywhere else. Not a collective of the
-    devices, since those do not wait long.
-    """
+    """Process 0 does it; the others wait, and get what it returned (a JSON value). Its error is
+    raised there, and as Ended everywhere else. Not a collective, since those do not wait long."""
     if _count == 1:
         return do()
     key = f"jaxcomp/lead/{next(_calls)}"
     if _process:
         error, value = json.loads(_client.blocking_key_value_get(key, _LONG_MS))
         if error is not None:
-            raise Ended(f"process 0 ended: {error}")
+            raise Ended(f"process 0 ended: {' '.join(error.split())}")
         return value
     try:
         value = do()
     except Exception as error:
-        _client.key_value_set(key, json.dumps([_words(error), None]))
+        _client.key_value_set(key, json.dumps([f"{type(error).__name__}: {error}", None]))
         raise
     _client.key_value_set(key, json.dumps([None, value]))
     return value
-
-
-def _words(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 # --- ending -------------------------------------------------------------------------------------
@@ -246,10 +230,8 @@ def finish() -> None:
 
 
 def leave(code: int, why: str) -> None:
-    """End this process for `why`, and the others too; returns if it is alone.
-
-    Without the exits of JAX, which would wait for minutes for processes that never come.
-    """
+    """End this process for `why`, and the others too; returns if it is alone. JAX's own exits would
+    wait for minutes for processes that never come."""
     if _count == 1:
         return
     for other in range(_count):
@@ -287,11 +269,8 @@ def _end_with_others() -> None:
 
 
 def wait_if_lost(error: BaseException) -> None:
-    """Where `error` only follows from the end of another process: wait to be ended.
-
-    A failed collective is waited for until JAX's service misses the other's heartbeats, and gives
-    its number (JAXCOMP_HEARTBEAT_TIMEOUT).
-    """
+    """Where `error` only follows from the end of another process: wait until JAX's service misses
+    the other's heartbeats, gives its number and ends this one."""
     names = ("JaxRuntimeError", "XlaRuntimeError")
     collective = any(type(e).__name__ in names or "Gloo" in str(e) for e in chain(error))
     if _count > 1 and (collective or _code is not None):
@@ -299,8 +278,8 @@ def wait_if_lost(error: BaseException) -> None:
 
 
 def _explain_abort() -> None:
-    """JAX aborts a process when another one is missing or dead, after lines that give its number.
-    End with one more line and an exit code instead of a core dump."""
+    """Where JAX aborts since another process is missing or dead, after lines that give its number:
+    end with one more line and an exit code instead of a core dump."""
     global _abort_handler
 
     def aborted(_: int) -> None:

@@ -21,7 +21,7 @@ def matching(path: str) -> list[str]:
     Raises StorageError for a bucket that is not there or may not be read.
     """
     if paths.is_remote(path):
-        return sorted(_objects(path, int(time.monotonic() / _REMEMBERED_S)))
+        return sorted(_remembered(path, int(time.monotonic() / _REMEMBERED_S)))
     pattern = os.path.expanduser(path)
     if os.path.isfile(pattern):  # also a name that holds glob characters
         return [pattern]
@@ -69,23 +69,16 @@ _seen: dict[str, tuple[int, str]] = {}  # size and checksum of the objects liste
 
 
 def _about(file: str) -> tuple[int, str]:
-    found = _seen if file in _seen else _objects(file, int(time.monotonic() / _REMEMBERED_S))
-    if file not in found:
+    if file not in _seen and file not in listed(file):
         raise FileNotFoundError(2, "no such object", file)
-    return found[file]
-
-
-@functools.lru_cache(maxsize=256)
-def _objects(pattern: str, minute: int) -> dict[str, tuple[int, str]]:
-    """Listed once for all jobs of a sweep."""
-    return listed(pattern)
+    return _seen[file]
 
 
 def listed(pattern: str) -> dict[str, tuple[int, str]]:
     """Name -> size and checksum of every object of a bucket that matches. Raises StorageError."""
     from jaxcomp.runtime import gs
 
-    paths.check_readable(pattern)
+    paths.check(pattern)
     found = {
         f"gs://{name}": (int(about["size"]), str(about.get("crc32c", "")))
         for name, about in gs.files().glob(pattern, detail=True).items()
@@ -93,3 +86,9 @@ def listed(pattern: str) -> dict[str, tuple[int, str]]:
     }
     _seen.update(found)
     return found
+
+
+@functools.lru_cache(maxsize=256)
+def _remembered(pattern: str, minute: int) -> list[str]:
+    """Listed once for all jobs of a sweep."""
+    return list(listed(pattern))

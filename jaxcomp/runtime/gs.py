@@ -1,8 +1,7 @@
 """Cloud Storage for `etils.epath`: what it lacks over gcsfs without TensorFlow.
 
-`GsPath` is `epath.Path` of gs://, also for Orbax, once this module is imported; below it lies the
-one file system of this process, for fsspec, pyarrow and epath alike. Only `runtime.paths` imports
-it, for a path that begins with gs://.
+`GsPath` is `epath.Path` of gs://, also for Orbax, once this module is imported; below it lies one
+file system for fsspec, pyarrow and epath alike. Imported only for a path that begins with gs://.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from etils.epath.gpath import PosixGPath
 from fsspec import asyn
 from gcsfs.core import GCSFileSystem
 
+from jaxcomp.runtime import network
 from jaxcomp.runtime.errors import StorageError
 
 _TIMEOUT_S = 120.0  # of one request; gcsfs tries six times
@@ -98,12 +98,12 @@ class GsPath(PosixGPath):
 
 
 def check(place: str | os.PathLike[str], write: bool = False) -> None:
-    """Check that the bucket of `place` is there and may be listed. `write`: that a small object can
-    be written and deleted, and the bucket's settings be read, as Orbax will.
-
-    Raises StorageError.
-    """
+    """Raises StorageError where the bucket of `place` cannot be listed or, with `write`, a small
+    object be written and deleted, and the bucket's settings be read, as Orbax will."""
     folder, bucket = os.fspath(place).rstrip("/"), _bucket(place)
+    server = os.environ.get("STORAGE_EMULATOR_HOST") or "https://storage.googleapis.com"
+    if not network.reachable(server):
+        raise explained(place, ConnectionError(f"{server} does not answer"))
     try:
         files().call("GET", "b/{}/o", bucket, maxResults=1)
         if write:
@@ -141,5 +141,5 @@ def explained(place: str | os.PathLike[str], error: BaseException) -> StorageErr
     return StorageError(
         f"{name}: the bucket {bucket} cannot be used ({type(error).__name__}: {said}); check this "
         "machine's network (on a VM without an external address: Private Google Access), and run "
-        "the same command again: it goes on from what is there"
+        "the same command again"
     )

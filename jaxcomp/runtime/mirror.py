@@ -24,7 +24,6 @@ def local_copy(folder: str, patterns: Sequence[str]) -> Path:
 
     Its name holds a hash of names, sizes and checksums, so that changed weights are another copy.
     One process of a machine copies, the others wait. What a killed one had copied whole is kept.
-    A progress bar of each large file goes to stderr.
 
     Raises:
         StorageError: no such folder, no permission, a file that arrived cut short, no room.
@@ -39,13 +38,12 @@ def local_copy(folder: str, patterns: Sequence[str]) -> Path:
     digest = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:12]
     name = folder.removeprefix("gs://").strip("/").replace("/", "--")
     target = paths.cache_dir() / "weights" / f"{name}-{digest}"
-    if not _missing(found, target):
-        return target
     target.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(target / ".lock"):
-        missing = _missing(found, target)
+        there = {f.name: f.stat().st_size for f in target.iterdir()}
+        missing = {p: size for p, (size, _) in found.items() if there.get(Path(p).name) != size}
         size, free = sum(missing.values()), shutil.disk_usage(target).free
-        if size > free - _SPARE:
+        if missing and size > free - _SPARE:
             raise StorageError(
                 f"{folder}: {size / 1e9:.1f} GB do not fit on the disk of {target} "
                 f"({free / 1e9:.1f} GB free); free some space, or set JAXCOMP_CACHE to a larger "
@@ -56,30 +54,22 @@ def local_copy(folder: str, patterns: Sequence[str]) -> Path:
     return target
 
 
-def _missing(found: dict[str, tuple[int, str]], target: Path) -> dict[str, int]:
-    """Name and size of those of which `target` has no file of the same size."""
-    there = {f.name: f.stat().st_size for f in target.iterdir()} if target.is_dir() else {}
-    return {p: size for p, (size, _) in found.items() if there.get(Path(p).name) != size}
-
-
 def _copy(place: str, size: int, target: Path) -> None:
-    """One file; it gets its name when it is whole."""
+    """One file, with a progress bar of a large one; it gets its name when it is whole."""
     from fsspec.callbacks import TqdmCallback
 
     from jaxcomp.runtime import gs
 
     look = {"desc": place, "unit": "B", "unit_scale": True, "disable": size < _SHOWN}
-    shown = TqdmCallback(look)
 
     def write(part: Path) -> None:
         try:
-            gs.files().get_file(place, str(part), callback=shown)
+            with TqdmCallback(look) as shown:
+                gs.files().get_file(place, str(part), callback=shown)
         except (OSError, StorageError):
             raise
         except Exception as error:
             raise gs.explained(place, error) from error
-        finally:
-            shown.close()
         if part.stat().st_size != size:
             raise StorageError(f"{place}: arrived cut short; run the same command again")
 

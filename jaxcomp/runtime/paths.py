@@ -1,10 +1,7 @@
-"""Where files live: folders of this machine and gs:// buckets, by one set of calls.
+"""Folders of this machine and gs:// buckets, by one set of calls.
 
 A local path stays a `pathlib.Path`; gs:// becomes the `etils.epath` path of `runtime.gs`, which is
 imported only then. Never `Path(x)` of what may be gs://: that makes "gs:/bucket", a local folder.
-
-In a bucket an object appears whole or not at all, nothing can be appended (`AppendFile`), and
-libraries that need real files get a copy on this machine (`scratch`, `runtime.mirror`).
 """
 
 from __future__ import annotations
@@ -75,19 +72,11 @@ def _local(place: Place) -> Path:
     return Path(name)
 
 
-def check_writable(folder: Place) -> None:
-    """Check, before any long work, that a run may write to `folder` of a bucket.
-
-    The first file in a local folder shows it as well. Raises StorageError.
-    """
-    if is_remote(folder):
-        _gs().check(folder, write=True)
-
-
-def check_readable(place: Place) -> None:
-    """Raises StorageError where `place` is in a bucket that is not there or may not be read."""
+def check(place: Place, write: bool = False) -> None:
+    """Raises StorageError where `place` is in a bucket that is not there or may not be read, or
+    written; in a local folder the first file shows it."""
     if is_remote(place):
-        _gs().check(place)
+        _gs().check(place, write)
 
 
 def write_bytes(place: Place, content: bytes) -> None:
@@ -160,10 +149,8 @@ _LOCK = ".lock"  # of a scratch folder
 
 
 def scratch() -> Path:
-    """A new folder of this machine for what is then copied to a bucket; the caller removes it.
-
-    Those that killed processes left behind are removed here.
-    """
+    """A new folder of this machine for what is then copied to a bucket; the caller removes it, and
+    here those that killed processes left behind are removed."""
     root = Path(tempfile.gettempdir())
     for old in root.glob("jaxcomp-*"):
         # No such file: not one of ours. BlockingIOError: its process is alive.
@@ -177,16 +164,11 @@ def scratch() -> Path:
 
 
 class AppendFile:
-    """A file that grows, also where objects cannot be appended to.
+    """A file that grows, also in a bucket, where objects appear whole or not at all.
 
-    In a bucket it grows in a nameless file of this machine and is uploaded whole by `sync` and
-    `close`; a killed process loses what it wrote after the last `sync`.
-
-    Args:
-        place: the file.
-        start: what it begins with; None: what is there already.
-
-    Raises OSError, StorageError.
+    There it grows in a nameless file of this machine and is uploaded whole by `sync` and `close`; a
+    killed process loses what it wrote after the last `sync`. `start` is what it begins with (None:
+    what is there already). Raises OSError, StorageError.
     """
 
     def __init__(self, place: Place, start: str | None = None):

@@ -1,6 +1,6 @@
-"""A user's own Python files: they register memory kinds, objectives, families, metrics, sources.
+"""A user's own Python files, which register memory kinds, objectives, families, metrics, sources.
 
-`Config.plugins` names them, and every process that reads the config imports them.
+`Config.plugins` names them; every process that reads the config imports them.
 """
 
 from __future__ import annotations
@@ -19,10 +19,7 @@ _FILES: dict[tuple[str, int, int], ModuleType] = {}
 
 
 def load_plugins(cfg: Config) -> Config:
-    """Import what `cfg.plugins` names; returns `cfg`.
-
-    Raises ConfigError that names the entry, and the line of a file that fails.
-    """
+    """Import what `cfg.plugins` names; returns `cfg`. Raises ConfigError that names the entry."""
     for name in cfg.plugins:
         if name.endswith(".py"):
             import_file(Path(name).expanduser(), "plugins: ")
@@ -44,8 +41,8 @@ def absolute(name: str) -> str:
 
 
 def import_file(path: Path, what: str) -> ModuleType:
-    """The module of a Python file, which is run once unless it changes. So a config file can name
-    itself as plugin. `what` begins the messages of ConfigError."""
+    """The module of a Python file, which is run once unless it changes: so a config file can name
+    itself as plugin. `what` begins the message of a ConfigError."""
     if not path.is_file():
         raise ConfigError(f"{what}{path}: no such file")
     stat = path.stat()

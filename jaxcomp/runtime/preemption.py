@@ -23,18 +23,14 @@ class Terminated(KeyboardInterrupt):
 
 
 class Brake:
-    """Tells a loop after which step it must stop. One a process, since signals are.
-
-    `lost`: a Terminated was raised and nothing is known to have caught it. Python drops one that is
-    raised inside a finaliser or a callback of the garbage collector.
-    """
+    """Says after which step a loop must stop. One a process, since signals are."""
 
     def __init__(self) -> None:
-        self.running = self.asked = self.lost = False
+        self.running = self.asked = False
         self._calls = itertools.count(1)
 
     def reached(self) -> bool:
-        """After each step: must the run stop here? Every process must ask as often."""
+        """Whether the run must stop here; every process calls it after each step."""
         if distributed.count() > 1 and not self.asked:
             from jax.experimental import multihost_utils
 
@@ -48,9 +44,7 @@ _brake = Brake()
 
 @contextlib.contextmanager
 def steps() -> Iterator[Brake]:
-    """Around a loop that asks `reached` after each step."""
-    if _brake.lost:
-        raise Terminated
+    """Around a loop that calls `reached` after each step."""
     _brake.running = True
     try:
         yield _brake
@@ -67,11 +61,5 @@ def check() -> None:
 def on_sigterm(signum: int, frame: FrameType | None) -> None:
     """The handler of SIGTERM for processes that train alone."""
     if not _brake.running or _brake.asked:
-        _brake.lost = True
         raise Terminated
     _brake.asked = True
-
-
-def caught() -> None:
-    """The command is over, whatever ended it: the process may begin another."""
-    _brake.lost = False

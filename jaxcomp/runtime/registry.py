@@ -45,8 +45,8 @@ def unknown(field: str, name: object, known: Iterable[str]) -> ConfigError:
 
 
 def implementation(named: Any) -> Any:
-    """What a row's "module:Name" means; anything else is itself. Shipped rows name what imports
-    JAX, so that commands that compute nothing start at once."""
+    """What a row's "module:Name" means; anything else is itself. So shipped rows can name what
+    imports JAX, and commands that compute nothing start at once."""
     if not isinstance(named, str):
         return named
     module, _, name = named.partition(":")

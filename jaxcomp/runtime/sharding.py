@@ -10,12 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from types import MappingProxyType
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import jax
 import numpy as np
-from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -23,52 +21,43 @@ from jaxcomp.config import ConfigError, MeshConfig, ModelConfig
 
 AXES = ("replica", "fsdp", "tp")
 BATCH = ("replica", "fsdp")  # the axes over which examples are spread
-Tree = TypeVar("Tree")
 
 # Weights: one layer's shape. Stacked weights have one leading Y axis, which is never sharded.
-SPECS: Mapping[str, P] = MappingProxyType(
-    {
-        "replicated": P(),
-        "emb_VD": P("tp", "fsdp"),
-        "qkv_DNH": P("fsdp", "tp", None),
-        "o_NHD": P("tp", None, "fsdp"),
-        "up_DF": P("fsdp", "tp"),
-        "down_FD": P("tp", "fsdp"),
-        "table_VD": P("tp", None),  # an embedding gathered for use
-        "norm_D": P(None),
-        "bias_NH": P("tp", None),
-        "mem_MD": P(None, None),  # learned memory tokens, markers: too small to be cut
-        # LoRA: A keeps the sharding of the contracted axes, B that of the outputs.
-        "lora_DR": P("fsdp", None),
-        "lora_NHR": P("tp", None, None),
-        "lora_FR": P("tp", None),
-        "lora_RNH": P(None, "tp", None),
-        "lora_RF": P(None, "tp"),
-        "lora_RD": P(None, "fsdp"),
-        # Activations.
-        "batch": P(BATCH),
-        "act_BLD": P(BATCH, None, None),
-        "found_BLD": P("replica", None, "fsdp"),  # looked up in emb_VD, before its rows move home
-        "act_BLR": P(BATCH, None, None),
-        "act_BLNH": P(BATCH, None, "tp", None),
-        "act_BLKGH": P(BATCH, None, "tp", None, None),  # query heads by their key/value head
-        "act_BLF": P(BATCH, None, "tp"),
-        "logits_BLV": P(BATCH, None, "tp"),
-        "cache_YBSKH": P(None, BATCH, None, "tp", None),
-    }
-)
+SPECS: Mapping[str, P] = {
+    "replicated": P(),
+    "emb_VD": P("tp", "fsdp"),
+    "qkv_DNH": P("fsdp", "tp", None),
+    "o_NHD": P("tp", None, "fsdp"),
+    "up_DF": P("fsdp", "tp"),
+    "down_FD": P("tp", "fsdp"),
+    "table_VD": P("tp", None),  # an embedding gathered for use
+    "norm_D": P(None),
+    "bias_NH": P("tp", None),
+    "mem_MD": P(None, None),  # learned memory tokens, markers: too small to be cut
+    # LoRA: A keeps the sharding of the contracted axes, B that of the outputs.
+    "lora_DR": P("fsdp", None),
+    "lora_NHR": P("tp", None, None),
+    "lora_FR": P("tp", None),
+    "lora_RNH": P(None, "tp", None),
+    "lora_RF": P(None, "tp"),
+    "lora_RD": P(None, "fsdp"),
+    # Activations.
+    "batch": P(BATCH),
+    "act_BLD": P(BATCH, None, None),
+    "found_BLD": P("replica", None, "fsdp"),  # looked up in emb_VD, before its rows move home
+    "act_BLR": P(BATCH, None, None),
+    "act_BLNH": P(BATCH, None, "tp", None),
+    "act_BLKGH": P(BATCH, None, "tp", None, None),  # query heads by their key/value head
+    "act_BLF": P(BATCH, None, "tp"),
+    "logits_BLV": P(BATCH, None, "tp"),
+    "cache_YBSKH": P(None, BATCH, None, "tp", None),
+}
 
 
 def make_mesh(cfg: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
-    """Explicit mesh with axes `AXES` over `devices` (default: all of them).
-
-    Raises ConfigError where replica x fsdp x tp does not use every device exactly once, or cannot
-    be laid on the chips of a TPU slice.
-    """
+    """Explicit mesh with axes `AXES` over `devices` (default: all). Raises ConfigError where
+    replica x fsdp x tp does not use each once, or cannot be laid on the chips of a TPU slice."""
     devices = found_devices() if devices is None else devices
-    for name in ("replica", "tp"):
-        if getattr(cfg, name) < 1:
-            raise ConfigError(f"mesh.{name} is {getattr(cfg, name)}, expected at least 1")
     fsdp = len(devices) // (cfg.replica * cfg.tp) if cfg.fsdp == -1 else cfg.fsdp
     shape = (cfg.replica, fsdp, cfg.tp)
     if fsdp < 1 or int(np.prod(shape)) != len(devices):
@@ -104,9 +93,9 @@ def found_devices() -> list[Any]:
 def use_mesh(mesh: Mesh) -> Iterator[None]:
     """Context in which everything runs: `with use_mesh(make_mesh(cfg.mesh)): ...`.
 
-    In it JAX's own switches that change numbers have the values that results were made with,
-    whatever the environment (JAX_ENABLE_X64=1) or the calling program says; outside they keep
-    theirs. Raises ConfigError for those that can only be set for the whole process.
+    In it JAX's switches that change numbers have the values that results were made with, whatever
+    the environment or the calling program says. Raises ConfigError for those that can only be set
+    for the whole process.
     """
     for name, value in _PROCESS_SWITCHES.items():
         found = getattr(jax.config, name, value)
@@ -145,8 +134,6 @@ def platform() -> str:
 
 def spec_of(name: str, ndim: int) -> P:
     """`SPECS[name]` for an array of `ndim` axes, with leading (layer) axes left unsharded."""
-    if name not in SPECS:
-        raise ConfigError(f"no PartitionSpec is called {name!r}; sharding.SPECS has {list(SPECS)}")
     spec = SPECS[name]
     return P(*(None,) * (ndim - len(spec)), *spec) if name != "batch" else spec
 
@@ -163,11 +150,9 @@ def whole_batch(rows: int, mesh: Any) -> int:
 
 
 def rows_here(rows: int, mesh: Mesh) -> list[tuple[int, int]]:
-    """Which rows [lo, hi) of a batch of `rows` lie on this process's devices: in order, without
-    overlaps. Processes that share a row of the mesh (tp across hosts) have the same ones.
-
-    Raises ConfigError where the rows do not divide over the devices.
-    """
+    """Which rows [lo, hi) of a batch of `rows` lie on this process's devices, in order. Processes
+    that share a row of the mesh (tp across hosts) have the same ones. Raises ConfigError where the
+    rows do not divide over the devices."""
     _check_rows(rows, mesh)
     sharding = NamedSharding(mesh, SPECS["batch"])
     every = sharding.addressable_devices_indices_map((rows,)).values()
@@ -183,9 +168,8 @@ def rows_here(rows: int, mesh: Mesh) -> list[tuple[int, int]]:
 def put_batch(batch: Any, mesh: Mesh, rows: int | None = None) -> Any:
     """Host arrays (a tree) as device arrays sharded over `BATCH` on axis 0.
 
-    `batch` holds the whole batch, the same on every process; or, where `rows` says how many the
-    whole batch has, only those of `rows_here`. Raises ConfigError where the rows do not divide over
-    the devices.
+    `batch` is the whole batch; or, where `rows` says how many that has, those of `rows_here`.
+    Raises ConfigError where the rows do not divide over the devices.
     """
     sharding = NamedSharding(mesh, SPECS["batch"])
     leaves = [np.asarray(x) for x in jax.tree.leaves(batch)]
@@ -234,27 +218,6 @@ def on_host(tree: Any) -> Any:
 
 def _same(x: jax.Array) -> jax.Array:
     return x
-
-
-def state_shardings(state: Tree, mesh: Mesh) -> Tree:
-    """The NamedSharding of every leaf of an nnx state or module, in a tree of the same structure.
-
-    A Variable names its row of `SPECS` in its metadata (`nnx.Param(x, spec="up_DF")`); one without
-    a name is replicated. Leaves may be arrays or ShapeDtypeStructs.
-    """
-
-    def one(leaf: Any) -> Any:
-        if not isinstance(leaf, nnx.Variable):
-            return NamedSharding(mesh, P())
-        name = leaf.get_metadata().get("spec", "replicated")
-        return leaf.replace(NamedSharding(mesh, spec_of(name, len(leaf.shape))))
-
-    return jax.tree.map(one, state, is_leaf=lambda x: isinstance(x, nnx.Variable))
-
-
-def shard_state(state: Tree, mesh: Mesh) -> Tree:
-    """`state` (nnx state or module) put on `mesh` as its metadata and `SPECS` say."""
-    return jax.device_put(state, state_shardings(state, mesh))
 
 
 def check_model(cfg: ModelConfig, mesh: Any, where: str = "model") -> None:

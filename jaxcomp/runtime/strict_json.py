@@ -1,21 +1,18 @@
 """The one reader of JSON: what cannot be used safely is refused in one sentence.
 
-Python's own parser lets four things pass, or fail in ways of their own, that break a program later:
-nesting that exhausts the stack, integers of thousands of digits, half a surrogate pair (a string
-that cannot be written as UTF-8), and a value of another shape than the reader expects.
+Python's own parser lets pass, or fails in its own way on, what breaks a program later: nesting that
+exhausts the stack, huge integers, half a surrogate pair (which cannot be written as UTF-8), and a
+value of another shape than the reader expects.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 MAX_DEPTH = 64
 MAX_DIGITS = 300  # of an integer: more than any float can hold
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _SHAPES = {dict: "an object {...}", list: "a list [...]", str: "text", int: "an integer"}
 
 
@@ -24,41 +21,28 @@ class JsonError(ValueError):
 
 
 def parse(text: str | bytes, what: str, shape: type = object) -> Any:
-    """Return the value of JSON `text`.
+    """Return the value of JSON `text`; bytes are read as UTF-8.
 
-    Args:
-        text: the JSON; bytes are read as UTF-8.
-        what: names the file or row in an error.
-        shape: `dict` or `list` where the top level must be one; `object` for any value.
-
-    Raises:
-        JsonError: not JSON, nested deeper than `MAX_DEPTH`, an integer of more than `MAX_DIGITS`
-            digits, half a surrogate pair in a string, or another shape.
+    `what` names the file or row in an error; `shape` is `dict` or `list` where the top level must
+    be one. Raises JsonError.
     """
     try:
         text = text.decode() if isinstance(text, bytes) else text
         value = json.loads(text, parse_int=_integer)
+        if text.count("[") + text.count("{") > MAX_DEPTH or "\\ud" in text.lower():
+            _check(value, MAX_DEPTH)
     except UnicodeDecodeError as error:
-        raise JsonError(
-            f"{what}: not UTF-8 at byte {error.start}; expected JSON in UTF-8"
-        ) from None
+        why = f"not UTF-8 at byte {error.start}; expected JSON in UTF-8"
+        raise JsonError(f"{what}: {why}") from None
+    except RecursionError:
+        raise JsonError(f"{what}: {_DEEP}") from None
+    except json.JSONDecodeError as error:
+        raise JsonError(f"{what}: not JSON ({error})") from None
     except JsonError as error:
         raise JsonError(f"{what}: {error}") from None
-    except ValueError as error:
-        raise JsonError(f"{what}: not JSON ({error})") from None
-    except RecursionError:
-        raise _too_deep(what) from None
-    if text.count("[") + text.count("{") > MAX_DEPTH and _deeper(value, MAX_DEPTH):
-        raise _too_deep(what)
-    if _SURROGATE.search(text) and any(map(_is_half, _strings(value))):
-        raise JsonError(
-            f"{what}: a string holds half a surrogate pair (\\ud800 to \\udfff alone), which is no "
-            "character; expected whole characters"
-        )
     if not isinstance(value, shape):
-        raise JsonError(
-            f"{what}: holds {_shape_of(value)}, expected {_SHAPES.get(shape, shape.__name__)}"
-        )
+        found = _SHAPES.get(type(value), json.dumps(value)[:40])
+        raise JsonError(f"{what}: holds {found}, expected {_SHAPES.get(shape, shape.__name__)}")
     return value
 
 
@@ -73,43 +57,23 @@ def read(
         raise error(f"{found}; {fix}" if fix else str(found)) from found
 
 
+_DEEP = f"nested too deep; expected at most {MAX_DEPTH} levels"
+_HALF = "a string holds half a surrogate pair (\\ud800 to \\udfff alone); expected whole characters"
+
+
 def _integer(digits: str) -> int:
     if len(digits) > MAX_DIGITS:
         raise JsonError(f"an integer of {len(digits)} digits; expected at most {MAX_DIGITS}")
     return int(digits)
 
 
-def _too_deep(what: str) -> JsonError:
-    return JsonError(f"{what}: nested too deep; expected at most {MAX_DEPTH} levels")
-
-
-def _deeper(value: Any, most: int) -> bool:
-    level = [value]
-    for _ in range(most):
-        level = [x for one in level for x in _children(one)]
-    return any(isinstance(one, dict | list) for one in level)
-
-
-def _strings(value: Any) -> Iterator[str]:
-    todo = [value]
-    while todo:
-        one = todo.pop()
-        if isinstance(one, str):
-            yield one
-        elif isinstance(one, dict):
-            yield from one
-        todo += _children(one)
-
-
-def _children(value: Any) -> list[Any]:
-    if isinstance(value, dict):
-        return list(value.values())
-    return value if isinstance(value, list) else []
-
-
-def _is_half(text: str) -> bool:
-    return any("\ud800" <= char <= "\udfff" for char in text)
-
-
-def _shape_of(value: Any) -> str:
-    return _SHAPES.get(type(value), json.dumps(value)[:40])
+def _check(value: Any, levels: int) -> None:
+    """Raises JsonError for half a surrogate pair, and for more than `levels` of nesting."""
+    if isinstance(value, str):
+        if any("\ud800" <= char <= "\udfff" for char in value):
+            raise JsonError(_HALF)
+    elif isinstance(value, dict | list):
+        if not levels:
+            raise JsonError(_DEEP)
+        for one in [*value, *value.values()] if isinstance(value, dict) else value:
+            _check(one, levels - 1)

@@ -56,7 +56,7 @@ class SweepWork:
             hf.check(folder_of(folder))
         for job in jobs:
             pretrained.check_shapes(job.config)
-            ratio_schedule.check_own(job.config)
+            ratio_schedule.check(job.config)
         return check_data(jobs[0].config, workdir)
 
     def tasks(self, jobs: Sequence[grid.Job], workdir: Path) -> list[Task]:
@@ -82,26 +82,26 @@ class PretrainWork(SweepWork):
     """Makes bases in the workdir whether or not an asset with the same hash is shipped."""
 
     def ready(self, task: Task, workdir: Path) -> bool:
-        from jaxcomp.training import base_identity, manifest, pretrained
+        from jaxcomp.training import identity, manifest, pretrained
 
         cfg = task.config
         if task.what == "decoder":
-            folder, wanted = pretrained.made_decoder(workdir, cfg), base_identity.decoder_hash(cfg)
+            folder, wanted = pretrained.made_decoder(workdir, cfg), identity.decoder_hash(cfg)
         else:
-            base = (*base_identity.split_name(cfg.compressor), cfg.base_seed)
+            base = (*identity.split_name(cfg.compressor), cfg.base_seed)
             folder = pretrained.made_base(workdir, *base)
-            wanted = base_identity.base_hash(cfg, *base)
+            wanted = identity.base_hash(cfg, *base)
         card = folder / manifest.CARD
         return card.is_file() and manifest.read_json(card).get("config_hash") == wanted
 
 
 def _found(what: str, cfg: Config, workdir: Path) -> Path | None:
     """The folder of the decoder or of the base of a single run, if there is one."""
-    from jaxcomp.training import base_identity, pretrained
+    from jaxcomp.training import identity, pretrained
 
     if what == "decoder":
         return pretrained.find_decoder(cfg, workdir)
-    size = base_identity.split_name(cfg.compressor)
+    size = identity.split_name(cfg.compressor)
     return pretrained.find_base(cfg, *size, cfg.base_seed, workdir)
 
 

@@ -7,21 +7,19 @@ and its end token alone (as ICAE, 500xCompressor and PCC's second stage tune the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from jaxcomp.compress.autoencoder import AutoEncoder, Targets
 from jaxcomp.config import Config
-from jaxcomp.data.qa_batches import AnswerBatch, answer_batches
+from jaxcomp.data.qa_batches import answer_batches
 from jaxcomp.data.tokenizer import Tokenizer
-from jaxcomp.runtime.sharding import SPECS, on_host, put_batch, whole_batch
+from jaxcomp.runtime.sharding import SPECS, whole_batch
 from jaxcomp.training.loss import MemoryObjective
-from jaxcomp.training.optim import eval_step, split_model
+from jaxcomp.training.optim import summed
 
 
 @dataclass(frozen=True)
@@ -75,18 +73,14 @@ def answered(
     `loss_answer` (nats a label), `accuracy_answer` and `exact_answer` as AnswerObjective has them;
     `floor_loss_answer` and `floor_exact_answer` with the memory withheld. None without a question.
     Under the active mesh."""
-    mesh = jax.sharding.get_mesh()
-    layout, params, _ = split_model(model, nnx.Variable)
-    objective = AnswerObjective(cfg.memory.ratio, chunk=cfg.train.loss_chunk)
-    add = partial(eval_step, layout, objective, params)
-    total, floor = np.zeros(9), np.zeros(9)
-    size = whole_batch(cfg.eval.batch, mesh)
-    for batch, _ in answer_batches(cfg, which, size, *toks):
-        total += on_host(add(put_batch(batch, mesh))).astype(np.float64)
-        floor += on_host(add(put_batch(_blank(batch), mesh))).astype(np.float64)
-    count, labels = int(total[8]), total[6]
-    if not count:
+    size = whole_batch(cfg.eval.batch, jax.sharding.get_mesh())
+    batches = [batch for batch, _ in answer_batches(cfg, which, size, *toks)]
+    if not batches:
         return {"answers": 0} | dict.fromkeys(NAMES)
+    blank = [b._replace(ctx_len_BG=np.zeros_like(b.ctx_len_BG)) for b in batches]
+    objective = AnswerObjective(cfg.memory.ratio, chunk=cfg.train.loss_chunk)
+    total, floor = (summed(model, objective, each) for each in (batches, blank))
+    count, labels = int(total[8]), total[6]
     values = (total[4] / labels, total[5] / labels, total[7] / count)
     floors = (floor[4] / labels, floor[7] / count)
     found = zip(NAMES, map(float, (*values, *floors)), strict=True)
@@ -96,7 +90,3 @@ def answered(
 NAMES = (
     "loss_answer", "accuracy_answer", "exact_answer", "floor_loss_answer", "floor_exact_answer",
 )  # fmt: skip
-
-
-def _blank(batch: AnswerBatch) -> AnswerBatch:
-    return batch._replace(ctx_len_BG=np.zeros_like(batch.ctx_len_BG))

@@ -8,9 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
 from safetensors.numpy import load_file
 
 from jaxcomp.compress.autoencoder import AutoEncoder, build, dtypes, trainable_filter
@@ -20,20 +18,17 @@ from jaxcomp.data.eval_sets import check_held_out
 from jaxcomp.data.tokenizer import Tokenizer
 from jaxcomp.models import hf
 from jaxcomp.models.model import Transformer, count_params
-from jaxcomp.runtime import distributed, paths
-from jaxcomp.runtime.sharding import on_host, put_batch, use_mesh, whole_batch
-from jaxcomp.training import lock, pretrained, ratio_schedule, warm_start
-from jaxcomp.training.base_identity import split_name
-from jaxcomp.training.checkpoint import Checkpoints
-from jaxcomp.training.identity import of_training
-from jaxcomp.training.loop import Fitted, Run, Say, fit, mesh_for
+from jaxcomp.runtime import distributed, locks, paths
+from jaxcomp.runtime.sharding import use_mesh, whole_batch
+from jaxcomp.training import pretrained, ratio_schedule, warm_start
+from jaxcomp.training.identity import of_training, split_name
+from jaxcomp.training.loop import Run, Say, fit, mesh_for
 from jaxcomp.training.loss import MemoryObjective, objective_of
 from jaxcomp.training.manifest import (
     RUN,
     SUMMARY,
     CheckpointError,
     Manifest,
-    begin,
     check_same,
     new,
     open_manifest,
@@ -41,7 +36,7 @@ from jaxcomp.training.manifest import (
     write_json,
 )
 from jaxcomp.training.metrics import TIMINGS, Clock, told_time
-from jaxcomp.training.optim import eval_step, init_state, split_model, split_optim
+from jaxcomp.training.optim import summed
 from jaxcomp.training.profiling import Window
 
 PARTS = ("compressor", "decoder")
@@ -58,15 +53,16 @@ def train(
 ) -> dict[str, Any]:
     """Trains `cfg.compressor` at `cfg.memory.ratio` against the decoder; returns the summary.
 
-    Resumes what a killed process left in `workdir`; a finished one is only read. `root` is where
-    bases/ and decoders/ made locally stand (default `workdir`); `profile` are steps to trace;
-    `command` is what was typed, for run.json.
+    Resumes what a killed process left in `workdir`; a finished run is only read.
 
-    The summary (also summary.json) holds what a rerun reproduces: steps, tokens, train_loss, and
-    on the validation set, teacher-forced: val_loss_rebuild and val_loss_continue (nats a token),
-    val_accuracy_rebuild and val_accuracy_continue; val_loss is the one of rebuilding. Further
-    val_* are the objective's own (`MemoryObjective.validated`). Time goes to timings.json, and to
-    standard error.
+    Args:
+        root: where bases/ and decoders/ made locally stand (default `workdir`).
+        command: what was typed, for run.json.
+        profile: steps to trace.
+
+    Returns:
+        summary.json, which a rerun reproduces: steps, tokens, train_loss, and on the validation
+        set what `validate` measures.
 
     Raises:
         ConfigError: a field that cannot work, missing weights, or a workdir of another config.
@@ -74,110 +70,75 @@ def train(
     """
     clock = Clock()
     workdir = paths.path(workdir)
-    ratio_schedule.check(cfg)
-    ratio_schedule.check_own(cfg)
     if distributed.by_lead(lambda: (workdir / RUN).is_file() and (workdir / SUMMARY).is_file()):
         check_run(cfg, workdir)
         return distributed.by_lead(lambda: read_json(workdir / SUMMARY))
-    folders = _weights(cfg, root or workdir)
     # Before the workdir is claimed: the weights that take the place of broken ones are others.
-    toks = _usable(*folders)
+    run, toks = planned(cfg, root or workdir, workdir, command)
     check_held_out(cfg, *toks)
-    made = _manifest(cfg, folders, toks, root or workdir, workdir, command)
-    with lock.held(workdir):
-        begin(workdir, made)
-        if distributed.by_lead(lambda: (workdir / SUMMARY).is_file()):
-            return distributed.by_lead(lambda: read_json(workdir / SUMMARY))
+    with locks.training(workdir):
         mesh = mesh_for(cfg)
-        run = run_of(cfg, cfg.compressor, made, *folders, toks, workdir)
         fitted = fit(run, workdir, mesh, say=say, profile=profile, clock=clock)
-        return _finish(cfg, workdir, made.config_hash, fitted, toks, mesh, clock)
+        with use_mesh(mesh), clock.part("evaluation"):
+            model = fitted.model()
+            values = validate(cfg, model, toks)
+        summary = {
+            "config_hash": run.manifest.config_hash,
+            "compressor": cfg.compressor,
+            "ratio": cfg.memory.ratio,
+            "parameters_compressor": count_params(model.compressor.llm.cfg),
+            "parameters_decoder": count_params(model.decoder.cfg),
+            "parameters_trained": sum(x.size for x in fitted.trained.values()),
+            **fitted.numbers,
+            **values,
+        }
+
+        def write() -> dict[str, Any]:
+            if fitted.rates is not None:  # of a run that was only restored, the times are known
+                timings = clock.timings(fitted.rates)
+                write_json(workdir / TIMINGS, timings)
+                print(told_time(cfg.compressor, timings), file=sys.stderr, flush=True)
+            write_json(workdir / SUMMARY, summary)
+            return read_json(workdir / SUMMARY)
+
+        return distributed.by_lead(write)
 
 
 def check_run(cfg: Config, workdir: Path) -> None:
     """Raises ConfigError that names the fields in which `cfg` differs from the run in `workdir`."""
+    ratio_schedule.check(cfg)
     found = open_manifest(workdir)
     parent = warm_start.parent_of(cfg, workdir)
     check_same(workdir, found, of_training(cfg, parent.config_hash if parent else ""))
 
 
-def _manifest(
-    cfg: Config,
-    folders: tuple[Path, Path],
-    toks: tuple[Tokenizer, Tokenizer],
-    root: Path,
-    workdir: Path,
-    command: str = "",
-) -> Manifest:
-    weights = {
-        name: pretrained.weights_of(folder, cfg.folders.get(given, ""), root, workdir)
-        for name, given, folder in zip(PARTS, (cfg.compressor, "decoder"), folders, strict=True)
-    }
-    parent = warm_start.parent_of(cfg, workdir, weights)
-    identity = of_training(cfg, parent.config_hash if parent else "")
-    names = {name: tok.name for name, tok in zip(PARTS, toks, strict=True)}
-    known: dict[str, Any] = {"weights": weights, "tokenizers": names, "parent": parent}
-    return new("compressor", identity, cfg, command, **known)
-
-
-def _finish(
-    cfg: Config,
-    workdir: Path,
-    digest: str,
-    fitted: Fitted,
-    toks: tuple[Tokenizer, Tokenizer],
-    mesh: Mesh,
-    clock: Clock,
-) -> dict[str, Any]:
-    """Measures and writes the summary of what was trained."""
-    with use_mesh(mesh), clock.part("evaluation"):
-        model = fitted.model()
-        values = validate(cfg, model, toks)
-    summary = {
-        "config_hash": digest,
-        "compressor": cfg.compressor,
-        "ratio": cfg.memory.ratio,
-        "parameters_compressor": count_params(model.compressor.llm.cfg),
-        "parameters_decoder": count_params(model.decoder.cfg),
-        "parameters_trained": sum(x.size for x in fitted.trained.values()),
-        **fitted.numbers,
-        **values,
-    }
-    return distributed.by_lead(lambda: _write_summary(workdir, summary, fitted, clock))
-
-
-def _write_summary(
-    workdir: Path, summary: dict[str, Any], fitted: Fitted, clock: Clock
-) -> dict[str, Any]:
-    """Of a run that was only restored, the timings are those of its training."""
-    if fitted.rates is not None:
-        timings = clock.timings(fitted.rates)
-        write_json(workdir / TIMINGS, timings)
-        print(told_time(summary["compressor"], timings), file=sys.stderr, flush=True)
-    write_json(workdir / SUMMARY, summary)
-    return read_json(workdir / SUMMARY)
-
-
-def _usable(*folders: Path) -> tuple[Tokenizer, Tokenizer]:
-    """The tokenizers of both folders, whose weights can be read."""
-    for folder in folders:
-        hf.check(folder)
-    return pretrained.tokenizer_of(folders[0]), pretrained.tokenizer_of(folders[1])
-
-
 def planned(
-    cfg: Config, root: Path, workdir: Path | None = None
+    cfg: Config, root: Path, workdir: Path | None = None, command: str = ""
 ) -> tuple[Run, tuple[Tokenizer, Tokenizer]]:
-    """The run that `train` would make, not begun, and its two tokenizers. `workdir` is where it
-    is, if it was trained: it needs the run it began with no more.
+    """The run that `train` makes, not begun, and the tokenizers of compressor and decoder.
+    `workdir` is where it is or will be: trained in part, it needs the run it began with no more.
 
     Raises ConfigError as `train` does.
     """
     ratio_schedule.check(cfg)
-    ratio_schedule.check_own(cfg)
     folders = _weights(cfg, root)
-    toks = _usable(*folders)
-    made = _manifest(cfg, folders, toks, root, workdir or root)
+    for folder in folders:
+        hf.check(folder)
+    toks = pretrained.tokenizer_of(folders[0]), pretrained.tokenizer_of(folders[1])
+    weights = {
+        name: pretrained.weights_of(folder, cfg.folders.get(given, ""), root, workdir or root)
+        for name, given, folder in zip(PARTS, (cfg.compressor, "decoder"), folders, strict=True)
+    }
+    parent = warm_start.parent_of(cfg, workdir or root, weights)
+    made = new(
+        "compressor",
+        of_training(cfg, parent.config_hash if parent else ""),
+        cfg,
+        command,
+        weights=weights,
+        tokenizers={name: tok.name for name, tok in zip(PARTS, toks, strict=True)},
+        parent=parent,
+    )
     return run_of(cfg, cfg.compressor, made, *folders, toks, workdir), toks
 
 
@@ -196,14 +157,8 @@ def load_run(
     model = pair(cfg, *_weights(cfg, root or workdir))
     if cfg.train.optim.steps == 0:
         return warm_start.begun(cfg, model, workdir)
-    checkpoints = Checkpoints(workdir, open_manifest(workdir).config_hash, keep=None)
-    layout, trained, frozen = split_model(model, trainable_filter(cfg.train, cfg.memory))
-    state = init_state(trained, split_optim(cfg.train.optim)[0])
-    try:
-        state = checkpoints.restore(state, None, step or cfg.train.optim.steps)
-    finally:
-        checkpoints.close()
-    return layout.merge(state.params, frozen)
+    layout, trained, frozen = warm_start.trained_parts(cfg, model, workdir, step)
+    return layout.merge(trained, frozen)
 
 
 def tokenizers(cfg: Config, root: Path) -> tuple[Tokenizer, Tokenizer]:
@@ -218,21 +173,13 @@ def pair(cfg: Config, comp_folder: Path, dec_folder: Path) -> AutoEncoder:
     `markers.safetensors` beside the decoder, if there, gives the markers' initial values.
     Raises ConfigError where the decoder's markers do not fit it.
     """
-    # The LoRA leaves have their own stream, so that rank 0 and rank 8 share memory tokens.
-    llm, decoder = towers(
-        cfg, comp_folder, dec_folder, nnx.Rngs(params=cfg.seed + 7919), lora=cfg.memory.lora
-    )
+    # LoRA leaves have their own stream, so that rank 0 and rank 8 share memory tokens.
+    rngs = nnx.Rngs(params=cfg.seed + 7919)
+    both = towers(cfg, comp_folder, dec_folder, rngs, lora=cfg.memory.lora)
     shipped = Path(dec_folder) / pretrained.MARKERS
     markers_4D = jnp.asarray(load_file(shipped)["markers_4D"]) if shipped.is_file() else None
-    return build(
-        llm,
-        decoder,
-        cfg.memory,
-        cfg.train,
-        segment=cfg.data.segment,
-        seed=cfg.seed,
-        markers_4D=markers_4D,
-    )
+    shape = {"segment": cfg.data.segment, "seed": cfg.seed, "markers_4D": markers_4D}
+    return build(*both, cfg.memory, cfg.train, **shape)
 
 
 def towers(
@@ -247,18 +194,15 @@ def towers(
 def validate(
     cfg: Config, model: AutoEncoder, toks: tuple[Tokenizer, Tokenizer]
 ) -> dict[str, float | int | None]:
-    """Teacher-forced loss (nats a token) and accuracy of both modes on the validation set, at
-    `cfg.memory.ratio`; None for a mode without a single target. Also what the run's objective
-    measures (`MemoryObjective.validated`). Under the active mesh."""
-    mesh = jax.sharding.get_mesh()
-    size = whole_batch(cfg.eval.batch, mesh)
-    layout, params, _ = split_model(model, nnx.Variable)
+    """Teacher-forced on the validation set at `cfg.memory.ratio`, under the active mesh:
+    val_loss_rebuild and val_loss_continue (nats a token), val_accuracy_rebuild and
+    val_accuracy_continue, None without a target; val_loss, that of rebuilding; and val_* of the
+    objective's own (`MemoryObjective.validated`)."""
+    size = whole_batch(cfg.eval.batch, jax.sharding.get_mesh())
     objective = MemoryObjective(cfg.memory.ratio, chunk=cfg.train.loss_chunk)
-    total = np.zeros(7)
     examples = eval_examples(cfg, "val", *toks)
-    for batch, _ in batch_examples(examples, size, cfg, (REBUILD, CONTINUE)):
-        sums_K = eval_step(layout, objective, params, put_batch(batch, mesh))
-        total += on_host(sums_K).astype(np.float64)
+    batches = (b for b, _ in batch_examples(examples, size, cfg, (REBUILD, CONTINUE)))
+    total = summed(model, objective, batches)
     out: dict[str, float | int | None] = {}
     for mode, at in (("rebuild", 1), ("continue", 4)):
         nll, hits, count = total[at : at + 3]
@@ -292,14 +236,11 @@ def run_of(
         trainable=trainable_filter(train, memory),
         batches=lambda: train_batches(cfg, *toks),
         objective=objective,
-        optim=train.optim,
+        settings=train,
         seed=cfg.seed,
         # While the decoder learns, its markers are part of it.
         marker_steps=float("inf") if train.train_decoder else memory.marker_steps,
         dropout=train.word_dropout > 0 or (memory.lora.rank > 0 and memory.lora.dropout > 0),
-        log_every=train.log_every,
-        checkpoint_every=train.checkpoint_every,
-        keep=train.keep_checkpoints,
     )
 
 

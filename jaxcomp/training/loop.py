@@ -6,7 +6,7 @@ import contextlib
 import math
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh
 
-from jaxcomp.config import Config, ConfigError, OptimConfig
+from jaxcomp.config import Config, ConfigError, OptimConfig, PretrainConfig, TrainConfig
 from jaxcomp.data import phases
 from jaxcomp.models import attention
 from jaxcomp.runtime import distributed, paths, preemption
@@ -29,11 +29,10 @@ from jaxcomp.training.optim import (
     Params,
     StepSpec,
     init_state,
+    numbers,
     on_mesh,
-    smoothed_loss,
     split_model,
     split_optim,
-    tokens_seen,
     train_step,
 )
 from jaxcomp.training.profiling import Tracer, Window
@@ -51,11 +50,8 @@ class Diverged(TrainingError):
 
 @dataclass(frozen=True)
 class Run:
-    """What the loop must know of one use of it.
-
-    `model` and `batches` are called under the mesh; `objective` gives the loss of a step (a new
-    value compiles anew).
-    """
+    """One use of the loop. `model` and `batches` are called under the mesh; `objective` gives the
+    loss of a step (a new value compiles anew)."""
 
     what: str
     manifest: Manifest
@@ -63,13 +59,14 @@ class Run:
     trainable: Any  # nnx filter
     batches: Callable[[], Iterator[Any]]
     objective: Callable[[int], Objective]
-    optim: OptimConfig
+    settings: TrainConfig | PretrainConfig
     seed: int
-    marker_steps: float = field(default=math.inf)
+    marker_steps: float = math.inf
     dropout: bool = False
-    log_every: int = 50
-    checkpoint_every: int = 500
-    keep: int = 2
+
+    @property
+    def optim(self) -> OptimConfig:
+        return self.settings.optim
 
 
 class Fitted(NamedTuple):
@@ -103,8 +100,8 @@ def fit(
     """Trains to `run.optim.steps` updates, from the last checkpoint of `workdir` if there is one.
 
     Writes checkpoints (the last one after the last step), metrics.jsonl, TensorBoard events,
-    timings.json and, of the steps of `profile`, a trace. A finished run is only restored. `say`
-    takes the place of the progress line. On several processes, each calls it.
+    timings.json and, of the steps of `profile`, a trace. `say` takes the place of the progress
+    line. On several processes, each calls it.
 
     Raises:
         ConfigError: the workdir belongs to another run.
@@ -115,14 +112,12 @@ def fit(
     clock = clock or Clock()
     steps = run.optim.steps
     keep_freed_memory()
-
     _check_batch(run, mesh)
-
-    # ---- mesh -----------------------------------------------------------------------------------
     with use_mesh(mesh):
         # ---- input ------------------------------------------------------------------------------
         begin(workdir, run.manifest)
-        checkpoints = Checkpoints(workdir, run.manifest.config_hash, keep=run.keep)
+        keep = run.settings.keep_checkpoints
+        checkpoints = Checkpoints(workdir, run.manifest.config_hash, keep=keep)
         batches = run.batches()
 
         # ---- model, on its shards ---------------------------------------------------------------
@@ -140,7 +135,7 @@ def fit(
                 state = checkpoints.restore(state, batches)
         if start >= steps:
             checkpoints.close()
-            return Fitted(layout, state.params, frozen, _numbers(state))
+            return Fitted(layout, state.params, frozen, numbers(state))
 
         # ---- loop -------------------------------------------------------------------------------
         tracer = Tracer(profile, workdir, start)
@@ -154,18 +149,21 @@ def fit(
                         tracer.begin()
                     batch = watch.draw(batches, mesh)
                     objective = run.objective(step)
-                    spec = StepSpec(layout, objective, adam)
-                    part = "step" if objective in compiled else "compile"
-                    first = not compiled
-                    compiled.add(objective)
-                    long = phases.phase(f"{run.what}: compiling the step")
-                    told = long if part == "compile" else contextlib.nullcontext()
-                    with told, clock.part(part), jax.transfer_guard("disallow"), tracer.step(step):
+                    with contextlib.ExitStack() as around:
+                        if objective in compiled:
+                            around.enter_context(clock.part("step"))
+                        else:
+                            around.enter_context(phases.phase(f"{run.what}: compiling the step"))
+                            around.enter_context(clock.part("compile"))
+                        around.enter_context(jax.transfer_guard("disallow"))
+                        around.enter_context(tracer.step(step))
+                        spec = StepSpec(layout, objective, adam)
                         state, metrics = train_step(
                             spec, state, frozen, batch, schedule, dropout_key
                         )
-                    if first:
+                    if not compiled:
                         watch.say_first(step)
+                    compiled.add(objective)
                     # The step before: this one is running meanwhile.
                     watch.look()
                     watch.pending = (step + 1, metrics)
@@ -173,7 +171,7 @@ def fit(
                         watch.look()
                         tracer.end()
                     stop = brake.reached()
-                    if (step + 1) % run.checkpoint_every == 0 or step + 1 == steps or stop:
+                    if (step + 1) % run.settings.checkpoint_every == 0 or step + 1 == steps or stop:
                         watch.save(step + 1, state, batches)
                     if stop:
                         break
@@ -181,21 +179,15 @@ def fit(
                     checkpoints.wait()
                 if brake.reached():
                     raise preemption.Terminated
-            watch.finish()
+            rates = watch.progress.rates(steps)
+            if distributed.is_lead():
+                write_json(paths.path(workdir) / TIMINGS, clock.timings(rates))
         finally:
             tracer.end()
-            watch.close()
+            if watch.logger is not None:
+                watch.logger.close()
             checkpoints.close()
-        return Fitted(layout, state.params, frozen, _numbers(state), watch.rates())
-
-
-def _numbers(state: Any) -> dict[str, float | None]:
-    steps = int(state.step)
-    return {
-        "steps": steps,
-        "tokens": tokens_seen(state),
-        "train_loss": float(smoothed_loss(state.loss_ema, state.step)) if steps else None,
-    }
+        return Fitted(layout, state.params, frozen, numbers(state), rates)
 
 
 def _check_batch(run: Run, mesh: Mesh) -> None:
@@ -210,7 +202,7 @@ def _check_batch(run: Run, mesh: Mesh) -> None:
 
 
 class _Watch:
-    """The loop's eyes: draws batches, and reads metrics one step late."""
+    """Draws batches, and reads metrics one step late."""
 
     def __init__(
         self,
@@ -221,8 +213,7 @@ class _Watch:
         checkpoints: Checkpoints,
         say: Say | None,
     ):
-        self.run, self.workdir, self.clock, self.say = run, paths.path(workdir), clock, say
-        self.checkpoints = checkpoints
+        self.run, self.clock, self.checkpoints, self.say = run, clock, checkpoints, say
         self.pending: tuple[int, dict[str, jax.Array]] | None = None
         self.logger = Logger(workdir, start) if distributed.is_lead() else None
         self.progress = Progress(run.what, run.optim.steps, start)
@@ -255,18 +246,15 @@ class _Watch:
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise Diverged(self._not_finite(step, float(loss), float(norm)))
         self.progress.count(int(tokens))
-        last = step == self.run.optim.steps
-        if self.logger is not None and (step % self.run.log_every == 0 or last):
-            values = {k: float(v) for k, v in jax.device_get(metrics).items()}
-            self.logger.write(step, values, self.progress.rates(step))
-            self._tell(step, values, last)
-
-    def _tell(self, step: int, values: dict[str, float], last: bool) -> None:
+        steps = self.run.optim.steps
+        if self.logger is None or (step % self.run.settings.log_every and step != steps):
+            return
+        values = {k: float(v) for k, v in jax.device_get(metrics).items()}
+        self.logger.write(step, values, self.progress.rates(step))
         if self.say is None:
-            self.progress.show(step, values, last=last)
+            self.progress.show(step, values, last=step == steps)
         else:
-            text = f"{self.run.what}: step {step}, loss {values['loss_ema']:.3f}"
-            self.say(text, step / self.run.optim.steps)
+            self.say(f"{self.run.what}: step {step}, loss {values['loss_ema']:.3f}", step / steps)
 
     def say_first(self, step: int) -> None:
         """That training has begun, and which attention the step was compiled with."""
@@ -295,15 +283,3 @@ class _Watch:
             if self.logger is not None:
                 self.logger.sync()  # first: lines beyond the last checkpoint are dropped later
             self.checkpoints.save(step, state, batches)
-
-    def rates(self) -> dict[str, float]:
-        return self.progress.rates(self.run.optim.steps)
-
-    def finish(self) -> None:
-        """Writes timings.json: seconds of each part of this process's share of the run."""
-        if distributed.is_lead():
-            write_json(self.workdir / TIMINGS, self.clock.timings(self.rates()))
-
-    def close(self) -> None:
-        if self.logger is not None:
-            self.logger.close()

@@ -1,7 +1,7 @@
 """Cross-entropy where there are labels, and the objectives built on it alone.
 
-A loss is always sum(weight * nll) with weights that already hold 1 / (global count), so gradients
-of micro-batches, and of devices, simply add up to the gradient of sum / sum.
+A loss is sum(weight * nll) with weights that already hold 1 / (global count), so gradients of
+micro-batches, and of devices, add up to the gradient of sum / sum.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def token_nll(
     """Negative log-likelihood of each label in nats, and whether it was the most likely token.
 
     Args:
-        hidden_BLD: states that predict label_BL (position by position: no shift happens here).
+        hidden_BLD: states that predict label_BL, position by position.
         head_VD: output matrix.
         chunk: positions whose logits exist at a time (recomputed in the backward pass); 0 = all.
 
@@ -74,13 +74,23 @@ def chunked(
     L = xs[0].shape[1]
     if chunk <= 0 or chunk >= L:
         return of(*xs)
-    padded = (jnp.pad(x, ((0, 0), (0, -L % chunk), *[(0, 0)] * (x.ndim - 2))) for x in xs)
+
+    def chunks(x: jax.Array) -> jax.Array:
+        """[B, L, ...] -> [C, B, chunk, ...]."""
+        x = jnp.pad(x, ((0, 0), (0, -L % chunk), *[(0, 0)] * (x.ndim - 2)))
+        shape = (x.shape[0], x.shape[1] // chunk, chunk, *x.shape[2:])
+        return jnp.moveaxis(jnp.reshape(x, shape, out_sharding=SPECS["batch"]), 1, 0)
+
+    def join(x_CBL: jax.Array) -> jax.Array:
+        x_BCL = jnp.moveaxis(x_CBL, 0, 1)
+        shape = (x_BCL.shape[0], -1)
+        return jnp.reshape(x_BCL, shape, out_sharding=SPECS["batch"])[:, :L]
 
     def body(carry: None, parts: tuple[jax.Array, ...]):
         return carry, of(*parts)
 
-    _, found = jax.lax.scan(jax.checkpoint(body), None, tuple(_chunks(x, chunk) for x in padded))
-    return tuple(_join(x_CBL)[:, :L] for x_CBL in found)
+    _, found = jax.lax.scan(jax.checkpoint(body), None, tuple(map(chunks, xs)))
+    return tuple(map(join, found))
 
 
 def logits(head_VD: jax.Array, hidden_BLD: jax.Array) -> jax.Array:
@@ -108,20 +118,9 @@ def _nll(
         return nll_BL, (label_logit_BL >= top_BL).astype(jnp.float32)
 
 
-def _chunks(x: jax.Array, chunk: int) -> jax.Array:
-    """[B, C * chunk, ...] -> [C, B, chunk, ...]."""
-    shape = (x.shape[0], x.shape[1] // chunk, chunk, *x.shape[2:])
-    return jnp.moveaxis(jnp.reshape(x, shape, out_sharding=SPECS["batch"]), 1, 0)
-
-
-def _join(x_CBL: jax.Array) -> jax.Array:
-    x_BCL = jnp.moveaxis(x_CBL, 0, 1)
-    return jnp.reshape(x_BCL, (x_BCL.shape[0], -1), out_sharding=SPECS["batch"])
-
-
 @dataclass(frozen=True)
 class LmObjective:
-    """Next-token prediction on packed documents (`data.pipeline.LmBatch`).
+    """Next-token prediction on packed documents (`data.batches.LmBatch`).
 
     A token is a label where it and the token before it are of the same document.
     Metrics: `loss` nats/token, `accuracy` share of labels that were the most likely token.
@@ -136,13 +135,8 @@ class LmObjective:
 
     def terms(self, model: Transformer, batch: Any, weights: jax.Array, dropout_key: Any) -> Terms:
         seg_BL, pos_BL = batch.seg_BL[:, :-1], batch.pos_BL[:, :-1]
-        hidden_BLD = model(
-            model.embed(batch.tok_BL[:, :-1]),
-            pos_BL,
-            seg_BL,
-            remat=self.remat,
-            dropout_key=dropout_key,
-        )
+        emb_BLD = model.embed(batch.tok_BL[:, :-1])
+        hidden_BLD = model(emb_BLD, pos_BL, seg_BL, remat=self.remat, dropout_key=dropout_key)
         nll_BL, hit_BL = token_nll(
             hidden_BLD, model.head_VD(), batch.tok_BL[:, 1:], chunk=self.chunk
         )
@@ -164,12 +158,11 @@ class LmObjective:
 
 @dataclass(frozen=True)
 class MemoryObjective:
-    """Rebuild the text or continue it, from its memory (`data.eval_sets.Batch`): `coin`.
+    """`coin`: rebuild the text or continue it, from its memory (`data.batches.Batch`).
 
-    The mean over all labels of the batch, each example being in one mode. Every objective is a
-    subclass; its row in `data.objectives` says what its batches hold.
-    Metrics: `loss` as differentiated, and for each mode its nats/token and accuracy (NaN where the
-    batch has none of that mode).
+    The mean over all labels of the batch. Every objective is a subclass; its row in
+    `data.objectives` says what its batches hold. Metrics: `loss` as differentiated, and for each
+    mode its nats/token and accuracy (NaN where the batch has none of that mode).
     """
 
     ratio: int

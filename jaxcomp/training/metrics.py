@@ -1,7 +1,6 @@
-"""What a run tells while it goes: JSONL and TensorBoard, a progress line, and where time went.
+"""What a run reports: metrics as JSONL and to TensorBoard, a progress line, and where time went.
 
-`metrics.jsonl` holds only what a rerun reproduces; rates and timings go to TensorBoard, the
-progress line and `timings.json`.
+`metrics.jsonl` holds only what a rerun reproduces.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +18,10 @@ import tensorboardX
 from tensorboardX import record_writer
 
 from jaxcomp.runtime import paths, strict_json
-from jaxcomp.training.manifest import CheckpointError
+from jaxcomp.training.manifest import unwritable
 
 METRICS = "metrics.jsonl"
 TIMINGS = "timings.json"
-
-
 # The whole of a run's time, in parts that do not overlap; "idle" is the rest: reading weights,
 # preparing data, writing logs.
 PARTS = ("compile", "data_wait", "step", "checkpoint", "evaluation", "idle")
@@ -35,10 +31,10 @@ class Clock:
     """Seconds spent in each named part of a run."""
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
+        self.seconds: dict[str, float] = dict.fromkeys(PARTS[:-1], 0.0)
         self.start = time.perf_counter()
 
-    @contextmanager
+    @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
         begin = time.perf_counter()
         try:
@@ -49,17 +45,14 @@ class Clock:
     def add(self, name: str, seconds: float) -> None:
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
-    def total(self) -> float:
-        return time.perf_counter() - self.start
-
     def timings(self, rates: Mapping[str, float]) -> dict[str, Any]:
         """What timings.json holds. `breakdown`: seconds and share of each of PARTS, which add up to
         its total; a batch that was drawn while a step ran is part of that step."""
-        spent = {name: self.seconds.get(name, 0.0) for name in PARTS[:-1]}
-        spent["step"] += self.seconds.get("data", 0.0) - spent["data_wait"]
-        total = self.total()
+        total = time.perf_counter() - self.start
         # Whole milliseconds, rounded down: so the rest is never negative.
-        parts = {name: int(1000 * value) for name, value in spent.items()}
+        parts = {name: int(1000 * self.seconds[name]) for name in PARTS[:-1]}
+        drawn = self.seconds.get("data", 0.0) - self.seconds["data_wait"]
+        parts["step"] = int(1000 * (self.seconds["step"] + drawn))
         parts["idle"] = int(1000 * total) - sum(parts.values())
         whole = max(1, sum(parts.values()))
         seconds = {name: round(value, 3) for name, value in self.seconds.items()}
@@ -99,8 +92,8 @@ record_writer.register_writer_factory("gs", _EventsInBuckets())
 class Logger:
     """Metrics of one run, appended from `start_step` on.
 
-    Lines of later steps, left by a run that was killed after its last checkpoint, are dropped, so
-    the file is that of an uninterrupted run. Raises CheckpointError where it cannot be written.
+    Lines of later steps, left by a run that was killed after its last checkpoint, are dropped.
+    Raises CheckpointError where it cannot be written.
     """
 
     def __init__(self, workdir: Path, start_step: int):
@@ -109,7 +102,7 @@ class Logger:
             kept = _lines_until(self.path, start_step)
             self._file = paths.AppendFile(self.path, "".join(kept))
         except OSError as error:
-            raise CheckpointError(f"{self.path}: cannot be written ({error})") from error
+            raise unwritable(self.path, str(error)) from error
         self._board = tensorboardX.SummaryWriter(
             str(self.path.parent / "tensorboard"), purge_step=start_step, write_to_disk=True
         )
@@ -120,9 +113,7 @@ class Logger:
         try:
             self._file.write(json.dumps(line) + "\n")
         except OSError as error:
-            raise CheckpointError(
-                f"{self.path}: cannot be written ({error}); free some space and run again"
-            ) from error
+            raise unwritable(self.path, str(error)) from error
         for name, value in {**metrics, **rates}.items():
             if math.isfinite(value):
                 self._board.add_scalar(name, value, step)
@@ -153,15 +144,15 @@ def _lines_until(path: Path, step: int) -> list[str]:
 class Progress:
     """One line on stderr: what, step/steps, loss, tokens a second, time left.
 
-    On a terminal the line is rewritten; elsewhere a new one appears at most every `every` seconds.
+    On a terminal the line is rewritten; elsewhere a new one appears at most every ten seconds.
     """
 
-    def __init__(self, what: str, steps: int, start_step: int, every: float = 10.0):
+    def __init__(self, what: str, steps: int, start_step: int):
         self.what, self.steps, self.start_step = what, steps, start_step
         self.begin = time.perf_counter()
         self.tokens = 0
         self._tty = sys.stderr.isatty()
-        self._every = 0.2 if self._tty else every
+        self._every = 0.2 if self._tty else 10.0
         self._shown = -math.inf if self._tty else self.begin
 
     def count(self, tokens: int) -> None:

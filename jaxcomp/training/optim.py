@@ -1,23 +1,24 @@
 """AdamW with warm-up, cosine and clipping, and the one compiled update step.
 
-Everything that may differ between jobs of equal shape (rates, lengths, seeds, weights) is a traced
-argument of `train_step`; what is static is hashable and compared by value. So jobs that run one
-after another in a process compile once.
+What may differ between jobs of equal shape (rates, lengths, seeds, weights) is a traced argument of
+`train_step`; what is static is compared by value. So such jobs compile once in a process.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxcomp.config import OptimConfig
-from jaxcomp.runtime.sharding import SPECS
+from jaxcomp.runtime.sharding import SPECS, on_host, put_batch
 from jaxcomp.training.loss import Objective, Terms
 
 EMA = 0.98  # of the loss that the log smooths
@@ -151,13 +152,18 @@ def on_mesh(tree: Any) -> Any:
     return jax.tree.map(put, tree)
 
 
-def tokens_seen(state: TrainState) -> int:
-    """Tokens (not padding) that went through the model, compressor's and decoder's together."""
+def numbers(state: TrainState) -> dict[str, float | None]:
+    """What a rerun reproduces: updates, tokens (not padding) of compressor and decoder, loss."""
+    steps = int(state.step)
     billions, rest = (int(x) for x in jax.device_get(state.tokens_2))
-    return billions * _BILLION + rest
+    return {
+        "steps": steps,
+        "tokens": billions * _BILLION + rest,
+        "train_loss": float(_debiased(state.loss_ema, state.step)) if steps else None,
+    }
 
 
-def smoothed_loss(loss_ema: jax.Array, step: jax.Array) -> jax.Array:
+def _debiased(loss_ema: jax.Array, step: jax.Array) -> jax.Array:
     """Exponential mean of the training loss (decay EMA), debiased for its zero start."""
     return loss_ema / jnp.maximum(1 - EMA ** step.astype(jnp.float32), 1e-9)
 
@@ -185,7 +191,7 @@ def train_step(
     tokens = spec.objective.tokens(batch)
     rest = state.tokens_2[1] + tokens
     tokens_2 = jnp.stack([state.tokens_2[0] + rest // _BILLION, rest % _BILLION])
-    metrics |= {"loss_ema": smoothed_loss(ema, step), "grad_norm": norm, "lr": lr, "tokens": tokens}
+    metrics |= {"loss_ema": _debiased(ema, step), "grad_norm": norm, "lr": lr, "tokens": tokens}
     return TrainState(step, params, opt, ema, tokens_2), metrics
 
 
@@ -212,6 +218,17 @@ def eval_step(layout: Layout, objective: Objective, params: Params, batch: Any) 
     """The objective's sums_K over one batch, for `objective.metrics` after adding up."""
     model = layout.merge(params)
     return objective.terms(model, batch, objective.weights(batch), None).sums_K
+
+
+def summed(model: nnx.Module, objective: Objective, batches: Iterable[Any]) -> np.ndarray:
+    """The objective's sums_K over host batches, float64, under the active mesh."""
+    mesh = jax.sharding.get_mesh()
+    layout, params, _ = split_model(model, nnx.Variable)
+    total: Any = np.float64(0)
+    for batch in batches:
+        sums_K = eval_step(layout, objective, params, put_batch(batch, mesh))
+        total += on_host(sums_K).astype(np.float64)
+    return total
 
 
 def _gradients(

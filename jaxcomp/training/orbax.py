@@ -32,8 +32,8 @@ def folder_for(folder: Path) -> Any:
 
 
 class _Literal(PosixGPath):
-    """A folder of this machine whose name may hold what a glob reads as a pattern: Orbax looks for
-    the files it wrote with one, and would not find them in `runs/a[b]c`."""
+    """A folder whose name may hold what a glob reads as a pattern: Orbax looks for the files it
+    wrote with one, and would not find them in `runs/a[b]c`."""
 
     def glob(self, pattern: str) -> Iterator[_Literal]:
         return map(type(self), Path(self).glob(pattern))
@@ -49,11 +49,8 @@ def brief(error: Exception) -> str:
 
 
 def result(pending: Any) -> None:
-    """Waits for a save that was started. Raises what it failed of.
-
-    Of several processes the one whose save fails would wait ten minutes for the others, which wait
-    for it. Orbax logs the error at once.
-    """
+    """Waits for a save that was started. Raises what it failed of: of several processes the one
+    whose save fails would wait ten minutes for the others, but Orbax logs its error at once."""
     while True:
         began = time.monotonic()
         try:
@@ -75,8 +72,7 @@ def starting() -> None:
 
 
 def _not_of_orbax(record: logging.LogRecord) -> bool:
-    """Orbax logs the traceback of a failed save once in each of its threads, a thousand lines in
-    all, and raises the same error: that is told in one sentence."""
+    """Orbax logs the traceback of a failed save in each of its threads, and raises the same."""
     error = record.exc_info[1] if record.exc_info else None
     frames = traceback.extract_tb(error.__traceback__) if error else []
     places = [record.pathname, *(frame.filename for frame in frames)]
@@ -87,8 +83,7 @@ def _not_of_orbax(record: logging.LogRecord) -> bool:
 
 
 def _unraisable(found: Any, say: Any = sys.unraisablehook) -> None:
-    """The other reads and writes of a checkpoint end after the first one failed, when Orbax has
-    closed its event loop and nobody waits for them."""
+    """Other reads and writes end after the first one failed, when nobody waits for them."""
     file = getattr(getattr(found.object, "cr_code", None), "co_filename", "")
     if "/orbax/" not in file and not _LATE.search(str(found.exc_value)):
         say(found)

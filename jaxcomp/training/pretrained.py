@@ -7,8 +7,6 @@ Every weight folder made by `jaxcomp pretrain` is a Hugging Face folder with a `
 from __future__ import annotations
 
 import dataclasses
-import os
-import shutil
 from pathlib import Path
 
 from jaxcomp.compress import recipes
@@ -17,14 +15,14 @@ from jaxcomp.data.tokenizer import Tokenizer, load_tokenizer
 from jaxcomp.models.hf import CONFIG, read_config
 from jaxcomp.models.hub import folder_of, is_id
 from jaxcomp.runtime import paths
-from jaxcomp.training.base_identity import (
+from jaxcomp.training.identity import (
     adapt_settings,
     base_hash,
     decoder_hash,
     model_for,
     split_name,
 )
-from jaxcomp.training.manifest import CARD, CheckpointError, Weights, read_json, weights_identity
+from jaxcomp.training.manifest import CARD, Weights, read_json, weights_identity
 
 ASSETS = Path(__file__).parent.parent / "assets"
 MARKERS = "markers.safetensors"
@@ -71,8 +69,7 @@ def find_base(
 
     None where there is none that matches. Raises ConfigError where a named folder does not exist.
     """
-    given = cfg.folders.get(f"{family}/{size}")
-    if given:
+    if given := cfg.folders.get(f"{family}/{size}"):
         return _given(given, f"folders.{family}/{size}")
     wanted = base_hash(cfg, family, size, base_seed)
     return _matching("bases", base_name(family, size, base_seed), wanted, workdir)
@@ -81,8 +78,7 @@ def find_base(
 def find_decoder(cfg: Config, workdir: Path | None = None) -> Path | None:
     """The folder of the decoder: `cfg.folders["decoder"]`, a shipped asset, or
     `workdir`/decoders; None where there is none that matches."""
-    given = cfg.folders.get("decoder")
-    if given:
+    if given := cfg.folders.get("decoder"):
         return _given(given, "folders.decoder")
     return _matching("decoders", decoder_name(cfg), decoder_hash(cfg), workdir)
 
@@ -115,6 +111,15 @@ def resolve_decoder(cfg: Config, workdir: Path | None = None) -> Path:
     return found
 
 
+def made_base(root: Path, family: str, size: str, base_seed: int) -> Path:
+    """Where a base made for this workdir stands."""
+    return paths.path(root) / "bases" / base_name(family, size, base_seed)
+
+
+def made_decoder(root: Path, cfg: Config) -> Path:
+    return paths.path(root) / "decoders" / decoder_name(cfg)
+
+
 def weights_of(folder: Path, given: str, root: Path, workdir: Path) -> Weights:
     """What a run in `workdir` writes down of a folder of weights, which its config named as `given`
     ("": it was found among the shipped ones or under `root`)."""
@@ -127,10 +132,9 @@ def weights_of(folder: Path, given: str, root: Path, workdir: Path) -> Weights:
         return Weights(paths.absolute(given), identity)
     if folder.is_relative_to(ASSETS):
         return Weights(SHIPPED + folder.relative_to(ASSETS).as_posix(), identity)
-    place = folder
-    for kind in ("bases", "decoders"):  # of a bucket, `folder` is a copy
-        if (paths.path(root) / kind / folder.name).is_dir():
-            place = paths.path(root) / kind / folder.name
+    # Of a bucket, `folder` is a copy.
+    made = (paths.path(root) / kind / folder.name for kind in ("bases", "decoders"))
+    place = next((one for one in made if one.is_dir()), folder)
     return Weights(BESIDE + paths.relative(place, workdir), identity)
 
 
@@ -164,15 +168,6 @@ def folder_at(weights: Weights, workdir: Path, given: str, what: str) -> Path:
     return folder
 
 
-def made_base(root: Path, family: str, size: str, base_seed: int) -> Path:
-    """Where a base made for this workdir stands."""
-    return paths.path(root) / "bases" / base_name(family, size, base_seed)
-
-
-def made_decoder(root: Path, cfg: Config) -> Path:
-    return paths.path(root) / "decoders" / decoder_name(cfg)
-
-
 def tokenizer_of(folder: Path) -> Tokenizer:
     """The tokenizer of a model's folder. Raises ConfigError where the model is too small for it."""
     tok = load_tokenizer(folder)
@@ -187,33 +182,6 @@ def check_vocabulary(model: ModelConfig, tok: Tokenizer, where: str) -> None:
             f"{where}: the tokenizer has {tok.vocab_size} tokens, the model rows for "
             f"{model.vocab_size} (vocab_size); expected at least as many rows"
         )
-
-
-def making(folder: Path) -> Path:
-    """An empty name on this machine for what `publish` will make `folder`."""
-    if paths.is_remote(folder):
-        return paths.scratch() / folder.name
-    part = Path(f"{folder}.part-{os.getpid()}")
-    shutil.rmtree(part, ignore_errors=True)
-    return part
-
-
-def publish(part: Path, folder: Path) -> None:
-    """Moves a finished folder to its name at once, in place of one made by other settings.
-
-    In a bucket file by file, the card last: a folder without one is not looked at.
-    Raises CheckpointError where it cannot, StorageError for a bucket.
-    """
-    try:
-        if folder.exists():
-            paths.rmtree(folder)
-        if paths.is_remote(folder):
-            paths.upload(part, folder, last=CARD)
-            shutil.rmtree(part.parent)
-        else:
-            part.rename(folder)
-    except OSError as error:
-        raise CheckpointError(f"{folder}: cannot be written ({error})") from error
 
 
 def readable(folder: Path) -> Path:

@@ -43,31 +43,29 @@ def window(text: str, steps: int) -> Window | None:
 class Tracer:
     """Traces the steps of `window` into `workdir`/profile/process-I/step-N, each process its own.
 
-    A run that is resumed inside the window traces what is left of it, from another step N: the
-    profiler names a trace by the second, and would write one over that of a moment before.
+    A run that is resumed inside the window traces what is left of it, from another step N.
     """
 
     def __init__(self, window: Window | None, workdir: Path, start: int):
-        self.window, self.start = window, start
-        self.place = paths.path(workdir) / "profile" / f"process-{jax.process_index()}"
+        self.steps = range(max(window.first, start), window.last) if window else range(0)
+        place = paths.path(workdir) / "profile" / f"process-{jax.process_index()}"
+        self._target = place / f"step-{self.steps.start}"
         self._folder: Path | None = None  # where the trace that is under way goes
-        if window and start >= window.last and distributed.is_lead():
-            tell(f"nothing is traced: the run is at step {start} already, past {window}")
+        if window and not self.steps and distributed.is_lead():
+            said = f"nothing is traced: the run is at step {start} already, past {window}"
+            print(f"profile: {said}", file=sys.stderr, flush=True)
 
     def begins(self, step: int) -> bool:
-        return self.window is not None and step == max(self.window.first, self.start)
+        return bool(self.steps) and step == self.steps.start
 
     def ends(self, step: int) -> bool:
         """After `step` steps: is the window over?"""
-        return self.window is not None and self._folder is not None and step >= self.window.last
+        return self._folder is not None and step == self.steps.stop
 
     def begin(self) -> None:
-        if self.window is not None and self.start < self.window.last:
-            first = max(self.window.first, self.start)
-            self._target = self.place / f"step-{first}"
-            # The profiler writes to disks only.
-            self._folder = paths.scratch() if paths.is_remote(self.place) else self._target
-            jax.profiler.start_trace(str(self._folder))
+        # The profiler writes to disks only.
+        self._folder = paths.scratch() if paths.is_remote(self._target) else self._target
+        jax.profiler.start_trace(str(self._folder))
 
     def step(self, number: int) -> AbstractContextManager[Any]:
         """Around the dispatch of a step: the trace then knows where it begins."""
@@ -82,7 +80,3 @@ class Tracer:
                 paths.upload(self._folder, self._target)
                 shutil.rmtree(self._folder)
             self._folder = None
-
-
-def tell(text: str) -> None:
-    print(f"profile: {text}", file=sys.stderr, flush=True)

@@ -52,20 +52,17 @@ def suffix_at(cfg: Config, ratio: int) -> str:
 
 
 def check(cfg: Config) -> None:
-    """Raises ConfigError where a memory vector would stand for a part of a token."""
+    """Raises ConfigError where a memory vector would stand for a part of a token, or validation be
+    at a ratio without a single step."""
     recipes.check(cfg.memory)
-    T = cfg.data.segment
-    for ratio in (cfg.memory.ratio, *cfg.train.ratios, *cfg.train.curriculum):
+    own, T = cfg.memory.ratio, cfg.data.segment
+    for ratio in (own, *cfg.train.ratios, *cfg.train.curriculum):
         if ratio < 1 or T % ratio:
             raise ConfigError(f"ratio {ratio} does not divide data.segment = {T}; choose a divisor")
-
-
-def check_own(cfg: Config) -> None:
-    """Raises ConfigError where validation would be at a ratio without a single step."""
-    if cfg.memory.ratio not in trained_at(cfg):
-        known = ", ".join(map(str, trained_at(cfg)))
+    known = trained_at(cfg)
+    if own not in known:
         raise ConfigError(
-            f"memory.ratio = {cfg.memory.ratio} is none of those that train.ratios and "
-            f"train.curriculum name ({known}): the run is validated and evaluated at it; choose "
-            f"one of them, such as --memory.ratio={trained_at(cfg)[0]}"
+            f"memory.ratio = {own} is none of those that train.ratios and train.curriculum name "
+            f"({', '.join(map(str, known))}): the run is validated and evaluated at it; choose one "
+            f"of them, such as --memory.ratio={known[0]}"
         )

@@ -17,8 +17,15 @@ from jaxcomp.config import Config, ConfigError
 from jaxcomp.runtime import paths
 from jaxcomp.training.checkpoint import Checkpoints, saved_steps
 from jaxcomp.training.identity import of_training
-from jaxcomp.training.manifest import SUMMARY, Parent, Weights, find_manifest, open_manifest
-from jaxcomp.training.optim import Params, init_state, split_model, split_optim
+from jaxcomp.training.manifest import (
+    SUMMARY,
+    Manifest,
+    Parent,
+    Weights,
+    find_manifest,
+    open_manifest,
+)
+from jaxcomp.training.optim import Layout, Params, init_state, split_model, split_optim
 
 # Fields of `memory` that shape no weight and place no vector: they may differ between the runs.
 _FREE = ("recipe", "ratio", "marker_steps")
@@ -29,24 +36,22 @@ def parent_of(
 ) -> Parent | None:
     """The run that `train.start` names, by its hash: its place does not count; None without one.
 
-    `weights` are those of the run that begins. Where it, in `workdir`, needs the other no more (it
-    is finished, or has a checkpoint), it is the one that run.json names, unless another place that
-    holds a finished run is named now. Raises ConfigError where the other run is needed and not
-    finished, or what it trained does not fit.
+    `weights` are those of the run that begins. Once that, in `workdir`, has a checkpoint, the one
+    that its run.json names, unless another place that holds a finished run is named now.
+    Raises ConfigError where the other run is needed and not finished, or does not fit.
     """
     if not cfg.train.start:
         return None
-    place = _place(cfg)
-    there = (place / SUMMARY).is_file()
-    known = _recorded(workdir)
-    same = known is not None and known.place == str(place)
-    if workdir and known and (not there or same) and _on_its_own(workdir):
+    place, known = _place(cfg), _recorded(workdir)
+    there = _finished(place)
+    same = there is None or (known is not None and known.place == str(place))
+    if workdir and known and same and (_finished(paths.path(workdir)) or saved_steps(workdir)):
         return known
-    if not there:
+    if there is None:
         raise _missing(cfg)
     if weights is not None:
-        _fits(cfg, place, weights)
-    return Parent(str(place), open_manifest(place).config_hash)
+        _fits(cfg, there, weights)
+    return Parent(str(place), there.config_hash)
 
 
 def begun(cfg: Config, model: AutoEncoder, workdir: Path | None = None) -> AutoEncoder:
@@ -58,23 +63,31 @@ def begun(cfg: Config, model: AutoEncoder, workdir: Path | None = None) -> AutoE
     if not cfg.train.start:
         return model
     place, known = _place(cfg), _recorded(workdir)
-    there = (place / SUMMARY).is_file()
-    if not there or (known and known.config_hash != open_manifest(place).config_hash):
-        if workdir is not None and known is not None and saved_steps(workdir):
+    there = _finished(place)
+    if there is None or (known and known.config_hash != there.config_hash):
+        if workdir and known and saved_steps(workdir):
             return model
         raise _missing(cfg)
-    found = open_manifest(place)
-    other = found.config
+    other = there.config
     if other.train.optim.steps == 0:
         return begun(other, model, place)
-    layout, trained, frozen = split_model(model, trainable_filter(other.train, other.memory))
-    state = init_state(trained, split_optim(other.train.optim)[0])
-    checkpoints = Checkpoints(place, found.config_hash, keep=None)
+    layout, params, frozen = trained_parts(other, model, place)
+    return layout.merge(_in_own_unit(params, model, other), frozen)
+
+
+def trained_parts(
+    cfg: Config, model: AutoEncoder, workdir: Path, step: int | None = None
+) -> tuple[Layout, Params, Params]:
+    """Layout, trained split and frozen split of `model` after `step` updates (default: all) of the
+    run of `cfg` in `workdir`."""
+    layout, trained, frozen = split_model(model, trainable_filter(cfg.train, cfg.memory))
+    state = init_state(trained, split_optim(cfg.train.optim)[0])
+    checkpoints = Checkpoints(workdir, open_manifest(workdir).config_hash, keep=None)
     try:
-        state = checkpoints.restore(state, None, other.train.optim.steps)
+        state = checkpoints.restore(state, None, step or cfg.train.optim.steps)
     finally:
         checkpoints.close()
-    return layout.merge(_in_own_unit(state.params, model, other), frozen)
+    return layout, state.params, frozen
 
 
 def _in_own_unit(params: Params, model: AutoEncoder, other: Config) -> Params:
@@ -89,8 +102,8 @@ def _in_own_unit(params: Params, model: AutoEncoder, other: Config) -> Params:
     return params | {name: params[name] * (there / connector.unit) for name in names}
 
 
-def _fits(cfg: Config, place: Path, weights: dict[str, Weights]) -> None:
-    found = open_manifest(place)
+def _fits(cfg: Config, found: Manifest, weights: dict[str, Weights]) -> None:
+    """Raises ConfigError where what the run `found` trained is no beginning for this one."""
     other = found.config
     pairs: dict[str, Any] = {
         f"the {name}'s weights": (found.weights[name].identity, own.identity)
@@ -143,9 +156,8 @@ def _recorded(workdir: Path | None) -> Parent | None:
     return found.parent if found else None
 
 
-def _on_its_own(workdir: Path) -> bool:
-    """Whether a run needs the one it began with no more."""
-    return (paths.path(workdir) / SUMMARY).is_file() or bool(saved_steps(workdir))
+def _finished(place: Path) -> Manifest | None:
+    return open_manifest(place) if (place / SUMMARY).is_file() else None
 
 
 def _missing(cfg: Config) -> ConfigError:

@@ -21,7 +21,7 @@ from jaxcomp.models import hf
 from jaxcomp.models.model import Transformer
 from jaxcomp.runtime.allocator import keep_freed_memory, one_arena
 from jaxcomp.runtime.sharding import make_mesh, use_mesh
-from jaxcomp.training import base_identity as ids
+from jaxcomp.training import identity as ids
 from jaxcomp.training import pretrained
 
 

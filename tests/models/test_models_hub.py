@@ -1,17 +1,20 @@
 """Hub ids become folders; what the hub refuses is one clear error. Nothing is downloaded here."""
 
+import socket
+
 import huggingface_hub
 import pytest
 from huggingface_hub import errors
 
 from jaxcomp.models import hub
+from jaxcomp.runtime import network
 
 
 @pytest.mark.parametrize("name", ["Qwen/Qwen3-0.6B", "a/b@main", "a/b@refs/pr/1"])
 def test_ids(name, tmp_path, monkeypatch):
     asked = []
 
-    def download(repo, revision, allow_patterns):
+    def download(repo, revision, allow_patterns, **_):
         asked.append((repo, revision))
         assert not any(p.endswith((".bin", ".py", ".pt", ".pkl")) for p in allow_patterns)
         return str(tmp_path)
@@ -71,6 +74,8 @@ class Response:
     ],
 )
 def test_refusals_are_named(monkeypatch, error, words):
+    monkeypatch.setattr(hub.network, "reachable", lambda url: True)
+
     def refused(*args, **kw):
         hub_error = issubclass(error, errors.HfHubHTTPError)
         raise error("planted", response=Response()) if hub_error else error("planted\nmore")
@@ -79,3 +84,13 @@ def test_refusals_are_named(monkeypatch, error, words):
     with pytest.raises(hub.HubError, match=words) as found:
         hub.folder_of("owner/name")
     assert "\n" not in str(found.value)
+
+
+def test_no_network_is_said_at_once(monkeypatch, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        server = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        assert network.reachable(server)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(hub.HubError, match=f"{server} does not answer.*give a folder"):
+        hub.folder_of("owner/name")

@@ -1,4 +1,4 @@
-"""A process of a cluster that only talks: `lonely.py MODE`, see test_distributed_processes.py."""
+"""A process of a cluster that only talks: `lonely.py MODE` of test_runtime_distributed_commands."""
 
 import os
 import sys

@@ -1,5 +1,6 @@
 """`stub_sweep.py WORKDIR`: `jaxcomp sweep` with jobs that only sleep, or loop until stopped."""
 
+import signal
 import sys
 import time
 from pathlib import Path
@@ -8,9 +9,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import jax
 from sweep import sweep_stub
-from sweep_command import command
 
+from jaxcomp.cli import main
 from jaxcomp.runtime import distributed, preemption
+from jaxcomp.sweep import runner
 
 CFG = sweep_stub.config(base_seeds=(0,))
 
@@ -41,5 +43,21 @@ class Work(sweep_stub.StubWork):
                 raise preemption.Terminated
 
 
+def sweep(workdir):
+    """Runs the sweep; the exit code of the command."""
+    signal.signal(signal.SIGTERM, preemption.on_sigterm)
+    try:
+        distributed.start(sys.argv[1:])
+        summary = runner.run(CFG, workdir, work=Work(), workers=2)
+        print(summary)
+        distributed.finish()
+        return len(summary.failed)
+    except preemption.Terminated:
+        distributed.leave(143, "it was told to stop")
+        return 143
+    except Exception as error:
+        return main._failed(error)
+
+
 if __name__ == "__main__":
-    command(CFG, Work(), Path(sys.argv[1]), workers=2)
+    sys.exit(sweep(Path(sys.argv[1])))

@@ -12,9 +12,8 @@ from conftest import HANGS_S
 
 from jaxcomp.runtime import compiled
 
-STEPS = 60
 TRAIN = (
-    "train", "--config=configs/tiny.py", "--compressor=llama/24", f"--train.optim.steps={STEPS}",
+    "train", "--config=configs/tiny.py", "--compressor=llama/24", "--train.optim.steps=60",
     "--train.checkpoint_every=10", "--train.log_every=10",
 )  # fmt: skip
 
@@ -22,17 +21,14 @@ TRAIN = (
 def typed(workdir, cache, *, kept=None):
     """The command as a user types it, in an environment where JAX was told nothing else."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("JAX_COMPILATION")}
-    env["JAXCOMP_CACHE"] = str(cache)
-    if kept is not None:
-        env["JAX_COMPILATION_CACHE_DIR"] = kept
+    env |= {"JAXCOMP_CACHE": str(cache)}
+    env |= {} if kept is None else {"JAX_COMPILATION_CACHE_DIR": kept}
     command = [sys.executable, "-m", "jaxcomp", *TRAIN, f"--workdir={workdir}"]
-    return subprocess.Popen(
-        command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, env=env, text=True, stdout=pipe, stderr=pipe)
 
 
 def finished(child):
-    """What a run that ends well says."""
     out, err = child.communicate(timeout=HANGS_S)
     assert child.returncode == 0, err
     return out + err

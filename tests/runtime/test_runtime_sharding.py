@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import mesh_of
-from flax import nnx
 from jax.sharding import PartitionSpec as P
 
 from jaxcomp.config import ConfigError, MeshConfig, ModelConfig
@@ -16,9 +15,7 @@ from jaxcomp.runtime.sharding import (
     constrain,
     make_mesh,
     put_batch,
-    shard_state,
     spec_of,
-    state_shardings,
 )
 
 
@@ -27,7 +24,7 @@ def test_fsdp_takes_what_is_left():
     assert make_mesh(MeshConfig()).shape["fsdp"] == len(jax.devices())
 
 
-@pytest.mark.parametrize("bad", [(3, -1, 1), (1, 4, 1), (1, 8, 2), (16, -1, 1), (0, -1, 1)])
+@pytest.mark.parametrize("bad", [(3, -1, 1), (1, 4, 1), (1, 8, 2), (16, -1, 1)])
 def test_mesh_that_does_not_fit_is_refused(bad):
     with pytest.raises(ConfigError, match="mesh"):
         make_mesh(MeshConfig(*bad))
@@ -52,8 +49,6 @@ def test_table_uses_known_axes_once_each():
 def test_layer_axis_is_never_cut():
     assert spec_of("up_DF", 3) == P(None, "fsdp", "tp")
     assert spec_of("up_DF", 2) == P("fsdp", "tp")
-    with pytest.raises(ConfigError, match="up_XY"):
-        spec_of("up_XY", 2)
 
 
 def test_put_batch_spreads_rows(mesh8):
@@ -67,21 +62,6 @@ def test_put_batch_spreads_rows(mesh8):
 def test_put_batch_refuses_rows_that_do_not_divide():
     with pytest.raises(ConfigError, match="multiple of 8"):
         put_batch(np.zeros((6, 2)), mesh_of((1, 8, 1)))
-
-
-class Toy(nnx.Module):
-    def __init__(self):
-        self.up = nnx.Param(np.arange(128, dtype=np.float32).reshape(2, 8, 8), spec="up_DF")
-        self.plain = nnx.Param(np.ones(3, np.float32))
-
-
-def test_a_state_lies_as_its_metadata_says(mesh8):
-    graphdef, state = nnx.split(Toy())
-    put = nnx.merge(graphdef, shard_state(state, mesh8))
-    assert jax.typeof(put.up[...]).sharding.spec == P(None, "fsdp", "tp")
-    assert put.plain[...].sharding.is_fully_replicated
-    np.testing.assert_array_equal(np.asarray(put.up[...]), Toy().up[...])
-    assert jax.tree.structure(state_shardings(state, mesh8)) == jax.tree.structure(state)
 
 
 def test_constrain_moves_an_array_to_the_named_layout(mesh8):

@@ -15,7 +15,7 @@ from jaxcomp.data.facts import ATTRIBUTES
 from jaxcomp.data.prepare import example_blocks
 from jaxcomp.data.world import World, bases_world
 from jaxcomp.sweep import grid
-from jaxcomp.training import base_identity as ids
+from jaxcomp.training import identity as ids
 from jaxcomp.training import pretrained
 
 SIZES = ["24", "40", "64"]

@@ -12,64 +12,61 @@ from jaxcomp.data.splits import split_documents
 from jaxcomp.training.pretrained import ASSETS
 
 
-def write(file, words):
+def write(file, words, odd_in=""):
+    """300 documents of random words; one of the held-out set `odd_in` has a character that no
+    token stands for."""
     rng = random.Random(0)
-    letters = "abcdefghiklmnoprstuw"
-    rows = [" ".join("".join(rng.choices(letters, k=5)) for _ in range(words)) for _ in range(300)]
-    lines = [{"id": f"x{i}y", "text": text} for i, text in enumerate(rows)]
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return lines
+    texts = [
+        " ".join("".join(rng.choices("abcdefgh", k=5)) for _ in range(words)) for _ in "x" * 300
+    ]
+    lines = {f"x{i}y": text for i, text in enumerate(texts)}
+
+    def put():
+        rows = [json.dumps({"id": name, "text": text}) for name, text in lines.items()]
+        file.write_text("\n".join(rows) + "\n")
+
+    put()
+    if odd_in:
+        split = split_documents(load(DataConfig(source="text", path=str(file))))
+        odd = next(iter(split[odd_in])).id
+        lines[odd] = f"caf\u00e9 {lines[odd]}"
+        put()
 
 
-def odd(file, which):
-    """A character without a token in one document of a held-out set."""
-    lines = write(file, 60)
-    split = split_documents(load(DataConfig(source="text", path=str(file))))
-    wanted = next(iter(split[which])).id
-    for line in lines:
-        if line["id"] == wanted:
-            line["text"] = f"caf\u00e9 {line['text']}"
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+def train(file, workdir):
+    return main([
+        "train", "--config=configs/tiny.py", "--compressor=llama/24", "--train.optim.steps=1",
+        "--data.source=text", f"--data.path={file}", "--data.target=80", f"--workdir={workdir}",
+        f"--folders.decoder={ASSETS / 'decoders' / 'decoder-s0'}",
+        f"--folders.llama/24={ASSETS / 'bases' / 'llama-24-s0'}",
+    ])  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("words", "odd_in", "message"),
     [
-        (lambda file: write(file, 8), "no example of 'val' fits data.segment = 64"),
-        (lambda file: odd(file, "val"), "'\u00e9' at character 3 of"),
-        (lambda file: odd(file, "test"), "'\u00e9' at character 3 of"),
+        (8, "", "no example of 'val' fits data.segment = 64"),
+        (60, "val", "'\u00e9' at character 3 of"),
+        (60, "test", "'\u00e9' at character 3 of"),
     ],
 )
-def test_train_looks_at_what_it_will_be_measured_on_first(tmp_path, capsys, make, message):
+def test_train_looks_at_what_it_will_be_measured_on_first(tmp_path, capsys, words, odd_in, message):
     file = tmp_path / "a.jsonl"
-    make(file)
-    asked = [
-        "train", "--config=configs/tiny.py", "--compressor=llama/24", "--train.optim.steps=2",
-        "--data.source=text", f"--data.path={file}", "--data.target=80",
-        f"--folders.decoder={ASSETS / 'decoders' / 'decoder-s0'}",
-        f"--folders.llama/24={ASSETS / 'bases' / 'llama-24-s0'}",
-        f"--workdir={tmp_path / 'run'}",
-    ]  # fmt: skip
-    assert main(asked) == 2
+    write(file, words, odd_in)
+    assert train(file, tmp_path / "run") == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run" / "run.json").exists()
 
 
+@pytest.mark.slow
 def test_a_renamed_file_is_said_to_be_one(tmp_path, capsys):
-    asked = [
-        "train", "--config=configs/tiny.py", "--compressor=llama/24", "--train.optim.steps=1",
-        "--data.source=text", "--data.target=80",
-        f"--folders.decoder={ASSETS / 'decoders' / 'decoder-s0'}",
-        f"--folders.llama/24={ASSETS / 'bases' / 'llama-24-s0'}",
-        f"--workdir={tmp_path / 'run'}",
-    ]  # fmt: skip
     write(tmp_path / "a.jsonl", 60)
-    assert main([*asked, f"--data.path={tmp_path / 'a.jsonl'}"]) == 0
+    assert train(tmp_path / "a.jsonl", tmp_path / "run") == 0
     (tmp_path / "a.jsonl").rename(tmp_path / "b.jsonl")
-    assert main([*asked, f"--data.path={tmp_path / 'b.jsonl'}"]) == 2
+    assert train(tmp_path / "b.jsonl", tmp_path / "run") == 2
     said = capsys.readouterr().err
     assert "data.path was ['a.jsonl:" in said
     assert "now ['b.jsonl:" in said
     (tmp_path / "other").mkdir()
     (tmp_path / "b.jsonl").rename(tmp_path / "other" / "a.jsonl")
-    assert main([*asked, f"--data.path={tmp_path / 'other' / 'a.jsonl'}"]) == 0
+    assert train(tmp_path / "other" / "a.jsonl", tmp_path / "run") == 0

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from conftest import mesh_of
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
@@ -27,7 +28,9 @@ from jaxcomp.config import (
 )
 from jaxcomp.data.tokenizer import load_tokenizer
 from jaxcomp.models import hf
-from jaxcomp.training import base_identity, loop, manifest, pretrained, warm_start
+from jaxcomp.runtime.sharding import use_mesh
+from jaxcomp.training import identity as ids
+from jaxcomp.training import loop, manifest, pretrained, warm_start
 from jaxcomp.training.adapt_decoder import adapt_decoder
 from jaxcomp.training.compressor import load_run, planned, tokenizers, train, validate
 from jaxcomp.training.manifest import CheckpointError, open_manifest
@@ -64,10 +67,6 @@ CFG = Config(
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """A base, a decoder and a finished run, made once."""
-    from conftest import mesh_of
-
-    from jaxcomp.runtime.sharding import use_mesh
-
     folder = tmp_path_factory.mktemp("root")
     with pytest.MonkeyPatch.context() as patch, use_mesh(mesh_of((1, 1, 1))):
         patch.setenv("JAXCOMP_CACHE", str(tmp_path_factory.mktemp("cache")))
@@ -85,7 +84,7 @@ def root(tmp_path_factory):
 def test_a_base_is_what_its_card_says(root, mesh):
     folder = pretrained.resolve_base(CFG, "llama", "a", 0, root)
     card = json.loads((folder / "card.json").read_text())
-    assert card["config_hash"] == base_identity.base_hash(CFG, "llama", "a", 0)
+    assert card["config_hash"] == ids.base_hash(CFG, "llama", "a", 0)
     assert card["command"] == "jaxcomp pretrain"
     assert card["steps"] == 2
     assert 2 * 8 * 30 < card["tokens"] <= 2 * 8 * 66
@@ -113,7 +112,7 @@ def test_what_is_made_is_not_made_again(root, mesh):
 def test_hashes_name_what_matters_and_nothing_else(root):
     def changed(**fields):
         cfg = dataclasses.replace(CFG, **fields)
-        return base_identity.base_hash(cfg, "llama", "a", 0), base_identity.decoder_hash(cfg)
+        return ids.base_hash(cfg, "llama", "a", 0), ids.decoder_hash(cfg)
 
     base, decoder = changed()
     quiet = dataclasses.replace(LM, log_every=7, checkpoint_every=9)
@@ -126,7 +125,7 @@ def test_hashes_name_what_matters_and_nothing_else(root):
     longer = dataclasses.replace(LM, optim=optim(3))
     assert changed(pretrain=longer)[0] != base
     assert changed(pretrain=longer)[1] == decoder
-    assert base_identity.base_hash(CFG, "llama", "a", 1) != base
+    assert ids.base_hash(CFG, "llama", "a", 1) != base
     assert changed(decoder=dataclasses.replace(CFG.decoder, seed=1))[1] != decoder
 
 
@@ -149,20 +148,17 @@ def test_a_model_too_small_for_its_tokenizer_is_refused(root, tmp_path):
 
 
 def test_a_model_with_more_rows_than_tokens_is_a_padded_one(root, tmp_path, mesh):
-    folder = tmp_path / "padded"
-    shutil.copytree(pretrained.made_base(root, "llama", "a", 0), folder)
+    folder = shutil.copytree(pretrained.made_base(root, "llama", "a", 0), tmp_path / "padded")
     model = hf.load(folder)
     tokens = model.cfg.vocab_size
     config = json.loads((folder / hf.CONFIG).read_text())
     (folder / hf.CONFIG).write_text(json.dumps(config | {"vocab_size": tokens + 7}))
     tensors = load_file(folder / hf.WEIGHTS)
-    for name, x in tensors.items():
-        if len(x) == tokens:
-            tensors[name] = np.concatenate([x, np.full_like(x[:7], 3)])
-    save_file(tensors, folder / hf.WEIGHTS, metadata={"format": "pt"})
-    padded, tok = hf.load(folder), pretrained.tokenizer_of(folder)
-    assert (padded.cfg.vocab_size, tok.vocab_size) == (tokens + 7, tokens)
-    np.testing.assert_array_equal(padded.emb[:tokens], model.emb[...])
+    padded = {k: np.concatenate([x, x[:7]]) for k, x in tensors.items() if len(x) == tokens}
+    save_file(tensors | padded, folder / hf.WEIGHTS, metadata={"format": "pt"})
+    found, tok = hf.load(folder), pretrained.tokenizer_of(folder)
+    assert (found.cfg.vocab_size, tok.vocab_size) == (tokens + 7, tokens)
+    np.testing.assert_array_equal(found.emb[:tokens], model.emb[...])
     # The model may choose such a row; it stands for no text.
     ids = tok.encode("The fox")
     assert tok.decode([*ids, tokens + 3]) == tok.decode(ids)
@@ -183,17 +179,20 @@ def test_weights_that_cannot_be_read_do_not_take_the_workdir(root, tmp_path, mes
 
 
 def test_given_weights_are_known_by_their_content(root, tmp_path):
-    made = pretrained.made_base(root, "llama", "a", 0)
-    for name in ("a", "b"):
-        shutil.copytree(made, tmp_path / name)
-        (tmp_path / name / "card.json").unlink()
-    first = manifest.weights_identity(tmp_path / "a")
-    assert manifest.weights_identity(tmp_path / "b") == first
-    weights = tmp_path / "b" / "model.safetensors"
-    changed = bytearray(weights.read_bytes())
+    folder = shutil.copytree(pretrained.made_base(root, "llama", "a", 0), tmp_path / "a")
+    (folder / manifest.CARD).unlink()
+    first = manifest.weights_identity(folder)
+    assert manifest.weights_identity(shutil.copytree(folder, tmp_path / "b")) == first
+    changed = bytearray((folder / hf.WEIGHTS).read_bytes())
     changed[-1] ^= 1  # of the same size
-    weights.write_bytes(changed)
-    assert manifest.weights_identity(tmp_path / "b") != first
+    (folder / hf.WEIGHTS).write_bytes(changed)
+    assert manifest.weights_identity(folder) != first
+
+
+def assert_same(model, other):
+    leaves = (jax.tree.leaves(nnx.state(each)) for each in (model, other))
+    for a, b in zip(*leaves, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_a_finished_run_is_returned_and_loads_as_it_was(root, mesh):
@@ -204,11 +203,7 @@ def test_a_finished_run_is_returned_and_loads_as_it_was(root, mesh):
     found = validate(CFG, model, tokenizers(CFG, root))
     assert {k: summary[k] for k in found} == found
     # The one decoder: bit for bit what the folder holds.
-    decoder = nnx.state(hf.load(pretrained.resolve_decoder(CFG, root)))
-    for a, b in zip(
-        jax.tree.leaves(nnx.state(model.decoder)), jax.tree.leaves(decoder), strict=True
-    ):
-        np.testing.assert_array_equal(a, b)
+    assert_same(model.decoder, hf.load(pretrained.resolve_decoder(CFG, root)))
     # The base did move, so the restored weights are the trained ones.
     base = hf.load(pretrained.resolve_base(CFG, "llama", "a", 0, root))
     assert not np.array_equal(model.compressor.llm.emb[...], base.emb[...])
@@ -218,17 +213,16 @@ class Killed(BaseException):
     pass
 
 
-def killed(cfg, workdir, root, monkeypatch):
-    """A run that ends in its fourth step."""
-    calls = []
+def killed(cfg, workdir, root, monkeypatch, at=4):
+    """A run that ends in its step `at`."""
+    calls, real = [], loop.train_step
 
     def dying(*args):
         calls.append(1)
-        if len(calls) == 4:
+        if len(calls) == at:
             raise Killed
         return real(*args)
 
-    real = loop.train_step
     with monkeypatch.context() as patch:
         patch.setattr(loop, "train_step", dying)
         with pytest.raises(Killed):
@@ -245,12 +239,9 @@ def test_a_killed_run_gives_the_same_summary(root, mesh, tmp_path, monkeypatch):
         assert (tmp_path / "run" / name).read_text() == (root / "run" / name).read_text()
 
 
-def test_another_config_is_refused_in_a_used_workdir(root, mesh):
-    other = dataclasses.replace(CFG, train=dataclasses.replace(CFG.train, optim=optim(5)))
-    with pytest.raises(ConfigError, match=r"train.optim.steps was 4, now 5"):
-        train(other, root / "run", root=root)
+def test_a_ratio_that_cannot_be_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"ratio 5 does not divide data.segment = 32"):
-        train(dataclasses.replace(CFG, memory=MemoryConfig(ratio=5)), root / "x", root=root)
+        train(dataclasses.replace(CFG, memory=MemoryConfig(ratio=5)), tmp_path)
 
 
 def test_each_step_has_its_ratio():
@@ -268,10 +259,10 @@ def test_each_step_has_its_ratio():
 # --- a second stage: questions, after reconstruction -------------------------------------------
 
 
-def asking(root, **changes):
-    """`CFG` tuned on questions, from the finished run of `root`."""
+def asking(root, place="run", **changes):
+    """`CFG` tuned on questions, from the finished run in `root` / `place`."""
     train_cfg = dataclasses.replace(
-        CFG.train, objective="answer", p_reconstruct=0.25, start=str(root / "run"), **changes
+        CFG.train, objective="answer", p_reconstruct=0.25, start=str(root / place), **changes
     )
     return dataclasses.replace(CFG, train=train_cfg)
 
@@ -279,30 +270,19 @@ def asking(root, **changes):
 def test_a_second_stage_begins_with_what_the_first_learned(root, mesh, tmp_path, monkeypatch):
     first = load_run(CFG, root / "run", root=root)
     run, _ = planned(asking(root), root)
-    begun = run.model()
-    for a, b in zip(
-        jax.tree.leaves(nnx.state(begun)), jax.tree.leaves(nnx.state(first)), strict=True
-    ):
-        np.testing.assert_array_equal(a, b)
+    assert_same(run.model(), first)
     summary = train(asking(root), tmp_path / "whole", root=root)
     assert summary["val_answers"] > 20
     assert summary["val_loss_answer"] > 0 <= summary["val_exact_answer"] <= 1
     # Killed after three of four steps: the same again, though the first stage has moved meanwhile.
     killed(asking(root), tmp_path / "killed", root, monkeypatch)
     shutil.copytree(root / "run", tmp_path / "moved")
-    moved = asking(root)
-    moved = dataclasses.replace(
-        moved, train=dataclasses.replace(moved.train, start=str(tmp_path / "moved"))
-    )
+    moved = asking(tmp_path, "moved")
     assert train(moved, tmp_path / "killed", root=root) == summary
     shutil.rmtree(tmp_path / "moved")
     model = load_run(moved, tmp_path / "killed", root=root)
     found = validate(moved, model, tokenizers(moved, root))
     assert {k: summary[k] for k in found} == found
-
-
-def beginning(cfg, place):
-    return dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, start=str(place)))
 
 
 def copied(root, place, name="summary.json", **values):
@@ -316,7 +296,7 @@ def copied(root, place, name="summary.json", **values):
 def test_another_first_stage_is_another_run(root, mesh, tmp_path):
     other = copied(root, tmp_path / "other", "run.json", config_hash="another")
     places = {"same": root / "run", "other": other}
-    runs = {k: planned(beginning(asking(root), p), root)[0] for k, p in places.items()}
+    runs = {k: planned(asking(p, ""), root)[0] for k, p in places.items()}
     summary = json.loads((root / "run" / "summary.json").read_text())
     starts = {k: run.manifest.identity["train"]["start"] for k, run in runs.items()}
     assert starts == {"same": summary["config_hash"], "other": "another"}
@@ -354,28 +334,20 @@ def test_a_run_of_no_steps_hands_on_what_it_began_with(root, mesh, tmp_path):
         CFG, train=dataclasses.replace(CFG.train, optim=optim(0), start=str(root / "run"))
     )
     train(none, tmp_path / "none", root=root)
-    run, _ = planned(beginning(asking(root), tmp_path / "none"), root)
+    run, _ = planned(asking(tmp_path, "none"), root)
     first = load_run(CFG, root / "run", root=root)
-    for a, b in zip(
-        jax.tree.leaves(nnx.state(run.model())), jax.tree.leaves(nnx.state(first)), strict=True
-    ):
-        np.testing.assert_array_equal(a, b)
+    assert_same(run.model(), first)
 
 
 def test_a_first_stage_that_split_the_same_text_otherwise_is_refused(root):
     """What it trained on may be held out here."""
     cfg = asking(root)
     data = {"source": "text", "path": ["a.txt:60:abc"], "seed": 1}
-    for here, refused in (
-        ({**data, "seed": 2, "path": ["a.txt:60:abc", "a rule"]}, True),
-        ({**data, "seed": 2, "path": ["a.txt:60:xyz"]}, False),
-        ({**data, "segment": 64}, False),
-    ):
-        if refused:
-            with pytest.raises(ConfigError, match=r"data.seed 1, this one with 2.*--data.seed=1"):
-                warm_start._same_split(cfg, data, here)
-        else:
-            warm_start._same_split(cfg, data, here)
+    warm_start._same_split(cfg, data, {**data, "seed": 2, "path": ["a.txt:60:xyz"]})
+    warm_start._same_split(cfg, data, {**data, "segment": 64})
+    other = {**data, "seed": 2, "path": ["a.txt:60:abc", "a rule"]}
+    with pytest.raises(ConfigError, match=r"data.seed 1, this one with 2.*--data.seed=1"):
+        warm_start._same_split(cfg, data, other)
 
 
 def test_a_run_needs_its_first_stage_only_until_its_first_checkpoint(
@@ -383,30 +355,16 @@ def test_a_run_needs_its_first_stage_only_until_its_first_checkpoint(
 ):
     place = tmp_path / "first"
     shutil.copytree(root / "run", place)
-    cfg = beginning(asking(root), place)
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", lambda *_: (_ for _ in ()).throw(Killed))
-        with pytest.raises(Killed):
-            train(cfg, tmp_path / "run", root=root)
+    cfg = asking(place, "")
+    killed(cfg, tmp_path / "run", root, monkeypatch, at=1)
     kept = (tmp_path / "run" / "run.json").read_text()
     place.rename(tmp_path / "gone")
     # Not begun: refused before anything is written.
     with pytest.raises(ConfigError, match=r"train.start = .*no finished run there"):
-        train(beginning(cfg, tmp_path / "typo"), tmp_path / "run", root=root)
+        train(asking(tmp_path, "typo"), tmp_path / "run", root=root)
     assert (tmp_path / "run" / "run.json").read_text() == kept
     (tmp_path / "gone").rename(place)
-    real, calls = loop.train_step, []
-
-    def dying(*args):
-        calls.append(1)
-        if len(calls) == 4:
-            raise Killed
-        return real(*args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", dying)
-        with pytest.raises(Killed):
-            train(cfg, tmp_path / "run", root=root)
+    killed(cfg, tmp_path / "run", root, monkeypatch)
     # Begun: goes on without it, though another run has taken its place.
     place.rename(tmp_path / "gone")
     copied(root, place, "run.json", config_hash="another")
@@ -422,7 +380,7 @@ def test_a_run_needs_its_first_stage_only_until_its_first_checkpoint(
     # Named with another first stage, it is another run.
     other = copied(root, tmp_path / "x", "run.json", config_hash="x")
     with pytest.raises(ConfigError, match=r"train.start was"):
-        train(beginning(cfg, other), tmp_path / "run", root=root)
+        train(asking(other, ""), tmp_path / "run", root=root)
 
 
 @pytest.mark.parametrize(
@@ -434,33 +392,23 @@ def test_a_run_needs_its_first_stage_only_until_its_first_checkpoint(
     ],
 )
 def test_a_first_stage_that_does_not_fit_is_refused(root, mesh, memory, message):
-    decoder = {
-        "decoder": str(pretrained.made_decoder(root, CFG))
-    }  # the same, whatever it was taught by
-    cfg = dataclasses.replace(
-        asking(root), memory=dataclasses.replace(CFG.memory, **memory), folders=decoder
-    )
+    # The same decoder, whatever it was adapted with.
+    decoder = {"decoder": str(pretrained.made_decoder(root, CFG))}
+    other = dataclasses.replace(CFG.memory, **memory)
+    cfg = dataclasses.replace(asking(root), memory=other, folders=decoder)
     with pytest.raises(ConfigError, match="train.start = .*" + message):
         planned(cfg, root)
 
 
 def test_a_first_stage_that_is_not_there_is_refused(root, mesh, tmp_path):
-    cfg = dataclasses.replace(
-        asking(root), train=dataclasses.replace(CFG.train, start=str(tmp_path / "none"))
-    )
     with pytest.raises(ConfigError, match=r"train.start = .*none': no finished run there"):
-        train(cfg, tmp_path / "run", root=root)
+        train(asking(tmp_path, "none"), tmp_path / "run", root=root)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_first_stage_whose_decoder_learned_needs_one_that_learns(root, mesh, tmp_path):
-    shutil.copytree(root / "run", tmp_path / "run")
-    settings = json.loads((root / "run" / "run.json").read_text())
-    settings["config"]["train"]["train_decoder"] = True
-    (tmp_path / "run" / "run.json").write_text(json.dumps(settings))
-    cfg = asking(root)
-    cfg = dataclasses.replace(
-        cfg, train=dataclasses.replace(cfg.train, start=str(tmp_path / "run"))
-    )
+    config = json.loads((root / "run" / "run.json").read_text())["config"]
+    config["train"]["train_decoder"] = True
+    copied(root, tmp_path / "run", "run.json", config=config)
     with pytest.raises(ConfigError, match=r"train.train_decoder True there, False here"):
-        planned(cfg, root)
+        planned(asking(tmp_path), root)

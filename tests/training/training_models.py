@@ -1,4 +1,6 @@
-"""The tiniest pair, batches and runs, for the tests of this room."""
+"""The tiniest pair, batches and runs, for the tests of this package."""
+
+import functools
 
 import grain
 import jax
@@ -14,6 +16,7 @@ from jaxcomp.runtime.sharding import constrain, put_batch
 from jaxcomp.training.loop import Run
 from jaxcomp.training.loss import MemoryObjective
 from jaxcomp.training.manifest import new
+from jaxcomp.training.optim import eval_step, split_model
 
 T, L, V = 8, 10, 32
 SHAPE = ModelConfig(
@@ -60,6 +63,33 @@ def batch(rows=8, targets=1, seed=0):
     return Batch(ctx, ctx_len, tok, length, mode)
 
 
+@functools.cache
+def parts():
+    """`split_model` of the pair, all of it as the trained split."""
+    return split_model(pair(), lambda *_: True)
+
+
+def sums(batch, objective):
+    """The objective's sums_K over a batch."""
+    layout, params, _ = parts()
+    return np.array(eval_step(layout, objective, params, put(batch)))
+
+
+def sums_by_row(batch, objective):
+    """Those of every row alone, added up."""
+    rows = range(len(batch.tok_BOL))
+    alone = [sums(jax.tree.map(lambda x, b=b: x[b : b + 1], batch), objective) for b in rows]
+    return np.sum(alone, 0)
+
+
+def spoiled(batch):
+    """The same batch with tokens in the place of padding."""
+    tok_BOL, ctx_BGT = batch.tok_BOL.copy(), batch.ctx_BGT.copy()
+    tok_BOL[np.arange(tok_BOL.shape[2]) >= batch.tok_len_BO[..., None]] = 9
+    ctx_BGT[np.arange(ctx_BGT.shape[2]) >= batch.ctx_len_BG[..., None]] = 9
+    return batch._replace(tok_BOL=tok_BOL, ctx_BGT=ctx_BGT)
+
+
 def put(tree):
     return put_batch(tree, jax.sharding.get_mesh())
 
@@ -70,12 +100,31 @@ def batches(seed=0, count=64):
     return iter(numbers.map(lambda i: batch(seed=int(i))).repeat().to_iter_dataset())
 
 
+class Batches(grain.DatasetIterator):
+    """`batches`, which calls `acts[n]` before the nth batch is drawn."""
+
+    def __init__(self, acts):
+        super().__init__()
+        self.inner, self.acts, self.drawn = batches(), acts, 0
+
+    def __next__(self):
+        self.drawn += 1
+        self.acts.get(self.drawn, lambda: None)()
+        return next(self.inner)
+
+    def get_state(self):
+        return self.inner.get_state()
+
+    def set_state(self, state):
+        self.inner.set_state(state)
+
+
 def made(identity):
     """The manifest of a run."""
     return new("tiny", identity, Config())
 
 
-def run(optim=OPTIM, memory=FULL, seed=0, make_batches=batches, **changes):
+def run(optim=OPTIM, memory=FULL, seed=0, make_batches=batches, save=3, keep=2, log=2, **changes):
     return Run(
         **{
             "what": "tiny",
@@ -84,11 +133,11 @@ def run(optim=OPTIM, memory=FULL, seed=0, make_batches=batches, **changes):
             "trainable": trainable_filter(TrainConfig(), memory),
             "batches": make_batches,
             "objective": lambda step: MemoryObjective(memory.ratio),
-            "optim": optim,
+            "settings": TrainConfig(
+                optim, log_every=log, checkpoint_every=save, keep_checkpoints=keep
+            ),
             "seed": seed,
             "marker_steps": memory.marker_steps,
-            "log_every": 2,
-            "checkpoint_every": 3,
             **changes,
         }
     )
