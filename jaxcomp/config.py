@@ -43,6 +43,7 @@ Seed = Count
 Positive = Annotated[float, Gt(0)]
 NotNegative = Annotated[float, Ge(0)]
 Share = Annotated[float, Interval(ge=0, le=1)]
+Probability = Annotated[float, Interval(gt=0, lt=1)]  # -log2 of it and of the rest is finite
 Fraction = Annotated[float, Interval(ge=0, lt=1)]
 # Halves of surrogate pairs are bytes of a command line that is not UTF-8.
 Text = Annotated[
@@ -109,8 +110,8 @@ class WorldConfig:
     """The controlled world (`jaxcomp.data.world`)."""
 
     seed: Seed = 0  # which world: lexicon order and every entity's favourites
-    prior_strength: Share = 0.95  # P(slot takes its entity's favourite value) in pretraining text
-    train_prior_strength: Share = 0.95  # the same in the compressor's training text
+    prior_strength: Probability = 0.95  # P(a slot is its entity's favourite) in pretraining text
+    train_prior_strength: Probability = 0.95  # the same in the compressor's training text
     # Only of the text that compressors' base models are pretrained on
     # (docs/explanation/controlled-world.md). The seed of a world that shares every word with this
     # one and has other favourites; 0: this world's own

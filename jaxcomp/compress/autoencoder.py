@@ -23,7 +23,7 @@ from flax import nnx
 
 from jaxcomp.compress import kv, recipes
 from jaxcomp.compress.kinds import kind_of
-from jaxcomp.compress.memory import Compressor, Memory, Scale, moments, scale_of
+from jaxcomp.compress.memory import Compressor, Memory, Scale, moments, reshape, scale_of
 from jaxcomp.config import ConfigError, MemoryConfig, TrainConfig
 from jaxcomp.models.block import KVOverride
 from jaxcomp.models.lora import LoraParam
@@ -102,44 +102,29 @@ class AutoEncoder(nnx.Module):
         len_BG are the valid tokens of each segment; 0 = absent, which gives no valid vector.
         """
         B, G, T = ctx_BGT.shape
-        flat = self.compressor(
-            jnp.reshape(ctx_BGT, (B * G, T), out_sharding=SPECS["batch"]),
-            jnp.reshape(len_BG, (B * G,), out_sharding=SPECS["batch"]),
-            ratio=ratio,
-            remat=remat,
-            dropout_key=dropout_key,
-        )
+        rows = reshape(ctx_BGT, B * G, T), reshape(len_BG, B * G)
+        flat = self.compressor(*rows, ratio=ratio, remat=remat, dropout_key=dropout_key)
         M, D = flat.vec_BMD.shape[1:]
-        apart = (B, G, M)
-        return self.place(
-            jnp.reshape(flat.vec_BMD, (*apart, D), out_sharding=SPECS["act_BLD"]),
-            jnp.reshape(flat.seg_BM, apart, out_sharding=SPECS["batch"]),
-            jnp.reshape(flat.pos_BM, apart, out_sharding=SPECS["batch"]),
-            T,
-        )
+        vec_BGMD = jnp.reshape(flat.vec_BMD, (B, G, M, D), out_sharding=SPECS["act_BLD"])
+        return self.place(vec_BGMD, reshape(flat.seg_BM, B, G, M), reshape(flat.pos_BM, B, G, M), T)
 
     def place(self, vec_BGMD: jax.Array, seg_BGM: jax.Array, pos_BGM: jax.Array, T: int) -> Memory:
         """Memories of G segments of T slots, each with its places in the compressor, one after the
         other with the decoder's position ids."""
         B, G, M, D = vec_BGMD.shape
-        seg_BM = jnp.reshape(seg_BGM, (B, G * M), out_sharding=SPECS["batch"])
+        seg_BM = reshape(seg_BGM, B, G * M)
         if self.positions == "consecutive":
             pos_BM = jnp.maximum(jnp.cumsum(seg_BM, axis=1), 1)  # valid ones count from 1
             end_B = 1 + jnp.sum(seg_BM, axis=1)
         else:
             end_B = constrain(jnp.full(B, 1 + G * T, seg_BM.dtype), "batch")
             pos_BGM = pos_BGM + 1 + T * jnp.arange(G, dtype=jnp.int32)[:, None]
-            pos_BM = jnp.reshape(pos_BGM, (B, G * M), out_sharding=SPECS["batch"])
+            pos_BM = reshape(pos_BGM, B, G * M)
         vec_BMD = jnp.reshape(vec_BGMD, (B, G * M, D), out_sharding=SPECS["act_BLD"])
         return Memory(vec_BMD, seg_BM, pos_BM, end_B)
 
     def prefix(self, memory: Memory, mode_B: jax.Array) -> Prefix:
-        """`<begin> mem <end> <marker>` of each row.
-
-        Args:
-            memory: from `memory`.
-            mode_B: 0 rebuild, 1 continue.
-        """
+        """`<begin> mem <end> <marker>` of each row; mode_B: 0 rebuild, 1 continue."""
         B = memory.seg_BM.shape[0]
         markers_4D = self.markers_4D[...]
         edge_B2D = jnp.broadcast_to(
@@ -180,25 +165,17 @@ class AutoEncoder(nnx.Module):
     ) -> Targets:
         """Teacher-forced decoder states of every target, at the L positions that predict a token.
 
-        Args are the fields of `data.pipeline.Batch`. Row b * O + o is target o of example b. With a
-        `dropout_key`, each word the decoder reads is hidden (a zero vector) with probability
+        Args are the fields of `data.eval_sets.Batch`. Row b * O + o is target o of example b. With
+        a `dropout_key`, each word the decoder reads is hidden (a zero vector) with probability
         `word_dropout`, in rows that have a memory.
         """
-        B, O, L = tok_BOL.shape
+        B, O = tok_len_BO.shape
         memory = self.memory(ctx_BGT, len_BG, ratio=ratio, remat=remat, dropout_key=dropout_key)
         if O > 1:
             memory = Memory(*(_repeat(a, O) for a in memory))
-        tok_RL = jnp.reshape(tok_BOL, (B * O, L), out_sharding=SPECS["batch"])
-        len_R1 = jnp.reshape(tok_len_BO, (B * O, 1), out_sharding=SPECS["batch"])
-        mode_R = jnp.reshape(mode_BO, (B * O,), out_sharding=SPECS["batch"])
+        rows = (reshape(x, B * O, *x.shape[2:]) for x in (tok_BOL, tok_len_BO[:, :, None], mode_BO))
         return self.after(
-            memory,
-            tok_RL,
-            len_R1,
-            mode_R,
-            remat=remat,
-            word_dropout=word_dropout,
-            dropout_key=dropout_key,
+            memory, *rows, remat=remat, word_dropout=word_dropout, dropout_key=dropout_key
         )
 
     def after(
@@ -282,9 +259,9 @@ class Dtypes(NamedTuple):
 def dtypes(train: TrainConfig, memory: MemoryConfig) -> Dtypes:
     """What is frozen is held in `train.dtype`, in which both towers compute; what is trained is
     held in float32."""
-    learns = memory.lora.rank == 0
-    compressor = "float32" if learns else train.dtype
-    return Dtypes(compressor, "float32" if train.train_decoder else train.dtype, train.dtype)
+    learns = memory.lora.rank == 0, train.train_decoder
+    compressor, decoder = ("float32" if each else train.dtype for each in learns)
+    return Dtypes(compressor, decoder, train.dtype)
 
 
 def trainable_filter(train: TrainConfig, memory: MemoryConfig):
@@ -295,13 +272,11 @@ def trainable_filter(train: TrainConfig, memory: MemoryConfig):
     unused = kind_of(memory).unused
 
     def keep(path: tuple, value: object) -> bool:
-        if path[0] == "decoder":
-            return train.train_decoder and isinstance(value, nnx.Param)
-        if path[:2] == ("compressor", "llm"):
-            if lora:
-                return isinstance(value, LoraParam)
-            return isinstance(value, nnx.Param) and path[2] not in unused
-        return isinstance(value, nnx.Param)
+        tower = path[:2] == ("compressor", "llm")
+        if tower and lora:
+            return isinstance(value, LoraParam)
+        held = (path[0] == "decoder" and not train.train_decoder) or (tower and path[2] in unused)
+        return isinstance(value, nnx.Param) and not held
 
     return keep
 
@@ -321,4 +296,4 @@ def _repeat(x: jax.Array, times: int) -> jax.Array:
     """Rows b -> b * times + o, without moving rows between devices."""
     shape = (x.shape[0], times, *x.shape[1:])
     wide = jnp.broadcast_to(x[:, None], shape, out_sharding=SPECS["batch"])
-    return jnp.reshape(wide, (-1, *x.shape[1:]), out_sharding=SPECS["batch"])
+    return reshape(wide, -1, *x.shape[1:])

@@ -24,10 +24,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxcomp.compress.autoencoder import AutoEncoder
-from jaxcomp.compress.memory import Memory
+from jaxcomp.compress.memory import Memory, reshape
 from jaxcomp.compress.pool import block_means
 from jaxcomp.config import ConfigError
-from jaxcomp.runtime.sharding import SPECS, constrain
+from jaxcomp.runtime.sharding import constrain
 
 BASELINES = ("nothing", "lead", "strided", "random", "mean", "full")
 
@@ -45,11 +45,7 @@ class Plain(AutoEncoder):
         """Tokens of all segments in a row, and 1 where there is one: tok_BS, seg_BS."""
         B, G, T = ctx_BGT.shape
         seg_BGT = (jnp.arange(T, dtype=jnp.int32) < len_BG[:, :, None]).astype(jnp.int32)
-        flat = (B, G * T)
-        return (
-            jnp.reshape(ctx_BGT, flat, out_sharding=SPECS["batch"]),
-            jnp.reshape(seg_BGT, flat, out_sharding=SPECS["batch"]),
-        )
+        return reshape(ctx_BGT, B, G * T), reshape(seg_BGT, B, G * T)
 
     def _placed(self, vec_BMD: jax.Array, seg_BM: jax.Array, at_BM: jax.Array, S: int) -> Memory:
         """Vectors for places `at_BM` of a text of S slots."""
@@ -122,9 +118,7 @@ def blocks(seg_BS: jax.Array, ratio: int) -> tuple[jax.Array, jax.Array]:
     """Of each block of `ratio` slots: 1 where any is valid, and the last valid one (else 0)."""
     B, S = seg_BS.shape
     after_BS = seg_BS * (jnp.arange(S, dtype=jnp.int32) + 1)
-    last_BM = jnp.max(
-        jnp.reshape(after_BS, (B, S // ratio, ratio), out_sharding=SPECS["batch"]), axis=2
-    )
+    last_BM = jnp.max(reshape(after_BS, B, S // ratio, ratio), axis=2)
     return (last_BM > 0).astype(jnp.int32), jnp.maximum(last_BM - 1, 0)
 
 

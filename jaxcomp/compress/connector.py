@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -10,9 +11,6 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxcomp.runtime.sharding import SPECS, constrain
-
-# E[gelu(z)^2] for z ~ N(0, 1) (the exact, erf form): keeps the output at the wanted scale.
-_GELU_SECOND_MOMENT = 0.4252
 
 
 class Connector(nnx.Module):
@@ -34,7 +32,10 @@ class Connector(nnx.Module):
     """
 
     in_units: tuple[str, ...] = ("down_FD", "bias_D")  # parameters that are in units of `unit`
-    SECOND_MOMENT = _GELU_SECOND_MOMENT  # of what stands between the two maps, for N(0, 1)
+    normed = True
+    # E[gelu(z)^2] for z ~ N(0, 1) (the exact, erf form): keeps the output at the wanted scale.
+    SECOND_MOMENT = 0.4252
+    activation = staticmethod(functools.partial(jax.nn.gelu, approximate=False))
 
     def __init__(
         self,
@@ -50,7 +51,8 @@ class Connector(nnx.Module):
         down = jax.random.normal(rngs.params(), (hidden, mean_D.shape[0]))
         self.unit = unit
         down = down * (std / unit / math.sqrt(hidden * self.SECOND_MOMENT))
-        self._norm(width_in)
+        if self.normed:
+            self.norm_E = _param(jnp.ones(width_in), "norm_D")
         self.up_EF = _param(up, "up_DF")
         self.bias_F = _param(jnp.zeros(hidden), "norm_D")
         self.down_FD = _param(down, "down_FD")
@@ -61,22 +63,15 @@ class Connector(nnx.Module):
         """Numbers in its matrices."""
         return hidden * (width_in + width_out)
 
-    def _norm(self, width_in: int) -> None:
-        self.norm_E = _param(jnp.ones(width_in), "norm_D")
-
-    def _scaled(self, x_BME: jax.Array) -> jax.Array:
-        x_BME = x_BME * jax.lax.rsqrt(jnp.mean(x_BME * x_BME, axis=-1, keepdims=True) + 1e-6)
-        return x_BME * self.norm_E[...]
-
-    def _bent(self, x_BMF: jax.Array) -> jax.Array:
-        return jax.nn.gelu(x_BMF, approximate=False)
-
     def __call__(self, hidden_BME: jax.Array) -> jax.Array:
         """hidden_BME -> mem_BMD (float32)."""
         with jax.named_scope("connector"):
-            x = self._scaled(hidden_BME.astype(jnp.float32))
+            x = hidden_BME.astype(jnp.float32)
+            if self.normed:
+                x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-6)
+                x = x * self.norm_E[...]
             x = jnp.einsum("BME,EF->BMF", x, self.up_EF[...], out_sharding=SPECS["act_BLF"])
-            x = self._bent(x + self.bias_F[...])
+            x = self.activation(x + self.bias_F[...])
             out = jnp.einsum("BMF,FD->BMD", x, self.down_FD[...], out_sharding=SPECS["act_BLD"])
             return (out + self.bias_D[...]) * self.unit
 
@@ -84,16 +79,9 @@ class Connector(nnx.Module):
 class ReluConnector(Connector):
     """Linear-ReLU-Linear (`relu`, recipe `pisco`): as `Connector`, without a norm before it."""
 
+    normed = False
     SECOND_MOMENT = 0.5  # E[relu(z)^2]
-
-    def _norm(self, width_in: int) -> None:
-        pass
-
-    def _scaled(self, x_BME: jax.Array) -> jax.Array:
-        return x_BME
-
-    def _bent(self, x_BMF: jax.Array) -> jax.Array:
-        return jax.nn.relu(x_BMF)
+    activation = staticmethod(jax.nn.relu)
 
 
 class NoConnector(nnx.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxcomp.compress.memory import Compressor, Segments, Slot, _reshape
+from jaxcomp.compress.memory import Compressor, Segments, Slot, reshape
 
 
 class Interleave(Compressor):
@@ -41,8 +41,8 @@ class Interleave(Compressor):
         def woven(x_BT: jax.Array, end_BM: jax.Array) -> jax.Array:
             """Each block of `ratio` slots, then its memory token's."""
             more = x_BT.shape[2:]
-            x_BMR, end_BM1 = _reshape(x_BT, B, M, ratio, *more), _reshape(end_BM, B, M, 1, *more)
-            return _reshape(jnp.concatenate([x_BMR, end_BM1], axis=2), B, M * (ratio + 1), *more)
+            x_BMR, end_BM1 = reshape(x_BT, B, M, ratio, *more), reshape(end_BM, B, M, 1, *more)
+            return reshape(jnp.concatenate([x_BMR, end_BM1], axis=2), B, M * (ratio + 1), *more)
 
         hidden_BSE = self.llm(
             woven(self.llm.embed(rows.ctx_BT), self.tokens_of(rows)),
@@ -52,4 +52,4 @@ class Interleave(Compressor):
             packed=False,
             dropout_key=dropout_key,
         )
-        return _reshape(hidden_BSE, B, M, ratio + 1, hidden_BSE.shape[2])[:, :, ratio]
+        return reshape(hidden_BSE, B, M, ratio + 1, hidden_BSE.shape[2])[:, :, ratio]

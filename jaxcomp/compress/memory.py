@@ -147,14 +147,8 @@ class Compressor(nnx.Module):
 
     def text_states(self, rows: Segments, remat: str, dropout_key: jax.Array | None) -> jax.Array:
         """hidden_BTE: the last states of the text alone; those of padding mean nothing."""
-        return self.llm(
-            self.llm.embed(rows.ctx_BT),
-            rows.slot_BT,
-            rows.seg_BT,
-            remat=remat,
-            packed=False,
-            dropout_key=dropout_key,
-        )
+        row = self.llm.embed(rows.ctx_BT), rows.slot_BT, rows.seg_BT
+        return self.llm(*row, remat=remat, packed=False, dropout_key=dropout_key)
 
     def appended(self, rows: Segments) -> tuple[jax.Array, jax.Array, jax.Array]:
         """What the tower reads, with position and segment ids: the text, then the memory tokens."""
@@ -178,10 +172,10 @@ class Compressor(nnx.Module):
 
     def tokens_of(self, rows: Segments) -> jax.Array:
         """Memory tokens of every row, tok_BME in the tower's dtype."""
-        tok_ME = self._tokens(rows.seg_BM.shape[1])
-        tok_BME = jnp.broadcast_to(
-            tok_ME, (rows.seg_BM.shape[0], *tok_ME.shape), out_sharding=SPECS["act_BLD"]
-        )
+        B, M = rows.seg_BM.shape
+        tok_ME = self._tokens(M)
+        shape = (B, *tok_ME.shape)
+        tok_BME = jnp.broadcast_to(tok_ME, shape, out_sharding=SPECS["act_BLD"])
         return tok_BME.astype(self.llm.dtype)
 
     def _tokens(self, M: int) -> jax.Array:
@@ -226,5 +220,6 @@ def _rows(x_M: jax.Array, rows: int) -> jax.Array:
     return jnp.broadcast_to(x_M, (rows, *x_M.shape), out_sharding=SPECS["batch"])
 
 
-def _reshape(x: jax.Array, *shape: int) -> jax.Array:
+def reshape(x: jax.Array, *shape: int) -> jax.Array:
+    """With the batch on axis 0, which a plain reshape forgets."""
     return jnp.reshape(x, shape, out_sharding=SPECS["batch"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxcomp.compress.memory import Compressor, Segments, _reshape
+from jaxcomp.compress.memory import Compressor, Segments, reshape
 
 
 class Pool(Compressor):
@@ -27,8 +27,8 @@ def block_means(x_BTE: jax.Array, seg_BT: jax.Array, ratio: int) -> jax.Array:
     """mean_BME, float32: of the valid (seg > 0) slots of each block of `ratio`; 0 without any."""
     B, T, E = x_BTE.shape
     M = T // ratio
-    valid_BMR = _reshape((seg_BT > 0).astype(jnp.float32), B, M, ratio)
-    x_BMRE = _reshape(x_BTE.astype(jnp.float32), B, M, ratio, E)
+    valid_BMR = reshape((seg_BT > 0).astype(jnp.float32), B, M, ratio)
+    x_BMRE = reshape(x_BTE.astype(jnp.float32), B, M, ratio, E)
     # A select, not a product: what stands in padding may be anything finite or not.
     total_BME = jnp.sum(jnp.where(valid_BMR[..., None] > 0, x_BMRE, 0.0), axis=2)
     return total_BME / jnp.maximum(jnp.sum(valid_BMR, axis=2), 1.0)[..., None]

@@ -131,6 +131,5 @@ def _named(memory: MemoryConfig, frozen: bool = False) -> str:
 
 def _get(name: str) -> Recipe:
     if name not in RECIPES:
-        known = ", ".join((*RECIPES, CUSTOM))
-        raise ConfigError(f"memory.recipe = {name!r} is unknown; expected one of: {known}")
+        raise unknown("memory.recipe", name, (*RECIPES, CUSTOM))
     return RECIPES[name]

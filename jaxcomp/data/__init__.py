@@ -2,8 +2,8 @@
 
 `sources.py` is the registry of `data.source`. `world.py`, `facts.py` and `lexicon.py` are the
 controlled world; `readers.py`, `loading.py`, `documents.py`, `tfds.py` and `splits.py` documents;
-`spec.py`, `tokenizer.py` and `segments.py` tokens and cuts; `examples.py`, `corpus.py` and
-`world_corpus.py` examples; `prepare.py`, `blocks.py`, `packing.py` and `parallel.py` what is
-tokenised ahead; `qa.py` and `qa_batches.py` questions; `eval_sets.py` evaluation sets; `stream.py`
-and `batches.py` the batches. Most callers need only the names of `batches.__all__`.
+`qa.py` questions; `spec.py`, `tokenizer.py` and `segments.py` tokens and cuts; `examples.py`,
+`corpus.py` and `world_corpus.py` examples; `prepare.py`, `blocks.py`, `packing.py` and
+`parallel.py` what is tokenised ahead; `eval_sets.py` held-out sets; `stream.py` and `batches.py`
+the batches. Most callers need only the names of `batches.__all__`.
 """

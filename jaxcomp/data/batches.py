@@ -1,12 +1,12 @@
-"""Batches: seeded, the same on any number of hosts, resumable at exactly the next one.
+"""Training batches: seeded, the same on any number of hosts, resumable at exactly the next one.
 
 Examples and their targets are drawn here, from the blocks that `stream.py` puts in order.
 """
 
 from __future__ import annotations
 
+import logging
 import shutil
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -18,93 +18,63 @@ from jaxcomp.data.documents import DataError
 from jaxcomp.data.eval_sets import (
     CONTINUE,
     REBUILD,
+    AnswerBatch,
     Batch,
     Example,
     LmBatch,
     batch_examples,
+    drawn,
     eval_examples,
 )
 from jaxcomp.data.examples import Counts
 from jaxcomp.data.objectives import OBJECTIVES
 from jaxcomp.data.packing import pack_documents
 from jaxcomp.data.prepare import Block, example_blocks, lm_blocks
-from jaxcomp.data.qa_batches import AnswerBatch, AnswerWindow, answer_blocks, first_count
-from jaxcomp.data.sources import source_of, where
+from jaxcomp.data.sources import source_of, title_of
 from jaxcomp.data.stream import WindowIterator
 from jaxcomp.data.tokenizer import Tokenizer, TokenizerError, load_tokenizer
 from jaxcomp.runtime.cache import cache_dir, damaged
 
 __all__ = [
-    "CONTINUE",
-    "REBUILD",
-    "Batch",
-    "DataStats",
-    "Example",
-    "LmBatch",
-    "batch_examples",
-    "batch_shapes",
-    "data_stats",
-    "data_tokenizer",
-    "eval_examples",
-    "lm_batches",
-    "tokenizer_folder",
-    "train_batches",
-]
+    "CONTINUE", "REBUILD", "AnswerBatch", "Batch", "DataStats", "Example", "LmBatch",
+    "batch_examples", "batch_shapes", "data_stats", "data_tokenizer", "eval_examples",
+    "lm_batches", "tokenizer_folder", "train_batches",
+]  # fmt: skip
 
 
 class DataStats(NamedTuple):
-    """What the first block of training examples is like (`data_stats`)."""
+    """What the first block of training examples is like."""
 
-    documents: int
-    documents_too_short: int
-    examples: int
-    examples_too_long: int
-    examples_without_continuation: int
-    segments: int
-    segments_padded: int
+    counts: Counts
     tokens_per_vector: float  # decoder tokens of the rebuilt text / valid memory vectors
     bytes_per_vector: float  # UTF-8 bytes of the text / valid memory vectors
-    documents_respelled: int  # taken in NFC, because the decoder's tokens say no other form
 
     def __str__(self) -> str:
-        form = f"{self.documents_respelled} documents in NFC, " if self.documents_respelled else ""
+        c = self.counts
+        form = f"{c.respelled} documents in NFC, " if c.respelled else ""
         return (
-            f"{self.examples} examples of {self.documents} documents (the first block): "
-            f"{self.segments_padded} of {self.segments} segments padded, "
-            f"{self.documents_too_short} documents too short, {form}"
-            f"{self.examples_too_long} examples too long, "
-            f"{self.examples_without_continuation} without continuation; "
+            f"{c.examples} examples of {c.documents} documents (the first block): "
+            f"{c.short_segments} of {c.segments} segments padded, {c.too_short} documents too "
+            f"short, {form}{c.too_long} examples too long, {c.unfollowed} without continuation; "
             f"{self.tokens_per_vector:.2f} decoder tokens and "
             f"{self.bytes_per_vector:.1f} bytes of text per memory vector"
         )
 
 
-# Windows
-
-
 class _ExampleWindow:
     def __init__(self, block: Block, rng: np.random.Generator, train: TrainConfig):
-        self.block, self.both = block, OBJECTIVES[train.objective].targets == "both"
-        self.rows = len(block.ctx_NGT)
+        self.block, self.rows = block, len(block.of_W)
+        targets = OBJECTIVES[train.objective].targets
+        self.both, kind = targets == "both", AnswerBatch if targets == "question" else Batch
+        self.fields = len(kind._fields)
         self.order = rng.permutation(self.rows)
-        followed = block.follow_len_N > 0
-        self.continues = followed & (rng.random(self.rows) >= train.p_reconstruct)
+        self.second = (rng.random(self.rows) >= train.p_reconstruct) & (block.next_len_W > 0)
         self.blank = rng.random(self.rows) < train.p_blank
 
     def take(self, lo: int, hi: int) -> tuple[np.ndarray, ...]:
-        b, n = self.block, self.order[lo:hi]
-        if self.both:
-            tok = np.stack([b.rebuild_NL[n], b.follow_NL[n]], 1)
-            length = np.stack([b.rebuild_len_N[n], b.follow_len_N[n]], 1)
-            mode = np.broadcast_to(np.array([REBUILD, CONTINUE]), length.shape)
-        else:
-            m = self.continues[n]
-            tok = np.where(m[:, None], b.follow_NL[n], b.rebuild_NL[n])[:, None]
-            length = np.where(m, b.follow_len_N[n], b.rebuild_len_N[n])[:, None]
-            mode = m[:, None]
-        ctx_len = np.where(self.blank[n][:, None], 0, b.ctx_len_NG[n])
-        arrays = (b.ctx_NGT[n], ctx_len, tok, length, mode)
-        return tuple(a.astype(np.int32) for a in arrays)
+        w = self.order[lo:hi]
+        second_WO = np.tile([False, True], (len(w), 1)) if self.both else self.second[w][:, None]
+        return drawn(self.block, w, second_WO, self.blank[w])[: self.fields]
 
 
 class _LmWindow:
@@ -113,9 +83,6 @@ class _LmWindow:
 
     def take(self, lo: int, hi: int) -> tuple[np.ndarray, ...]:
         return tuple(a[lo:hi] for a in self.arrays)
-
-
-# Training
 
 
 def batch_shapes(cfg: Config) -> Batch | AnswerBatch:
@@ -136,39 +103,18 @@ def train_batches(cfg: Config, comp_tok: Tokenizer, dec_tok: Tokenizer) -> Windo
     will draw before returning, but of a large set only the first block.
 
     Raises:
-      DataError: unusable data, or more than half of the examples do not fit.
+      DataError: unusable data, or more than half of the examples or questions do not fit.
     """
-    if OBJECTIVES[cfg.train.objective].targets == "question":
-        return _answer_batches(cfg, comp_tok, dec_tok)
-    text = corpus(cfg)
-    order = _order(cfg, example_blocks(cfg, comp_tok, dec_tok, text), text, cfg.seed)
-    order.prepare(_wanted(cfg), _first_counts(cfg, order).examples)
+    text, optim = corpus(cfg), cfg.train.optim
+    asks = OBJECTIVES[cfg.train.objective].targets == "question"
+    order = _order(cfg, text, example_blocks(cfg, comp_tok, dec_tok, text, asks), cfg.seed)
+    first = _first_counts(cfg, order, asks)
+    order.prepare(optim.steps * optim.batch, first.questions if asks else first.examples)
 
     def window(w: int) -> _ExampleWindow:
         return _ExampleWindow(order.block(w), order.rng(w), cfg.train)
 
-    return WindowIterator(window, Batch, cfg.train.optim.batch, text.blocks)
-
-
-def _answer_batches(cfg: Config, comp_tok: Tokenizer, dec_tok: Tokenizer) -> WindowIterator:
-    text = corpus(cfg)
-    blocks = answer_blocks(cfg, comp_tok, dec_tok, text)
-    order = _order(cfg, blocks, text, cfg.seed)
-    order.prepare(_wanted(cfg), first_count(cfg, blocks, order.epoch()))
-
-    def window(w: int) -> AnswerWindow:
-        return AnswerWindow(order.block(w), order.rng(w), cfg.train)
-
-    fix = "no context fits and has a question; set a larger --data.segment and --data.target"
-    return WindowIterator(window, AnswerBatch, cfg.train.optim.batch, text.blocks, fix)
-
-
-def _order(cfg: Config, blocks: Blocks, text: Corpus, seed: int) -> Order:
-    return Order(blocks, (cfg.data.seed, seed), text.permute)
-
-
-def _wanted(cfg: Config) -> int:
-    return cfg.train.optim.steps * cfg.train.optim.batch
+    return WindowIterator(window, AnswerBatch if asks else Batch, optim.batch, text.blocks)
 
 
 def lm_batches(cfg: Config, pretrain: PretrainConfig, tok: Tokenizer) -> WindowIterator:
@@ -181,66 +127,70 @@ def lm_batches(cfg: Config, pretrain: PretrainConfig, tok: Tokenizer) -> WindowI
     Raises:
       DataError: unusable data.
     """
-    text, rows = corpus(cfg), pretrain.optim.batch
-    blocks = lm_blocks(cfg, tok, text, (pretrain.seq_len - 2) // 2)
-    order = _order(cfg, blocks, text, pretrain.seed)
+    text, optim, L = corpus(cfg), pretrain.optim, pretrain.seq_len
+    order = _order(cfg, text, lm_blocks(cfg, tok, text, (L - 2) // 2), pretrain.seed)
 
     def window(w: int) -> _LmWindow:
-        block, rng = order.block(w), order.rng(w)
-        return _LmWindow(
-            pack_documents(block, rng, pretrain.seq_len, pretrain.copy_fraction, tok.eos_id)
-        )
+        packed = pack_documents(order.block(w), order.rng(w), L, pretrain.copy_fraction, tok.eos_id)
+        return _LmWindow(packed)
 
     first = window(0)
     if not first.rows:
-        raise DataError(f"{where(cfg)}: no token to pretrain on")
-    order.prepare(pretrain.optim.steps * rows, first.rows)
-    return WindowIterator(window, LmBatch, rows, text.blocks)
+        raise DataError(f"{title_of(cfg.data)}: no token to pretrain on")
+    order.prepare(optim.steps * optim.batch, first.rows)
+    return WindowIterator(window, LmBatch, optim.batch, text.blocks)
 
 
 def data_stats(cfg: Config, comp_tok: Tokenizer, dec_tok: Tokenizer) -> DataStats:
     """What training will see: counted over the first block that holds examples."""
     text = corpus(cfg)
-    blocks = example_blocks(cfg, comp_tok, dec_tok, text)
-    order = _order(cfg, blocks, text, cfg.seed)
+    order = _order(cfg, text, example_blocks(cfg, comp_tok, dec_tok, text), cfg.seed)
     c = _first_counts(cfg, order)
-    block = next(b for b in map(blocks.__getitem__, order.epoch()) if len(b.ctx_NGT))
+    block = next(b for b in map(order.blocks.__getitem__, order.epoch()) if len(b.ctx_NGT))
     vectors = int((-(-block.ctx_len_NG // cfg.memory.ratio)).sum())
-    return DataStats(
-        documents=c.documents,
-        documents_too_short=c.too_short,
-        examples=c.examples,
-        examples_too_long=c.too_long,
-        examples_without_continuation=c.unfollowed,
-        segments=c.segments,
-        segments_padded=c.short_segments,
-        tokens_per_vector=float((block.rebuild_len_N - 1).sum()) / vectors,
-        bytes_per_vector=c.text_bytes / vectors,
-        documents_respelled=c.respelled,
-    )
+    tokens = float((block.rebuild_len_N - 1).sum())
+    return DataStats(c, tokens / vectors, c.text_bytes / vectors)
 
 
-def _first_counts(cfg: Config, order: Order) -> Counts:
-    """Counts up to the first block with examples; raises where training would make no sense."""
-    total = Counts()
+def _order(cfg: Config, text: Corpus, blocks: Blocks, seed: int) -> Order:
+    return Order(blocks, (cfg.data.seed, seed), text.permute)
+
+
+def _first_counts(cfg: Config, order: Order, asks: bool = False) -> Counts:
+    """Counts up to the first block with examples (`asks`: with questions). Raises DataError where
+    training would make no sense."""
+    total, d, where = Counts(), cfg.data, title_of(cfg.data)
     for number in order.epoch():
         total += Counts(*map(int, order.blocks[number].counts))
-        if total.examples:
+        if total.questions if asks else total.examples:
             break
-    if total.too_long > total.examples:
+    long, asked = total.too_long, total.questions + total.long_questions
+    wider = " and a larger --data.segment" if asks or source_of(cfg).facts else ""
+    if long > total.examples or total.long_questions > total.questions:
         raise DataError(
-            f"{where(cfg)}: {total.too_long} of {total.too_long + total.examples} examples do not "
-            f"fit: the longest needs {total.longest} decoder tokens, data.target = "
-            f"{cfg.data.target}, data.segment x data.segments = "
-            f"{cfg.data.segment} x {cfg.data.segments}; set --data.target={total.longest}"
-            f"{' and a larger --data.segment' if source_of(cfg).facts else ''}"
+            f"{where}: {long} of {long + total.examples} examples"
+            f"{f' and {total.long_questions} of {asked} questions' if asks else ''} do not fit: "
+            f"the longest needs {total.longest} decoder tokens, data.target = {d.target}, "
+            f"data.segment x data.segments = {d.segment} x {d.segments}; set --data.target="
+            f"{total.longest}{wider}"
         )
     if not total.examples:
         raise DataError(
-            f"{where(cfg)}: no document long enough to train on: none of {total.documents} has "
-            f"{-(-cfg.data.segment // 2)} tokens (half of data.segment = {cfg.data.segment}); "
+            f"{where}: no document long enough to train on: none of {total.documents} has "
+            f"{-(-d.segment // 2)} tokens (half of data.segment = {d.segment}); "
             "use longer documents or a smaller --data.segment"
         )
+    if asks and not total.questions:
+        raise DataError(
+            f"{where}: no question to train on in {total.documents} contexts "
+            f"({total.empty_answers} answers become no token)"
+        )
+    if asks:
+        logging.getLogger(__name__).info(
+            "%d questions about %d contexts in the first block; %d contexts and %d questions too "
+            "long, %d answers of no token: left out", total.questions, total.examples, long,
+            total.long_questions, total.empty_answers,
+        )  # fmt: skip
     return total
 
 
@@ -254,22 +204,16 @@ def data_tokenizer(cfg: Config) -> Tokenizer:
 
 
 def tokenizer_folder(cfg: Config) -> str:
-    """The folder of `data_tokenizer`, made if need be."""
+    """The folder of `data_tokenizer`, made if need be, or anew where it is damaged."""
     if cfg.data.tokenizer:
         return cfg.data.tokenizer
     text = corpus(cfg)
     folder = cache_dir() / "tokenizers" / text.tokenizer_name
-    _remove_damaged(folder)
+    if (folder / "tokenizer.json").is_file():
+        try:
+            load_tokenizer(folder)
+        except TokenizerError as error:
+            damaged(folder, error)
+            shutil.rmtree(folder, ignore_errors=True)
     text.make_tokenizer(folder)
     return str(folder)
-
-
-def _remove_damaged(folder: Path) -> None:
-    """Makes room for a tokenizer where the cached one cannot be read."""
-    if not (folder / "tokenizer.json").is_file():
-        return
-    try:
-        load_tokenizer(folder)
-    except TokenizerError as error:
-        damaged(folder, error)
-        shutil.rmtree(folder, ignore_errors=True)

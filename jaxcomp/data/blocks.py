@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import functools
 import itertools
-import logging
 import os
 import random
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
@@ -23,10 +21,9 @@ from filelock import FileLock
 
 from jaxcomp.data import phases
 from jaxcomp.data.npz import packed, unpacked
-from jaxcomp.runtime.cache import cache_dir, damaged
+from jaxcomp.runtime.cache import cache_dir, damaged, unwritable
 
 SHARDS = 256  # of a set, about: one that has fewer blocks has a block a shard
-_HELD = 4  # blocks kept in memory
 AnyBlock = TypeVar("AnyBlock", bound=tuple[Any, ...])  # a NamedTuple of arrays
 
 
@@ -34,27 +31,27 @@ class Blocks(Generic[AnyBlock]):
     """`count` blocks by number, made by `make(number)` where the set `key` does not hold them."""
 
     def __init__(self, kind: type[AnyBlock], key: str, count: int, make: Callable[[int], AnyBlock]):
-        self.kind, self.key, self.count, self._make = kind, key, count, make
+        self.kind, self.count, self._make = kind, count, make
         self.folder: Path = cache_dir() / "prepared" / key
         self.per_shard = max(1, -(-count // SHARDS))
-        self._memory: OrderedDict[int, AnyBlock] = OrderedDict()
-        self._open = functools.lru_cache(maxsize=8)(self._reader)
+        self._held = functools.lru_cache(maxsize=4)(self._found)
+        self._open = functools.lru_cache(maxsize=8)(
+            lambda shard: ArrayRecordReader(str(self._file(shard)))
+        )
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, number: int) -> AnyBlock:
-        if number not in self._memory:
-            shard, at = divmod(number, self.per_shard)
+        return self._held(number)
+
+    def _found(self, number: int) -> AnyBlock:
+        shard, at = divmod(number, self.per_shard)
+        block = self._read(shard, at)
+        if block is None and self.make_shard(shard):
             block = self._read(shard, at)
-            if block is None:
-                block = self._read(shard, at) if self.make_shard(shard) else None
-            # Without a disk it is made each time that it is wanted.
-            self._memory[number] = self._make(number) if block is None else block
-            while len(self._memory) > _HELD:
-                self._memory.popitem(last=False)
-        self._memory.move_to_end(number)
-        return self._memory[number]
+        # Without a disk it is made each time that it is wanted.
+        return self._make(number) if block is None else block
 
     def missing(self, numbers: Iterable[int] | None = None) -> list[int]:
         """The shards of these blocks (None: of all) that are not made."""
@@ -63,7 +60,7 @@ class Blocks(Generic[AnyBlock]):
         return [shard for shard in wanted if not self._file(shard).is_file()]
 
     def prepare(self, numbers: Iterable[int]) -> None:
-        """Makes what is not there."""
+        """Make what is not there."""
         missing = self.missing(numbers)
         # Each process in an order of its own: workers that start together share the making.
         random.Random(os.getpid()).shuffle(missing)
@@ -74,10 +71,7 @@ class Blocks(Generic[AnyBlock]):
                 progress.done += 1
 
     def make_shard(self, shard: int) -> bool:
-        """Makes a shard unless it is there; False (and a warning) where it cannot be written.
-
-        A cache that cannot be written costs time, never a run.
-        """
+        """Make a shard unless it is there; False (and a warning) where it cannot be written."""
         file = self._file(shard)
         making = file.with_suffix(".part")
         try:
@@ -94,7 +88,7 @@ class Blocks(Generic[AnyBlock]):
                 making.replace(file)
             return True
         except (OSError, RuntimeError) as error:  # RuntimeError of a full disk, by ArrayRecord
-            _unwritable(str(self.folder), str(error))
+            unwritable(self.folder, str(error))
             return False
 
     def numbers(self, shard: int) -> range:
@@ -103,9 +97,6 @@ class Blocks(Generic[AnyBlock]):
 
     def _file(self, shard: int) -> Path:
         return self.folder / f"{shard:05d}.array_record"
-
-    def _reader(self, shard: int) -> ArrayRecordReader:
-        return ArrayRecordReader(str(self._file(shard)))
 
     def _read(self, shard: int, at: int) -> AnyBlock | None:
         """A block of a shard; None where there is none, or where it is damaged."""
@@ -123,14 +114,6 @@ class Blocks(Generic[AnyBlock]):
             return None
 
 
-@functools.cache
-def _unwritable(folder: str, why: str) -> None:
-    logging.getLogger(__name__).warning(
-        "%s: cannot write the cache (%s); going on without it. Set JAXCOMP_CACHE to a folder with "
-        "room to make training faster", folder, why,
-    )  # fmt: skip
-
-
 class Order:
     """Which block is window w, and its random generator: an epoch visits every block.
 
@@ -143,14 +126,11 @@ class Order:
         self._epoch = functools.lru_cache(maxsize=2)(self._permutation)
 
     def _permutation(self, epoch: int) -> np.ndarray:
-        rng, (count, size) = np.random.default_rng([*self.seed, epoch]), self._sizes()
-        if size == 1:
-            return rng.permutation(count)
-        starts = rng.permutation(np.arange(0, count, size))
-        return np.concatenate([rng.permutation(np.arange(a, min(a + size, count))) for a in starts])
-
-    def _sizes(self) -> tuple[int, int]:
-        return len(self.blocks), self.blocks.per_shard
+        rng, size = np.random.default_rng([*self.seed, epoch]), self.blocks.per_shard
+        starts = rng.permutation(np.arange(0, len(self.blocks), size))
+        ends = np.minimum(starts + size, len(self.blocks))
+        shards = zip(starts, ends, strict=True)
+        return np.concatenate([rng.permutation(np.arange(a, b)) for a, b in shards])
 
     def number(self, w: int) -> int:
         epoch, k = divmod(w, len(self.blocks))
@@ -167,6 +147,6 @@ class Order:
         return map(self.number, range(len(self.blocks)))
 
     def prepare(self, rows: int, rows_of_a_block: int) -> None:
-        """Makes the blocks of the first `rows` rows, about."""
+        """Make the blocks of the first `rows` rows, about."""
         windows = -(-rows // max(1, rows_of_a_block)) + 1
         self.blocks.prepare(itertools.islice(self.epoch(), windows))

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from jaxcomp.config import Config, ConfigError, DataConfig
+from jaxcomp.config import Config, DataConfig
 from jaxcomp.data.documents import DataError, Documents, collected
-from jaxcomp.data.examples import Counts, Piece, text_pieces, whole_pieces
-from jaxcomp.data.sources import (
-    Question,
-    documents_by,
-    questions_by,
-    source_of,
-    title_of,
-)
+from jaxcomp.data.examples import Counts, Example, Found, text_examples
+from jaxcomp.data.sources import Question, documents_by, questions_by, source_of, title_of
 from jaxcomp.data.splits import split_documents
 from jaxcomp.data.tokenizer import Tokenizer, train_tokenizer
 from jaxcomp.runtime.registry import implementation
@@ -42,13 +37,11 @@ class Corpus(Protocol):
     lm_content: list
     fingerprint: str
 
-    def pieces(self, block: int, comp: Tokenizer, dec: Tokenizer) -> tuple[list[Piece], Counts]:
+    def examples(self, block: int, comp: Tokenizer, dec: Tokenizer) -> Found:
         """The training examples of a block."""
         ...
 
-    def held_out(
-        self, which: str, wanted: int, comp: Tokenizer, dec: Tokenizer
-    ) -> tuple[list[Piece], Counts]:
+    def held_out(self, which: str, wanted: int, comp: Tokenizer, dec: Tokenizer) -> Found:
         """At least `wanted` examples of a set where there are so many that fit."""
         ...
 
@@ -57,8 +50,8 @@ class Corpus(Protocol):
         that is drawn has at most `words` words."""
         ...
 
-    def questions(self, pieces: Sequence[Piece]) -> list[Sequence[Question]]:
-        """Those about each piece."""
+    def questions(self, examples: Sequence[Example]) -> list[Sequence[Question]]:
+        """Those about each example."""
         ...
 
     def make_tokenizer(self, folder: Path) -> None:
@@ -69,16 +62,6 @@ class Corpus(Protocol):
 def corpus(cfg: Config) -> Corpus:
     """Raises DataError, ConfigError for text that cannot be used."""
     return implementation(source_of(cfg).corpus)(cfg)
-
-
-def check_set(cfg: Config, which: str) -> None:
-    """Raises ConfigError where the source has no such held-out set."""
-    sets = source_of(cfg).sets
-    if which not in sets:
-        raise ConfigError(
-            f"evaluation set {which!r} does not exist for data.source = {cfg.data.source!r}; "
-            f"expected one of {', '.join(sets)}"
-        )
 
 
 class DocumentCorpus:
@@ -96,37 +79,35 @@ class DocumentCorpus:
         self.fingerprint = f"{self.train.fingerprint}-{len(self.train)}"
         self.tokenizer_name = f"bpe-{self.fingerprint}-{cfg.data.seed}-{cfg.data.vocab_size}"
 
-    def pieces(self, block: int, comp: Tokenizer, dec: Tokenizer) -> tuple[list[Piece], Counts]:
-        cut = whole_pieces if self.source.whole else text_pieces
-        return cut(self._block(block), self.cfg, comp, dec)
+    def examples(self, block: int, comp: Tokenizer, dec: Tokenizer) -> Found:
+        return text_examples(self._block(block), self.cfg, comp, dec, whole=self.source.whole)
 
-    def held_out(
-        self, which: str, wanted: int, comp: Tokenizer, dec: Tokenizer
-    ) -> tuple[list[Piece], Counts]:
+    def held_out(self, which: str, wanted: int, comp: Tokenizer, dec: Tokenizer) -> Found:
         docs = documents_of(self.cfg, which)
         if self.source.whole:  # twice as many, because some may not fit
-            return whole_pieces(docs.part(0, 2 * wanted), self.cfg, comp, dec)
-        found: dict[str, list[Piece]] = {}
+            return text_examples(docs.part(0, 2 * wanted), self.cfg, comp, dec, whole=True)
+        found: dict[str, list[Example]] = {}
         counts = Counts()
-        most = 2 + wanted // len(docs)  # the last piece of a document has no continuation
+        most = 2 + wanted // len(docs)  # the last example of a document has no continuation
         for start in range(0, len(docs), 64):
             if len(found) >= wanted:
                 break
-            pieces, seen = text_pieces(docs.part(start, start + 64), self.cfg, comp, dec, most)
+            some = docs.part(start, start + 64)
+            examples, seen = text_examples(some, self.cfg, comp, dec, most=most)
             counts += seen
-            for p in pieces:
-                if len(p.ctx) == self.cfg.data.segments and p.follow:
-                    found.setdefault(p.name.rsplit(":", 1)[0], []).append(p)
-        rounds = max(map(len, found.values()), default=0)
-        return [p[r] for r in range(rounds) for p in found.values() if r < len(p)], counts
+            for e in examples:
+                if len(e.ctx) == self.cfg.data.segments and e.continuation:
+                    found.setdefault(e.id.rsplit(":", 1)[0], []).append(e)
+        rounds = itertools.zip_longest(*found.values())
+        return [e for one_of_each in rounds for e in one_of_each if e is not None], counts
 
     def texts(self, block: int, words: int, tok: Tokenizer) -> tuple[list[str], list[str]]:
         heads = [d.text for d in self._block(block)]
         return heads, [""] * len(heads)
 
-    def questions(self, pieces: Sequence[Piece]) -> list[Sequence[Question]]:
+    def questions(self, examples: Sequence[Example]) -> list[Sequence[Question]]:
         about = questions_by(self.cfg.data)
-        return [about.get(p.name, ()) for p in pieces]
+        return [about.get(e.id, ()) for e in examples]
 
     def make_tokenizer(self, folder: Path) -> None:
         train_tokenizer(_some_text(self.train), self.cfg.data.vocab_size, folder)
@@ -138,16 +119,8 @@ class DocumentCorpus:
 def documents_of(cfg: Config, split: str) -> Documents:
     """Documents of a split, shuffled by data.seed (so that a block is a mixture of works)."""
     d = cfg.data
-    named = DataConfig(
-        source=d.source,
-        path=d.path,
-        text_field=d.text_field,
-        tfds_name=d.tfds_name,
-        tfds_split=d.tfds_split,
-        options=d.options,
-        seed=d.seed,
-    )
-    return _splits_of(named)[split]
+    names = ("source", "path", "text_field", "tfds_name", "tfds_split", "options", "seed")
+    return _splits_of(DataConfig(**{name: getattr(d, name) for name in names}))[split]
 
 
 @functools.lru_cache(maxsize=2)

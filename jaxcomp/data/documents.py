@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -90,12 +90,18 @@ def collected(documents: Iterable[Document], where: str) -> Documents:
     return Documents(arrow, ids, sources, works, content.hexdigest()[:16])
 
 
-def no_field(file: Any, place: str, field: str, found: Iterable[Any]) -> DataError:
+def no_field(
+    file: Any, place: str, field: str, found: Iterable[Any], fix: str = "set data.text_field"
+) -> DataError:
     return DataError(
-        f"{file}: {place}: no field {field!r}; found {', '.join(map(str, found)) or 'none'}; "
-        "set data.text_field"
+        f"{file}: {place}: no field {field!r}; found {', '.join(map(str, found)) or 'none'}; {fix}"
     )
 
 
 def word(value: Any) -> str:
     return "" if value is None else str(value)
+
+
+def work_of(row: Mapping[str, Any]) -> str:
+    """The work that a row of a file names; "" where it names none."""
+    return next((word(row[name]) for name in WORK_FIELDS if row.get(name)), "")

@@ -32,8 +32,8 @@ class Slot(NamedTuple):
     favourite: str
     swap: str
     options: tuple[str, ...]
-    start: int
-    end: int
+    start: int = 0
+    end: int = 0
 
     @property
     def is_favourite(self) -> bool:
@@ -94,18 +94,15 @@ VALUES: dict[str, tuple[str, ...]] = {
     "topic": lx.TOPICS,
 }
 
+_OF_PERSONS = [{p: v[i] for p, v in lx.PERSONS.items()} for i in range(2)]
 # kind -> (entity -> natural favourite, values, clause)
 ATTRIBUTES: dict[str, tuple[dict[str, str], tuple[str, ...], str]] = {
     "topic": (lx.TOPIC_AT, lx.TOPICS, "at the {entity} they talked about {value}"),
     "colour": (lx.COLOUR_OF, lx.COLOURS, "the {entity} was {value}"),
     "material": (lx.MATERIAL_OF, lx.MATERIALS, "the {entity} was made of {value}"),
     "size": (lx.SIZE_OF, lx.SIZES, "the {entity} looked {value}"),
-    "profession": (
-        {p: v[0] for p, v in lx.PERSONS.items()},
-        lx.PROFESSIONS,
-        "{entity} worked as a {value}",
-    ),
-    "home": ({p: v[1] for p, v in lx.PERSONS.items()}, lx.HOMES, "{entity} lived in {value}"),
+    "profession": (_OF_PERSONS[0], lx.PROFESSIONS, "{entity} worked as a {value}"),
+    "home": (_OF_PERSONS[1], lx.HOMES, "{entity} lived in {value}"),
     "quantity": (lx.NUMBER_OF, lx.NUMBERS, "{who} bought {value} {entity}"),
 }
 

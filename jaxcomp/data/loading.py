@@ -26,20 +26,16 @@ from jaxcomp.data.documents import (
     Documents,
     no_field,
     word,
+    work_of,
 )
-from jaxcomp.data.parquet import check_text_column
-from jaxcomp.data.readers import files_of, rows, suffix_of, texts_of
+from jaxcomp.data.readers import check_text_column, files_of, rows, suffix_of, texts_of
 from jaxcomp.runtime.cache import cache_dir, damaged
 from jaxcomp.runtime.files import digest, size_of
 
 IN_MEMORY = 1 << 26  # bytes of files, as they are on disk, that are read into memory
 # `given` is the row's own id, `place` its file and its number there.
-SCHEMA = pa.schema(
-    [
-        ("text", pa.large_string()),
-        *((n, pa.string()) for n in ("given", "place", "source", "work")),
-    ]
-)
+_NAMES = ("given", "place", "source", "work")
+SCHEMA = pa.schema([("text", pa.large_string()), *((name, pa.string()) for name in _NAMES)])
 _ROWS = 1000  # of a batch of an Arrow file
 _LAYOUT = 1  # of those files: another one after a change of this module
 
@@ -83,14 +79,9 @@ def _documents(table: pa.Table, where: str, fingerprint: str) -> Documents:
             "%d without one) and is not used; they are known by file and row",
             where, count, len(given), missing,
         )  # fmt: skip
-    return Documents(
-        table["text"],
-        given if whole else table["place"],
-        table["source"],
-        table["work"],
-        fingerprint,
-        names_are_places=not whole,
-    )
+    ids = given if whole else table["place"]
+    columns = table["text"], ids, table["source"], table["work"]
+    return Documents(*columns, fingerprint, names_are_places=not whole)
 
 
 def _stored(file: Path, field: str, digest: str) -> pa.Table:
@@ -126,22 +117,19 @@ def _mapped(place: Path) -> pa.Table | None:
 
 
 def _batches(file: Path, text_field: str) -> Iterator[pa.RecordBatch]:
-    with phases.phase(f"reading {file.name}", 100, "% of it") as progress:
-
-        def seen(share: float) -> None:
-            progress.done = int(100 * share)
-
-        found = _txt(file) if suffix_of(file) == ".txt" else _fields(file, text_field, seen)
+    with phases.phase(f"reading {file.name}", unit="documents") as progress:
+        found = _txt(file) if suffix_of(file) == ".txt" else _fields(file, text_field)
         while some := list(itertools.islice(found, _ROWS)):
             columns = zip(SCHEMA, zip(*some, strict=True), strict=True)
             arrays = [pa.array(column, field.type) for field, column in columns]
             yield pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
+            progress.done += len(some)
 
 
-def _fields(file: Path, field: str, seen: Any) -> Iterator[Sequence[str | None]]:
+def _fields(file: Path, field: str) -> Iterator[Sequence[str | None]]:
     """(text, given id, place, source, work) of every row with text."""
     parquet = suffix_of(file) == ".parquet"
-    for number, row in rows(file, [field], ("id", "source", *WORK_FIELDS), seen):
+    for number, row in rows(file, [field], ("id", "source", *WORK_FIELDS)):
         if field not in row:
             raise no_field(file, f"line {number}", field, sorted(row))
         text = row[field]
@@ -151,15 +139,8 @@ def _fields(file: Path, field: str, seen: Any) -> Iterator[Sequence[str | None]]
             raise DataError(f"{file}: line {number}: field {field!r} is {type(text).__name__}; "
                             "expected text (set data.text_field)")  # fmt: skip
         if text.strip():
-            given = row.get("id")
-            work = next((word(row[k]) for k in WORK_FIELDS if row.get(k)), "")
-            yield (
-                text,
-                None if given is None else str(given),
-                f"{file.stem}-{number}",
-                word(row.get("source")),
-                work,
-            )
+            given = None if row.get("id") is None else str(row["id"])
+            yield text, given, f"{file.stem}-{number}", word(row.get("source")), work_of(row)
 
 
 def _txt(file: Path) -> Iterator[Sequence[str | None]]:

@@ -17,7 +17,6 @@ from jaxcomp.data.blocks import Blocks
 from jaxcomp.data.corpus import DOCUMENTS, corpus
 from jaxcomp.data.documents import DataError
 from jaxcomp.data.prepare import example_blocks, lm_blocks
-from jaxcomp.data.qa_batches import answer_blocks
 from jaxcomp.data.tokenizer import load_tokenizer
 from jaxcomp.runtime.plugins import load_plugins
 
@@ -35,28 +34,27 @@ class Set(NamedTuple):
         text, comp = corpus(self.cfg), load_tokenizer(self.comp)
         if self.what == "lm":
             return lm_blocks(self.cfg, comp, text, (self.cfg.pretrain.seq_len - 2) // 2)
-        make = answer_blocks if self.what == "answers" else example_blocks
-        return make(self.cfg, comp, load_tokenizer(self.dec), text)
+        dec = load_tokenizer(self.dec)
+        return example_blocks(self.cfg, comp, dec, text, asks=self.what == "answers")
 
 
 def prepare(sets: Sequence[Set], workers: int) -> list[Blocks[Any]]:
-    """Makes what is missing of these sets, equal ones once; killed, the same call goes on with the
+    """Make what is missing of these sets, equal ones once; killed, the same call goes on with the
     next shard. Returns the sets, each once.
 
     Raises DataError: unusable text, a cache that cannot be written, a process that died.
     """
-    found = {(s.what, s.comp, s.dec, config_hash(s.cfg.data)): s for s in sets}
-    blocks = [each.blocks() for each in found.values()]
+    found = list({(s.what, s.comp, s.dec, config_hash(s.cfg.data)): s for s in sets}.values())
+    blocks = [each.blocks() for each in found]
     todo = [(i, shard) for i, each in enumerate(blocks) for shard in each.missing()]
     if not todo:
         return blocks
+    size = {(i, shard): DOCUMENTS * len(blocks[i].numbers(shard)) for i, shard in todo}
     context = mp.get_context("spawn")  # fork is not safe once JAX has threads
-    arguments = (tuple(found.values()),)
-    total = DOCUMENTS * sum(len(blocks[i].numbers(shard)) for i, shard in todo)
     what = f"tokenising with {workers} processes"
     with (
-        phases.phase(what, total, "documents") as progress,
-        ProcessPoolExecutor(workers, context, initializer=_start, initargs=arguments) as pool,
+        phases.phase(what, sum(size.values()), "documents") as progress,
+        ProcessPoolExecutor(workers, context, initializer=_start, initargs=(found,)) as pool,
     ):
         try:
             jobs = {pool.submit(_make, *each): each for each in todo}
@@ -66,8 +64,7 @@ def prepare(sets: Sequence[Set], workers: int) -> list[Blocks[Any]]:
                         f"{blocks[0].folder.parent}: cannot be written; set JAXCOMP_CACHE to a "
                         "folder with room"
                     )
-                i, shard = jobs[done]
-                progress.done += DOCUMENTS * len(blocks[i].numbers(shard))
+                progress.done += size[jobs[done]]
         except BrokenProcessPool as error:
             raise DataError(
                 "a process that tokenised has died (killed, or out of memory?); run the same "

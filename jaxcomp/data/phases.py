@@ -26,17 +26,15 @@ class Phase:
 
     def __str__(self) -> str:
         spent = time.monotonic() - self._began
+        done = f": {self.done:,} {self.unit}" if self.unit else ""
         if not self.total:
-            return f"{self.what}, {spent:.0f} s"
-        share = min(1.0, self.done / self.total)
-        left = ""
+            return f"{self.what}{done}, {spent:.0f} s"
+        share, left = min(1.0, self.done / self.total), ""
         if share and spent:
             rate = float(f"{self.done / spent:.3g}")
             left = f", {rate:,g} a second, about {spent * (1 - share) / share:.0f} s left"
-        return (
-            f"{self.what}: {self.done:,} of {self.total:,} {self.unit} ({share:.0%}), "
-            f"{spent:.0f} s{left}"
-        )
+        of = f"{self.done:,} of {self.total:,} {self.unit}"
+        return f"{self.what}: {of} ({share:.0%}), {spent:.0f} s{left}"
 
 
 def _print(text: str) -> None:

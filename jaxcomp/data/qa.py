@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from jaxcomp.config import DataConfig
 from jaxcomp.data import lexicon as lx
 from jaxcomp.data import phases
-from jaxcomp.data.documents import WORK_FIELDS, DataError, Documents, word
+from jaxcomp.data.documents import WORK_FIELDS, DataError, Documents, no_field, word, work_of
 from jaxcomp.data.readers import files_of, place_of, rows, suffix_of
 from jaxcomp.data.sources import Question
 from jaxcomp.data.world import Passage
@@ -35,8 +35,6 @@ class Questions(NamedTuple):
 
     documents: Documents
     about: dict[str, tuple[Question, ...]]
-    unanswered: int  # rows without an answer: left out
-    not_stated: int  # questions whose answer does not stand in the context: kept
 
 
 def contexts(data: DataConfig, options: Any = None) -> Documents:
@@ -76,9 +74,8 @@ def _load(path: str, files: tuple[Path, ...], digests: tuple[str, ...]) -> Quest
                 continue
             stated = [a for a in answers if _plain(a) in _plain(context)]
             not_stated += not stated
-            work = next((word(row[k]) for k in WORK_FIELDS if row.get(k)), "")
-            of = first.get(context, ("", ""))
-            first[context] = of[0] or word(row.get("source")), of[1] or work
+            source, work = first.get(context, ("", ""))
+            first[context] = source or word(row.get("source")), work or work_of(row)
             found.setdefault(context, []).append(Question(question, (stated or answers)[0]))
     if not found:
         raise DataError(
@@ -98,7 +95,7 @@ def _load(path: str, files: tuple[Path, ...], digests: tuple[str, ...]) -> Quest
     seen = hashlib.sha256(json.dumps([*digests, list(FIELDS)]).encode()).hexdigest()[:16]
     documents = Documents(list(found), ids, sources, works, seen)
     about = {i: tuple(asked) for i, asked in zip(ids, found.values(), strict=True)}
-    return Questions(documents, about, unanswered, not_stated)
+    return Questions(documents, about)
 
 
 def _name(context: str) -> str:
@@ -128,10 +125,8 @@ def of_passage(passage: Passage) -> tuple[Question, ...]:
 def _fields(row: dict[str, Any], where: str) -> tuple[str, str, list[str]]:
     for name in FIELDS:
         if name not in row:
-            raise DataError(
-                f"{where}: no field {name!r}; found {', '.join(map(str, row)) or 'none'}; expected "
-                f"{', '.join(FIELDS)} (data.source=qa)"
-            )
+            file, _, place = where.rpartition(": ")
+            raise no_field(file, place, name, row, f"expected {', '.join(FIELDS)} (data.source=qa)")
     context, question = (_text(row[name], name, where) for name in ("context", "question"))
     answers = row["answers"]
     answers = answers.get("text") if isinstance(answers, dict) else answers

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import itertools
 import os
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxcomp.data.documents import DataError
-from jaxcomp.runtime import errors, paths, strict_json
+from jaxcomp.data.documents import DataError, no_field
+from jaxcomp.runtime import paths, strict_json
 from jaxcomp.runtime.files import matching
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet", ".txt")
 TXT_CHARS = 4000  # a .txt file is cut at blank lines into documents of about this many characters
+_BATCH = 256  # rows of parquet that are made Python's together
 Row = tuple[int, dict[str, Any]]  # a row's number (a line counts from 1, a row from 0), its fields
 
 
@@ -45,73 +45,57 @@ def place_of(file: Path, number: int) -> str:
     return f"{'row' if suffix_of(file) == '.parquet' else 'line'} {number}"
 
 
+@contextlib.contextmanager
+def _readable(file: Path, *kinds: type[Exception]) -> Iterator[None]:
+    """Raise DataError for what a file that is cut or of another kind raises."""
+    try:
+        yield
+    except (OSError, EOFError, *kinds) as error:
+        said = " ".join(str(error).split())[:200]
+        raise DataError(
+            f"{file}: cannot be read ({said}); is it complete? Download or write it again"
+        ) from error
+
+
 def rows(
-    file: Path,
-    needed: Sequence[str] = (),
-    more: Sequence[str] | None = None,
-    seen: Callable[[float], None] = lambda share: None,
+    file: Path, needed: Sequence[str] = (), more: Sequence[str] | None = None
 ) -> Iterator[Row]:
     """Every row of a .jsonl[.gz] or .parquet file. Of parquet only the columns `needed`, and those
-    of `more` (None: all) that it has. `seen` is called with the share of the file that was read.
+    of `more` (None: all) that it has.
 
     Raises DataError: a file that is cut or of another kind, a line that is no object, text
     that is not UTF-8; of parquet also a column that is not there or is there twice. StorageError
     of a bucket.
     """
     if suffix_of(file) == ".parquet":
-        from jaxcomp.data import parquet  # pyarrow takes long to import
-
-        return parquet.rows(file, needed, more, seen)
-    return _jsonl(file, seen)
+        return _parquet(file, needed, more)
+    return _jsonl(file)
 
 
-def _jsonl(file: Path, seen: Callable[[float], None]) -> Iterator[Row]:
-    for number, line in _lines(file, seen):
-        yield number, json_row(line, f"{file}: line {number}", DataError)
+def _jsonl(file: Path) -> Iterator[Row]:
+    before = 0
+    with _opened(file) as content:
+        # Lines of bytes end at \n alone: JSON strings may hold U+2028 and its like unescaped.
+        for number, line in enumerate(content, 1):
+            text = decode(file, line, before, number)
+            before += len(line)
+            if text.strip():
+                yield number, _object(text, f"{file}: line {number}")
 
 
-def json_row(line: str, where: str, kind: type[ValueError]) -> dict[str, Any]:
-    """The object of one line of JSON. Raises `kind`."""
+def _object(line: str, where: str) -> dict[str, Any]:
     try:
         return strict_json.parse(line, where, dict)
     except strict_json.JsonError as error:
         more = "" if "expected" in str(error) else "; expected one object a line"
-        raise kind(f"{error}{more}") from error
-
-
-def _lines(file: Path, seen: Callable[[float], None]) -> Iterator[tuple[int, str]]:
-    """(number, text) of every line that is not blank."""
-    with _opened(file) as (raw, size, content):
-        before = 0
-        # Lines of bytes end at \n alone: JSON strings may hold U+2028 and its like unescaped.
-        for number in itertools.count(1):
-            line = _read(file, content.readline)
-            if not line:
-                break
-            if number % 1000 == 0:
-                seen(raw.tell() / size)
-            text = decode(file, line, before, number)
-            before += len(line)
-            if text.strip():
-                yield number, text
+        raise DataError(f"{error}{more}") from error
 
 
 @contextlib.contextmanager
-def _opened(file: Path) -> Iterator[tuple[Any, int, Any]]:
-    """The file, its size in bytes, and its content, unpacked."""
-    with _read(file, lambda: file.open("rb")) as raw:
-        size = max(1, raw.seek(0, os.SEEK_END))
-        raw.seek(0)
-        yield raw, size, gzip.GzipFile(fileobj=raw) if file.name.endswith(".gz") else raw
-
-
-def _read(file: Path, read: Callable[[], Any]) -> Any:
-    try:
-        return read()
-    except errors.StorageError:
-        raise
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{file}: cannot be read ({error}); is it complete?") from error
+def _opened(file: Path) -> Iterator[Any]:
+    """The content of a file, unpacked."""
+    with _readable(file, zlib.error), file.open("rb") as raw:
+        yield gzip.GzipFile(fileobj=raw) if file.name.endswith(".gz") else raw
 
 
 def decode(file: Path, raw: bytes, before: int = 0, line: int = 0) -> str:
@@ -130,8 +114,8 @@ def decode(file: Path, raw: bytes, before: int = 0, line: int = 0) -> str:
 def texts_of(file: Path) -> Iterator[str]:
     """The text of a .txt file in parts of about TXT_CHARS characters, cut at blank lines (or,
     failing that, at lines)."""
-    with _opened(file) as (_, _, content):
-        text = decode(file, _read(file, content.read))
+    with _opened(file) as content:
+        text = decode(file, content.read())
     start = 0
     while start < len(text):
         end = start + TXT_CHARS
@@ -143,3 +127,62 @@ def texts_of(file: Path) -> Iterator[str]:
                     break
         yield text[start:end]
         start = end
+
+
+@contextlib.contextmanager
+def _table(file: Path) -> Iterator[Any]:
+    """A .parquet file, opened."""
+    import pyarrow as pa  # takes long, and most runs need none
+    import pyarrow.parquet as pq
+
+    with (
+        _readable(file, pa.ArrowException, UnicodeDecodeError),
+        file.open("rb") as raw,
+        pq.ParquetFile(raw, pre_buffer=True) as opened,
+    ):
+        yield opened
+
+
+def _parquet(file: Path, needed: Sequence[str], more: Sequence[str] | None) -> Iterator[Row]:
+    number = 0
+    with _table(file) as opened:
+        names = opened.schema_arrow.names
+        wanted = names if more is None else [n for n in (*needed, *more) if n in names]
+        for name in needed:
+            if name not in names:
+                raise no_field(file, "schema", name, names, f"expected {', '.join(needed)}")
+        for name in wanted:
+            if names.count(name) > 1:
+                raise DataError(
+                    f"{file}: has {names.count(name)} columns named {name!r}; expected one: rename "
+                    "the others"
+                )
+        for batch in opened.iter_batches(batch_size=_BATCH, columns=list(dict.fromkeys(wanted))):
+            yield from enumerate(_python(file, batch, number), number)
+            number += batch.num_rows
+
+
+def _python(file: Path, batch: Any, first: int) -> list[dict[str, Any]]:
+    """The rows of a batch. Raises DataError where one holds what is no value of Python's: text that
+    is not UTF-8, odd dates and time zones."""
+    try:
+        return batch.to_pylist()
+    except (ValueError, TypeError, OverflowError, LookupError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise DataError(
+            f"{file}: in rows {first} to {first + batch.num_rows - 1}, the columns "
+            f"{', '.join(batch.schema.names)} cannot be read ({said}); expected text in UTF-8 or "
+            "numbers"
+        ) from error
+
+
+def check_text_column(file: Path, field: str) -> None:
+    """Raises DataError where a parquet file has no column of text of that name."""
+    with _table(file) as opened:
+        kinds = dict(zip(opened.schema_arrow.names, opened.schema_arrow.types, strict=True))
+        if field not in kinds:
+            raise no_field(file, "schema", field, kinds)
+        if str(kinds[field]) not in ("string", "large_string"):
+            raise DataError(
+                f"{file}: field {field!r} is {kinds[field]}; expected text (set data.text_field)"
+            )

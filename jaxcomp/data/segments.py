@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 from jaxcomp.data.tokenizer import Tokenizer
 
+Offsets = Sequence[tuple[int, int]]  # of tokens: the characters that each stands for
+
 
 class SegmentError(ValueError):
     """One character takes more tokens than a segment holds."""
@@ -40,18 +42,15 @@ def cut(text: str, tokenizer: Tokenizer, T: int, G: int | None = None) -> list[S
 
 
 def cut_encoded(
-    text: str,
-    ids: Sequence[int],
-    offsets: Sequence[tuple[int, int]],
-    T: int,
-    G: int | None = None,
+    text: str, ids: Sequence[int], offsets: Offsets, T: int, G: int | None = None
 ) -> list[Segment]:
     """`cut` for a text whose encoding is already known."""
     segments: list[Segment] = []
     first, start, n = 0, 0, len(ids)
     while first < n and (G is None or len(segments) < G):
         last = min(first + T, n)
-        while last > first and not _between_characters(offsets, last):
+        # Between characters the next token starts where the last one ends, or after.
+        while first < last < n and offsets[last][0] < offsets[last - 1][1]:
             last -= 1
         if last == first:
             at = offsets[first][0]
@@ -65,7 +64,3 @@ def cut_encoded(
         segments.append(Segment(text[start:end], list(ids[first:last]), start, end))
         first, start = last, end
     return segments
-
-
-def _between_characters(offsets: Sequence[tuple[int, int]], i: int) -> bool:
-    return i >= len(offsets) or offsets[i][0] >= offsets[i - 1][1]

@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from jaxcomp.config import Config, ConfigError, DataConfig, parse_arg
-from jaxcomp.data.set_names import TEXT_SET, WORLD_SETS
 from jaxcomp.runtime.fields import read
 from jaxcomp.runtime.files import digest, is_file, matching, size_of
 from jaxcomp.runtime.registry import Registry, implementation
+
+WORLD_SETS = ("ordinary", "counterfactual")  # held-out sets of the controlled world
+TEXT_SET = "test"  # of a real text
 
 
 class Document(NamedTuple):
@@ -37,8 +39,7 @@ class Source(NamedTuple):
 
     `documents(data, options)` gives the documents: `Document`s, or a `documents.Documents`, which
     need not fit in memory. `questions(data, options)` gives the questions about each document by
-    its id. Either may be "module:name". The controlled world has another `corpus` instead, which
-    draws passages by number.
+    its id. Either may be "module:name". The world has another `corpus`, which draws passages.
     """
 
     documents: Callable[..., Iterable[Document]] | str | None = None
@@ -107,12 +108,8 @@ def questions_by(data: DataConfig) -> Mapping[str, Sequence[Question]]:
     return implementation(SOURCES[data.source].questions)(data, options_of(data))
 
 
-def where(cfg: Config) -> str:
-    """The data's name in messages."""
-    return title_of(cfg.data)
-
-
 def title_of(data: DataConfig) -> str:
+    """The data's name in messages."""
     title = SOURCES[data.source].title
     return title(data) if title else data.path or f"data.source = {data.source!r}"
 
@@ -136,33 +133,28 @@ def fingerprint(path: str) -> str:
     return digest(path) if is_file(path) else os.path.basename(path.rstrip("/"))
 
 
-def files_of(data: DataConfig, kinds: str) -> list[str]:
-    """The files that `data.path` names. Raises ConfigError; `kinds` says what was expected."""
-    if not data.path:
-        raise ConfigError(
-            f"data.path is empty with data.source = {data.source!r}: give a {kinds} file, or a "
-            "glob, with --data.path=FILE"
-        )
-    found = matching(data.path)
-    if not found:
-        raise ConfigError(
-            f"data.path = {data.path!r}: no such file; expected a {kinds} file, or a glob that "
-            "matches some"
-        )
-    if not any(size_of(p) for p in found):
-        raise ConfigError(f"data.path = {data.path!r}: empty; expected text to train on")
-    return found
-
-
 # The shipped sources
 
 
-def _text_files(data: DataConfig) -> None:
-    files_of(data, ".jsonl[.gz], .parquet or .txt")
+def _files(kinds: str) -> Callable[[DataConfig], None]:
+    """Check that `data.path` names files with content; `kinds` says which were expected."""
 
+    def check(data: DataConfig) -> None:
+        if not data.path:
+            raise ConfigError(
+                f"data.path is empty with data.source = {data.source!r}: give a {kinds} file, or a "
+                "glob, with --data.path=FILE"
+            )
+        found = matching(data.path)
+        if not found:
+            raise ConfigError(
+                f"data.path = {data.path!r}: no such file; expected a {kinds} file, or a glob that "
+                "matches some"
+            )
+        if not any(size_of(p) for p in found):
+            raise ConfigError(f"data.path = {data.path!r}: empty; expected text to train on")
 
-def _question_files(data: DataConfig) -> None:
-    files_of(data, ".jsonl[.gz] or .parquet")
+    return check
 
 
 def _named(data: DataConfig) -> None:
@@ -182,7 +174,10 @@ SOURCES.add(
         facts=True,
     ),
 )
-SOURCES.add("text", Source("jaxcomp.data.loading:load", check=_text_files))
+SOURCES.add(
+    "text",
+    Source("jaxcomp.data.loading:load", check=_files(".jsonl[.gz], .parquet or .txt")),
+)
 SOURCES.add(
     "tfds",
     Source("jaxcomp.data.tfds:load", check=_named, title=lambda data: f"tfds {data.tfds_name!r}"),
@@ -191,7 +186,7 @@ SOURCES.add(
     "qa",
     Source(
         "jaxcomp.data.qa:contexts",
-        check=_question_files,
+        check=_files(".jsonl[.gz] or .parquet"),
         questions="jaxcomp.data.qa:about",
         whole=True,
     ),

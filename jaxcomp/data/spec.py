@@ -34,36 +34,20 @@ def library(where: str) -> Iterator[None]:
         ) from error
 
 
-def types(node) -> list[str]:
-    """Every "type" in a (nested) component of a tokenizer.json."""
+def components(node: Any) -> Iterator[dict[str, Any]]:
+    """Every object in a (nested) component of a tokenizer.json."""
     if isinstance(node, dict):
-        own = [node["type"]] if "type" in node else []
-        return own + [t for v in node.values() for t in types(v)]
-    if isinstance(node, list):
-        return [t for v in node for t in types(v)]
-    return []
+        yield node
+    inside = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    for value in inside:
+        yield from components(value)
 
 
-def untrim(node) -> None:
-    """Makes the offsets of " word" include its space: a cut may never lose a character."""
-    if isinstance(node, dict):
-        if "trim_offsets" in node:
-            node["trim_offsets"] = False
-        for value in node.values():
-            untrim(value)
-    elif isinstance(node, list):
-        for value in node:
-            untrim(value)
-
-
-def drops_leading_space(node) -> bool:
-    if isinstance(node, dict):
-        if node.get("type") == "Metaspace":
-            return node.get("prepend_scheme", "always") != "never"
-        return any(drops_leading_space(v) for v in node.values())
-    if isinstance(node, list):
-        return any(drops_leading_space(v) for v in node)
-    return False
+def drops_leading_space(pre_tokenizer: Any) -> bool:
+    return any(
+        part.get("type") == "Metaspace" and part.get("prepend_scheme", "always") != "never"
+        for part in components(pre_tokenizer)
+    )
 
 
 def byte_symbols() -> list[str]:
@@ -77,23 +61,20 @@ def byte_symbols() -> list[str]:
 def unk_id(model: dict[str, Any], vocab: dict[str, int]) -> int | None:
     if model.get("type") == "Unigram":
         return model.get("unk_id")
-    unk = model.get("unk_token")
-    return vocab.get(unk) if unk else None
+    return vocab.get(model.get("unk_token") or "")
 
 
 def special(vocab, config, field: str, known, where: str, default: int | None = None) -> int:
+    """The id of a token that tokenizer_config.json names, or of the first of `known` there is."""
     token = config.get(field)
-    if isinstance(token, dict):
-        token = token.get("content")
+    token = token.get("content") if isinstance(token, dict) else token
     if token is not None and not isinstance(token, str):
         raise TokenizerError(
             f"{where}: {field} in tokenizer_config.json is {token!r}; expected text"
         )
-    if token is not None:
-        if token not in vocab:
-            raise TokenizerError(f"{where}: {field} {token!r} is not in the vocabulary")
-        return vocab[token]
-    for name in known:
+    if token is not None and token not in vocab:
+        raise TokenizerError(f"{where}: {field} {token!r} is not in the vocabulary")
+    for name in known if token is None else [token]:
         if name in vocab:
             return vocab[name]
     if default is not None:

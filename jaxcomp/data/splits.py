@@ -15,6 +15,7 @@ import logging
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,6 @@ _CHECKED = 200_000  # documents; beyond it the wording is not compared (it would
 _RULE = 3  # of the cached splits: another number after a change of this module
 
 Split = dict[str, np.ndarray]
-Columns = tuple[Sequence[str] | None, Sequence[str] | None, Sequence[str] | None]
 
 
 def split_documents(docs: Documents, seed: int = 0) -> Mapping[str, Documents]:
@@ -54,7 +54,7 @@ def split_rows(docs: Documents, seed: int) -> Split:
         pass
     except (OSError, ValueError) as error:
         damaged(file, error)
-    groups = _groups(_columns(docs), len(docs), seed)
+    groups = _groups(docs, seed)
     rows = {name: np.sort(np.asarray(found, np.int64)) for name, found in groups.items()}
     if docs.quick and len(docs) <= _CHECKED:
         rows = _without_overlap(docs, rows)
@@ -68,24 +68,21 @@ def split_rows(docs: Documents, seed: int) -> Split:
     return rows
 
 
-def _columns(docs: Documents) -> Columns:
-    ids, sources, works = map(_list, (docs.ids, docs.sources, docs.works))
-    # Places restart in every file: here rows are numbered through.
-    return (list(map(str, range(len(docs)))) if docs.names_are_places else ids), sources, works
-
-
-def _list(column) -> Sequence[str] | None:
+def _list(column: Any) -> Sequence[str] | None:
     return column.to_pylist() if hasattr(column, "to_pylist") else column
 
 
-def _groups(columns: Columns, count: int, seed: int) -> dict[str, list[int]]:
-    ids, sources, works = columns
+def _groups(docs: Documents, seed: int) -> dict[str, list[int]]:
+    ids, sources, works = map(_list, (docs.ids, docs.sources, docs.works))
+    # Places restart in every file: here rows are numbered through.
+    rows = list(map(str, range(len(docs))))
+    ids = rows if docs.names_are_places else ids
     if works and all(works):
         return _buckets([f"{s}\0{w}" for s, w in zip(sources or works, works, strict=True)], seed)
     if sources and len(set(sources)) >= MANY_SOURCES:
         return _buckets(sources, seed)
     if not ids:
-        return _buckets([str(i) for i in range(count)], seed)
+        return _buckets(rows, seed)
     matches = [re.fullmatch(r"(.*?)(\d+)", name) for name in ids]
     parts = [(match[1], int(match[2])) for match in matches if match and len(match[2]) <= 12]
     if len(parts) < len(ids):

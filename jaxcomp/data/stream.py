@@ -29,29 +29,19 @@ class WindowIterator(grain.DatasetIterator):
     """Batches of `batch` rows: of each global batch those rows that lie on this process's devices
     in the active mesh (`rows_here`); all, where none is.
 
-    Args:
-        window: the window of a number.
-        kind: the NamedTuple that a batch is.
-        windows: how many there are in an epoch.
-        fix: what to do where there are no rows to draw.
-
-    Raises (on drawing) DataError where a whole epoch gives no row.
+    `window` gives the window of a number, `kind` is the NamedTuple that a batch is. Drawing raises
+    DataError where an epoch of so many `windows` gives no row.
     """
 
     def __init__(
-        self,
-        window: Callable[[int], Window],
-        kind: type,
-        batch: int,
-        windows: int = 1 << 31,
-        fix: str = "use longer documents or a smaller --data.segment",
+        self, window: Callable[[int], Window], kind: type, batch: int, windows: int = 1 << 31
     ):
         super().__init__()
         mesh = jax.sharding.get_mesh()
         several = not mesh.empty and mesh.is_multi_process
         self._rows = rows_here(batch, mesh) if several else [(0, batch)]
         self._window = functools.lru_cache(maxsize=2)(window)
-        self._kind, self._batch, self._windows, self._fix = kind, batch, windows, fix
+        self._kind, self._batch, self._windows = kind, batch, windows
         self._at = (0, 0)
 
     def __next__(self):
@@ -68,7 +58,8 @@ class WindowIterator(grain.DatasetIterator):
             without = 0 if n else without + 1
             if without > self._windows:
                 raise DataError(
-                    f"{without} blocks of documents in a row give no example; {self._fix}"
+                    f"{without} blocks of documents in a row give no example; use longer documents "
+                    "or another --data.segment or --data.target"
                 )
             if row == window.rows:
                 number, row = number + 1, 0

@@ -22,23 +22,19 @@ class _TfdsTexts(Sequence[str]):
         return len(self._source)
 
     def __getitem__(self, i):
-        value = self._source[i]
-        if self._field not in value:
-            raise no_field(self._name, f"record {i}", self._field, sorted(value))
-        value = value[self._field]
-        if isinstance(value, np.ndarray):
-            value = value.item()
-        if isinstance(value, bytes):
-            try:
-                return value.decode()
-            except UnicodeDecodeError as error:
-                raise DataError(
-                    f"{self._name}: record {i}: not UTF-8 at byte {error.start}"
-                ) from error
-        if not isinstance(value, str):
-            raise DataError(f"{self._name}: record {i}: field {self._field!r} is "
-                            f"{type(value).__name__}; expected text")  # fmt: skip
-        return value
+        record, where = self._source[i], f"{self._name}: record {i}"
+        if self._field not in record:
+            raise no_field(self._name, f"record {i}", self._field, sorted(record))
+        value = record[self._field]
+        value = value.item() if isinstance(value, np.ndarray) else value
+        if not isinstance(value, bytes | str):
+            raise DataError(
+                f"{where}: field {self._field!r} is {type(value).__name__}; expected text"
+            )
+        try:
+            return value.decode() if isinstance(value, bytes) else value
+        except UnicodeDecodeError as error:
+            raise DataError(f"{where}: not UTF-8 at byte {error.start}") from error
 
 
 def load(data: DataConfig, options: Any = None) -> Documents:

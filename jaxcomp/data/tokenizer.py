@@ -29,6 +29,7 @@ _SPACE = "\u2581"  # how Metaspace writes a space
 LONGEST_WORD = 1000  # characters of a word that a tokenizer is trained on
 _LONG_RUN = re.compile(rf"\S{{{LONGEST_WORD + 1}}}|\s{{{LONGEST_WORD + 1}}}")
 _WORD_SCORE, _CHAR_SCORE = -1.0, -50.0  # log-weights: a whole word always beats its characters
+Encoded = tuple[list[int], list[tuple[int, int]]]  # ids; of each the characters it stands for
 
 
 class Tokenizer:
@@ -45,11 +46,13 @@ class Tokenizer:
             raise ValueError("it holds no model")
         content = json.dumps(parsed, indent=2, ensure_ascii=False)
         self.name = hashlib.sha256(content.encode()).hexdigest()[:12]
-        kinds = parts.types([parsed.get("pre_tokenizer"), parsed.get("decoder")])
-        self._by_bytes = "ByteLevel" in kinds
+        both = parts.components([parsed.get("pre_tokenizer"), parsed.get("decoder")])
+        self._by_bytes = any(part.get("type") == "ByteLevel" for part in both)
         self.byte_level = self._by_bytes or bool(parsed["model"].get("byte_fallback"))
         self._metaspace = parts.drops_leading_space(parsed.get("pre_tokenizer"))
-        parts.untrim(parsed.get("post_processor"))
+        for part in parts.components(parsed.get("post_processor")):
+            if "trim_offsets" in part:  # " word" includes its space: a cut loses no character
+                part["trim_offsets"] = False
         parsed["truncation"] = parsed["padding"] = None
         self._inner = tokenizers.Tokenizer.from_str(json.dumps(parsed))
         self._inner.encode_special_tokens = True
@@ -72,7 +75,7 @@ class Tokenizer:
         """`encode` of many texts at once; several times faster than one by one."""
         return [ids for ids, _ in self.encode_batch_with_offsets(texts, offsets=False)]
 
-    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    def encode_with_offsets(self, text: str) -> Encoded:
         """Token ids, and for each the characters [start, end) of `text` it stands for.
 
         Tokens that share a character (a byte-level tokenizer splits 😀 into several) all have
@@ -82,7 +85,7 @@ class Tokenizer:
 
     def encode_batch_with_offsets(
         self, texts: Sequence[str], offsets: bool = True
-    ) -> list[tuple[list[int], list[tuple[int, int]]]]:
+    ) -> list[Encoded]:
         """`encode_with_offsets` of many texts at once; empty offsets where not asked for."""
         try:
             with parts.library(self._where):
@@ -118,23 +121,24 @@ class Tokenizer:
         """
         if self._inner.normalizer is None:
             return list(texts)
-        rows = self.encode_batch(texts)
-        with parts.library(self._where):
-            said = self._inner.decode_batch(rows)
+        _, said = self._there_and_back(texts)
         for text, form in zip(texts, said, strict=True):
-            if form != text and not _equivalent(form, text):
+            if _nfc(form) != _nfc(text):
                 raise self._says(form, text)
         return said
 
     def encode_exactly(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode_batch` for labels: TokenizerError where the tokens do not say the very text."""
-        rows = self.encode_batch(texts)
-        with parts.library(self._where):
-            every = self._inner.decode_batch(rows)
+        rows, every = self._there_and_back(texts)
         for text, said in zip(texts, every, strict=True):
             if said != text:
                 raise self._says(said, text)
         return rows
+
+    def _there_and_back(self, texts: Sequence[str]) -> tuple[list[list[int]], list[str]]:
+        rows = self.encode_batch(texts)
+        with parts.library(self._where):
+            return rows, self._inner.decode_batch(rows)
 
     def _with_leading_space(self, text: str, offsets: bool):
         # Metaspace puts its mark before a text only where none stands: " a" and "a" would be the
@@ -214,7 +218,11 @@ def load_tokenizer(folder: str | os.PathLike) -> Tokenizer:
             f"{file}: no such file (found: {found}); expected a Hugging Face tokenizer folder; "
             "transformers' AutoTokenizer writes one with save_pretrained"
         )
-    config = _read_config(folder / "tokenizer_config.json")
+    about = folder / "tokenizer_config.json"
+    try:
+        config = strict_json.read(about, dict) if about.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise TokenizerError(f"{error}; copy the file again") from error
     try:
         return Tokenizer(file.read_text("utf-8"), config, where=str(folder))
     except TokenizerError:
@@ -228,13 +236,6 @@ def load_tokenizer(folder: str | os.PathLike) -> Tokenizer:
             f"{file}: not a readable tokenizer ({error}); it begins with {begins!r}; expected the "
             "whole file as published, no Git LFS pointer; copy it again"
         ) from error
-
-
-def _read_config(file: Path) -> dict[str, Any]:
-    try:
-        return strict_json.read(file, dict) if file.is_file() else {}
-    except (OSError, ValueError) as error:
-        raise TokenizerError(f"{error}; copy the file again") from error
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str | os.PathLike) -> Tokenizer:
@@ -326,6 +327,6 @@ def _write(inner: tokenizers.Tokenizer, folder, special: dict[str, str]) -> Toke
     return load_tokenizer(folder)
 
 
-def _equivalent(one: str, two: str) -> bool:
-    """The same text to Unicode (canonical equivalence, UAX #15): "é" in one or in two."""
-    return unicodedata.normalize("NFC", one) == unicodedata.normalize("NFC", two)
+def _nfc(text: str) -> str:
+    """Equal of texts that differ in their Unicode form only (UAX #15): "é" in one or in two."""
+    return unicodedata.normalize("NFC", text)

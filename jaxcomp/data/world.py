@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from jaxcomp.config import ConfigError, WorldConfig
+from jaxcomp.config import WorldConfig
 from jaxcomp.data import lexicon as lx
 from jaxcomp.data.facts import ATTRIBUTES, VALUES, Key, Mention, Slot, mentions, read
 
@@ -91,21 +91,10 @@ class _Fact(NamedTuple):
 
 
 class World:
-    """See the module's docstring. All methods are pure functions of the configuration.
-
-    Raises:
-      ConfigError: a prior strength outside (0, 1).
-    """
+    """See the module's docstring. All methods are pure functions of the configuration."""
 
     def __init__(self, config: WorldConfig | None = None):
         self.config = config or WorldConfig()
-        for name in ("prior_strength", "train_prior_strength"):
-            strength = getattr(self.config, name)
-            if not 0.0 < strength < 1.0:
-                raise ConfigError(
-                    f"world.{name} is {strength}; expected a probability strictly between 0 and "
-                    "1 (a passage's information must be finite); use 0.999 for near-certainty"
-                )
         self._shuffled = {k: self._permute(k, v) for k, v in VALUES.items()}
         self._persons = self._permute("person", tuple(lx.PERSONS))
         self._events = self._permute("event", lx.EVENTS)
@@ -238,10 +227,8 @@ class World:
             value = draw.value(favourite, values)
             who = draw.pick(tuple(lx.PERSONS)) if "{who}" in form else ""
             clause = form.format(entity=entity, value=value, who=who)
-            return _Fact(
-                clause,
-                ((value, Slot(kind, (kind, entity), value, favourite, "", values, 0, 0)),),
-            )
+            slot = Slot(kind, (kind, entity), value, favourite, "", values)
+            return _Fact(clause, ((value, slot),))
 
         return make
 
@@ -256,7 +243,7 @@ class World:
         value = draw.value(usual, (usual, turned))
         swap = turned if value == usual else usual
         key = ("relation", *sorted((first, second)))
-        slot = Slot("relation", key, value, usual, swap, (usual, turned), 0, 0)
+        slot = Slot("relation", key, value, usual, swap, (usual, turned))
         return _Fact(value, ((value, slot),))
 
     def _modifier(self, draw: _Draw) -> _Fact:
@@ -267,13 +254,12 @@ class World:
         left = tuple(m for m in lx.MOODS if m != first)
         second = draw.value(liked[1], left) if liked[1] != first else draw.pick(left)
         clause = f"the {first} {animals[0]} {draw.pick(lx.GAZES)} the {second} {animals[1]}"
-        slots = tuple(
-            (f"{mine} {a}", Slot("modifier", ("modifier", a), mine, fav, his, lx.MOODS, 0, 0))
-            for a, mine, his, fav in zip(
-                animals, (first, second), (second, first), liked, strict=True
-            )
+        rows = zip(animals, (first, second), (second, first), liked, strict=True)
+        slots = (
+            (f"{mine} {a}", Slot("modifier", ("modifier", a), mine, favourite, his, lx.MOODS))
+            for a, mine, his, favourite in rows
         )
-        return _Fact(clause, slots)
+        return _Fact(clause, tuple(slots))
 
     def _polarity(self, draw: _Draw) -> _Fact:
         person, action = draw.pick(tuple(lx.PERSONS)), draw.fresh("polarity", tuple(lx.ACTION_IS))
@@ -281,9 +267,7 @@ class World:
         value = draw.value(favourite, lx.POLARITIES)
         clause = f"{person} did {'not ' if value == 'no' else ''}{action}"
         words = "did not" if value == "no" else "did"
-        slot = Slot(
-            "polarity", ("polarity", person, action), value, favourite, "", lx.POLARITIES, 0, 0
-        )
+        slot = Slot("polarity", ("polarity", person, action), value, favourite, "", lx.POLARITIES)
         return _Fact(clause, ((words, slot),))
 
     def _order(self, draw: _Draw) -> _Fact:
@@ -294,7 +278,7 @@ class World:
         second = late if first == usual else usual
         before = draw.pick((True, False))
         clause = f"{first} before {second}" if before else f"{second} after {first}"
-        slot = Slot("order", ("order", *sorted(pair)), first, usual, second, (usual, late), 0, 0)
+        slot = Slot("order", ("order", *sorted(pair)), first, usual, second, (usual, late))
         return _Fact(clause, ((clause, slot),))
 
 

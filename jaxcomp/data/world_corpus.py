@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from jaxcomp.config import Config, config_hash
-from jaxcomp.data.examples import Counts, Piece, context_words, world_pieces
+from jaxcomp.data.examples import Counts, Example, Found, context_words, world_examples
 from jaxcomp.data.qa import of_passage
 from jaxcomp.data.sources import Question
 from jaxcomp.data.tokenizer import Tokenizer, world_tokenizer
 from jaxcomp.data.world import Passage, World, own_world, scrambled
 
 PASSAGES = 1024  # of a block
-_DRAWN = {  # set -> (split, counterfactual)
-    "train": ("train", False),
-    "val": ("val", False),
-    "ordinary": ("test", False),
-    "counterfactual": ("test", True),
-}
+_TEST = ("ordinary", "counterfactual")  # sets of the split "test"; others are named as theirs
 
 
 class WorldCorpus:
@@ -33,63 +28,63 @@ class WorldCorpus:
         self.blocks = -(-self.count // PASSAGES)
         self.content = [own_world(cfg.world), self.count, PASSAGES]
         self.lm_content = [cfg.world, self.count, PASSAGES]
+        self.words = World(cfg.world).words()
+        self.tokenizer_name = f"world-{config_hash(self.words)}"
 
-    def pieces(self, block: int, comp: Tokenizer, dec: Tokenizer) -> tuple[list[Piece], Counts]:
+    def examples(self, block: int, comp: Tokenizer, dec: Tokenizer) -> Found:
         cfg = dataclasses.replace(self.cfg, world=own_world(self.cfg.world))
-        drawn = self._passages(cfg, block, cfg.world.train_prior_strength, context_words(cfg))
-        return world_pieces(drawn, cfg, comp, dec)
+        prior = cfg.world.train_prior_strength
+        drawn = _drawn(cfg, "train", self._numbers(block), prior, context_words(cfg))
+        return world_examples(drawn, cfg, comp, dec)
 
-    def held_out(
-        self, which: str, wanted: int, comp: Tokenizer, dec: Tokenizer
-    ) -> tuple[list[Piece], Counts]:
-        cfg, (split, counterfactual) = self.cfg, _DRAWN[which]
-        trained = which in ("train", "val")
-        prior = cfg.world.train_prior_strength if trained else cfg.world.prior_strength
-        world, pieces, counts = World(cfg.world), [], Counts()
+    def held_out(self, which: str, wanted: int, comp: Tokenizer, dec: Tokenizer) -> Found:
+        cfg, words = self.cfg, context_words(self.cfg)
+        split, prior = which, cfg.world.train_prior_strength
+        if which in _TEST:
+            split, prior = "test", cfg.world.prior_strength
+        examples, counts = [], Counts()
         for start in range(0, 10 * wanted, wanted):
-            drawn = [
-                world.passage(
-                    split,
-                    i,
-                    prior_strength=prior,
-                    counterfactual=counterfactual,
-                    max_words=context_words(cfg),
-                )
-                for i in range(start, start + wanted)
-            ]
-            more, seen = world_pieces(drawn, cfg, comp, dec)
-            pieces, counts = pieces + more, counts + seen
-            if len(pieces) >= wanted:
+            numbers = range(start, start + wanted)
+            drawn = _drawn(cfg, split, numbers, prior, words, which == "counterfactual")
+            more, seen = world_examples(drawn, cfg, comp, dec)
+            examples, counts = examples + more, counts + seen
+            if len(examples) >= wanted:
                 break
-        return pieces, counts
+        return examples, counts
 
     def texts(self, block: int, words: int, tok: Tokenizer) -> tuple[list[str], list[str]]:
-        drawn = self._passages(self.cfg, block, self.cfg.world.prior_strength, words)
-        drawn = [_scrambled(p) for p in drawn] if self.cfg.world.base_scrambled else drawn
-        # A byte-level token holds the space before its word; the world's implies it.
-        space = " " if tok.byte_level else ""
-        return [p.text for p in drawn], [space + p.continuation for p in drawn]
+        prior = self.cfg.world.prior_strength
+        heads, tails = [], []
+        for p in _drawn(self.cfg, "train", self._numbers(block), prior, words):
+            both = p.text, p.continuation
+            if self.cfg.world.base_scrambled:
+                both = (scrambled(text, f"{p.id}/{i}") for i, text in enumerate(both))
+            head, tail = both
+            heads.append(head)
+            # A byte-level token holds the space before its word; the world's implies it.
+            tails.append(f" {tail}" if tok.byte_level else tail)
+        return heads, tails
 
-    def questions(self, pieces: Sequence[Piece]) -> list[Sequence[Question]]:
-        return [of_passage(p.passage) for p in pieces if p.passage is not None]
-
-    @property
-    def tokenizer_name(self) -> str:
-        return f"world-{config_hash(World(self.cfg.world).words())}"
+    def questions(self, examples: Sequence[Example]) -> list[Sequence[Question]]:
+        return [of_passage(e.passage) for e in examples]
 
     def make_tokenizer(self, folder: Path) -> None:
-        world_tokenizer(World(self.cfg.world).words(), folder)
+        world_tokenizer(self.words, folder)
 
-    def _passages(self, cfg: Config, number: int, prior: float, words: int) -> list[Passage]:
-        world, first = World(cfg.world), number * PASSAGES
-        last = min(first + PASSAGES, self.count)
-        return [
-            world.passage("train", i, prior_strength=prior, max_words=words)
-            for i in range(first, last)
-        ]
+    def _numbers(self, block: int) -> range:
+        return range(block * PASSAGES, min((block + 1) * PASSAGES, self.count))
 
 
-def _scrambled(p: Passage) -> Passage:
-    parts = (scrambled(t, f"{p.id}/{i}") for i, t in enumerate((p.text, p.continuation)))
-    text, continuation = parts
-    return p._replace(text=text, continuation=continuation)
+def _drawn(
+    cfg: Config,
+    split: str,
+    numbers: Iterable[int],
+    prior: float,
+    words: int,
+    counterfactual: bool = False,
+) -> list[Passage]:
+    draw = World(cfg.world).passage
+    return [
+        draw(split, i, prior_strength=prior, counterfactual=counterfactual, max_words=words)
+        for i in numbers
+    ]

@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 
 from jaxcomp.config import Config, ConfigError, config_hash
 from jaxcomp.data.eval_sets import eval_examples
-from jaxcomp.data.set_names import TEXT_SET, WORLD_SETS
-from jaxcomp.data.sources import source_of
+from jaxcomp.data.sources import TEXT_SET, WORLD_SETS, source_of
 from jaxcomp.data.world import World
 from jaxcomp.evals import attribution, inspect_page, linear_probe, tracing
 from jaxcomp.evals.metrics import slots

@@ -23,8 +23,7 @@ from typing import Any, NamedTuple
 
 from jaxcomp.config import Config
 from jaxcomp.data.facts import KINDS
-from jaxcomp.data.set_names import TEXT_SET, WORLD_SETS
-from jaxcomp.data.sources import source_of
+from jaxcomp.data.sources import TEXT_SET, WORLD_SETS, source_of
 
 Value = float | int | None
 Values = dict[str, Value]

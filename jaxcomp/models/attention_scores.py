@@ -1,21 +1,20 @@
 """Where a transformer looks: the attention that chosen places of a text pay to every place.
 
-It walks the layers as `Transformer.__call__` does, and beside each attention takes the
-probabilities of a few queries, which the fused kernels never hand out.
+Beside each attention it takes the probabilities of a few queries, which the fused kernels never
+hand out.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxcomp.models.attention import BLOCKED, attention, grouped, sight, windows
-from jaxcomp.models.mask import Mask
-from jaxcomp.models.model import Transformer
+from jaxcomp.models.attention import BLOCKED, grouped
+from jaxcomp.models.model import Seen, Transformer
 from jaxcomp.runtime.sharding import constrain
 
 
@@ -53,35 +52,27 @@ def _attended(
     at_BQ: jax.Array,
 ) -> Attended:
     model = nnx.merge(graphdef, weights)
-    cfg = model.cfg
     seg_BL = constrain(seg_BL.astype(jnp.int32), "batch")
-    x_BLD = constrain(x_BLD.astype(model.dtype), "act_BLD")
-    seen = sight(cfg, constrain(pos_BL, "batch"), Mask(True, seg_BL, seg_BL))
     at_BQ1, slot_S = constrain(at_BQ, "batch")[:, :, None], jnp.arange(x_BLD.shape[1])
     # One-hot rows, not a gather, which would lose the layout of the batch.
     hot_BQL = at_BQ1 == slot_S
     seg_BQ1 = jnp.sum(jnp.where(hot_BQL, seg_BL[:, None], 0), axis=2, keepdims=True)
     allowed_BQS = (seg_BQ1 == seg_BL[:, None]) & (slot_S <= at_BQ1)
 
-    def body(x_BLD: jax.Array, xs: Any) -> tuple[jax.Array, jax.Array]:
-        layer, window = xs
-        angle, mask = seen.of(window)
-        q_BLNH, k_BSKH, v_BSKH = layer.qkv(x_BLD, angle, None)
-        q_BQNH = jnp.einsum("BQL,BLNH->BQNH", hot_BQL.astype(q_BLNH.dtype), q_BLNH)
+    def look(seen: Seen) -> jax.Array:
+        q_BQNH = jnp.einsum("BQL,BLNH->BQNH", hot_BQL.astype(seen.q_BLNH.dtype), seen.q_BLNH)
         near_BQS = allowed_BQS
-        if mask.window is not None:
-            rank_BS = mask.rank_BS()
+        if seen.mask.window is not None:
+            rank_BS = seen.mask.rank_BS()
             rank_BQ1 = jnp.sum(jnp.where(hot_BQL, rank_BS[:, None], 0), axis=2, keepdims=True)
-            near_BQS &= rank_BQ1 - rank_BS[:, None] < mask.window
-        share_BQS = _mean_over_heads(q_BQNH, k_BSKH, near_BQS)
-        heads_BLNH = attention(q_BLNH, k_BSKH, v_BSKH, mask)
-        return layer.mix(x_BLD, heads_BLNH, None), share_BQS
+            near_BQS &= rank_BQ1 - rank_BS[:, None] < seen.mask.window
+        return _mean_over_heads(q_BQNH, seen.k_BSKH, near_BQS)
 
-    x_BLD, share_YBQS = jax.lax.scan(body, x_BLD, (model.layers, windows(cfg)))
+    hidden_BLD, share_YBQS = model.through(x_BLD, pos_BL, seg_BL, look, unroll=1)
     asked_BQ1 = jnp.any(hot_BQL, axis=2, keepdims=True)
     count_B1 = jnp.maximum(jnp.sum(asked_BQ1, axis=1), 1)
     share_BL = jnp.sum(jnp.where(asked_BQ1, jnp.mean(share_YBQS, axis=0), 0.0), axis=1) / count_B1
-    return Attended(share_BL, model.last_norm(x_BLD))
+    return Attended(share_BL, hidden_BLD)
 
 
 def _mean_over_heads(q_BQNH: jax.Array, k_BSKH: jax.Array, allowed_BQS: jax.Array) -> jax.Array:

@@ -63,8 +63,7 @@ def from_hf(hf: dict[str, Any], source: str = "config.json") -> ModelConfig:
 
     Raises ConfigError naming the field where one is missing or asks for something unsupported.
     """
-    if hf.get("quantization_config"):
-        how = hf["quantization_config"]
+    if how := hf.get("quantization_config"):
         how = how.get("quant_method", how) if isinstance(how, dict) else how
         raise ConfigError(
             f"{source}: quantization_config says {how!r}; quantised weights are not supported: "
@@ -90,7 +89,7 @@ def from_hf(hf: dict[str, Any], source: str = "config.json") -> ModelConfig:
     most = _integer(hf, "max_position_embeddings", source, own.get("max_position_embeddings"))
     tied = hf.get("tie_word_embeddings")
     if not isinstance(tied, bool | None):
-        raise ConfigError(f"{source}: tie_word_embeddings is {tied!r}, expected true or false")
+        raise _expected(source, "tie_word_embeddings", tied, "true or false")
     for name in {"sliding_window", "query_pre_attn_scalar"} & set(row.fields):
         values[name] = _integer(hf, name, source, own.get(name, _OMITTED[name]))
     pattern = _pattern(hf, row, values["num_hidden_layers"], source)
@@ -109,10 +108,9 @@ def from_hf(hf: dict[str, Any], source: str = "config.json") -> ModelConfig:
     return cfg
 
 
-def _text_of(hf: dict[str, Any], source: str = "config.json") -> dict[str, Any]:
+def _text_of(hf: dict[str, Any], source: str) -> dict[str, Any]:
     """The config of the language model inside a multimodal one."""
-    outer = MULTIMODAL[hf["model_type"]]
-    text = hf.get("text_config")
+    outer, text = MULTIMODAL[hf["model_type"]], hf.get("text_config")
     crossed = text.get("cross_attention_layers") if isinstance(text, dict) else None
     if not isinstance(text, dict) or (outer.cross_attention and not isinstance(crossed, list)):
         also = " with a list `cross_attention_layers`" if outer.cross_attention else ""
@@ -132,9 +130,8 @@ def _text_of(hf: dict[str, Any], source: str = "config.json") -> dict[str, Any]:
                 f"{source} (text_config): cross_attention_layers has {layer!r}, expected numbers "
                 f"of layers, from 0 to {layers - 1}"
             )
-    own = layers - len(set(crossed or ()))
-    bare = {name: value for name, value in text.items() if name != "cross_attention_layers"}
-    return bare | {"num_hidden_layers": own}
+    del text["cross_attention_layers"]
+    return text | {"num_hidden_layers": layers - len(set(crossed or ()))}
 
 
 def _refuse_what_is_not_computed(hf: dict[str, Any], row: Family, source: str) -> None:
@@ -159,27 +156,25 @@ def _refuse_what_is_not_computed(hf: dict[str, Any], row: Family, source: str) -
 
 def _pattern(hf: dict[str, Any], row: Family, layers: int, source: str) -> int:
     """`sliding_window_pattern`, by layer_types where it is given."""
-    default = row.defaults.get("sliding_window_pattern", 0)
     windows = "sliding_window_pattern" in row.fields
+    default = row.defaults.get("sliding_window_pattern", 0)
     given = _integer(hf, "sliding_window_pattern", source, default) if windows else 0
-    kinds = hf.get("layer_types")
+    kinds, allowed = hf.get("layer_types"), (FULL, SLIDING) if windows else (FULL,)
     if kinds is None:
         return given
     if not isinstance(kinds, list):
-        raise ConfigError(f"{source}: layer_types is {kinds!r}, expected a list")
-    allowed = (FULL, SLIDING) if windows else (FULL,)
-    for kind in kinds:
-        if kind not in allowed:
-            raise ConfigError(
-                f"{source}: layer_types has {kind!r}; only {' and '.join(map(repr, allowed))} is "
-                "supported"
-            )
+        raise _expected(source, "layer_types", kinds, "a list")
+    if odd := [kind for kind in kinds if kind not in allowed]:
+        raise ConfigError(
+            f"{source}: layer_types has {odd[0]!r}; only {' and '.join(map(repr, allowed))} is "
+            "supported"
+        )
     if not windows:
         return 0
     # All of one kind say little of the pattern: the one that is given, if it agrees.
     first = kinds.index(FULL) + 1 if FULL in kinds else len(kinds) + 1
     for pattern in (given, first):
-        if kinds == layer_types(pattern, len(kinds)) and len(kinds) == layers:
+        if len(kinds) == layers and kinds == layer_types(pattern, layers):
             return pattern
     raise ConfigError(
         f"{source}: layer_types is {kinds!r}; expected {layers} entries, every n-th of them "
@@ -259,19 +254,22 @@ def check_shape(cfg: ModelConfig, where: str) -> None:
         )
 
 
+def _expected(source: str, name: str, found: object, what: str) -> ConfigError:
+    return ConfigError(f"{source}: {name} is {found!r}, expected {what}")
+
+
 def _integer(hf: dict[str, Any], name: str, source: str, default: int | None = None) -> int:
     value = hf.get(name)
     value = default if value is None else value
     if not isinstance(value, int) or isinstance(value, bool):
-        found = "missing" if value is None else repr(value)
-        raise ConfigError(f"{source}: {name} is {found}, expected a whole number")
+        raise _expected(source, name, value, "a whole number")
     return value
 
 
 def _number(hf: dict[str, Any], name: str, source: str, default: float | None = None) -> float:
     value = hf.get(name, default)
     if not isinstance(value, int | float) or isinstance(value, bool):
-        raise ConfigError(f"{source}: {name} is {value!r}, expected a number")
+        raise _expected(source, name, value, "a number")
     return float(value)
 
 
@@ -282,9 +280,8 @@ def _ropes(hf: dict[str, Any], row: Family, theta: float, most: int, source: str
         return {"rope_theta": theta, "rope_scaling": scaling}
     both = hf.get("rope_parameters") or {}
     if not isinstance(both, dict) or not set(both) <= {FULL, SLIDING}:
-        raise ConfigError(
-            f"{source}: rope_parameters is {both!r}, expected one object for {FULL} and one for "
-            f"{SLIDING}"
+        raise _expected(
+            source, "rope_parameters", both, f"one object for {FULL}, one for {SLIDING}"
         )
     theta, scaling = _rope(hf | {"rope_parameters": both.get(FULL)}, theta, most, source)
     base = _number(hf, "rope_local_base_freq", source, 10_000.0)
@@ -301,38 +298,30 @@ def _rope(
     hf: dict[str, Any], theta: float, most: int, source: str
 ) -> tuple[float, RopeScaling | None]:
     """rope_theta and scaling; `rope_scaling` wins where `rope_parameters` stands too."""
-    for field in ("rope_parameters", "rope_scaling"):
-        rope = hf.get(field) or {}
+    field, rope = "", {}
+    for name in ("rope_parameters", "rope_scaling"):
+        found = hf.get(name) or {}
         # Newer files of other families have one object for each kind of layer.
-        if not isinstance(rope, dict) or any(isinstance(value, dict) for value in rope.values()):
-            raise ConfigError(f"{source}: {field} is {rope!r}, expected one object for all layers")
-    field = "rope_scaling" if hf.get("rope_scaling") else "rope_parameters"
-    rope = hf.get(field) or {}
+        if not isinstance(found, dict) or any(isinstance(x, dict) for x in found.values()):
+            raise _expected(source, name, found, "one object for all layers")
+        field, rope = (name, found) if found else (field, rope)
+    where = f"{source}: {field}"
     if rope.get("partial_rotary_factor", 1.0) != 1.0:
         found = rope["partial_rotary_factor"]
-        raise ConfigError(
-            f"{source}: {field}.partial_rotary_factor is {found!r}; only 1.0 is supported"
-        )
+        raise ConfigError(f"{where}.partial_rotary_factor is {found!r}; only 1.0 is supported")
     theta = _number({"rope_theta": theta} | hf | rope, "rope_theta", source)
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "default":
         return theta, None
     if kind == "linear":
-        factor = _number(rope, "factor", f"{source}: {field}")
-        return theta, RopeScaling(factor=factor, rope_type="linear")
+        return theta, RopeScaling(factor=_number(rope, "factor", where), rope_type="linear")
     if kind != "llama3":
         raise ConfigError(
-            f"{source}: {field}.rope_type is {kind!r}; supported are 'default', 'linear' and "
-            "'llama3'"
+            f"{where}.rope_type is {kind!r}; supported are 'default', 'linear' and 'llama3'"
         )
-    names = [f.name for f in dataclasses.fields(RopeScaling)[:4]]
-    rope = {names[-1]: most} | rope
-    missing = [name for name in names if name not in rope]
-    if missing:
-        raise ConfigError(f"{source}: {field} lacks {', '.join(missing)}, which llama3 needs")
-    where = f"{source}: {field}"
-    floats: dict[str, Any] = {name: _number(rope, name, where) for name in names[:-1]}
-    return theta, RopeScaling(
-        **floats,
-        original_max_position_embeddings=_integer(rope, names[-1], where),
-    )
+    *names, length = (f.name for f in dataclasses.fields(RopeScaling)[:4])
+    if missing := [name for name in names if name not in rope]:
+        raise ConfigError(f"{where} lacks {', '.join(missing)}, which llama3 needs")
+    floats: dict[str, Any] = {name: _number(rope, name, where) for name in names}
+    original = _integer({length: most} | rope, length, where)
+    return theta, RopeScaling(**floats, original_max_position_embeddings=original)

@@ -7,7 +7,7 @@ on a family's name.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from jaxcomp.config import ConfigError
@@ -121,25 +121,24 @@ register(
 
 # What Qwen's files leave out; a window stands in them, but is used with use_sliding_window only.
 _QWEN: dict[str, Any] = {"num_key_value_heads": 32, "max_position_embeddings": 32_768}
-_QWEN_INERT = ("sliding_window", "max_window_layers")
-register(
-    Family(
-        "qwen2",
-        "Qwen2ForCausalLM",
-        qkv_bias=True,
-        defaults=_QWEN,
-        fixed={"use_sliding_window": False},
-        inert=_QWEN_INERT,
-    )
+_QWEN2 = Family(
+    "qwen2",
+    "Qwen2ForCausalLM",
+    qkv_bias=True,
+    defaults=_QWEN,
+    fixed={"use_sliding_window": False},
+    inert=("sliding_window", "max_window_layers"),
 )
+register(_QWEN2)
 register(
-    Family(
-        "qwen3",
-        "Qwen3ForCausalLM",
+    replace(
+        _QWEN2,
+        model_type="qwen3",
+        architecture="Qwen3ForCausalLM",
+        qkv_bias=False,
         qk_norm="head",
         defaults=_QWEN | {"head_dim": 128},
         fixed={"attention_bias": False},
-        inert=_QWEN_INERT,
     )
 )
 

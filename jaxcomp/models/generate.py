@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -57,36 +57,17 @@ def generate(
     kv_override: KVOverride | None = None,
     *,
     max_new: int,
-    eos_id: int,
-    temperature: float = 0.0,
-    key: jax.Array | None = None,
-    first_tok: jax.Array | None = None,
-    limit_B: jax.Array | None = None,
+    **options: Any,
 ) -> Generated:
     """Continues each row after the last valid (seg > 0) place of its prefix of embeddings.
 
     Padding may stand anywhere in the prefix; `kv_override` are keys and values of places in it,
     instead of the model's own. New tokens take positions start_pos_B, start_pos_B+1, ... and the
-    segment id of that last valid place. temperature 0 takes the likeliest token; above, tokens are
-    sampled with `key` from softmax(logits / temperature). first_tok (one token a row) forces the
-    first token, whose entropy is still reported. limit_B is the most tokens of each row (default
-    and at most max_new). Stops early when all rows have ended or reached theirs. Calls of equal
-    shapes, whatever the weights, eos_id, temperature, key or limits, compile once.
-
-    Raises ValueError where max_new < 1, temperature < 0, or sampling lacks a key.
+    segment id of that last valid place; `options` as of `resume`. Calls of equal shapes, whatever
+    the weights, eos_id, temperature, key or limits, compile once.
     """
-    _check(max_new, temperature, key)
-    found = read(model, prefix_BPD, pos_BP, seg_BP, start_pos_B, kv_override, room=max_new)
-    return resume(
-        model,
-        found,
-        max_new=max_new,
-        eos_id=eos_id,
-        temperature=temperature,
-        key=key,
-        first_tok=first_tok,
-        limit_B=limit_B,
-    )
+    prefix = prefix_BPD, pos_BP, seg_BP, start_pos_B, kv_override
+    return resume(model, read(model, *prefix, room=max_new), max_new=max_new, **options)
 
 
 def read(
@@ -118,9 +99,24 @@ def resume(
     first_tok: jax.Array | None = None,
     limit_B: jax.Array | None = None,
 ) -> Generated:
-    """`generate` after a prefix that was read, which this uses up: its cache is written over.
-    `max_new` is at most the room it was read with. Raises ValueError as `generate` does."""
-    _check(max_new, temperature, key)
+    """Continue a prefix that was read, which this uses up: its cache is written over.
+
+    Args:
+        max_new: tokens at most, at most the room it was read with; stops early when all rows have
+            ended or reached their limit.
+        temperature: 0 takes the likeliest token; above, tokens are sampled with `key` from
+            softmax(logits / temperature).
+        first_tok: one token a row, forced as the first; its entropy is still reported.
+        limit_B: the most tokens of each row (default and at most max_new).
+
+    Raises ValueError where max_new < 1, temperature < 0, or sampling lacks a key.
+    """
+    if max_new < 1:
+        raise ValueError(f"max_new is {max_new}, expected at least 1")
+    if temperature < 0:
+        raise ValueError(f"temperature is {temperature}, expected 0 (greedy) or more")
+    if temperature > 0 and key is None:
+        raise ValueError(f"temperature is {temperature} but key is None: sampling needs a key")
     graphdef, weights = nnx.split(model)
     forced_B = jnp.full(found.seg_B1.shape[:1], -1) if first_tok is None else first_tok
     out, _ = _decode(
@@ -136,15 +132,6 @@ def resume(
         sample=temperature > 0,
     )
     return out
-
-
-def _check(max_new: int, temperature: float, key: jax.Array | None) -> None:
-    if max_new < 1:
-        raise ValueError(f"max_new is {max_new}, expected at least 1")
-    if temperature < 0:
-        raise ValueError(f"temperature is {temperature}, expected 0 (greedy) or more")
-    if temperature > 0 and key is None:
-        raise ValueError(f"temperature is {temperature} but key is None: sampling needs a key")
 
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "max_new"))

@@ -121,7 +121,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _checked(folder: Path) -> tuple[ModelConfig, dict[str, Weight], Files]:
     """What `folder` holds and where, after every check that needs no values."""
-    cfg, files, config = read_config(folder), _open_all(folder), _read_json(folder / CONFIG)
+    config, files = _read_json(folder / CONFIG), _open_all(folder)
+    cfg = from_hf(config, str(folder / CONFIG))
     layers = config.get("text_config", config).get("num_hidden_layers", cfg.num_hidden_layers)
     if layers > len(files):  # before names are made for each of what may be a billion
         raise HfError(
@@ -181,11 +182,7 @@ def _open(path: Path) -> Files:
 
 
 def _check_tensors(
-    folder: Path,
-    cfg: ModelConfig,
-    stored_as: Tower,
-    table: dict[str, Weight],
-    files: Files,
+    folder: Path, cfg: ModelConfig, stored_as: Tower, table: dict[str, Weight], files: Files
 ) -> None:
     expected = {name: weight.stored for weight in table.values() for name in weight.names}
     for name, shape in expected.items():
@@ -209,14 +206,11 @@ def _check_tensors(
     spare = {stored_as.head} if cfg.tie_word_embeddings else set()
     unknown = [
         name
-        for name in files
-        if name not in expected
-        and name not in spare
-        and not name.endswith("inv_freq")
-        and not name.startswith(stored_as.ignored)
+        for name in sorted(files.keys() - expected.keys() - spare)
+        if not name.endswith("inv_freq") and not name.startswith(stored_as.ignored)
     ]
     if unknown:
         raise HfError(
             f"{folder} holds {len(unknown)} tensor(s) that a {cfg.model_type} of this {CONFIG} "
-            f"does not have, such as {', '.join(sorted(unknown)[:3])}; {_MEND}"
+            f"does not have, such as {', '.join(unknown[:3])}; {_MEND}"
         )

@@ -86,26 +86,22 @@ class Linear(nnx.Module):
         return y
 
 
+def _axes(eq: str) -> tuple[str, str, str, str]:
+    """Of a projection: its input's axes, those contracted, those produced, and its output's."""
+    x, w, y = eq.replace("->", ",").split(",")
+    return x, "".join(c for c in w if c in x), "".join(c for c in w if c not in x), y
+
+
 def lora_eqs(eq: str) -> tuple[str, str]:
     """The two einsums of an adapter: "BLD,DNH->BLNH" gives "BLD,DR->BLR" and "BLR,RNH->BLNH"."""
-    x, w, y = eq.replace("->", ",").split(",")
-    contracted = "".join(c for c in w if c in x)
-    produced = "".join(c for c in w if c not in x)
+    x, contracted, produced, y = _axes(eq)
     return f"{x},{contracted}R->BLR", f"BLR,R{produced}->{y}"
-
-
-def lora_shapes(eq: str, shape: tuple[int, ...], rank: int) -> tuple[tuple[int, ...], ...]:
-    """Shapes of A and B for one layer's weight of `shape`."""
-    x, w, _ = eq.replace("->", ",").split(",")
-    contracted = tuple(n for c, n in zip(w, shape, strict=True) if c in x)
-    produced = tuple(n for c, n in zip(w, shape, strict=True) if c not in x)
-    return (*contracted, rank), (rank, *produced)
 
 
 def lora_specs(eq: str) -> tuple[str, str]:
     """Names in `sharding.SPECS` of A and B."""
-    a, b = lora_eqs(eq)
-    return f"lora_{a.split(',')[1].split('-')[0]}", f"lora_{b.split(',')[1].split('-')[0]}"
+    _, contracted, produced, _ = _axes(eq)
+    return f"lora_{contracted}R", f"lora_R{produced}"
 
 
 def init_lora(
@@ -123,7 +119,10 @@ def init_lora(
 def _draw(
     key: jax.Array, rank: int, weights: tuple[tuple[str, str, tuple[int, ...]], ...], Y: int
 ) -> dict[str, tuple[jax.Array, jax.Array]]:
-    shapes = {name: lora_shapes(eq, shape, rank) for name, eq, shape in weights}
+    shapes = {}
+    for name, eq, shape in weights:
+        cut = len(_axes(eq)[1])  # of a weight the contracted axes come first
+        shapes[name] = (*shape[:cut], rank), (rank, *shape[cut:])
     total = sum(Y * math.prod(a) for a, _ in shapes.values())
     unit = jax.random.uniform(key, (total,), minval=-1.0)
     out, start = {}, 0
@@ -146,11 +145,9 @@ def merge(model: Any) -> Any:
     for _, module in nnx.iter_modules(merged):
         if isinstance(module, Linear) and module.lora is not None:
             low = module.lora
-            x, w, _ = module.eq.replace("->", ",").split(",")
-            a_eq = "Y" + "".join(c for c in w if c in x) + "R"
-            b_eq = "YR" + "".join(c for c in w if c not in x)
+            _, contracted, produced, _ = _axes(module.eq)
             delta = jnp.einsum(
-                f"{a_eq},{b_eq}->Y{w}",
+                f"Y{contracted}R,YR{produced}->Y{contracted}{produced}",
                 low.a[...],
                 low.b[...],
                 out_sharding=jax.typeof(module.w[...]).sharding.spec,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -92,6 +93,16 @@ class Cache(NamedTuple):
     length: jax.Array
 
 
+class Seen(NamedTuple):
+    """One layer at work: its own keys (before RoPE) and values, and what its attention takes."""
+
+    kv: KeyValues
+    q_BLNH: jax.Array
+    k_BSKH: jax.Array
+    v_BSKH: jax.Array
+    mask: Mask
+
+
 class Transformer(nnx.Module):
     """A decoder-only transformer. Create and call it under `sharding.use_mesh`.
 
@@ -163,75 +174,53 @@ class Transformer(nnx.Module):
         )
 
     def __call__(
+        self, x_BLD: jax.Array, pos_BL: jax.Array, seg_BL: jax.Array, **options: Any
+    ) -> jax.Array:
+        """hidden_BLD after the final norm; `options` as of `through`."""
+        return self.through(x_BLD, pos_BL, seg_BL, **options)[0]
+
+    def keep(
+        self, x_BLD: jax.Array, pos_BL: jax.Array, seg_BL: jax.Array, *, last: int, **options: Any
+    ) -> tuple[jax.Array, KeyValues]:
+        """As `__call__`; and the keys (before RoPE) and values of the `last` places, 1 to L."""
+
+        def look(seen: Seen) -> KeyValues:
+            return KeyValues(*(x_BLKH[:, -last:] for x_BLKH in seen.kv))
+
+        return self.through(x_BLD, pos_BL, seg_BL, look, **options)
+
+    def through(
         self,
         x_BLD: jax.Array,
         pos_BL: jax.Array,
         seg_BL: jax.Array,
+        look: Callable[[Seen], Any] = lambda seen: None,
         *,
         remat: str = "none",
         packed: bool = True,
         dropout_key: jax.Array | None = None,
         kv_override: KVOverride | None = None,
         unroll: int = 0,
-    ) -> jax.Array:
-        """hidden_BLD after the final norm; attention is causal within equal segment ids.
+    ) -> tuple[jax.Array, Any]:
+        """hidden_BLD after the final norm, and what `look` took of every layer, stacked on axis Y.
 
-        pos_BL are RoPE positions (any integers), seg_BL segment ids with 0 = padding; packed=False
-        promises that none is above 1, which more kernels can say. remat is none | full | offload
-        (layer inputs to host memory); dropout_key turns LoRA dropout on; `kv_override` are keys and
-        values in the place of the tower's own; unroll is the number of layers in one scan step (0:
-        see `_unroll`).
+        Attention is causal within equal segment ids. pos_BL are RoPE positions (any integers),
+        seg_BL segment ids with 0 = padding; packed=False promises that none is above 1, which more
+        kernels can say. remat is none | full | offload (layer inputs to host memory); dropout_key
+        turns LoRA dropout on; `kv_override` are keys and values in the place of the tower's own;
+        unroll is the number of layers in one scan step (0: see `_unroll`).
         """
-        return self._through(
-            x_BLD, pos_BL, seg_BL, kv_override=kv_override, last=0, remat=remat, packed=packed,
-            dropout_key=dropout_key, unroll=unroll,
-        )[0]  # fmt: skip
+        x_BLD, sight = self._start(x_BLD, pos_BL, seg_BL, packed)
 
-    def keep(
-        self,
-        x_BLD: jax.Array,
-        pos_BL: jax.Array,
-        seg_BL: jax.Array,
-        *,
-        last: int,
-        remat: str = "none",
-        packed: bool = True,
-        dropout_key: jax.Array | None = None,
-    ) -> tuple[jax.Array, KeyValues]:
-        """As `__call__`; and the keys and values of the `last` places, 1 to L."""
-        hidden_BLD, kv = self._through(
-            x_BLD, pos_BL, seg_BL, kv_override=None, last=last, remat=remat, packed=packed,
-            dropout_key=dropout_key, unroll=0,
-        )  # fmt: skip
-        assert kv is not None
-        return hidden_BLD, kv
-
-    def _through(
-        self,
-        x_BLD: jax.Array,
-        pos_BL: jax.Array,
-        seg_BL: jax.Array,
-        *,
-        kv_override: KVOverride | None,
-        last: int,
-        remat: str,
-        packed: bool,
-        dropout_key: jax.Array | None,
-        unroll: int,
-    ) -> tuple[jax.Array, KeyValues | None]:
-        """All layers and the final norm; with keys and values of the `last` places, if any."""
-        x_BLD, seen = self._start(x_BLD, pos_BL, seg_BL, packed)
-
-        def body(x_BLD: jax.Array, xs: Any) -> tuple[jax.Array, KeyValues | None]:
+        def body(x_BLD: jax.Array, xs: Any) -> tuple[jax.Array, Any]:
             layer, key, kv, window = xs
-            angle, mask = seen.of(window)
+            angle, mask = sight.of(window)
             x_BLD = checkpoint_name(x_BLD, "layer_input")
-            q_BLNH, k_BSKH, v_BSKH = layer.heads(x_BLD, key)
-            kept = KeyValues(k_BSKH[:, -last:], v_BSKH[:, -last:]) if last else None
-            qkv = apply_rope(
-                q_BLNH, k_BSKH, v_BSKH, angle, kv_override and kv_override._replace(kv=kv)
-            )
-            return layer.mix(x_BLD, attention(*qkv, mask), key), kept
+            q_BLNH, k_BLKH, v_BLKH = layer.heads(x_BLD, key)
+            override_y = kv_override and kv_override._replace(kv=kv)
+            qkv = apply_rope(q_BLNH, k_BLKH, v_BLKH, angle, override_y)
+            taken = look(Seen(KeyValues(k_BLKH, v_BLKH), *qkv, mask))
+            return layer.mix(x_BLD, attention(*qkv, mask), key), taken
 
         keys_Y = None
         if dropout_key is not None:
@@ -239,8 +228,8 @@ class Transformer(nnx.Module):
         with jax.named_scope("layers"):
             scan_body = _rematerialise(body, remat)
             xs = (self.layers, keys_Y, kv_override and kv_override.kv, windows(self.cfg))
-            x_BLD, kept = jax.lax.scan(scan_body, x_BLD, xs, unroll=unroll or _unroll())
-        return self.last_norm(x_BLD), kept
+            x_BLD, taken = jax.lax.scan(scan_body, x_BLD, xs, unroll=unroll or _unroll())
+        return self.last_norm(x_BLD), taken
 
     def last_norm(self, x_BLD: jax.Array) -> jax.Array:
         """What follows the last layer."""
@@ -256,29 +245,19 @@ class Transformer(nnx.Module):
         kv_override: KVOverride | None = None,
     ) -> tuple[jax.Array, Cache]:
         """As `__call__`, keeping keys and values in a cache with room for `size` >= L of them."""
-        x_BLD, seen = self._start(x_BLD, pos_BL, seg_BL)
 
-        def body(x_BLD: jax.Array, xs: Any) -> tuple[jax.Array, Any]:
-            layer, kv, window = xs
-            angle, mask = seen.of(window)
-            q_BLNH, k_BSKH, v_BSKH = layer.heads(x_BLD, None)
-            override_y = kv_override and kv_override._replace(kv=kv)
-            q_BLNH, k_BSKH, v_BSKH = apply_rope(q_BLNH, k_BSKH, v_BSKH, angle, override_y)
-            heads_BLNH = attention(q_BLNH, k_BSKH, v_BSKH, mask)
-            kept = k_BSKH.transpose(0, 2, 1, 3), v_BSKH.transpose(0, 2, 1, 3)
-            return layer.mix(x_BLD, heads_BLNH, None), kept
+        def look(seen: Seen) -> tuple[jax.Array, jax.Array]:
+            return seen.k_BSKH.transpose(0, 2, 1, 3), seen.v_BSKH.transpose(0, 2, 1, 3)
 
-        xs = (self.layers, kv_override and kv_override.kv, windows(self.cfg))
-        x_BLD, (k_YBKSH, v_YBKSH) = jax.lax.scan(body, x_BLD, xs)
-        room = size - x_BLD.shape[1]
-        wide = ((0, 0), (0, 0), (0, 0), (0, room), (0, 0))
-        cache = Cache(
-            jnp.pad(k_YBKSH, wide),
-            jnp.pad(v_YBKSH, wide),
-            jnp.pad(seen.mask.kv_seg_BS, ((0, 0), (0, room))),
-            jnp.int32(x_BLD.shape[1]),
+        hidden_BLD, (k_YBKSH, v_YBKSH) = self.through(
+            x_BLD, pos_BL, seg_BL, look, kv_override=kv_override, unroll=1
         )
-        return self.last_norm(x_BLD), cache
+        L = x_BLD.shape[1]
+        wide = ((0, 0), (0, 0), (0, 0), (0, size - L), (0, 0))
+        seg_BS = jnp.pad(constrain(seg_BL.astype(jnp.int32), "batch"), ((0, 0), (0, size - L)))
+        return hidden_BLD, Cache(
+            jnp.pad(k_YBKSH, wide), jnp.pad(v_YBKSH, wide), seg_BS, jnp.int32(L)
+        )
 
     def step(
         self, x_BLD: jax.Array, pos_BL: jax.Array, seg_BL: jax.Array, cache: Cache

@@ -34,10 +34,7 @@ def damaged(file: Path, error: object) -> None:
 
 
 def write_atomically(file: Path, content: bytes) -> bool:
-    """Write the file whole or not at all; False (and one warning) where the disk refuses.
-
-    A cache that cannot be written costs time, never a run.
-    """
+    """Write the file whole or not at all; False (and a warning) where the disk refuses."""
     try:
         write_bytes(file, content)
     except OSError as error:

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxcomp.compress.autoencoder import AutoEncoder, Targets
 from jaxcomp.config import Config
-from jaxcomp.data.qa_batches import answer_batches
+from jaxcomp.data.eval_sets import answer_batches
 from jaxcomp.data.tokenizer import Tokenizer
 from jaxcomp.runtime.sharding import SPECS, whole_batch
 from jaxcomp.training.loss import MemoryObjective
@@ -25,7 +25,7 @@ from jaxcomp.training.optim import summed
 @dataclass(frozen=True)
 class AnswerObjective(MemoryObjective):
     """Mean nats of an answer's labels, and of a rebuilt text's where the batch has any
-    (`data.qa_batches.AnswerBatch`), each weighing as much as its share of the targets.
+    (`data.eval_sets.AnswerBatch`), each weighing as much as its share of the targets.
 
     So a long text beside a short answer counts as one example, not as its number of tokens, and in
     the mean the loss is p_reconstruct * rebuilding + (1 - p_reconstruct) * answering.

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from scipy.special import softmax
 
 from jaxcomp.compress.autoencoder import AutoEncoder, build
 from jaxcomp.compress.recipes import recipe
@@ -76,67 +77,52 @@ def batch(rows=8, seed=0) -> Batch:
 
 
 def layer_weights(llm: Transformer, y: int) -> dict[str, np.ndarray]:
-    block = llm.layers
-    names = ("q", "k", "v", "o", "gate", "up", "down")
-    out = {n: np.array(getattr(block, n).w[...][y], np.float64) for n in names}
-    norms = (
-        "attn_norm",
-        "mlp_norm",
-        *(("q_norm", "k_norm") if hasattr(llm.layers, "q_norm") else ()),
-    )
-    return out | {n: np.array(getattr(block, n)[...][y], np.float64) for n in norms}
+    found = {}
+    for name in layer_leaves(llm.cfg):
+        leaf = getattr(llm.layers, name)
+        found[name] = np.array((leaf.w if hasattr(leaf, "w") else leaf)[...][y], np.float64)
+    return found
 
 
 def rms(x, weight, eps=1e-5):
     return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps) * weight
 
 
-def turned(x_NH, position, theta):
-    half = x_NH.shape[-1] // 2
-    out = x_NH.copy()
-    for i in range(half):
-        angle = position * theta ** (-2 * i / (2 * half))
-        a, b = x_NH[:, i], x_NH[:, i + half]
-        out[:, i] = a * math.cos(angle) - b * math.sin(angle)
-        out[:, i + half] = b * math.cos(angle) + a * math.sin(angle)
-    return out
+def turned(x_SNH, pos_S, theta):
+    half = x_SNH.shape[-1] // 2
+    angle_S1H = (np.array(pos_S)[:, None] * theta ** (-np.arange(half) / half))[:, None]
+    a, b, cos, sin = x_SNH[..., :half], x_SNH[..., half:], np.cos(angle_S1H), np.sin(angle_S1H)
+    return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
 
 def states_by_hand(llm: Transformer, x_SE, pos_S, given=None, kept=None) -> np.ndarray:
     """Final states of a row without padding: each place reads itself and those before it.
 
     `given` maps a place to its [Y, 2, K, H] keys (before rotation) and values in the place of its
-    own; `kept`, a list, is given those of every place: [Y][S][2, K, H].
+    own; `kept`, a list, is given those of every place: [Y][S, 2, K, H].
     """
     cfg = llm.cfg
-    share = cfg.num_attention_heads // cfg.num_key_value_heads
-    x_SE = [np.array(x, np.float64) for x in x_SE]
+    x_SE = np.array(x_SE, np.float64)
+    later_SS = np.triu(np.ones((len(x_SE),) * 2, bool), 1)
     for y in range(cfg.num_hidden_layers):
-        w, keys, values, out, both = layer_weights(llm, y), [], [], [], []
-        for s, (x_E, position) in enumerate(zip(x_SE, pos_S, strict=True)):
-            h = rms(x_E, w["attn_norm"])
-            q, k, v = (np.einsum("e,enh->nh", h, w[n]) for n in "qkv")
-            if "q_norm" in w:
-                q, k = rms(q, w["q_norm"]), rms(k, w["k_norm"])
-            k, v = (k, v) if given is None or s not in given else given[s][y]
-            both.append(np.stack([k, v]))
-            keys.append(turned(k, position, cfg.rope_theta))
-            values.append(v)
-            q, heads = turned(q, position, cfg.rope_theta), []
-            for n in range(cfg.num_attention_heads):
-                score = np.array([key[n // share] @ q[n] for key in keys]) / math.sqrt(cfg.head_dim)
-                p = np.exp(score - score.max())
-                p /= p.sum()
-                seen = zip(p, values, strict=True)
-                heads.append(sum(weight * value[n // share] for weight, value in seen))
-            x_E = x_E + np.einsum("nh,nhe->e", np.stack(heads), w["o"])
-            h = rms(x_E, w["mlp_norm"])
-            gate = h @ w["gate"]
-            out.append(x_E + (gate / (1 + np.exp(-gate)) * (h @ w["up"])) @ w["down"])
-        x_SE = out
+        w = layer_weights(llm, y)
+        h = rms(x_SE, w["attn_norm"])
+        q, k, v = (np.einsum("se,enh->snh", h, w[n]) for n in "qkv")
+        if "q_norm" in w:
+            q, k = rms(q, w["q_norm"]), rms(k, w["k_norm"])
+        for s, own in (given or {}).items():
+            k[s], v[s] = own[y]
         if kept is not None:
-            kept.append(both)
-    return np.stack([rms(x, np.array(llm.norm[...], np.float64)) for x in x_SE])
+            kept.append(np.stack([k, v], axis=1))
+        q, k = (turned(x, pos_S, cfg.rope_theta) for x in (q, k))
+        k, v = (np.repeat(x, cfg.num_attention_heads // x.shape[1], axis=1) for x in (k, v))
+        scores = np.einsum("snh,tnh->nst", q, k) / math.sqrt(cfg.head_dim)
+        share = softmax(np.where(later_SS, -np.inf, scores), axis=-1)
+        x_SE = x_SE + np.einsum("nst,tnh,nhe->se", share, v, w["o"])
+        h = rms(x_SE, w["mlp_norm"])
+        gate = h @ w["gate"]
+        x_SE = x_SE + (gate / (1 + np.exp(-gate)) * (h @ w["up"])) @ w["down"]
+    return rms(x_SE, np.array(llm.norm[...], np.float64))
 
 
 def connected_by_hand(name: str, connector, x_E) -> np.ndarray:

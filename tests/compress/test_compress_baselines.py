@@ -116,22 +116,6 @@ def test_an_unknown_baseline_is_refused(mesh):
         Baseline("first", pair())
 
 
-def test_evaluation_reads_a_baseline_as_any_pair(mesh):
-    """`read` and `forced` of fidelity, by graph and state; nothing is what the floor is."""
-    ctx, lengths = tiny.put((tiny.tokens(4, 2, T), LENGTHS))
-    tok_BL, len_B, mode_B = tiny.put((tiny.tokens(4, 6, seed=1), np.array([6, 5, 4, 3]), NONE))
-    nll = {}
-    for name in ("nothing", "lead"):
-        graphdef, state = nnx.split(Baseline(name, pair()))
-        memory = decode.read(graphdef, state, ctx, lengths, RATIO)
-        if name == "lead":
-            blank = decode.no_memory(memory)
-            nll["floor"] = decode.forced(graphdef, state, blank, mode_B, tok_BL, len_B)
-        nll[name] = decode.forced(graphdef, state, memory, mode_B, tok_BL, len_B)
-    np.testing.assert_allclose(nll["nothing"].nll_BL, nll["floor"].nll_BL, rtol=1e-6)
-    assert np.abs(nll["lead"].nll_BL - nll["floor"].nll_BL).max() > 1e-3
-
-
 # --- cramming ----------------------------------------------------------------------------------
 
 STEPS = 40
@@ -212,26 +196,3 @@ def test_cramming_does_not_depend_on_the_mesh():
     rows = (0, 1, 2, 3)
     alone, spread = crammed(rows)[1], crammed(rows, (2, 2, 2))[1]
     np.testing.assert_allclose(spread.nll_NB[:5], alone.nll_NB[:5], rtol=1e-3)
-
-
-def test_one_step_is_adams_along_the_true_slope(mesh):
-    """The first update is the rate against the sign of the slope, seen by finite differences."""
-    model = pair()
-    ctx, (tok_BL, len_B) = tiny.tokens(4, 2, T), rebuilding(tiny.tokens(4, 2, T), LENGTHS)
-    graphdef, state = nnx.split(model)
-    start = memory_of(model, ctx)
-    put = tiny.put((tok_BL, len_B))
-    found = cram(graphdef, state, start, *put, steps=1, lr=0.01)
-    spread = float(np.sqrt(np.array(model.decoder.emb[...]).var(axis=0).mean()))
-    moved_BMD = np.array(found.memory.vec_BMD - start.vec_BMD)
-    valid_BM = np.array(start.seg_BM) == 1
-    np.testing.assert_allclose(np.abs(moved_BMD[valid_BM]), 0.01 * spread, rtol=0.02)
-    for b, m, d in ((0, 0, 3), (1, 2, 5)):
-        sides = []
-        for nudge in (0.05, -0.05):
-            vec_BMD = np.array(start.vec_BMD)
-            vec_BMD[b, m, d] += nudge
-            memory = start._replace(vec_BMD=tiny.put(vec_BMD))
-            nll_BL = decode.forced(graphdef, state, memory, tiny.put(NONE), *put).nll_BL
-            sides.append(float(nll_BL[b].sum()))
-        assert np.sign(sides[0] - sides[1]) == -np.sign(moved_BMD[b, m, d])

@@ -11,7 +11,7 @@ from flax import nnx
 
 from jaxcomp.compress import cramming
 from jaxcomp.compress.autoencoder import build
-from jaxcomp.compress.baselines import BASELINES, Baseline
+from jaxcomp.compress.baselines import Baseline
 from jaxcomp.config import ModelConfig, TrainConfig
 from jaxcomp.inference import decode, rows
 from jaxcomp.models.attention_scores import attended
@@ -50,24 +50,22 @@ def everything(model, memory, L):
     tok_BL = np.tile(tiny.tokens(1, L), (B, 1))
     mode_B, tok_BL, len_B = tiny.put((np.zeros(B, np.int32), tok_BL, np.full(B, L, np.int32)))
     forced = decode.forced(graphdef, state, memory, mode_B, tok_BL, len_B)
-    args = (graphdef, state, memory, mode_B, jax.random.key(0))
-    greedy = decode.free(*args, max_new=L, eos_id=NEVER)
-    sampled = decode.free(*args, max_new=L, eos_id=NEVER, temperature=1.0)
+    key = jax.random.key(0)
+    greedy = decode.free(graphdef, state, memory, mode_B, key, max_new=L, eos_id=NEVER)
     prefix = rows.with_text(graphdef, state, memory, mode_B, tok_BL, len_B)
     last_B1 = np.full((B, 1), prefix.seg_BP.shape[1] - 1, np.int32)
     found = attended(model.decoder, prefix.x_BPD, prefix.pos_BP, prefix.seg_BP, tiny.put(last_B1))
     crammed = cramming.cram(graphdef, state, memory, tok_BL, len_B, steps=1)
-    # What is sampled depends on the number of rows; what the first token is drawn from does not.
-    first_B1 = sampled.entropy_BL[:, :1]
-    said = (memory, forced, greedy, first_B1, found.share_BL, crammed.memory, crammed.nll_NB.T)
+    said = (memory, forced, greedy, found.share_BL, crammed.memory, crammed.nll_NB.T)
     return jax.tree.map(np.array, said)
 
 
 @pytest.mark.parametrize(
     ("name", "positions", "G", "ratio", "L"),
     [
-        *((name, "spread", 1, T, 1) for name in ("pcc", "pisco", "arc", "500x", "one head")),
-        ("pcc", "consecutive", 2, 4, 3),
+        ("one head", "spread", 1, T, 1),
+        ("500x", "spread", 1, T, 1),
+        pytest.param("pcc", "consecutive", 2, 4, 3, marks=pytest.mark.slow),
     ],
 )
 def test_a_row_alone_is_the_row_among_others(mesh, name, positions, G, ratio, L):
@@ -81,9 +79,10 @@ def test_a_row_alone_is_the_row_among_others(mesh, name, positions, G, ratio, L)
             np.testing.assert_allclose(x[0], y[b], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", ["strided", "full"])
 def test_a_baseline_of_one_row_is_that_of_the_row_among_others(mesh, name):
-    model, (ctx_BGT, len_BG) = Baseline(name, made("pcc")), texts(1)
+    model = Baseline(name, made("one head"))
+    ctx_BGT, len_BG = texts(1)
     together = remember(model, *tiny.put((ctx_BGT, len_BG)), T)
     alone = remember(model, *tiny.put((ctx_BGT[1:2], len_BG[1:2])), T)
     for x, y in zip(alone, together, strict=True):

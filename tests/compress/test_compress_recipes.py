@@ -7,8 +7,7 @@ import pytest
 from jaxcomp.cli.overrides import override
 from jaxcomp.cli.validate import validate
 from jaxcomp.compress import recipes
-from jaxcomp.compress.kinds import CONNECTORS, KINDS
-from jaxcomp.config import Config, ConfigError, MemoryConfig, SweepConfig, to_dict
+from jaxcomp.config import Config, ConfigError, MemoryConfig, SweepConfig
 from jaxcomp.runtime.fields import from_dict
 
 
@@ -18,18 +17,6 @@ def test_every_recipe_is_a_config_that_holds():
         validate(cfg)
         assert cfg.memory.recipe == name
         assert recipes.with_memory(Config(), name).memory == cfg.memory
-
-
-def test_every_kind_and_connector_has_a_recipe():
-    assert {r.kind for r in recipes.RECIPES.values()} == set(KINDS)
-    assert {r.connector for r in recipes.RECIPES.values()} == set(CONNECTORS)
-
-
-def test_the_defaults_are_pcc_and_add_nothing_to_a_hash():
-    assert recipes.with_memory(Config(), "pcc") == Config()
-    tree = to_dict(Config())
-    assert "connector" not in tree["memory"]
-    assert "recipes" not in tree["sweep"]
 
 
 def test_a_label_that_does_not_fit_names_the_field_and_both_ways_out():

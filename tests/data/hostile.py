@@ -1,7 +1,6 @@
-"""Text that tokenizers stumble over, and pairs of unlike tokenizers: small, and as published."""
+"""Text that tokenizers stumble over, and a pair of unlike tokenizers like published ones."""
 
 import json
-import os
 import random
 import unicodedata
 from pathlib import Path
@@ -10,12 +9,8 @@ from typing import NamedTuple
 import published
 from hypothesis import strategies as st
 
-from jaxcomp.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from jaxcomp.data.tokenizer import Tokenizer, load_tokenizer
 
-# Where the published files themselves lie, on machines that have them: more to compare with.
-ASSETS = Path(os.environ.get("JAXCOMP_ASSETS", "~/.cache/jaxcomp-assets")).expanduser()
-REAL = [ASSETS / "tokenizer-qwen3", ASSETS / "tokenizer-llama3"]
-KINDS = ["small", "published", *(["real"] if all(f.is_dir() for f in REAL) else [])]
 SPECIAL = ("<|im_end|>", "<|eot_id|>", "<|endoftext|>", "<|begin_of_text|>", "<eos>", "<pad>")
 DECOMPOSED = ("e\u0301", "A\u030a", "q\u0301\u0327", "\u1112\u1161\u11ab", "\u3066\u3099", "\u212b")
 PIECES = (
@@ -34,7 +29,7 @@ class Pair(NamedTuple):
     comp: Tokenizer
     dec: Tokenizer
     folders: tuple[Path, ...]
-    special: tuple[dict[str, int], ...]  # special tokens of each
+    special: list[dict[str, int]]  # special tokens of each
 
 
 def nfc(text):
@@ -58,52 +53,15 @@ def write_documents(file, texts):
     return str(file)
 
 
-def pair_of(kind, folder):
-    if kind == "real":
-        return _pair(*REAL)
-    if kind == "published":
-        return _pair(published.qwen3(folder / "qwen3"), published.llama3(folder / "llama3"))
-    comp, dec = folder / "comp", folder / "dec"
-    train_tokenizer(["the word of the day 中文 é 😀 한국 <|im_end|>", *documents(30, 1)], 420, comp)
-    train_tokenizer(["the memory of a vector " * 9], 290, dec)
-    end, begin = _added(420, "<|im_end|>"), _added(290, "<|begin_of_text|>")
-    change(comp, normalizer={"type": "NFC"}, added=[end])
-    (comp / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|im_end|>"}))
-    change(dec, post_processor=_begins_with(begin), added=[begin])
-    return _pair(comp, dec)
-
-
-def _pair(*folders: Path):
+def pair_in(folder):
+    folders = published.qwen3(folder / "comp"), published.llama3(folder / "dec")
     specs = [json.loads((f / "tokenizer.json").read_text("utf-8")) for f in folders]
     special = [{t["content"]: t["id"] for t in s["added_tokens"] if t["special"]} for s in specs]
     comp, dec = map(load_tokenizer, folders)
-    return Pair(comp, dec, folders, tuple(special))
+    return Pair(comp, dec, folders, special)
 
 
-def change(folder, added=(), **fields):
+def change(folder, **fields):
     """Edits the tokenizer.json of `folder`."""
     file = folder / "tokenizer.json"
-    spec = json.loads(file.read_text("utf-8")) | fields
-    spec["added_tokens"] += added
-    file.write_text(json.dumps(spec), "utf-8")
-
-
-def _added(number, content, special=True):
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    return {"id": number, "content": content, "special": special, **flags}
-
-
-def _begins_with(token):
-    """As published Llama folders have it: a begin token before every text."""
-    name = token["content"]
-    first, text = ({"SpecialToken": {"id": name, "type_id": 0}}, _sequence("A"))
-    return {
-        "type": "TemplateProcessing",
-        "single": [first, text],
-        "pair": [first, text, _sequence("B")],
-        "special_tokens": {name: {"id": name, "ids": [token["id"]], "tokens": [name]}},
-    }
-
-
-def _sequence(name):
-    return {"Sequence": {"id": name, "type_id": 0}}
+    file.write_text(json.dumps(json.loads(file.read_text("utf-8")) | fields), "utf-8")

@@ -2,7 +2,7 @@
 
 Like Qwen3's: NFC, one digit a token, `<think>` as an added token that is not special. Like
 Llama-3's: up to three digits a token, whole words before merges, a begin token and trimmed offsets
-in the post-processor. Like SmolLM2's: a vocabulary without some bytes. All ids of merged tokens lie
+in the post-processor. All ids of merged tokens lie
 beyond 16 bits, as most of the real vocabularies do.
 """
 
@@ -12,15 +12,12 @@ import random
 import tokenizers
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from jaxcomp.data.spec import byte_symbols
-
 PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s|"
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 BEYOND = 1 << 17  # the first id of a merged token
 TEXT = "the of and word in a memory vector is red 中文 字 한국 don't é Å 😀 1234567 1911"
-MISSING = (0x13, 0x84)  # bytes for which the vocabulary like SmolLM2's has no token
 
 
 def qwen3(folder):
@@ -36,15 +33,6 @@ def llama3(folder):
     inner = _inner(r"\p{N}{1,3}", ignore_merges=True)
     special = ("<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>")
     return _write(inner, folder, special, begin=special[0], eos_token="<|eot_id|>")
-
-
-def smollm2(folder):
-    inner = tokenizers.Tokenizer(models.BPE())
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(True), byte_level])
-    _learn(inner)
-    special = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-    return _write(inner, folder, special, missing=MISSING, eos_token="<|im_end|>")
 
 
 def _inner(digits, ignore_merges=False):
@@ -68,12 +56,10 @@ def _learn(inner):
     inner.decoder = decoders.ByteLevel()
 
 
-def _write(inner, folder, special, added=(), begin=None, missing=(), **config):
+def _write(inner, folder, special, added=(), begin=None, **config):
     spec = json.loads(inner.to_str())
     vocab = spec["model"]["vocab"]
     symbols = [t for t in vocab if len(t) == 1]
-    for byte in missing:
-        symbols.remove(byte_symbols()[byte])
     merged = [t for t in vocab if len(t) > 1]
     ids = {t: i for i, t in enumerate(symbols)} | {t: BEYOND + i for i, t in enumerate(merged)}
     spec["model"]["vocab"] = ids

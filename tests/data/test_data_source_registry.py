@@ -6,12 +6,12 @@ import sys
 
 import numpy as np
 import pytest
-from data_configs import draw, world_config
+from data_configs import world_config
 
 from jaxcomp.cli import overrides
 from jaxcomp.cli.validate import validate
 from jaxcomp.config import Config, ConfigError, DataConfig, Size
-from jaxcomp.data.batches import data_tokenizer, eval_examples, lm_batches, train_batches
+from jaxcomp.data.batches import data_tokenizer, train_batches
 from jaxcomp.data.corpus import corpus
 from jaxcomp.data.documents import DataError
 from jaxcomp.data.sources import SOURCES, Document, Question, source
@@ -50,19 +50,6 @@ def tales():
 
 def config(**data):
     return world_config(source="tales", segment=64, target=160, vocab_size=300, **data)
-
-
-def test_its_documents_are_split_trained_on_and_held_out():
-    cfg = config(options="count=90")
-    validate(cfg)
-    tok = data_tokenizer(cfg)
-    batch = draw(train_batches(cfg, tok, tok), 3)[-1]
-    assert tok.decode(batch.ctx_BGT[0, 0, : batch.ctx_len_BG[0, 0]]).endswith("so it was")
-    assert draw(lm_batches(cfg, cfg.pretrain, tok), 1)[0].seg_BL.max() >= 1
-    held = {which: {e.id for e in eval_examples(cfg, which, tok, tok)} for which in ("val", "test")}
-    assert held["val"]
-    assert held["test"]
-    assert not held["val"] & held["test"]
 
 
 def test_its_questions_are_trained_on():

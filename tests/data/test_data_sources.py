@@ -12,7 +12,6 @@ from jaxcomp.data.documents import DataError
 from jaxcomp.data.readers import TXT_CHARS
 from jaxcomp.data.sources import documents_by as load_documents
 from jaxcomp.data.splits import split_documents
-from jaxcomp.runtime.cache import cache_dir
 
 
 def text_config(path, **fields):
@@ -67,7 +66,7 @@ def test_parquet(tmp_path):
     with pytest.raises(DataError, match="field 'other' is double"):
         load_documents(text_config(tmp_path / "x.parquet", text_field="other"))
     (tmp_path / "bad.parquet").write_bytes(b"not parquet at all")
-    with pytest.raises(DataError, match="not a readable parquet file"):
+    with pytest.raises(DataError, match="cannot be read"):
         load_documents(text_config(tmp_path / "bad.parquet"))
 
 
@@ -115,35 +114,26 @@ def test_tfds_without_tensorflow(tmp_path):
 
 # Bad input
 
+LATIN = b'{"text": "a"}\n{"text": "caf\xe9"}\n'
+CUT = gzip.compress(b'{"text": "a"}\n' * 99, mtime=0)[:20]
+
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("a.jsonl", b"", "a.jsonl: no text in 1 file"),
-        ("a.txt", b" \n ", "a.txt: no text in 1 file"),
-        (
-            "a.jsonl",
-            b'{"text": "a"}\n{"text": "caf\xe9"}\n',
-            r"not UTF-8 at line 2, byte 27 \(0xe9",
-        ),
+        ("a.jsonl", b'{"text": ""}\n', "no text in 1 file"),
+        ("a.jsonl", LATIN, r"not UTF-8 at line 2, byte 27 \(0xe9"),
         ("a.txt", b"one\ntwo\n\xff", r"not UTF-8 at line 3, byte 8"),
         ("a.jsonl", b'{"body": "a", "id": 1}\n', "line 1: no field 'text'; found body, id"),
         ("a.jsonl", b'{"text": "a"}\n{"text"\n', "line 2: not JSON"),
         ("a.jsonl", b"[1]\n", r"line 1: holds a list \[...\], expected an object"),
         ("a.jsonl", b'{"text": 5}\n', "field 'text' is int; expected text"),
-        ("a.jsonl", b'{"text": "a\\ud800"}\n', "line 1: a string holds half a surrogate pair"),
-        *[
-            ("a.jsonl", b'{"text": "a"}\n{"text": "b", %b}\n' % more, f"line 2: .*{message}")
-            for more, message in [
-                (b'"title": "\\udc00"', "half a surrogate pair"),
-                (b'"source": "\\ud800x"', "half a surrogate pair"),
-                (b'"id": ' + b"9" * 5000, "an integer of 5000 digits"),
-                (b'"x": ' + b"[" * 100_000 + b"]" * 100_000, "nested too deep"),
-            ]
-        ],
-        ("a.jsonl", b'{"text": ""}\n', "no text in 1 file"),
+        ("a.jsonl", b'{"text": "b", "title": "\\udc00"}', "line 1: .*half a surrogate pair"),
+        ("a.jsonl", b'{"text": "b", "id": ' + b"9" * 5000 + b"}", "an integer of 5000 digits"),
+        ("a.jsonl", b'{"text": ' + b"[" * 10**5 + b"]" * 10**5 + b"}", "nested too deep"),
         ("a.csv", b"text\n", r"a.csv: unsupported kind; expected one of .jsonl, .jsonl.gz"),
-        ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 99, mtime=0)[:20], "cannot be read"),
+        ("a.jsonl.gz", CUT, "cannot be read"),
         ("a.jsonl.gz", b'{"text": "a"}\n', "cannot be read"),
     ],
 )
@@ -151,21 +141,6 @@ def test_bad_files(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         load_documents(text_config(tmp_path / name))
-
-
-def test_shards_may_have_columns_of_other_types(tmp_path):
-    texts = sentences(120)
-    for i, kind in enumerate((pa.string(), pa.large_string())):
-        ids = range(60 * i, 60 * i + 60)
-        table = pa.table({
-            "text": pa.array(texts[60 * i : 60 * i + 60], kind),
-            "id": pa.array([str(n) for n in ids]) if i else pa.array(ids),
-            "title": [f"t{n // 4}" for n in ids] if i else [n // 4 for n in ids],
-        })  # fmt: skip
-        pq.write_table(table, tmp_path / f"{i}.parquet")
-    docs = load_documents(text_config(tmp_path / "*.parquet"))
-    assert [(d.id, d.text) for d in docs] == [(str(n), t) for n, t in enumerate(texts)]
-    split_documents(docs)
 
 
 def not_utf8(raw):
@@ -177,17 +152,13 @@ def not_utf8(raw):
 def bad_tables():
     two = ["one", "two"]
     twice = pa.table([two, two, two], names=["text", "title", "title"])
-    strange = pa.table({"text": two, "when": pa.array([2**62, 1], pa.timestamp("us"))})
+    dates = pa.table({"text": two, "id": pa.array([2**62, 1], pa.timestamp("us"))})
     return {
         r"has 2 columns named 'title'": twice,
-        r"has 2 columns named 'text'": pa.table([two, two], names=["text", "text"]),
-        r"row 1: not UTF-8 at byte 0 of its field 'title'": pa.table(
-            {"text": two, "title": not_utf8(b"\xe9\xff")}
+        r"in rows 0 to 1, the columns text cannot be read .*UTF-8": pa.table(
+            {"text": not_utf8(b"\xe9")}
         ),
-        r"row 1: not UTF-8 at byte 0 of its field 'text'": pa.table({"text": not_utf8(b"\xe9")}),
-        r"from row 0 on, the columns text, id cannot be read": strange.rename_columns(
-            ["text", "id"]
-        ),
+        r"in rows 0 to 1, the columns text, id cannot be read": dates,
     }
 
 
@@ -195,14 +166,6 @@ def bad_tables():
 def test_bad_parquet_files(tmp_path, message):
     pq.write_table(bad_tables()[message], tmp_path / "a.parquet")
     with pytest.raises(DataError, match=rf"a\.parquet: {message}"):
-        load_documents(text_config(tmp_path / "a.parquet"))
-
-
-def test_a_column_whose_name_is_not_utf8(tmp_path):
-    pq.write_table(pa.table({"text": ["one"], "nameless": ["two"]}), tmp_path / "a.parquet")
-    raw = (tmp_path / "a.parquet").read_bytes()
-    (tmp_path / "a.parquet").write_bytes(raw.replace(b"nameless", b"namele\xff\xfe"))
-    with pytest.raises(DataError, match=r"a\.parquet: the name of a column is not"):
         load_documents(text_config(tmp_path / "a.parquet"))
 
 
@@ -255,97 +218,25 @@ IDS = {
 }
 
 
-@pytest.mark.parametrize("parts", [1, 3])
-@pytest.mark.parametrize(
-    "more", [{}, {"source": "s"}, {"title": "work"}, {"book": "", "title": ""}]
-)
+@pytest.mark.parametrize("more", [{}, {"source": "s"}, {"title": "work"}])
 @pytest.mark.parametrize("ids", IDS)
-def test_equal_content_is_split_alike_in_every_format(tmp_path, ids, more, parts):
+def test_equal_content_is_split_alike_in_every_format(tmp_path, caplog, ids, more):
     data = [{"text": t} | more for t in sentences(120)]
     if "title" in more:
-        data = [r | {"title": f"{more['title']}{i // 4 if more['title'] else ''}"}
-                for i, r in enumerate(data)]  # fmt: skip
+        data = [r | {"title": f"work {i // 4}"} for i, r in enumerate(data)]
     if IDS[ids] is not None:
         data = [{"id": i} | row for i, row in zip(IDS[ids], data, strict=True)]
     data[17]["text"], data[60]["text"] = "", " \n"
-    shares = [data[i * 120 // parts : (i + 1) * 120 // parts] for i in range(parts)]
+    shares = [data[:40], data[40:]]
     found = {}
     for kind in ("jsonl", "jsonl.gz", "parquet"):
         docs = load_documents(text_config(written(tmp_path / kind, kind, shares)))
         found[kind] = texts_of(split_documents(docs))
+        assert len({d.id for d in docs}) == 118
+    said = [r.message for r in caplog.records if "does not identify the documents" in r.message]
+    assert len(said) == 3 * (ids in ("equal", "three labels", "some missing"))
     assert found["jsonl"] == found["jsonl.gz"] == found["parquet"]
     assert min(map(len, found["jsonl"].values())) >= 2
-
-
-def neighbours(held, train):
-    """Held-out numbers whose neighbour on either side is trained on."""
-    return [n for n in held if {n - 1, n + 1} & set(train)]
-
-
-@pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "parquet"])
-@pytest.mark.parametrize("ids", ["of works", "none", "null", "equal", "three labels"])
-def test_neighbours_of_a_work_stand_on_one_side(tmp_path, kind, ids):
-    texts = sentences(120)
-    data = [{"text": t} for t in texts]
-    if IDS[ids] is not None:
-        data = [{"id": i} | row for i, row in zip(IDS[ids], data, strict=True)]
-    docs = load_documents(text_config(written(tmp_path / "d", kind, [data])))
-    found = {
-        n: [texts.index(t) for t in part] for n, part in texts_of(split_documents(docs)).items()
-    }
-    for name in ("val", "test"):
-        # A stretch has two ends; single rows would have two neighbours each.
-        works = 2 if ids == "of works" else 1
-        assert len(neighbours(found[name], found["train"])) <= 2 * works
-        assert 3 * works <= len(found[name]) <= 6
-
-
-def test_many_works_named_by_their_ids_are_held_out_whole(tmp_path):
-    data = [{"id": i, "text": t} for i, t in zip(IDS["of many works"], sentences(120), strict=True)]
-    found = names(
-        split_documents(load_documents(text_config(write_jsonl(tmp_path / "a.jsonl", data))))
-    )
-    works = {n: {i.rsplit("-", 1)[0] for i in ids} for n, ids in found.items()}
-    assert sum(map(len, works.values())) == 40 == len(set.union(*works.values()))
-
-
-@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
-@pytest.mark.parametrize(
-    "ids", ["null", "equal", "three labels", "some missing", "none", "of works"]
-)
-def test_ids_that_do_not_identify_are_not_used_and_one_line_says_so(tmp_path, caplog, kind, ids):
-    data = [{"text": t} for t in sentences(120)]
-    if IDS[ids] is not None:
-        data = [{"id": i} | row for i, row in zip(IDS[ids], data, strict=True)]
-    docs = load_documents(text_config(written(tmp_path / "d", kind, [data])))
-    said = [r.message for r in caplog.records if "does not identify the documents" in r.message]
-    assert len(said) == (ids in ("equal", "three labels", "some missing"))
-    assert len({d.id for d in docs}) == 120
-
-
-def test_a_row_without_an_id_is_known_by_its_own_number(tmp_path):
-    data = [{"text": t} for t in ("one", "", "three")]
-    for kind, wanted in (("jsonl", ["0-1", "0-3"]), ("parquet", ["0-0", "0-2"])):
-        docs = load_documents(text_config(written(tmp_path / kind, kind, [data])))
-        assert [d.id for d in docs] == wanted
-
-
-def test_a_damaged_file_of_the_cache_is_said_to_be_one_and_made_anew(tmp_path, caplog, monkeypatch):
-    monkeypatch.setenv("JAXCOMP_CACHE", str(tmp_path / "cache"))
-    data = [{"id": f"x{i}y", "text": t} for i, t in enumerate(sentences(119))]
-    data.append({"id": "copy", "text": data[5]["text"]})
-    docs = load_documents(text_config(write_jsonl(tmp_path / "a.jsonl", data)))
-    wanted = names(split_documents(docs))
-    files = list((cache_dir() / "splits").glob("*.npz"))
-    assert files
-    whole = files[0].read_bytes()
-    for content in (b"", b"[1, 2", whole[:200], whole[:-20], whole[:90] + b"\xff" + whole[91:]):
-        for file in files:
-            file.write_bytes(content)
-        caplog.clear()
-        assert names(split_documents(docs)) == wanted
-        assert "this file of the cache is damaged" in caplog.text
-        assert all(f.read_bytes() == whole for f in files)
 
 
 def names(docs):
@@ -371,15 +262,6 @@ def test_numbered_pieces_are_held_out_in_stretches_with_borders(tmp_path):
             nearest = min(abs(n - h) for n in number["train"] for h in (held[0], held[-1]))
             assert nearest > (12 if source == "a" else 6)  # an eighth of the stretch
     assert 0.85 < len(found["train"]) / len(docs) < 0.95
-
-
-def test_works_stay_together(tmp_path):
-    data = [r | {"work": f"work {i // 7}"} for i, r in enumerate(rows(700))]
-    docs = load_documents(text_config(write_jsonl(tmp_path / "x.jsonl", data)))
-    works = {n: {d.work for d in part} for n, part in split_documents(docs).items()}
-    assert sum(len(w) for w in works.values()) == 100
-    assert len(set.union(*works.values())) == 100
-    assert all(works.values())
 
 
 def test_splits_depend_on_documents_not_on_their_order_and_on_the_seed(tmp_path):

@@ -2,11 +2,8 @@ import json
 import random
 import re
 import time
-from typing import Any
 
-import published
 import pytest
-import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -83,11 +80,6 @@ def test_metaspace_mark_is_refused(world):
         world.encode("a\u2581b")
 
 
-def test_lone_surrogate_is_refused(bpe):
-    with pytest.raises(TokenizerError, match="not valid Unicode"):
-        bpe.encode("\ud800")
-
-
 def test_folders_load_in_transformers_with_the_same_ids(bpe, tmp_path):
     from transformers import PreTrainedTokenizerFast
 
@@ -100,57 +92,10 @@ def test_folders_load_in_transformers_with_the_same_ids(bpe, tmp_path):
     assert theirs.pad_token_id == mine.pad_id
 
 
-def test_training_is_deterministic_and_a_complete_folder_is_reused(tmp_path):
-    texts = [World().passage("train", i).text for i in range(20)]
-    first = train_tokenizer(texts, 320, tmp_path / "a")
-    assert train_tokenizer(texts, 320, tmp_path / "b").name == first.name
-    assert train_tokenizer(["other text"], 320, tmp_path / "a").name == first.name
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
-
-
-def test_name_is_of_the_content_not_of_its_layout(tmp_path):
-    first = train_tokenizer(["some text, some more text"] * 5, 300, tmp_path / "a")
-    file = tmp_path / "a" / "tokenizer.json"
-    parsed = json.loads(file.read_text("utf-8"))
-    file.write_text(json.dumps(parsed, indent=4), "utf-8")
-    assert load_tokenizer(tmp_path / "a").name == first.name
-    parsed["added_tokens"][0]["lstrip"] = True
-    file.write_text(json.dumps(parsed), "utf-8")
-    assert load_tokenizer(tmp_path / "a").name != first.name
-
-
-def test_a_base_folder_keeps_its_other_files(tmp_path):
-    (tmp_path / "config.json").write_text("{}")
-    world_tokenizer(World().words(), tmp_path)
-    assert {"config.json", "tokenizer.json"} <= {p.name for p in tmp_path.iterdir()}
-
-
-def test_offsets_keep_the_space_of_published_tokenizers(bpe, tmp_path):
-    # Llama-3's file trims offsets and adds a begin token in its post-processor.
-    train_tokenizer(["a b"], 300, tmp_path / "t")
-    spec = json.loads((tmp_path / "t" / "tokenizer.json").read_text())
-    spec["post_processor"] = {
-        "type": "ByteLevel",
-        "add_prefix_space": True,
-        "trim_offsets": True,
-        "use_regex": True,
-    }
-    tok = Tokenizer(json.dumps(spec))
-    spans = tok.encode_with_offsets("a  b")[1]
-    assert {c for a, b in spans for c in range(a, b)} == {0, 1, 2, 3}
-
-
 def test_vocabulary_without_unknown_token_does_not_drop_silently():
-    spec = {
-        "version": "1.0",
-        "added_tokens": [],
-        "normalizer": None,
-        "pre_tokenizer": None,
-        "post_processor": None,
-        "decoder": None,
-        "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "<eos>": 2}, "merges": []},
-    }
-    tok = Tokenizer(json.dumps(spec))
+    model = {"type": "BPE", "vocab": {"a": 0, "b": 1, "<eos>": 2}, "merges": []}
+    empty = dict.fromkeys(("normalizer", "pre_tokenizer", "post_processor", "decoder"))
+    tok = Tokenizer(json.dumps({"version": "1.0", "added_tokens": [], "model": model} | empty))
     assert tok.encode("abba") == [0, 1, 1, 0]
     with pytest.raises(TokenizerError, match="'c' at character 2"):
         tok.encode("abc")
@@ -177,14 +122,6 @@ def test_bytes_without_a_token_do_not_vanish_silently(tmp_path, normalizer):
         tok.encode("ańb")
 
 
-def test_a_published_vocabulary_with_missing_bytes(tmp_path):
-    tok = load_tokenizer(published.smollm2(tmp_path / "t"))
-    text = "Words, 中文 😀 e\u0301 <|im_end|> \x00\n"
-    assert tok.decode(tok.encode(text)) == text
-    with pytest.raises(TokenizerError, match=r"'\\x13' at character 1"):
-        tok.encode("a\x13b")
-
-
 def test_an_end_token_readable_from_text_is_an_error(tmp_path):
     spec = edited(tmp_path / "t")
     for token in spec["added_tokens"]:
@@ -195,23 +132,12 @@ def test_an_end_token_readable_from_text_is_an_error(tmp_path):
         tok.encode("a <eos> b")
 
 
-def test_labels_must_say_the_very_text(tmp_path, bpe):
-    assert bpe.encode_exactly(["a  b", ""]) == [bpe.encode("a  b"), []]
-    spec = edited(tmp_path / "t")
-    spec["pre_tokenizer"]["add_prefix_space"] = True
-    tok = Tokenizer(json.dumps(spec), {"eos_token": "<eos>"}, where="some/folder")
-    with pytest.raises(TokenizerError, match=r"some/folder: .* ' word' for 'word' at character 0"):
-        tok.encode_exactly([" word", "word"])
-
-
 @pytest.mark.parametrize(
     ("normalizer", "text", "form"),
     [
-        (None, "e\u0301 \u212b", "e\u0301 \u212b"),
         ("NFC", "e\u0301 \u212b", "é Å"),
         ("NFD", "é", "e\u0301"),
         ("NFKC", "ﬁ", None),
-        ("Lowercase", "words", "words"),
         ("Lowercase", "Words", None),
     ],
 )
@@ -232,9 +158,7 @@ def test_errors_name_the_folder(tmp_path):
         load_tokenizer(tmp_path)
     for broken in ("{", "[]", "{}", '{"model": {"type": "BPE"}}', "\x00"):
         (tmp_path / "tokenizer.json").write_text(broken)
-        with pytest.raises(
-            TokenizerError, match=r"tokenizer.json: not a readable tokenizer .*copy"
-        ):
+        with pytest.raises(TokenizerError, match=r"json: not a readable tokenizer .*copy"):
             load_tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\noid")
     with pytest.raises(TokenizerError, match=r"begins with b'version https://git-lfs.*whole file"):
@@ -245,33 +169,13 @@ def test_errors_name_the_folder(tmp_path):
         train_tokenizer([], 300, tmp_path / "x")
 
 
-def test_unknown_end_token_is_an_error(tmp_path):
-    train_tokenizer(["a b"], 300, tmp_path / "t")
-    config = {"eos_token": "<|nothing|>"}
-    (tmp_path / "t" / "tokenizer_config.json").write_text(json.dumps(config))
-    with pytest.raises(TokenizerError, match=r"<\|nothing\|>"):
-        load_tokenizer(tmp_path / "t")
-
-
-@pytest.mark.parametrize(
-    ("config", "message"), [("{", "not JSON"), ("[]", r"holds a list \[...\], expected an object")]
-)
-def test_a_broken_config_is_named_itself(tmp_path, config, message):
-    train_tokenizer(["a b"], 300, tmp_path / "t")
-    (tmp_path / "t" / "tokenizer_config.json").write_text(config)
-    with pytest.raises(TokenizerError, match=rf"tokenizer_config\.json: {message}"):
-        load_tokenizer(tmp_path / "t")
-
-
 def test_a_tokenizer_without_an_end_token_is_an_error(tmp_path):
     spec = edited(tmp_path / "t")
     spec["added_tokens"] = []
     spec["model"]["vocab"]["<end of story>"] = spec["model"]["vocab"].pop("<eos>")
     (tmp_path / "t" / "tokenizer.json").write_text(json.dumps(spec))
     (tmp_path / "t" / "tokenizer_config.json").unlink()
-    with pytest.raises(
-        TokenizerError, match=r"t: no eos_token in .*; name the token in tokenizer_"
-    ):
+    with pytest.raises(TokenizerError, match=r"t: no eos_token in .*; name the token in tok"):
         load_tokenizer(tmp_path / "t")
     named = {"eos_token": {"content": "<end of story>"}}
     (tmp_path / "t" / "tokenizer_config.json").write_text(json.dumps(named))
@@ -281,31 +185,12 @@ def test_a_tokenizer_without_an_end_token_is_an_error(tmp_path):
 def test_long_words_do_not_hold_training_up(tmp_path):
     """Training took time that grows with the square of a word's length: minutes for this one."""
     rng = random.Random(0)
-    word = "".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=1_000_000))
+    word = "".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=200_000))
     began = time.perf_counter()
-    tok = train_tokenizer(
-        ["some text", f"before {word} after", " " * 200_000], 2000, tmp_path / "t"
-    )
+    tok = train_tokenizer(["some text", f"before {word} after", " " * 50_000], 2000, tmp_path / "t")
     assert time.perf_counter() - began < 60
     assert tok.vocab_size == 2000
     assert tok.decode(tok.encode(f"before {word[:5000]} after")) == f"before {word[:5000]} after"
-
-
-def test_texts_without_long_words_train_the_tokenizer_that_they_always_did(tmp_path):
-    texts = [World().passage("train", i).text for i in range(50)]
-    texts += ["x" * 1000 + " " * 1000 + "1" * 1000, "\u4e2d\u6587\u3002" * 900, "ab, " * 900]
-    plain = tokenizers.Tokenizer(tokenizers.models.BPE())
-    plain.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=["<pad>", "<eos>"],
-        initial_alphabet=sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    plain.train_from_iterator(texts, trainer)
-    train_tokenizer(texts, 400, tmp_path / "t")
-    ours = json.loads((tmp_path / "t" / "tokenizer.json").read_text("utf-8"))
-    assert ours["model"] == json.loads(plain.to_str())["model"]
 
 
 @pytest.mark.parametrize(
@@ -324,25 +209,6 @@ def test_a_file_that_cannot_be_used_is_one_sentence(tmp_path, field, text, messa
     (tmp_path / "t" / f"{field}.json").write_text(text)
     with pytest.raises(TokenizerError, match=message):
         load_tokenizer(tmp_path / "t")
-
-
-def test_a_panic_of_the_library_is_an_error(tmp_path):
-    tok = train_tokenizer(["a b"], 300, tmp_path / "t")
-
-    class PanicException(BaseException):
-        pass
-
-    PanicException.__module__ = "pyo3_runtime"
-
-    class Panics:
-        def __getattr__(self, name):
-            raise PanicException("called `Option::unwrap()` on a `None` value")
-
-    stand_in: Any = Panics()
-    tok._inner = stand_in
-    for use in (lambda: tok.encode("a"), lambda: tok.decode([5])):
-        with pytest.raises(TokenizerError, match="the tokenizers library fails with it"):
-            use()
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"model": {}}', b"[]"])

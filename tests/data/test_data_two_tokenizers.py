@@ -5,36 +5,33 @@ import json
 
 import numpy as np
 import pytest
-import tokenizers
-from data_configs import BATCH, text_config, world_config
-from hostile import KINDS, TEXT, change, documents, nfc, pair_of, write_documents
+from data_configs import BATCH, text_config
+from hostile import TEXT, change, documents, nfc, pair_in, write_documents
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxcomp.data import examples as pieces_module
 from jaxcomp.data.batches import (
     CONTINUE,
     REBUILD,
     batch_examples,
     data_stats,
-    data_tokenizer,
     eval_examples,
     train_batches,
 )
 from jaxcomp.data.corpus import documents_of
-from jaxcomp.data.documents import DataError, Documents
+from jaxcomp.data.documents import Documents
 from jaxcomp.data.eval_sets import held_out
-from jaxcomp.data.examples import text_pieces
-from jaxcomp.data.segments import cut, cut_encoded
+from jaxcomp.data.examples import text_examples
+from jaxcomp.data.segments import SegmentError, cut
 from jaxcomp.data.tokenizer import TokenizerError, load_tokenizer
 
 # Enough for the longest single character: U+1D160 is three characters of four bytes in NFC.
 SIZES = st.integers(12, 24)
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def pair(request, tmp_path_factory):
-    return pair_of(request.param, tmp_path_factory.mktemp("pair"))
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    return pair_in(tmp_path_factory.mktemp("pair"))
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +88,8 @@ def test_segments_are_substrings_that_join_to_the_text(pair, text, T):
     assert "".join(p.text for p in parts) == text
     assert [i for p in parts for i in p.ids] == pair.comp.encode(text)
     assert nfc(pair.comp.decode(i for p in parts for i in p.ids)) == nfc(text)
+    for tok, special in zip(pair[:2], pair.special, strict=True):
+        assert not set(special.values()) & set(tok.encode(text))
     for p in parts:
         assert p.text == text[p.start : p.end] != ""
         assert 1 <= len(p.ids) <= T
@@ -106,7 +105,7 @@ def test_segments_are_substrings_that_join_to_the_text(pair, text, T):
 def test_labels_are_the_very_text_of_their_context(pair, text, T, G, L):
     cfg = config("", segment=T, target=L)
     cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, segments=G))
-    pieces, counts = text_pieces(one(text), cfg, pair.comp, pair.dec)
+    pieces, counts = text_examples(one(text), cfg, pair.comp, pair.dec)
     groups = groups_of(text, pair.comp, cfg)
     fit = [g for g in groups if len(pair.dec.encode(joined(g))) + 1 <= L]
     assert [p.text for p in pieces] == [joined(g) for g in fit]
@@ -114,10 +113,10 @@ def test_labels_are_the_very_text_of_their_context(pair, text, T, G, L):
     assert (counts.examples, counts.too_long) == (len(fit), len(groups) - len(fit))
     assert counts.respelled == 0
     for p in pieces:
-        start = int(p.name.split(":")[1])
+        start = int(p.id.split(":")[1])
         assert text[start : start + len(p.text)] == p.text
-        assert_label(pair.dec, p.rebuild, p.text)
-        assert_continues(pair.dec, p.follow, text[start + len(p.text) :], L)
+        assert_label(pair.dec, p.target, p.text)
+        assert_continues(pair.dec, p.continuation, text[start + len(p.text) :], L)
 
 
 @given(TEXT, SIZES)
@@ -127,58 +126,19 @@ def test_a_decoder_that_normalises_is_given_the_text_in_its_own_form(pair, text,
     form = dec.respell([text])[0]
     assert nfc(form) == nfc(text)
     assert dec.respell([form]) == [form]
-    pieces, counts = text_pieces(one(text), config("", segment=T, target=500), comp, dec)
+    pieces, counts = text_examples(one(text), config("", segment=T, target=500), comp, dec)
     assert counts.too_long == 0
     assert counts.respelled == (form != text)
     assert [p.text for p in pieces] == [joined(g) for g in groups_of(form, comp, config("", T))]
     for p in pieces:
-        assert_label(dec, p.rebuild, p.text)
+        assert_label(dec, p.target, p.text)
 
 
-@given(TEXT)
-@settings(deadline=None)
-def test_no_text_holds_an_end_token_or_a_begin_token(pair, text):
-    for tok, special in zip(pair[:2], pair.special, strict=True):
-        assert tok.eos_id in special.values()
-        assert not set(special.values()) & set(tok.encode(text))
-
-
-def test_special_tokens_in_a_text_are_characters_and_nothing_is_added(pair):
-    for tok, special in zip(pair[:2], pair.special, strict=True):
-        assert tok.encode("") == []
-        for name, number in special.items():
-            ids = tok.encode(f"one{name} two")
-            assert number not in ids
-            assert tok.decode(ids) == f"one{name} two"
-        together = "".join(special)
-        assert tok.decode(tok.encode(together)) == together
-        assert tok.decode([*tok.encode("x"), tok.eos_id]) == "x"
-
-
-def test_a_published_begin_token_stays_out_of_labels(tmp_path):
-    pair = pair_of("small", tmp_path)
-    begin = pair.special[1]["<|begin_of_text|>"]
-    theirs = tokenizers.Tokenizer.from_file(str(pair.folders[1] / "tokenizer.json"))
-    assert theirs.encode("a word").ids[0] == begin  # so what follows can fail
-    assert pair.dec.encode("a word") == theirs.encode("a word").ids[1:]
-
-
-def test_ids_are_those_of_the_file(pair):
-    for tok, folder in zip(pair[:2], pair.folders, strict=True):
-        theirs = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-        for text in ("A sentence, isn't it?  中文 😀\n", "<think> 1234567 </think>", "e\u0301"):
-            assert tok.encode(text) == theirs.encode(text, add_special_tokens=False).ids
-
-
-def test_lone_surrogates_and_empty_text(pair):
+def test_a_character_longer_than_a_segment_and_half_a_character_are_errors(pair):
+    with pytest.raises(SegmentError, match="more than 2 tokens"):
+        cut("a🀄b", pair.comp, 2)
     with pytest.raises(TokenizerError, match="lone surrogates"):
         cut("a\ud800b", pair.comp, 16)
-    with pytest.raises(TokenizerError, match="lone surrogates"):
-        pair.dec.encode_exactly(["a\ud800b"])
-    assert cut("", pair.comp, 16) == []
-    pieces, counts = text_pieces(one(""), config(""), pair.comp, pair.dec)
-    assert pieces == []
-    assert (counts.documents, counts.too_short) == (1, 1)
 
 
 # What training and evaluation see
@@ -245,36 +205,20 @@ def test_too_long_targets_are_left_out_whole_and_stats_are_those_of_the_rest(pai
     sizes = {key: len(pair.dec.encode(text)) + 1 for key, (text, _) in everything.items()}
     target = int(np.quantile(list(sizes.values()), 0.8))
     fit = [key for key, size in sizes.items() if size <= target]
-    assert 0 < len(fit) < len(sizes)
     cfg = config(hostile_file, target=target)
     stats = data_stats(cfg, pair.comp, pair.dec)
-    assert (stats.examples, stats.examples_too_long) == (len(fit), len(sizes) - len(fit))
+    counts = stats.counts
+    assert (counts.examples, counts.too_long) == (len(fit), len(sizes) - len(fit))
     lengths = [len(ids) for key in fit for ids in key]
-    assert stats.segments == len(lengths)
-    assert stats.segments_padded == sum(n < 16 for n in lengths) > 0
+    assert (counts.segments, counts.respelled) == (len(lengths), 0)
+    assert counts.short_segments == sum(n < 16 for n in lengths) > 0
     assert cfg.memory.ratio == 4
     vectors = sum((n + 3) // 4 for n in lengths)
     assert stats.tokens_per_vector == pytest.approx(sum(sizes[k] - 1 for k in fit) / vectors)
     size = sum(len(everything[k][0].encode()) for k in fit)
     assert stats.bytes_per_vector == pytest.approx(size / vectors)
-    assert stats.documents_respelled == 0
-    batches = train_batches(cfg, pair.comp, pair.dec)
-    drawn = set()
-    for batch in (next(batches) for _ in range(-(-len(fit) // BATCH))):
-        for b in range(BATCH):
-            ctx = unpadded(batch.ctx_BGT[b], batch.ctx_len_BG[b])
-            key = tuple(tuple(ids) for ids in ctx if ids)
-            assert_label(pair.dec, unpadded(batch.tok_BOL[b], batch.tok_len_BO[b])[0],
-                         everything[key][0])  # fmt: skip
-            drawn.add(key)
-    assert drawn == set(fit)
     sizes = [len(pair.dec.encode(t)) + 1 for t, _ in contexts_of(cfg, "test", pair.comp).values()]
     assert sum(size > target for size in sizes) == held_out(cfg, "test", pair.comp, pair.dec)[1] > 0
-
-
-def test_most_targets_too_long_is_an_error_that_names_the_length(pair, hostile_file):
-    with pytest.raises(DataError, match=r"do not fit.* data.target = 20.*set --data.target=\d+"):
-        train_batches(config(hostile_file, target=20), pair.comp, pair.dec)
 
 
 # A decoder whose tokenizer does not say every text
@@ -285,7 +229,7 @@ def test_a_normalising_decoder_is_counted_and_trained_on_its_own_form(pair, host
     docs = [d.text for d in documents_of(cfg, "train")]
     respelled = sum(nfc(text) != text for text in docs)
     stats = data_stats(cfg, comp, dec)
-    assert stats.documents_respelled == respelled > 0
+    assert stats.counts.respelled == respelled > 0
     assert f"{respelled} documents in NFC, " in str(stats)
     texts = [nfc(d.text) for d in documents_of(cfg, "test")]
     examples = eval_examples(cfg, "test", comp, dec)
@@ -296,52 +240,17 @@ def test_a_normalising_decoder_is_counted_and_trained_on_its_own_form(pair, host
 
 
 def test_a_decoder_that_changes_characters_is_refused(tmp_path, hostile_file):
-    pair = pair_of("small", tmp_path)
+    pair = pair_in(tmp_path)
     change(pair.folders[0], normalizer={"type": "Lowercase"})
     lower = load_tokenizer(pair.folders[0])
     with pytest.raises(TokenizerError, match=r"comp: its tokens say 'case.*' for 'Case.*' at char"):
-        text_pieces(one("lower Case, and more of it"), config(""), pair.dec, lower)
+        text_examples(one("lower Case, and more of it"), config(""), pair.dec, lower)
     spaced = json.loads((pair.folders[1] / "tokenizer.json").read_text("utf-8"))["pre_tokenizer"]
-    change(pair.folders[1], pre_tokenizer=spaced | {"add_prefix_space": True})
+    spaced["pretokenizers"][1]["add_prefix_space"] = True
+    change(pair.folders[1], pre_tokenizer=spaced)
+    spaced = load_tokenizer(pair.folders[1])
     with pytest.raises(TokenizerError, match=r"dec: its tokens say ' word.* for 'word.* at char"):
-        text_pieces(one("word of all words"), config(""), pair.dec, load_tokenizer(pair.folders[1]))
-    world = world_config()
-    tok = data_tokenizer(world)
-    with pytest.raises(TokenizerError, match="would not be the text"):
-        eval_examples(world, "val", tok, lower)
-    # As the compressor's it may read what it likes: the labels are still the text.
-    text = "lower Case, and MORE of it, É " * 3
-    pieces, _ = text_pieces(one(text), config(""), lower, pair.dec)
-    assert "".join(p.text for p in pieces) == text[: sum(len(p.text) for p in pieces)] != ""
-    for p in pieces:
-        assert_label(pair.dec, p.rebuild, p.text)
+        text_examples(one("word of all words"), config(""), pair.dec, spaced)
 
 
 # Length
-
-
-def test_a_million_tokens_are_cut():
-    # Some of them share a character, as those of a byte-level tokenizer do.
-    text = "ab😀c" * 200_000
-    offsets = [(i + k, i + k + 1) for i in range(0, len(text), 4) for k in (0, 1, 2, 2, 3)]
-    ids = range(len(offsets))
-    assert len(ids) == 1_000_000
-    parts = cut_encoded(text, ids, offsets, 256)
-    assert "".join(p.text for p in parts) == text
-    assert [i for p in parts for i in p.ids] == list(ids)
-    assert {len(p.ids) for p in parts[:-1]} == {255, 256}
-
-
-def test_long_documents_are_not_tokenised_all_at_once(tmp_path, monkeypatch):
-    pair, texts = pair_of("small", tmp_path), [*documents(12), "", "long " * 400, "a"]
-    docs = Documents(texts, [str(i) for i in range(len(texts))], None, None, "")
-    whole = text_pieces(docs, config(""), pair.comp, pair.dec)
-    sizes, encode = [], pair.comp.encode_batch_with_offsets
-    monkeypatch.setattr(
-        pair.comp, "encode_batch_with_offsets", lambda t: sizes.append([*map(len, t)]) or encode(t)
-    )
-    monkeypatch.setattr(pieces_module, "_AT_ONCE", 500)
-    assert text_pieces(docs, config(""), pair.comp, pair.dec) == whole
-    assert [n for sizes_of_one in sizes for n in sizes_of_one] == [*map(len, texts)]
-    assert all(sum(s) <= 500 or len(s) == 1 for s in sizes)
-    assert len(sizes) > 4

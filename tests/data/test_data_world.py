@@ -1,7 +1,5 @@
 """The controlled world: facts read back, planted changes have their names, bits are exact."""
 
-import dataclasses
-import functools
 import hashlib
 import math
 import os
@@ -9,14 +7,15 @@ import re
 import subprocess
 import sys
 from collections import Counter, defaultdict
-from itertools import permutations, product
+from typing import Any, cast
 
 import pytest
 from scipy.stats import binom
 
-from jaxcomp.config import ConfigError, WorldConfig
+from jaxcomp.config import WorldConfig
 from jaxcomp.data import lexicon as lx
-from jaxcomp.data.facts import KINDS
+from jaxcomp.data import world
+from jaxcomp.data.facts import ATTRIBUTES, KINDS
 from jaxcomp.data.world import World
 
 WORLD = World()
@@ -86,26 +85,6 @@ def test_half_of_the_facts_of_a_counterfactual_passage_are_not_the_favourite(cou
     assert within_binomial_bounds(hits, count, 0.5)
 
 
-def test_what_is_not_the_favourite_is_uniform_among_the_rest(counterfactual):
-    count = Counter(
-        s.options.index(s.value) - (s.options.index(s.value) > s.options.index(s.favourite))
-        for p in counterfactual
-        for s in p.slots
-        if s.kind == "home" and not s.is_favourite
-    )
-    total = sum(count.values())
-    assert set(count) == set(range(9))
-    for n in count.values():
-        assert within_binomial_bounds(n, total, 1 / 9)
-
-
-@pytest.mark.parametrize("name", ["prior_strength", "train_prior_strength"])
-@pytest.mark.parametrize("strength", [0.0, 1.0, -0.1, 1.5, math.nan])
-def test_a_prior_that_is_no_probability_is_refused(name, strength):
-    with pytest.raises(ConfigError, match=rf"world\.{name}"):
-        World(dataclasses.replace(WorldConfig(), **{name: strength}))
-
-
 # Splits and seeds
 
 
@@ -123,11 +102,6 @@ def test_splits_share_no_text(length):
     assert not facing & (texts["train"] | texts["val"])
     if length == 12:
         assert max(map(len, texts.values())) <= 320
-
-
-def test_full_passages_do_not_repeat(ordinary):
-    texts = [p.text for p in ordinary + draws("val", 60) + draws("test", 60)]
-    assert len(set(texts)) == len(texts)
 
 
 def digest(passages):
@@ -204,165 +178,66 @@ def test_passages_fit_and_leave_no_room_for_a_longest_sentence(length):
             assert length - 12 < len(words_of(text)) <= length
 
 
-def test_a_long_passage_ends_when_its_entities_are_used_up():
-    """A kind that is used up is no longer drawn; drawing from nothing was an error once."""
-    for p in draws("train", 2, max_words=1500):
-        count = Counter(s.kind for s in p.slots)
-        assert count["order"] == len(lx.EVENTS) // 2
-        assert count["modifier"] == len(lx.SIZE_OF)  # two slots a sentence
-        assert count["home"] == len(lx.PERSONS)
-        assert count["topic"] == 1
-        assert len(words_of(p.text)) < 1500 - 12 < len(words_of(p.continuation))
-        assert WORLD.read(p.text) == {s.key: s.value for s in p.slots}
+# Information: p(text) by going through every way to draw it
 
 
-# Information: p(text) derived again, by listing every way to write each sentence
+class Script:
+    """A random generator that draws what `path` says, and knows how probable that is."""
+
+    def __init__(self, path):
+        self.path, self.taken, self.p = path, [], 1.0
+
+    def random(self):
+        return self
+
+    def __mul__(self, count):
+        return self.branch([1 / count] * count)
+
+    def __lt__(self, share):
+        return self.branch([share, 1 - share]) == 0
+
+    def branch(self, shares):
+        at = len(self.taken)
+        choice = self.path[at] if at < len(self.path) else 0
+        self.taken.append((choice, len(shares)))
+        self.p *= shares[choice]
+        return choice
 
 
-def valued(favourite, options, prior):
-    rest = (1 - prior) / (len(options) - 1)
-    return [(o, prior if o == favourite else rest) for o in options]
+def assert_bits_are_exact(make, prior=0.6):
+    """`make(draw)` gives a text: the bits of every draw are -log2 of all draws of that text."""
+    share, bits, path = defaultdict(float), defaultdict(set), []
+    while True:
+        rng = Script(path)
+        draw = world._Draw(cast(Any, rng), prior, prior)
+        text = make(draw)
+        share[text] += rng.p
+        bits[text].add(round(draw.bits, 9))
+        while rng.taken and rng.taken[-1][0] + 1 == rng.taken[-1][1]:
+            rng.taken.pop()
+        if not rng.taken:
+            break
+        path = [choice for choice, _ in rng.taken]
+        path[-1] += 1
+    assert sum(share.values()) == pytest.approx(1.0)
+    for text, found in bits.items():
+        assert [*found] == [pytest.approx(-math.log2(share[text]), abs=1e-6)], text
 
 
-def simple(form, table, options):
-    def ways(used, prior):
-        free = [e for e in table if e not in used]
-        for e in free:
-            for v, p in valued(table[e], options, prior):
-                yield form.format(e=e, v=v), p / len(free), {e}
-
-    return ways
+@pytest.mark.parametrize("kind", KINDS)
+def test_bits_of_a_sentence_are_its_exact_information(kind):
+    assert_bits_are_exact(lambda draw: WORLD._makers[kind](draw).clause)
 
 
-def persons(column):
-    return {name: row[column] for name, row in lx.PERSONS.items()}
+def test_bits_of_a_text_are_its_exact_information():
+    """Of two sentences, where most entities are used up already."""
+    tables = {kind: list(table) for kind, (table, _, _) in ATTRIBUTES.items()}
+    left = dict.fromkeys(("topic", "colour"), 1) | {"relation": 2, "polarity": 1, "order": 2}
+    tables |= {"relation": list(lx.PERSONS), "modifier": list(lx.SIZE_OF)}
+    tables |= {"polarity": list(lx.ACTION_IS), "order": list(lx.EVENTS)}
 
+    def make(draw):
+        draw.used = {kind: set(table[left.get(kind, 0) :]) for kind, table in tables.items()}
+        return WORLD._write(draw, 23)[0]
 
-def quantity(used, prior):
-    for rest, p, entities in simple("bought {v} {e}", lx.NUMBER_OF, lx.NUMBERS)(used, prior):
-        for who in lx.PERSONS:
-            yield f"{who} {rest}", p / len(lx.PERSONS), entities
-
-
-def polarity(used, prior):
-    free = [a for a in lx.ACTION_IS if a not in used]
-    for who, action in product(lx.PERSONS, free):
-        for v, p in valued(lx.ACTION_IS[action], ("yes", "no"), prior):
-            words = "did" if v == "yes" else "did not"
-            yield f"{who} {words} {action}", p / len(lx.PERSONS) / len(free), {action}
-
-
-def relation(used, prior):
-    names = list(lx.PERSONS)
-    free = [n for n in names if n not in used]
-    for pair in permutations(free, 2):
-        weaker, stronger = sorted(pair, key=names.index, reverse=True)
-        for deed in lx.DEEDS:
-            p = 1 / len(free) / (len(free) - 1) / len(lx.DEEDS)
-            yield f"{stronger} {deed} {weaker}", p * prior, set(pair)
-            yield f"{weaker} {deed} {stronger}", p * (1 - prior), set(pair)
-
-
-def order(used, prior):
-    free = [e for e in lx.EVENTS if e not in used]
-    for pair in permutations(free, 2):
-        early, late = sorted(pair, key=lx.EVENTS.index)
-        for first, second, p in ((early, late, prior), (late, early, 1 - prior)):
-            p = p / len(free) / (len(free) - 1) / 2
-            yield f"{first} before {second}", p, set(pair)
-            yield f"{second} after {first}", p, set(pair)
-
-
-def modifier(used, prior):
-    free = [a for a in lx.MOOD_OF if a not in used]
-    for one, two in permutations(free, 2):
-        for mood, p in valued(lx.MOOD_OF[one], lx.MOODS, prior):
-            left = [m for m in lx.MOODS if m != mood]
-            even = [(m, 1 / len(left)) for m in left]
-            taken = lx.MOOD_OF[two] == mood
-            for other, q in even if taken else valued(lx.MOOD_OF[two], left, prior):
-                for gaze in lx.GAZES:
-                    clause = f"the {mood} {one} {gaze} the {other} {two}"
-                    share = p * q / len(free) / (len(free) - 1) / len(lx.GAZES)
-                    yield clause, share, {one, two}
-
-
-WAYS = {
-    "topic": simple("at the {e} they talked about {v}", lx.TOPIC_AT, lx.TOPICS),
-    "colour": simple("the {e} was {v}", lx.COLOUR_OF, lx.COLOURS),
-    "material": simple("the {e} was made of {v}", lx.MATERIAL_OF, lx.MATERIALS),
-    "size": simple("the {e} looked {v}", lx.SIZE_OF, lx.SIZES),
-    "profession": simple("{e} worked as a {v}", persons(0), lx.PROFESSIONS),
-    "home": simple("{e} lived in {v}", persons(1), lx.HOMES),
-    "quantity": quantity,
-    "relation": relation,
-    "modifier": modifier,
-    "polarity": polarity,
-    "order": order,
-}
-
-
-@functools.lru_cache(maxsize=256)
-def listed(kind, used, prior):
-    """clause in lower case -> [(probability, entities used up)], every way to write it."""
-    out = defaultdict(list)
-    for clause, p, entities in WAYS[kind](used, prior):
-        out[clause.lower()].append((p, frozenset(entities)))
-    mass = sum(p for ways in out.values() for p, _ in ways)
-    assert not out or math.isclose(mass, 1.0, rel_tol=1e-9), kind
-    return out
-
-
-def derived_bits(text, prior):
-    """-log2 p(text), summing over every kind, entity, value and opening that writes a sentence."""
-    used, bits = defaultdict(frozenset), 0.0
-    for i, sentence in enumerate(text.removesuffix(".").split(". ")):
-        clause = sentence
-        for opening in lx.OPENINGS:
-            clause = clause.removeprefix(f"{opening} ")
-        opened = 1 / 2 if clause == sentence else 1 / 2 / len(lx.OPENINGS)
-        kinds = [k for k in WAYS if (k == "topic") == (i == 0)]
-        kinds = [k for k in kinds if listed(k, used[k], prior)]  # one used up is not drawn
-        ways = [
-            (p / len(kinds), kind, entities)
-            for kind in kinds
-            for p, entities in listed(kind, used[kind], prior).get(clause.lower(), ())
-        ]
-        assert len({way[1:] for way in ways}) == 1, clause
-        _, kind, entities = ways[0]
-        used[kind] |= entities
-        bits -= math.log2(sum(p for p, *_ in ways) * opened)
-    return bits
-
-
-@pytest.mark.parametrize("prior", [0.95, 0.6])
-def test_bits_are_the_exact_information_of_the_text(prior):
-    world = World(WorldConfig(prior_strength=prior))
-    found = [
-        world.passage("train", 0),
-        world.passage("test", 1, counterfactual=True),
-        world.passage("train", 2, prior_strength=0.3),
-        *(world.passage("train", i, prior_strength=0.5, max_words=24) for i in range(12)),
-    ]
-    assert {s.kind for p in found for s in p.slots} == set(KINDS)
-    for p in found:
-        assert p.bits == pytest.approx(derived_bits(p.text, prior), abs=1e-6), p.text
-
-
-def test_bits_stay_exact_where_entities_run_out():
-    p = WORLD.passage("train", 0, max_words=500)
-    assert Counter(s.kind for s in p.slots)["order"] == len(lx.EVENTS) // 2
-    assert p.bits == pytest.approx(derived_bits(p.text, 0.95), abs=1e-6)
-
-
-def test_bits_of_equally_likely_texts_count_the_texts():
-    """One sentence, every topic as likely as the next: 10 places x 8 topics x 4 beginnings.
-
-    Each split is drawn so often that no text stays away, so texts are counted and not assumed.
-    """
-    world = World(WorldConfig(prior_strength=1 / len(lx.TOPICS)))
-    counts = {"train": 4000, "val": 300, "test": 300}
-    found = [p for s, n in counts.items() for p in draws(s, n, world, max_words=12)]
-    bits = {p.text: p.bits for p in found}
-    assert len(bits) == 10 * 8 * 4
-    assert sum(2.0**-b for b in bits.values()) == pytest.approx(1.0, abs=1e-9)
+    assert_bits_are_exact(make)

@@ -23,7 +23,7 @@ from jaxcomp.config import (
 )
 from jaxcomp.data.batches import batch_examples, data_tokenizer, eval_examples
 from jaxcomp.data.facts import KINDS, OUTCOMES
-from jaxcomp.data.set_names import TEXT_SET, WORLD_SETS
+from jaxcomp.data.sources import TEXT_SET, WORLD_SETS
 from jaxcomp.evals.evaluate import _Pair, evaluate, rebuild
 from jaxcomp.evals.metric import PLACEHOLDERS, WITHOUT
 from jaxcomp.evals.metrics import edits, every, reconstruction

@@ -1,10 +1,11 @@
 """Tiny configs of each family, and logits and tokens that transformers computed with them.
 
-One table for make_golden.py, which records (needs torch), test_llm_golden.py, which compares with
-the record, and test_llm_parity.py, which compares live.
+One table for make_golden.py, which records (needs torch), and test_models_golden.py, which compares
+with the record, and live where torch is installed.
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,8 @@ from jaxcomp.models.model import Transformer
 from jaxcomp.runtime.sharding import put_batch
 
 GOLDEN = Path(__file__).parent / "golden"
+ASSETS = Path(os.environ.get("JAXCOMP_ASSETS") or Path.home() / ".cache" / "jaxcomp-assets")
+SMOLLM2, SMOLLM2_GOLDEN = ASSETS / "smollm2-135m", GOLDEN / "smollm2-135m.json"
 SIDES = ("left", "right")  # of the row, where the padding stands
 SPELLINGS = ("old", "new")  # rope_theta and rope_scaling | rope_parameters
 LENGTHS = (16, 9, 5, 1)
@@ -86,34 +89,20 @@ def respelled(config: dict[str, Any], spelling: str) -> dict[str, Any]:
     """The same config with the fields of RoPE in the given spelling."""
     if "text_config" in config:
         return config | {"text_config": respelled(config["text_config"], spelling)}
-    if "rope_local_base_freq" in config or "full_attention" in config.get("rope_parameters", {}):
-        return respelled_of_two(config, spelling)
-    new = config.get("rope_parameters") or {}
-    old = config.get("rope_scaling") or {"rope_type": "default"}
-    theta = new.get("rope_theta", config.get("rope_theta"))
-    rope = {name: x for name, x in (new or old).items() if name != "rope_theta"}
     bare = {name: x for name, x in config.items() if not name.startswith("rope_")}
+    new, local = config.get("rope_parameters") or {}, config.get("rope_local_base_freq")
+    if "full_attention" in new:  # Gemma has one RoPE for each kind of layer
+        local, new = new["sliding_attention"]["rope_theta"], new["full_attention"]
+    old = {"rope_type": "default"} | (config.get("rope_scaling") or {})
+    rope = old | {"rope_theta": config.get("rope_theta")} | new
     if spelling == "new":
-        return bare | {"rope_parameters": rope | {"rope_theta": theta}}
-    scaling = None if rope["rope_type"] == "default" else rope
-    return bare | {"rope_theta": theta, "rope_scaling": scaling}
-
-
-def respelled_of_two(config: dict[str, Any], spelling: str) -> dict[str, Any]:
-    """`respelled` for a family whose layers have one of two kinds of RoPE."""
-    local = {"rope_type": "default", "rope_theta": config.get("rope_local_base_freq")}
-    whole = (config.get("rope_scaling") or {}) | {"rope_theta": config.get("rope_theta")}
-    both = {"full_attention": whole, "sliding_attention": local}
-    both = config.get("rope_parameters", both)
-    bare = {name: x for name, x in config.items() if not name.startswith("rope_")}
-    if spelling == "new":
-        return bare | {"rope_parameters": both}
-    scaling = {name: x for name, x in both["full_attention"].items() if name != "rope_theta"}
-    return bare | {
-        "rope_theta": both["full_attention"]["rope_theta"],
-        "rope_local_base_freq": both["sliding_attention"]["rope_theta"],
-        "rope_scaling": scaling or None,
-    }
+        both = {"full_attention": rope}
+        both["sliding_attention"] = {"rope_type": "default", "rope_theta": local}
+        return bare | {"rope_parameters": both if local else rope}
+    scaling = {name: x for name, x in rope.items() if name != "rope_theta"}
+    scaling = scaling if scaling["rope_type"] != "default" else None
+    bare |= {"rope_theta": rope["rope_theta"], "rope_scaling": scaling}
+    return bare | {"rope_local_base_freq": local} if local else bare
 
 
 _SCALED = LLAMA31["rope_scaling"]
@@ -165,7 +154,7 @@ CASES: dict[str, dict[str, Any]] = {
         "boi_token_index": 46,
         "eoi_token_index": 45,
         "mm_tokens_per_image": 4,
-        "text_config": respelled_of_two(GEMMA3, "new") | {"num_hidden_layers": 3},
+        "text_config": respelled(GEMMA3, "new") | {"num_hidden_layers": 3},
         "vision_config": {
             "model_type": "siglip_vision_model",
             "hidden_size": 8,
@@ -205,9 +194,10 @@ def one_line_each(record: dict[str, Any]) -> str:
     """JSON with one field, or one list of a field of lists, a line."""
     fields = []
     for name, x in record.items():
-        text = json.dumps(x)
-        if isinstance(x, list) and isinstance(x[0], list):
-            text = "[\n" + ",\n".join(f"  {json.dumps(item)}" for item in x) + "\n ]"
+        text = json.dumps(x, ensure_ascii=False)
+        if isinstance(x, list) and isinstance(x[0], list | str):
+            items = (f"  {json.dumps(item, ensure_ascii=False)}" for item in x)
+            text = "[\n" + ",\n".join(items) + "\n ]"
         fields.append(f" {json.dumps(name)}: {text}")
     return "{\n" + ",\n".join(fields) + "\n}\n"
 

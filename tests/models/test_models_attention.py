@@ -62,29 +62,6 @@ def test_equals_the_loop(seed, causal, offset):
     np.testing.assert_allclose(out, expected, atol=2e-6)
 
 
-def test_a_query_without_keys_gives_no_nan():
-    x = np.ones((2, 4, 4, 6), np.float32)
-    kv = np.ones((2, 7, 2, 6), np.float32)
-    seg = np.ones((2, 4), np.int32)
-    out = jitted(x, kv, kv, seg, np.full((2, 7), 2, np.int32), 0, True)
-    assert np.isfinite(out).all()
-
-
-def test_heads_that_do_not_fit_are_an_error():
-    q, kv, seg = jnp.ones((1, 2, 3, 4)), jnp.ones((1, 2, 2, 4)), jnp.ones((1, 2), int)
-    with pytest.raises(ValueError, match="3 query heads cannot share 2"):
-        attention(q, kv, kv, Mask(True, seg, seg))
-
-
-def test_what_was_traced_is_told(monkeypatch):
-    monkeypatch.setattr(module, "traced", {})
-    jax.clear_caches()  # what is traced already is not traced again
-    for L, S in ((3, 5), (2, 2), (3, 5)):
-        q, k = jnp.ones((1, L, 2, 4)), jnp.ones((1, S, 1, 4))
-        jitted(q, k, k, jnp.ones((1, L), int), jnp.ones((1, S), int), 0, False)
-    assert module.told() == "reference (2 x 2, 3 x 5)"
-
-
 @pytest.mark.parametrize("heads", [(4, 4), (4, 2)])
 def test_one_row_keeps_the_sharding_of_a_batch(heads):
     """JAX drops the axes of a dimension of size one in a reshape; the next product then refuses."""

@@ -3,13 +3,17 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import mesh_of
 from flax import nnx
+from scipy.special import softmax
 
 from jaxcomp.config import ModelConfig
+from jaxcomp.models.attention import attention, rope
 from jaxcomp.models.attention_scores import attended
+from jaxcomp.models.mask import Mask
 from jaxcomp.models.model import Transformer
 from jaxcomp.runtime.sharding import put_batch, use_mesh
 
@@ -47,44 +51,28 @@ def model(mesh):
     return Transformer(CFG, rngs=nnx.Rngs(0))
 
 
-def by_hand(model, tok_L, at):
-    """Mean attention of the places `at` of one row without padding: numpy, in float64."""
-    p = {"/".join(map(str, k)): np.asarray(v[...], np.float64) for k, v in flat(model)}
-    x_LD, n = p["emb"][tok_L], len(tok_L)
-    half = CFG.head_dim // 2
-    freq = CFG.rope_theta ** (-np.arange(half) / half)
-    angle_L1H = (np.arange(n)[:, None] * freq)[:, None]
-
-    def norm(x, weight):
-        return x / np.sqrt((x * x).mean(-1, keepdims=True) + CFG.rms_norm_eps) * weight
-
-    def turn(x):
-        a, b = x[..., :half], x[..., half:]
-        cos, sin = np.cos(angle_L1H), np.sin(angle_L1H)
-        return np.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
-
-    found = []
+@jax.jit
+def heads(model, tok_BL, pos_BL):
+    """Queries and keys of each layer, one layer after the other."""
+    x_BLD, ones, found = model.embed(tok_BL), jnp.ones_like(pos_BL), []
     for y in range(CFG.num_hidden_layers):
-        w = {k.split("/")[1]: v[y] for k, v in p.items() if k.startswith("layers/")}
-        h = norm(x_LD, w["attn_norm"])
-        q, k, v = (np.einsum("ld,dnh->lnh", h, w[name]) for name in "qkv")
-        q, k = turn(norm(q, w["q_norm"])), turn(norm(k, w["k_norm"]))
-        k, v = (np.repeat(z, CFG.num_attention_heads // z.shape[1], axis=1) for z in (k, v))
-        scores = np.einsum("lnh,snh->nls", q, k) / np.sqrt(CFG.head_dim)
-        scores[:, np.triu(np.ones((n, n), bool), 1)] = -np.inf
-        share = np.exp(scores - scores.max(-1, keepdims=True))
-        share /= share.sum(-1, keepdims=True)
+        layer = jax.tree.map(lambda leaf, y=y: leaf[y], model.layers)
+        q, k, v = layer.qkv(x_BLD, rope(CFG, pos_BL), None)
+        x_BLD = layer.mix(x_BLD, attention(q, k, v, Mask(True, ones, ones)), None)
+        found.append((q[0], k[0]))
+    return found
+
+
+def by_hand(model, tok_L, at):
+    """Mean attention of the places `at` of one row without padding."""
+    row = tok_L[None], np.arange(len(tok_L), dtype=np.int32)[None]
+    later_LL, found = np.triu(np.ones((len(tok_L),) * 2, bool), 1), []
+    for q, k in heads(model, *put_batch(row, jax.sharding.get_mesh())):
+        k = np.repeat(np.asarray(k, np.float64), q.shape[1] // k.shape[1], axis=1)
+        scores = np.einsum("lnh,snh->nls", np.asarray(q, np.float64), k) / np.sqrt(CFG.head_dim)
+        share = softmax(np.where(later_LL, -np.inf, scores), axis=-1)
         found.append(share[:, at].mean((0, 1)))
-        x_LD = x_LD + np.einsum("nls,snh,nhd->ld", share, v, w["o"])
-        h = norm(x_LD, w["mlp_norm"])
-        gate = h @ w["gate"]
-        x_LD = x_LD + (gate / (1 + np.exp(-gate)) * (h @ w["up"])) @ w["down"]
     return np.mean(found, axis=0)
-
-
-def flat(model):
-    for path, value in nnx.to_flat_state(nnx.state(model, nnx.Param)):
-        yield [str(part) for part in path if part not in ("kernel", "weight", "w")], value
 
 
 def test_shares_are_the_mean_softmax_of_layers_heads_and_queries(model):

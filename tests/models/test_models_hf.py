@@ -1,6 +1,4 @@
-"""Hugging Face folders: exact round trips and sharded reading. Broken ones: test_llm_faults.py."""
-
-import json
+"""Hugging Face folders: exact round trips, sharded reading. Broken ones: test_models_faults.py."""
 
 import jax
 import jax.numpy as jnp
@@ -10,21 +8,15 @@ import pytest
 from conftest import mesh_of
 from flax import nnx
 from golden_cases import GEMMA3, LLAMA, LLAMA31, OLMO2, QWEN2, QWEN3
-from safetensors.numpy import load_file, save_file
-from test_models_parity import random_tensors, write_folder
+from jax.sharding import NamedSharding, PartitionSpec
+from model_folders import SPELLINGS, WIDE, folder_of, sharded, vision, write_folder
+from safetensors import safe_open
+from safetensors.numpy import load_file
 
 from jaxcomp.config import ConfigError, LoraConfig
-from jaxcomp.models import hf
+from jaxcomp.models import hf, safetensors
 from jaxcomp.models.lora import LoraParam
-from jaxcomp.runtime.sharding import use_mesh
-
-WIDE = QWEN3 | {"num_attention_heads": 8, "num_key_value_heads": 4}  # divides over tp = 4
-
-
-def folder_of(path, config=QWEN3, dtype=np.float32):
-    tensors = {name: x.astype(dtype) for name, x in random_tensors(config).items()}
-    write_folder(path, config, tensors)
-    return tensors
+from jaxcomp.runtime.sharding import spec_of, use_mesh
 
 
 def states_equal(a, b):
@@ -51,18 +43,7 @@ def test_load_then_save_gives_the_same_file(tmp_path, mesh, config, dtype):
     states_equal(hf.load(tmp_path / "b"), model)
 
 
-def test_bfloat16_is_the_default_and_can_be_held(tmp_path, mesh):
-    folder_of(tmp_path / "a")
-    hf.save(hf.load(tmp_path / "a"), tmp_path / "b")
-    model = hf.load(tmp_path / "b", dtype=jnp.bfloat16)
-    assert {x.dtype.name for x in jax.tree.leaves(model)} == {"bfloat16"}
-    hf.save(model, tmp_path / "c")
-    first, second = (tmp_path / f / "model.safetensors" for f in "bc")
-    assert first.read_bytes() == second.read_bytes()
-    assert json.loads((tmp_path / "c" / "config.json").read_text())["dtype"] == "bfloat16"
-
-
-@pytest.mark.parametrize("shape", [(1, 8, 1), (1, 2, 4), (2, 2, 2)])
+@pytest.mark.parametrize("shape", [(1, 8, 1), (2, 2, 2)])
 def test_each_device_gets_its_own_shard(tmp_path, shape):
     folder_of(tmp_path, WIDE)
     with use_mesh(mesh_of((1, 1, 1))):
@@ -75,16 +56,12 @@ def test_each_device_gets_its_own_shard(tmp_path, shape):
 
 
 def test_a_checkpoint_in_several_files(tmp_path, mesh):
-    tensors = folder_of(tmp_path)
-    whole = hf.load(tmp_path)
-    (tmp_path / "model.safetensors").unlink()
-    names, parts = sorted(tensors), {}
-    for i, file in enumerate(("model-1.safetensors", "model-2.safetensors")):
-        save_file({n: tensors[n] for n in names[i::2]}, tmp_path / file)
-        parts |= dict.fromkeys(names[i::2], file)
-    index = tmp_path / "model.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": parts}))
-    states_equal(hf.load(tmp_path), whole)
+    folder_of(tmp_path / "whole")
+    sharded()(tmp_path / "parts")
+    states_equal(hf.load(tmp_path / "parts"), hf.load(tmp_path / "whole"))
+    index = tmp_path / "parts" / hf.INDEX
+    index.write_text(index.read_text().replace('"model-', '"./model-'))
+    hf.check(tmp_path / "parts")
 
 
 def test_a_tied_model_may_carry_its_head_twice(tmp_path, mesh):
@@ -92,37 +69,6 @@ def test_a_tied_model_may_carry_its_head_twice(tmp_path, mesh):
     spare = {"lm_head.weight": tensors["model.embed_tokens.weight"].copy()}
     write_folder(tmp_path, QWEN3, tensors | spare)
     assert hf.load(tmp_path).head is None
-
-
-SPELLINGS = {
-    "published": ("language_model.model.", "language_model.lm_head.weight", ""),
-    "transformers 4": ("model.language_model.", "lm_head.weight", "model."),
-    "transformers 5": ("language_model.", "lm_head.weight", ""),
-}
-
-
-def vision(path, spelling="published"):
-    """A vision model in the folder `path`, and its text tower, a Llama, alone in `path`/plain."""
-    prefix, head, other = SPELLINGS[spelling]
-    llama = LLAMA | {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 4}
-    plain = folder_of(path / "plain", llama)
-    # Layers 0, 2, 4 of five are the Llama's, as 1 and 3 look at the image.
-    tensors = {
-        name.replace("model.", prefix, 1).replace(f"layers.{y}.", f"layers.{2 * y}."): x
-        for name, x in plain.items()
-        for y in [int(name.split(".")[2]) if ".layers." in name else 0]
-    }
-    tensors[head] = tensors.pop("lm_head.weight")
-    emb = f"{prefix}embed_tokens.weight"
-    tensors[emb] = np.concatenate([tensors[emb], np.full((8, 24), 9, np.float32)])
-    for y in (1, 3):
-        tensors[f"{prefix}layers.{y}.cross_attn.q_proj.weight"] = np.ones((2, 2), np.float32)
-        tensors[f"{prefix}layers.{y}.cross_attn_attn_gate"] = np.ones(1, np.float32)
-    tensors[f"{other}vision_model.patch_embedding.weight"] = np.ones((2, 2), np.float32)
-    tensors[f"{other}multi_modal_projector.bias"] = np.ones(2, np.float32)
-    text = llama | {"model_type": "mllama_text_model", "num_hidden_layers": 5}
-    config = {"model_type": "mllama", "text_config": text | {"cross_attention_layers": [1, 3]}}
-    write_folder(path, config, tensors)
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
@@ -146,15 +92,6 @@ def test_adapters_are_drawn_at_loading_and_refused_at_saving(tmp_path, mesh):
         hf.load(tmp_path, lora=LoraConfig(rank=2))
 
 
-def test_a_mesh_that_does_not_divide_the_heads_is_named(tmp_path):
-    folder_of(tmp_path)
-    with (
-        use_mesh(mesh_of((1, 2, 4))),
-        pytest.raises(ConfigError, match=r"num_key_value_heads is 2.*mesh\.tp = 4"),
-    ):
-        hf.load(tmp_path)
-
-
 def test_a_save_that_fails_leaves_the_old_files(tmp_path, mesh, monkeypatch):
     folder_of(tmp_path)
     model, before = hf.load(tmp_path), (tmp_path / hf.WEIGHTS).read_bytes()
@@ -168,3 +105,45 @@ def test_a_save_that_fails_leaves_the_old_files(tmp_path, mesh, monkeypatch):
         hf.save(model, tmp_path)
     assert (tmp_path / hf.WEIGHTS).read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", hf.WEIGHTS]
+
+
+def test_a_device_reads_only_its_shard(tmp_path, monkeypatch):
+    tensors, sizes = folder_of(tmp_path, WIDE), []
+
+    class Counted:
+        def __init__(self, *args, **kwargs):
+            self.file = safe_open(*args, **kwargs)
+
+        def get_slice(self, name):
+            part = self.file.get_slice(name)
+            return type("Part", (), {"__getitem__": lambda _, where: counted(part[where])})()
+
+    def counted(x):
+        sizes.append(x.size)
+        return x
+
+    table, files = hf._checked(tmp_path)[1:]
+    monkeypatch.setattr(safetensors, "safe_open", Counted)
+    with use_mesh(mesh := mesh_of((1, 2, 4))):
+        placed = {
+            name: NamedSharding(mesh, spec_of(w.spec, len(w.shape) + w.stacked))
+            for name, w in table.items()
+        }
+        safetensors.read_all(table, files, placed, np.dtype(np.float32))
+    assert sum(sizes) == sum(x.size for x in tensors.values())
+
+
+def test_a_file_that_becomes_shorter_is_an_error(tmp_path, mesh, monkeypatch):
+    folder_of(tmp_path)
+
+    def cut_after(*args, **kwargs):
+        file = safe_open(*args, **kwargs)
+        (tmp_path / hf.WEIGHTS).write_bytes((tmp_path / hf.WEIGHTS).read_bytes()[:2000])
+        return file
+
+    hf.check(tmp_path)
+    table, files = hf._checked(tmp_path)[1:]
+    monkeypatch.setattr(safetensors, "safe_open", cut_after)
+    placed = dict.fromkeys(table, NamedSharding(jax.sharding.get_mesh(), PartitionSpec()))
+    with pytest.raises(hf.HfError, match=r"model\.safetensors: .* cannot be read"):
+        safetensors.read_all(table, files, placed, np.dtype(np.float32))

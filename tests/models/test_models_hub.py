@@ -26,21 +26,7 @@ def test_ids(name, tmp_path, monkeypatch):
     assert asked == [(name.split("@")[0], name.partition("@")[2] or None)]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "folder",
-        "./a/b",
-        "../lama",
-        "..",
-        "/a/b",
-        "a/b/c",
-        "~/models/a",
-        "~/lama",
-        "modèle/é",
-        ".a/b",
-    ],
-)
+@pytest.mark.parametrize("name", ["folder", "./a/b", "../lama", "/a/b", "a/b/c", "~/lama", "é/a"])
 def test_folders_are_no_ids(name):
     assert not hub.is_id(name)
     assert not str(hub.folder_of(name)).startswith("~")

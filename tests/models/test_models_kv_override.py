@@ -7,18 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import mesh_of
 from flax import nnx
 
-from jaxcomp.config import LoraConfig, ModelConfig
+from jaxcomp.config import ModelConfig
 from jaxcomp.models.block import KeyValues, KVOverride
 from jaxcomp.models.generate import generate
 from jaxcomp.models.model import Transformer
-from jaxcomp.runtime.sharding import put_batch, use_mesh
+from jaxcomp.runtime.sharding import put_batch
 
 SHAPES = {
     kind: ModelConfig(kind, 32, 16, 3, 8, 4, 6, 24)  # every axis divides by 8, or by 4 for tp
-    for kind in ("qwen3", "qwen2", "llama", "olmo2")
+    for kind in ("qwen3", "qwen2", "olmo2")
 }
 SHAPES["gemma3"] = dataclasses.replace(
     SHAPES["qwen3"], model_type="gemma3_text", sliding_window=3, sliding_window_pattern=2
@@ -67,31 +66,9 @@ def test_given_what_it_would_have_made_itself_it_says_the_same(mesh, kind):
         assert (other_BLD[:, HELD] != whole_BLD[:, HELD]).any()
 
 
-def test_keys_do_not_know_where_they_stand(mesh):
-    """Written at one place and read at another, they are those of a text that stood there."""
-    model, (tok, pos, seg) = made("qwen3"), rows()
-
-    @jax.jit
-    def moved(model):
-        _, kv = model.keep(model.embed(tok), pos, seg, last=L)
-        there = pos + 17
-        kv_override = KVOverride(kv, jnp.int32(0))
-        x_BLD = jnp.concatenate([0 * model.embed(tok), model.embed(tok[:, :2])], axis=1)
-        whole_BLD = model.embed(jnp.concatenate([tok, tok[:, :2]], axis=1))
-        pos_BS = jnp.concatenate([there, there[:, -1:] + 1, there[:, -1:] + 2], axis=1)
-        seg_BS = jnp.concatenate([seg, seg[:, :2]], axis=1)
-        return (
-            model(x_BLD, pos_BS, seg_BS, kv_override=kv_override)[:, L:],
-            model(whole_BLD, pos_BS, seg_BS)[:, L:],
-        )
-
-    given_BLD, read_BLD = moved(model)
-    np.testing.assert_allclose(given_BLD, read_BLD, atol=2e-5)
-
-
 def test_the_cache_holds_what_was_given(mesh):
     """Greedy decoding after given keys and values says what it says after the text itself."""
-    model, (tok, pos, seg) = made("llama"), rows()
+    model, (tok, pos, seg) = made("qwen3"), rows()
     kv = read(model, tok, pos, seg)[3]
     kv_override = KVOverride(KeyValues(*(x[:, :, HELD] for x in kv)), jnp.int32(FIRST))
     x_BLD, start_B = model.embed(tok), pos[:, -1] + 1
@@ -103,24 +80,3 @@ def test_the_cache_holds_what_was_given(mesh):
     jax.tree.map(np.testing.assert_array_equal, said, again)
     other = generate(model, blank_BLD, pos, seg, start_B, max_new=NEW, eos_id=99)
     assert (np.asarray(other.entropy_BL) != np.asarray(said.entropy_BL)).any()
-
-
-def test_kept_are_those_of_the_last_places_alone(mesh):
-    model, batch = made("qwen3"), rows()
-    whole, last = (
-        jax.jit(lambda m, n=n: m.keep(m.embed(batch[0]), *batch[1:], last=n)[1])(model)
-        for n in (L, 2)
-    )
-    assert last.k_YBMKH.shape == (3, B, 2, 4, 6)
-    for x, y in zip(whole, last, strict=True):
-        np.testing.assert_array_equal(np.asarray(x)[:, :, -2:], y)
-
-
-@pytest.mark.slow
-def test_meshes_and_remat_change_nothing_but_rounding():
-    found = []
-    for size, remat in (((1, 1, 1), "none"), ((2, 2, 2), "full")):
-        with use_mesh(mesh_of(size)):
-            model = Transformer(SHAPES["qwen3"], rngs=nnx.Rngs(0), lora=LoraConfig(rank=2))
-            found.append(jax.device_get(read(model, *rows(), remat=remat)))
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=2e-5), *found)

@@ -11,7 +11,7 @@ from flax import nnx
 
 from jaxcomp.config import ConfigError, LoraConfig, ModelConfig
 from jaxcomp.models.attention import attention, windows
-from jaxcomp.models.model import Transformer, count_params
+from jaxcomp.models.model import Transformer
 from jaxcomp.runtime.sharding import put_batch, use_mesh
 
 QWEN = ModelConfig(
@@ -154,34 +154,27 @@ grads = jax.jit(jax.value_and_grad(loss), static_argnums=(2, 4, 5))
 
 
 @pytest.mark.parametrize(("remat", "unroll"), [("full", 1), ("offload", 1), ("none", 3)])
-def test_remat_and_unrolling_change_nothing(model, mesh, remat, unroll):
-    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+def test_remat_and_unrolling_change_nothing(mesh, remat, unroll):
+    graphdef, params, rest = nnx.split(Transformer(QWEN, rngs=nnx.Rngs(0)), nnx.Param, ...)
     batch = put_batch(rows(2, 8), mesh)
     plain = grads(params, rest, graphdef, batch)
     other = grads(params, rest, graphdef, batch, remat, unroll)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), plain, other)
 
 
-def test_remat_full_stores_fewer_residuals(model, mesh):
-    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
-    batch = put_batch(rows(2, 8), mesh)
-
-    def saved(remat):
-        def pullback(p):
-            return jax.vjp(lambda p: loss(p, rest, graphdef, batch, remat), p)[1]
-
-        return sum(x.size for x in jax.tree.leaves(jax.eval_shape(pullback, params)))
-
-    assert saved("full") < saved("none")
-
-
 SHALLOW = dataclasses.replace(QWEN, num_hidden_layers=2)
 
 
 @pytest.mark.parametrize(
-    "cfg", [SHALLOW, LLAMA, GEMMA, OLMO], ids=["qwen3", "llama-untied", "gemma3", "olmo2"]
+    ("cfg", "shapes"),
+    [
+        pytest.param(SHALLOW, [(1, 2, 4)], id="qwen3"),
+        pytest.param(GEMMA, [(2, 2, 2)], id="gemma3"),
+        pytest.param(LLAMA, [(1, 8, 1), (2, 2, 2)], id="llama-untied", marks=pytest.mark.slow),
+        pytest.param(OLMO, [(2, 2, 2)], id="olmo2", marks=pytest.mark.slow),
+    ],
 )
-def test_sharded_equals_unsharded(cfg):
+def test_sharded_equals_unsharded(cfg, shapes):
     """Same loss and gradients on every mesh; the weights are drawn anew on each from one seed."""
 
     def on(shape):
@@ -201,29 +194,8 @@ def test_sharded_equals_unsharded(cfg):
 
     expected = on((1, 1, 1))
     assert max(np.abs(g).max() for g in jax.tree.leaves(expected[1])) > 1e-2
-    shapes = [(1, 8, 1), (1, 2, 4), (2, 2, 2)] if cfg is SHALLOW else [(2, 2, 2)]
     for shape in shapes:
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), expected, on(shape))
-
-
-def test_equal_configs_compile_once(mesh):
-    first, second = (nnx.split(Transformer(QWEN, rngs=nnx.Rngs(s)))[0] for s in (0, 1))
-    assert first == second
-    assert hash(first) == hash(second)
-    other = nnx.split(Transformer(LLAMA, rngs=nnx.Rngs(0)))[0]
-    assert first != other
-
-
-@pytest.mark.parametrize(
-    "cfg", [QWEN, LLAMA, GEMMA, OLMO], ids=["qwen3", "llama-untied", "gemma3", "olmo2"]
-)
-def test_first_loss_is_near_uniform_and_count_is_right(cfg, mesh):
-    model = Transformer(cfg, rngs=nnx.Rngs(0))
-    assert sum(x.size for x in jax.tree.leaves(model)) == count_params(cfg)
-    tok, pos, seg = put_batch(rows(8, 16), mesh)
-    logits = model.unembed(hidden(model, tok, pos, seg))
-    logp = jax.nn.log_softmax(logits)
-    assert abs(float(-logp.mean()) - np.log(32)) < 1.0
 
 
 def test_the_table_holds_what_embed_gives(model, mesh):
@@ -236,32 +208,13 @@ def test_the_table_holds_what_embed_gives(model, mesh):
     np.testing.assert_allclose(ratio, scale, rtol=1e-6)
 
 
-def test_abstract_model_has_shapes_and_layouts(mesh):
-    abstract = nnx.eval_shape(lambda: Transformer(QWEN, rngs=nnx.Rngs(0)))
-    real = Transformer(QWEN, rngs=nnx.Rngs(0))
-    jax.tree.map(lambda a, b: a.shape == b.shape or pytest.fail("shape"), abstract, real)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"vocab_size": 0}, "vocab_size is 0"),
-        ({"num_attention_heads": 6}, "num_key_value_heads = 4 does not divide"),
-        ({"head_dim": 5}, "head_dim = 5"),
-        ({"model_type": "gpt2"}, "llama, qwen2, qwen3"),
-    ],
-)
-def test_impossible_sizes_are_named(change, message, mesh):
-    with pytest.raises(ConfigError, match=message):
-        Transformer(ModelConfig(**{**vars(QWEN), **change}), rngs=nnx.Rngs(0))
-
-
 def test_heads_that_do_not_divide_over_tp_are_an_error():
     with use_mesh(mesh_of((1, 2, 4))), pytest.raises(ConfigError, match="num_key_value_heads is 2"):
         Transformer(LLAMA, rngs=nnx.Rngs(0))
 
 
-def test_unknown_remat_is_an_error(model, mesh):
+def test_unknown_remat_is_an_error(mesh):
     tok, pos, seg = put_batch(rows(1, 4), mesh)
+    model = Transformer(QWEN, rngs=nnx.Rngs(0))
     with pytest.raises(ConfigError, match="none, full, offload"):
         model(model.embed(tok), pos, seg, remat="some")

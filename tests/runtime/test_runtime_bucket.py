@@ -267,7 +267,7 @@ def test_bad_data_is_one_error_that_names_it(bucket):
     with pytest.raises(StorageError, match="there is no bucket missing"):
         load("gs://missing/*.parquet")
     paths.write_bytes(f"{bucket}/0.parquet", b"PAR1 cut")
-    with pytest.raises(DataError, match=rf"{bucket}/0\.parquet: not a readable parquet"):
+    with pytest.raises(DataError, match=rf"{bucket}/0\.parquet: cannot be read"):
         load(f"{bucket}/0.parquet")
 
 

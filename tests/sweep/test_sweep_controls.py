@@ -133,6 +133,6 @@ def test_scrambled_bases_read_the_same_words_without_facts():
     assert " ".join(read_by(ids.own_text(mixed))) == plain
     # What compressors train on is the world's own, from the same cached blocks.
     tok = data_tokenizer(same)
-    assert len({example_blocks(c, tok, tok, corpus(c)).key for c in (same, mixed)}) == 1
+    assert len({example_blocks(c, tok, tok, corpus(c)).folder for c in (same, mixed)}) == 1
     one, other = (next(train_batches(c, tok, tok)) for c in (same, mixed))
     assert all((a == b).all() for a, b in zip(one, other, strict=True))

@@ -13,7 +13,7 @@ from training_models import sums
 
 from jaxcomp.config import TrainConfig
 from jaxcomp.data.batches import LmBatch
-from jaxcomp.data.qa_batches import AnswerBatch
+from jaxcomp.data.eval_sets import AnswerBatch
 from jaxcomp.runtime.sharding import constrain, use_mesh
 from jaxcomp.training.answer import AnswerObjective
 from jaxcomp.training.distill import DistilObjective, teacher, token_kl

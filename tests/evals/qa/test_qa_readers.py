@@ -152,7 +152,7 @@ def test_a_bad_file_is_one_sentence(tmp_path, text, said):
         ("cut.jsonl.gz", gzip.compress(row().encode())[:-9], "is it complete"),
         ("plain.jsonl.gz", row().encode(), "cannot be read"),
         ("latin.jsonl", b"\xe9", "not UTF-8 at line 1"),
-        ("cut.parquet", b"PAR1", "not a readable parquet file"),
+        ("cut.parquet", b"PAR1", "cannot be read"),
     ],
 )
 def test_a_bad_place_is_one_sentence(tmp_path, name, content, said):
