@@ -3,6 +3,8 @@
 import dataclasses
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -86,6 +88,16 @@ def test_a_how_to_page_has_at_most_400_words(page):
 
 def test_the_readme_has_at_most_900_words():
     assert len((ROOT / "README.md").read_text("utf-8").split()) <= 900
+
+
+@pytest.mark.slow
+def test_the_python_of_the_readme_runs(tmp_path):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    true, edited = re.findall(r"nats=([\d.]+)", done.stdout)
+    assert float(true) < float(edited)
 
 
 @pytest.mark.parametrize("file", ["jaxcomp", "configs", "tests", "tpu_scripts"])

@@ -14,7 +14,7 @@ from jaxcomp.models import hf
 from jaxcomp.runtime.sharding import use_mesh
 
 if not (SMOLLM2 / hf.WEIGHTS).is_file():
-    missing = "needs smollm2-135m (docs/real-models.md): JAXCOMP_ASSETS=DIR, which holds it"
+    missing = "needs smollm2-135m: JAXCOMP_ASSETS=DIR, which holds it"
     pytest.skip(missing, allow_module_level=True)
 
 
