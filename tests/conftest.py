@@ -75,3 +75,19 @@ def mesh8(request):
     eight = mesh_of(request.param)
     with use_mesh(eight):
         yield eight
+
+
+@pytest.fixture
+def undrawn(request, monkeypatch):
+    """Charts are described but not drawn, except in tests that ask for `drawn`."""
+    from jaxcomp.analysis import charts, document
+
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr(charts, "png", lambda *_: b"\x89PNG")
+        monkeypatch.setattr(charts, "pdf", lambda *_: b"%PDF")
+        monkeypatch.setattr(document, "_vega", lambda: "")
+
+
+@pytest.fixture
+def drawn():
+    """The real charts."""

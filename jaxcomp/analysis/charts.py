@@ -1,7 +1,6 @@
 """Charts as Vega-Lite panels: one description for the page (interactive), PNG and PDF (papers).
 
-A panel names colours by role (`@ink`, `@c0`, ...); a theme gives them values. Series colours are
-Okabe and Ito's, darkened (light theme) or lightened (dark theme) until text in them is readable.
+A panel names colours by role (`@ink`, `@c0`, ...); a theme of `runtime.pages` gives them values.
 """
 
 from __future__ import annotations
@@ -11,22 +10,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-LIGHT = {
-    "paper": "#ffffff", "ink": "#1f2328", "soft": "#59636e", "grid": "#e3e6ea",
-    "c0": "#0060a0", "c1": "#b84e00", "c2": "#00705a", "c3": "#93407a", "c4": "#806000",
-    "c5": "#31688e", "c6": "#8c2d04",
-    "preserved": "#0072b2", "overwritten": "#d55e00", "swapped": "#cc79a7",
-    "substituted": "#e69f00", "omitted": "#b8bec6", "reverted": "#d55e00",
-}  # fmt: skip
-DARK = LIGHT | {
-    "paper": "#0d1117", "ink": "#e6edf3", "soft": "#9da7b3", "grid": "#2a313a",
-    "c0": "#58b1ee", "c1": "#ff9a57", "c2": "#3fcfa5", "c3": "#e59ac8", "c4": "#e6bd3f",
-    "c5": "#8ac6e8", "c6": "#f2a37e",
-    "omitted": "#59636e",
-}  # fmt: skip
+from jaxcomp.runtime.pages import DARK, LIGHT
+
+__all__ = ["DARK", "LIGHT", "Chart", "lines", "on_page", "pdf", "png", "stacked"]
+
 # The page's style sheet gives the values, so the reader's light or dark mode decides.
 PAGE = {name: f"var(--{name})" for name in LIGHT}
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right")
+SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
+LEGEND = {"title": None, "orient": "bottom", "columns": 4, "symbolOpacity": 1}
 SERIES = 7  # colours; more series repeat them
 
 Panel = dict[str, Any]
@@ -34,11 +26,14 @@ Point = Mapping[str, Any]
 
 
 class Chart(NamedTuple):
-    """Rows of panels under one file name. `alt` says in words what is to be seen."""
+    """Rows of panels under one file name. `alt` says in words what is to be seen; `legend` names
+    the outcomes that the colours stand for."""
 
     name: str
     rows: Sequence[Sequence[Panel]]
     alt: str
+    caption: str = ""
+    legend: Sequence[str] = ()
 
 
 def lines(
@@ -52,7 +47,8 @@ def lines(
     joined: bool = True,
     ticks: Mapping[float, str] | None = None,
 ) -> Panel:
-    """A panel of values with intervals, a line a series, named at its end.
+    """A panel of values with intervals, a line a series, named at its end (more than four, or
+    series that are not joined: in a legend).
 
     Args:
       points: `x`, `value`, `series` of each; `low` and `high` (or None), and `about`: what the
@@ -66,6 +62,7 @@ def lines(
       ticks: names of places on the x axis.
     """
     names = list(dict.fromkeys(p["series"] for p in points))
+    named = joined and len(names) <= 4  # at the ends of the lines; else in a legend
     reach = [p["x"] for p in points]
 
     def x_of(p: Point) -> float:
@@ -86,7 +83,7 @@ def lines(
     color = {
         "field": "series",
         "scale": {"domain": names, "range": [f"@c{i % SERIES}" for i in range(len(names))]},
-        "legend": None,
+        "legend": None if named else LEGEND,
     }
     shapes = {"domain": names, "range": [SHAPES[i % len(SHAPES)] for i in range(len(names))]}
     axis = {"title": x, "tickCount": 4, "labelFlush": False, "format": "~s", "grid": False}
@@ -94,7 +91,8 @@ def lines(
         axis["values"] = _ticks([p["x"] for p in points])
     if ticks:
         axis |= {"values": list(ticks), "labelExpr": f"{json.dumps(_texts(ticks))}[datum.value]"}
-    scale = {"type": "log" if log else "linear", "zero": False, "nice": False, "padding": 12}
+    kind = {"type": "log"} if log else {"type": "linear", "zero": False}
+    scale = kind | {"nice": False, "padding": 12}
     place = {
         "x": {"field": "x", "type": "quantitative", "scale": scale, "axis": axis},
         "y": {
@@ -121,14 +119,14 @@ def lines(
                 "cursor": "pointer",
             },
             "encoding": place
-            | {"shape": {"field": "series", "scale": shapes, "legend": None}}
+            | {"shape": {"field": "series", "scale": shapes, "legend": None if named else LEGEND}}
             | tip,
         },
     ]
     if joined:
         mark = {"type": "line", "strokeWidth": 1.8, "interpolate": "linear"}
         layers.insert(1, {"mark": mark, "encoding": place | {"order": {"field": "x"}}})
-    if 1 < len(names) <= SERIES:
+    if named and len(names) > 1:
         mark = {"type": "text", "align": "left", "dx": 9, "fontWeight": 600, "clip": False}
         text = {"text": {"field": "series"}}
         ends = {"values": _ends(rows, names)}
@@ -141,19 +139,20 @@ def lines(
 
 
 def stacked(
-    points: Sequence[Point], title: str, x: str, parts: Sequence[str], y: str = "", order=None
+    points: Sequence[Point], title: str, x: str, parts: Sequence[str], order: Sequence[str]
 ) -> Panel:
-    """A panel of bars that add up to 100%: of each `bar` the `share` of each `part`."""
+    """A panel of horizontal bars in `order`: of each `bar` the `share` of each of the `parts`."""
     return {
         "title": title,
+        "height": {"step": 20},
         "data": {"values": [dict(p) for p in points]},
         "mark": {"type": "bar", "cursor": "pointer"},
         "encoding": {
             "y": {
                 "field": "bar",
                 "type": "nominal",
-                "sort": order,
-                "axis": {"title": y, "domain": False, "ticks": False, "labelLimit": 140},
+                "sort": list(order),
+                "axis": {"title": None, "domain": False, "ticks": False, "labelLimit": 140},
             },
             "x": {
                 "field": "share",
@@ -168,7 +167,7 @@ def stacked(
                 "legend": None,
             },
             "order": {"field": "place", "type": "ordinal"},
-            "tooltip": [{"field": name} for name in ("bar", "part", "value", "models")],
+            "tooltip": [{"field": name} for name in ("bar", "part", "value", "runs")],
         },
     }
 
@@ -230,6 +229,7 @@ def themed(panel: Panel, theme: Mapping[str, str]) -> Panel:
             "tickColor": "@soft",
             "gridColor": "@grid",
         },
+        "legend": {"labelColor": "@soft", "labelFontSize": 11},
         "text": {"fontSize": 12},
     }
     said = json.dumps(panel | {"config": look})
@@ -238,10 +238,17 @@ def themed(panel: Panel, theme: Mapping[str, str]) -> Panel:
     return json.loads(said)
 
 
+def on_page(panel: Panel) -> Panel:
+    """The panel as wide as its place on a page."""
+    size = {"width": "container", "height": panel.get("height", 190), "description": panel["title"]}
+    fit = {"autosize": {"type": "fit-x", "contains": "padding"}}
+    return themed({"$schema": SCHEMA} | panel | size | fit, PAGE)
+
+
 def _whole(chart: Chart, theme: Mapping[str, str], size: tuple[int, int]) -> Panel:
     width, height = size
     sized = [
-        {"hconcat": [panel | {"width": width, "height": height} for panel in row], "spacing": 28}
+        {"hconcat": [{"width": width, "height": height} | panel for panel in row], "spacing": 28}
         for row in chart.rows
     ]
     return themed({"vconcat": sized, "spacing": 28, "padding": 12}, theme)

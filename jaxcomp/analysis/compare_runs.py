@@ -1,8 +1,8 @@
-"""Sweeps of one grid against different decoders: of another shape, or taught by another reference.
+"""Sweeps of one grid against different decoders: of another shape, or another reference.
 
-A decoder learns to be steered by one reference compressor, and may suit compressors of that size
-best. So an effect of size is claimed only where both sweeps show it clearly, in one direction, and
-put the sizes in the same order.
+A decoder is adapted to read memory vectors of one reference compressor, and may suit compressors of
+that size best. So an effect of size is claimed only where both sweeps show it clearly, in one
+direction, and rank the sizes identically.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from jaxcomp.analysis import decoder_names, stats
-from jaxcomp.analysis.tables import points
+from jaxcomp.analysis.document import Block, Head, Para, Table
+from jaxcomp.analysis.tables import counted, points
 from jaxcomp.config import Config, ConfigError
 from jaxcomp.evals.metrics import endpoints
 from jaxcomp.sweep import grid
@@ -47,8 +48,8 @@ def pairs(first: Results, second: Results) -> list[Pair]:
     same_sizes(first.cfg, second.cfg)
     if decoder_names.same(first.cfg, second.cfg):
         raise ConfigError(
-            "--beside: the other sweep has the same decoder; expected one against a decoder that "
-            "another reference compressor taught (as :full,reference=2 of configs/tiny.py)"
+            "--beside: the other sweep has the same decoder; expected one against another decoder "
+            "(as :full,reference=2 of configs/tiny.py)"
         )
     ratios = sorted(set(grid.ratios(first.cfg)) & set(grid.ratios(second.cfg)))
     out = []
@@ -108,7 +109,7 @@ def decoder_of(first: Config, other: Config) -> str:
         shape = f"{m.model_type} {m.hidden_size} wide, {m.num_hidden_layers} layers"
         return f"another decoder ({shape})"
     if theirs.reference != mine.reference:
-        return "a decoder that another reference compressor taught"
+        return "a decoder adapted with another reference compressor"
     return "another decoder"
 
 
@@ -116,48 +117,47 @@ def claims(found: list[Pair]) -> list[str]:
     return [f"{p.metric} {stats.way(p.first)} at {p.ratio}x" for p in found if p.claimed]
 
 
-def in_all(compared: Sequence[list[Pair]]) -> str:
-    """Of several other decoders: what holds against every one of them."""
-    first = claims(compared[0])
-    held = [c for c in first if all(c in claims(found) for found in compared)]
-    return (
-        f"Against all {len(compared) + 1} decoders, effects of size: {'; '.join(held) or 'none'}."
-    )
-
-
-def sentence(found: list[Pair], name: str, decoder: str) -> str:
-    """In words; `name` is the other sweep's, `decoder` as of `decoder_of`."""
-    claimed = claims(found)
-    said = f"{'; '.join(claimed)}. No other is" if claimed else "none, so none is"
-    n = min((p.second.replicates for p in found), default=0)
-    plural = "replicate" if n == 1 else "replicates"
-    return (
-        f"Beside {name}, the same sizes against {decoder} "
-        f"({n} {plural}). Effects of size that are clear and in one direction in both sweeps, with "
-        f"the sizes in one order: {said} claimed."
-    )
-
-
-def rows(found: list[Pair]) -> list[list[str]]:
-    """Cells of a table: endpoint, ratio, trend and order in each sweep, claimed or not."""
-    return [
-        [
-            p.metric,
-            f"{p.ratio}x",
-            cell(p.first),
-            cell(p.second),
-            *p.orders,
-            "yes" if p.claimed else "no",
-        ]
-        for p in found
-    ]
+def blocks(results: Results, others: Sequence[Results]) -> list[Block]:
+    """Does an effect of size hold against other decoders too? Raises ConfigError as `pairs` does,
+    and where two of the others have one decoder."""
+    if not others:
+        return []
+    different([other.cfg for other in others])
+    every = [pairs(results, other) for other in others]
+    out: list[Block] = [Head("Against other decoders")]
+    if len(every) > 1:
+        held = [c for c in claims(every[0]) if all(c in claims(found) for found in every)]
+        said = "; ".join(held) or "none"
+        out.append(Para(f"Effects of size against all {len(every) + 1} decoders: {said}."))
+    for found, other in zip(every, others, strict=True):
+        n = min((p.second.replicates for p in found), default=0)
+        out.append(
+            Para(
+                f"{other.cfg.name} has the same sizes against {decoder_of(results.cfg, other.cfg)} "
+                f"({counted(n, 'run')} per size). Effects of size that are clear and in one "
+                "direction in both sweeps, with the sizes ranked identically: "
+                f"{'; '.join(claims(found)) or 'none'}."
+            )
+        )
+        names = results.cfg.name, other.cfg.name
+        header = ["metric", "ratio", *names, *(f"order in {n}" for n in names), "effect claimed"]
+        rows = [
+            [
+                p.metric, f"{p.ratio}x", cell(p.first), cell(p.second), *p.orders,
+                "yes" if p.claimed else "no",
+            ]
+            for p in found
+        ]  # fmt: skip
+        caption = "Spearman's rho with size, as under Trends with size; sizes by their means."
+        out.append(Table(header, rows, caption))
+    return out
 
 
 def cell(t: stats.Trend) -> str:
-    """A trend in one cell; p-values only where there are base seeds enough for a test."""
+    """A trend in one cell; an interval and p-values only where there are base seeds enough."""
     if not t.replicates:
         return "–"
     if t.bounds is None or t.bases < stats.MIN_REPLICATES:
-        return f"{t.rho:+.2f} (n = {t.replicates})"
+        return f"{t.rho:+.2f}"
     low, high = t.bounds
     return f"{t.rho:+.2f} [{low:+.2f}, {high:+.2f}] (fall {t.p_fall:.2g}, rise {t.p_rise:.2g})"

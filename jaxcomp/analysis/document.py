@@ -1,12 +1,19 @@
-"""A document as blocks, and its two forms: Markdown, and an HTML page that holds its pictures and
-links to nothing. Both are made of the same blocks, so they cannot disagree."""
+"""A document as blocks, written as Markdown (for GitHub) and as one self-contained HTML page."""
 
 from __future__ import annotations
 
-import base64
-import html
-from collections.abc import Sequence
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
+
+from markupsafe import Markup, escape
+
+from jaxcomp.analysis import charts
+from jaxcomp.analysis.charts import Chart
+from jaxcomp.runtime import pages
+from jaxcomp.sweep.store import write_bytes, write_text
 
 
 class Head(NamedTuple):
@@ -18,71 +25,184 @@ class Para(NamedTuple):
 
 
 class Items(NamedTuple):
-    items: list[str]
+    items: Sequence[str]
+
+
+class Alert(NamedTuple):
+    """What a reader must know before all else."""
+
+    text: str
+    items: Sequence[str] = ()
+
+
+class Answer(NamedTuple):
+    """The answer to a question: yes, no or inconclusive, and what it rests on."""
+
+    question: str
+    sign: str
+    why: str
+    numbers: str = ""
+    settle: str = ""
+    others: str = ""
+
+    @property
+    def sentence(self) -> str:
+        said = (f"{self.question} {self.sign}.", self.why, self.numbers, self.settle, self.others)
+        return " ".join(x for x in said if x)
+
+
+class Link(NamedTuple):
+    text: str
+    href: str
 
 
 class Table(NamedTuple):
-    header: list[str]
-    rows: list[list[str]]
+    """`left` columns of words come first; `ids` are anchors of the rows."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str | list[Link]]]
+    caption: str = ""
+    left: int = 2
+    ids: Sequence[str] = ()
 
 
-class Picture(NamedTuple):
-    name: str
-    png: bytes
+class Part(NamedTuple):
+    """A piece of a text; `outcome` names what became of the fact that it states, if any."""
+
+    text: str
+    outcome: str = ""
 
 
-Block = Head | Para | Items | Table | Picture
+class Example(NamedTuple):
+    title: str
+    source: Sequence[Part]
+    rebuilt: Sequence[Part]
+
+
+class Folded(NamedTuple):
+    """Shown on demand; not in Markdown, which is the short form."""
+
+    title: str
+    blocks: Sequence[Block]
+
+
+Block = Head | Para | Items | Alert | Answer | Table | Chart | Example | Folded
+
+
+def write(
+    folder: Path,
+    stem: str,
+    title: str,
+    blocks: Sequence[Block],
+    terms: Mapping[str, str] | None = None,
+) -> Path:
+    """Write `stem`.md, `stem`.html and a PNG a chart; return the page's path.
+
+    Args:
+      terms: definitions; where a table's header names one, it links to it.
+
+    Raises:
+      OSError: the disk is full.
+    """
+    for block in blocks:
+        if isinstance(block, Chart):
+            write_bytes(folder / f"{block.name}.png", charts.png(block))
+    write_text(folder / f"{stem}.md", markdown(title, blocks))
+    write_text(folder / f"{stem}.html", page(title, blocks, terms))
+    return folder / f"{stem}.html"
+
+
+def page(title: str, blocks: Sequence[Block], terms: Mapping[str, str] | None = None) -> str:
+    """The HTML page; JavaScript is in it only where a chart is."""
+    drawn = any(isinstance(b, Chart) for b in _all(blocks))
+    scripts = (_vega(), pages.source("charts.js")) if drawn else ()
+    filters = {
+        "kind": lambda block: type(block).__name__,
+        "linked": linked,
+        "anchor": anchor,
+        "page_spec": charts.on_page,
+    }
+    pages.templates().filters.update(filters)
+    return pages.render(
+        "document.html.jinja",
+        scripts=scripts,
+        evals=drawn,
+        title=title,
+        blocks=blocks,
+        terms=terms or {},
+    )
+
+
+def _all(blocks: Sequence[Block]):
+    for block in blocks:
+        yield block
+        if isinstance(block, Folded):
+            yield from _all(block.blocks)
+
+
+@functools.cache
+def _vega() -> str:
+    """Vega, Vega-Lite and Vega-Embed, which draw the charts of a page."""
+    import vl_convert
+
+    give = "window.vegaEmbed = vegaEmbed;"
+    return vl_convert.javascript_bundle(give).replace("</script", "<\\/script")
+
+
+def linked(text: str, terms: Mapping[str, str]) -> Markup:
+    """The text; the first place of each term in it leads to its definition."""
+    names = sorted(terms, key=len, reverse=True)
+    if not names:
+        return escape(text)
+    out, seen = [], set()
+    for piece in re.split(f"({'|'.join(map(re.escape, names))})", text):
+        if piece in terms and piece not in seen:
+            seen.add(piece)
+            link = Markup('<a class="term" href="#{}" title="{}">{}</a>')
+            out.append(link.format(anchor(piece), terms[piece], piece))
+        else:
+            out.append(escape(piece))
+    return Markup("").join(out)
+
+
+def anchor(term: str) -> str:
+    return "def-" + re.sub(r"[^a-z0-9]+", "-", term.lower()).strip("-")
+
+
+# --- Markdown ----------------------------------------------------------------------------------
 
 
 def markdown(title: str, blocks: Sequence[Block]) -> str:
-    out = [f"# {title}"]
-    for b in blocks:
-        if isinstance(b, Head):
-            out.append(f"## {b.text}")
-        elif isinstance(b, Para):
-            out.append(b.text)
-        elif isinstance(b, Items):
-            out.append("\n".join(f"- {i}" for i in b.items))
-        elif isinstance(b, Table):
-            lines = [b.header, ["---"] * len(b.header), *b.rows]
-            out.append(
-                "\n".join(f"| {' | '.join(c.replace('|', '/') for c in r)} |" for r in lines)
-            )
-        else:
-            out.append(f"![{b.name.removesuffix('.png')}]({b.name})")
-    return "\n\n".join(out) + "\n"
+    return "\n\n".join([f"# {_md(title)}", *(s for b in blocks if (s := _shown(b)))]) + "\n"
 
 
-STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:76rem;margin:2rem auto;padding:0 1rem;color:#222}
-table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums;margin:1rem 0}
-th,td{padding:.25rem .6rem;border-bottom:1px solid #ddd;text-align:right}
-th:first-child,td:first-child,th:nth-child(2),td:nth-child(2){text-align:left}
-div.wide{overflow-x:auto} img{max-width:100%;margin:.3rem} h2{margin-top:2rem}
-"""
+def _shown(b: Block) -> str:
+    match b:
+        case Head(text):
+            return f"## {_md(text)}"
+        case Para(text):
+            return _md(text)
+        case Items(items):
+            return "\n".join(f"- {_md(i)}" for i in items)
+        case Alert(text, items):
+            return "\n".join([f"**{_md(text)}**", "", *(f"- {_md(i)}" for i in items)]).strip()
+        case Answer():
+            lines = [f"**{b.question} {b.sign}.** {b.why}", b.numbers, b.settle, b.others]
+            return "\n\n".join(_md(line, "<|") for line in lines if line)
+        case Table(header, rows, caption):
+            lines = [header, ["---"] * len(header), *rows]
+            table = "\n".join(f"| {' | '.join(map(_cell, row))} |" for row in lines)
+            return f"{table}\n\n{_md(caption)}".strip()
+        case Chart(name, _, alt, caption):
+            return f"![{_md(alt)}]({name}.png)\n\n{_md(caption)}".strip()
+        case _:
+            return ""
 
 
-def page(title: str, blocks: Sequence[Block]) -> str:
-    e = html.escape
-    out = [
-        "<!doctype html><html lang=en><meta charset=utf-8>"
-        f"<title>{e(title)}</title><style>{STYLE}</style><h1>{e(title)}</h1>"
-    ]
-    for b in blocks:
-        if isinstance(b, Head):
-            out.append(f"<h2>{e(b.text)}</h2>")
-        elif isinstance(b, Para):
-            out.append(f"<p>{e(b.text)}</p>")
-        elif isinstance(b, Items):
-            out.append("<ul>" + "".join(f"<li>{e(i)}</li>" for i in b.items) + "</ul>")
-        elif isinstance(b, Table):
-            rows = [("th", b.header), *(("td", r) for r in b.rows)]
-            body = "".join(
-                "<tr>" + "".join(f"<{tag}>{e(c)}</{tag}>" for c in row) + "</tr>"
-                for tag, row in rows
-            )
-            out.append(f"<div class=wide><table>{body}</table></div>")
-        else:
-            data = base64.b64encode(b.png).decode()
-            out.append(f'<img alt="{e(b.name)}" src="data:image/png;base64,{data}">')
-    return "\n".join(out) + "\n"
+def _cell(cell: str | list[Link]) -> str:
+    return _md(cell if isinstance(cell, str) else " ".join(link.text for link in cell))
+
+
+def _md(text: str, marks: str = "<|*`[") -> str:
+    text = text.replace("<", "&lt;").replace(">", "&gt;") if "<" in marks else text
+    return re.sub(f"([{re.escape(marks.replace('<', ''))}])", r"\\\1", text)

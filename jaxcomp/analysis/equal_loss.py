@@ -9,30 +9,20 @@ show how it came about.
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcomp.analysis import decoder_names, stats
-from jaxcomp.analysis.document import Block, Para, Picture, Table
-from jaxcomp.analysis.plots import COLOURS, MARKERS
+from jaxcomp.analysis import charts, decoder_names, stats
+from jaxcomp.analysis.answer import seeds
+from jaxcomp.analysis.charts import Chart
+from jaxcomp.analysis.document import Answer, Block, Para, Table
 from jaxcomp.analysis.relations import around, levels
-from jaxcomp.analysis.size_tables import shown
 from jaxcomp.analysis.stats import ALPHA, MIN_REPLICATES, Estimate, Point, Trend
-from jaxcomp.analysis.verdict import (
-    ABSENT,
-    PRESENT,
-    UNDECIDED,
-    Asked,
-    Fall,
-    counted,
-    falls,
-    few,
-    no_room,
-)
+from jaxcomp.analysis.tables import header, number, p_value, phrase
+from jaxcomp.analysis.verdict import ABSENT, PRESENT, UNDECIDED, Asked, Fall, falls, few, no_room
 from jaxcomp.config import Config
 from jaxcomp.evals.checkpoints import Followed
 from jaxcomp.evals.intervals import ratio_interval
@@ -142,7 +132,7 @@ def _word(
         return None, few(trend.bases)
     kept = endpoints(cfg)[1]
     floors = [run.rows[-1].metrics.get(without_memory(kept.metric)) or 0.0 for run in runs]
-    asked = Asked(kept.label, cfg.sweep.smallest_effect, max(floors))
+    asked = Asked(cfg.sweep.smallest_effect, max(floors))
     worst = max(falls(sample), key=lambda f: f.bound)
     if trend.p_fall < ALPHA:
         return worst, PRESENT
@@ -168,90 +158,81 @@ def blocks(runs: Sequence[Followed]) -> list[Block]:
     if not found:
         return []
     head = endpoints(runs[0].cfg)[1]
-    return [
-        Para(_claim(found[-1], head, runs[0].cfg.sweep.smallest_effect)),
-        _table(found, head),
-        Picture("equal-loss.png", _plot(found, head)),
-        Para(_NOTE),
-    ]
+    claim = _claim(found[-1], head, runs[0].cfg.sweep.smallest_effect)
+    return [claim, _table(found, head), _plot(found, head)]
 
 
-_NOTE = (
-    "Sizes at one loss; n runs of each, with a 95% interval over what is named (passages of one "
-    "run say nothing of other models). rho: Spearman's with the parameters of the layers, inside a "
-    "base seed and training seed; p, from three base seeds on: one-sided permutations of the "
-    "sizes. Only the lowest loss was chosen before looking; the others are exploratory. A "
-    "checkpoint before the last one stands at a higher learning rate than the end of its run, and "
-    "a size that gets to a loss early has seen fewer passages: equal loss is not equal training."
-)
-
-
-def _claim(at: AtLoss, head: Headline, smallest: float) -> str:
+def _claim(at: AtLoss, head: Headline, smallest: float) -> Answer:
     t = at.trend
-    said = f"rho {_trend(t, 'p')}" if t.replicates else "no size has all replicates"
+    sign = {PRESENT: "Yes", ABSENT: "No"}.get(at.word, "Inconclusive")
+    why = f"{seeds(t.bases)}; " if t.bases else "No pretraining seed has a run of every size; "
+    why += f"Spearman's rho with size {_trend(t)}" if t.replicates else "no trend can be measured"
     if at.worst is not None:
         w = at.worst
-        said += (
-            f"; least sure that the largest is not below: {w.family} {w.large} under {w.small} by "
-            f"{w.fall:+.3f}, bound {w.bound:+.3f}"
+        why += (
+            f"; the largest size preserves at most {phrase(w.bound, head.unit, True)} less than a "
+            f"smaller one, at 95% confidence ({w.family} {w.large} compared with {w.small})"
         )
-    return (
-        f"At an equal loss of {at.loss:.3f} nats a token, larger compressors keep fewer facts "
-        f"({head.label}): {at.word} [{said}; smallest effect {smallest:g}; {counted(t)}]."
+    why += f". Smallest effect: {phrase(smallest, head.unit, True)}."
+    settle = "" if t.bases >= MIN_REPLICATES else "Follow runs of at least 3 pretraining seeds."
+    question = (
+        f"At an equal loss of {at.loss:.3f} nats/token, do larger compressors have fewer "
+        f"{head.label}?"
     )
+    return Answer(question, sign, why, settle=settle)
 
 
-def _trend(t: Trend, name: str) -> str:
+def _trend(t: Trend) -> str:
     """With its p only where there are base seeds enough for a test."""
-    return f"{t.rho:+.2f}" + (f", {name} {t.p_fall:.2g}" if t.bases >= MIN_REPLICATES else "")
+    return f"{t.rho:+.2f}" + (f", p {p_value(t.p_fall)}" if t.bases >= MIN_REPLICATES else "")
 
 
-def _table(found: Sequence[AtLoss], head: Headline) -> Table:
+def _table(found: Sequence[AtLoss], name: Headline) -> Table:
     rows = []
     for at in found:
-        trend = _trend(at.trend, "p(fall)") if at.trend.replicates else "–"
-        for setup, value, bounds, over in zip(
+        trend = _trend(at.trend) if at.trend.replicates else "–"
+        for (family, size, params), value, bounds, over in zip(
             at.setups, at.values, at.bounds, at.over, strict=True
         ):
-            family, size, params = setup
-            span = "–" if bounds is None else f"[{bounds[0]:.3f}, {bounds[1]:.3f}], {over}"
-            mean = shown(value) if value.half is None else f"{value.value:.4g} (n = {value.n})"
-            rows.append([f"{at.loss:.3f}", family, size, f"{params:,.0f}", mean, span, trend])
-    header = ["loss", "family", "size", "parameters of layers", head.label, "95%, over", "rho"]
-    return Table(header, rows)
+            span = "–"
+            if bounds is not None:
+                span = f"{' to '.join(number(b, name.unit) for b in bounds)}, {over}"
+            rows.append(
+                [
+                    f"{at.loss:.3f}", family, size, f"{params:,.0f}", str(value.n),
+                    number(value.value, name.unit), span, trend,
+                ]
+            )  # fmt: skip
+    head = ["loss (nats/token)", "family", "size", "parameters of layers", "runs", header(name)]
+    caption = (
+        "Sizes at one loss: mean over runs, 95% interval over what is named (passages of one run "
+        "say nothing of other models). rho: Spearman's with the parameters of the layers; p, from "
+        "three pretraining seeds on, one-sided. Only the lowest loss was chosen before looking. A "
+        "checkpoint before the last has a higher learning rate than the end of its run, and a size "
+        "that reaches a loss early has seen fewer passages: equal loss is not equal training."
+    )
+    return Table([*head, "95% interval, over", "rho"], rows, caption, 3)
 
 
-def _plot(found: Sequence[AtLoss], head: Headline) -> bytes:
+def _plot(found: Sequence[AtLoss], head: Headline) -> Chart:
     """The endpoint against the loss, a line a compressor; training goes from right to left."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.6, 3.3), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    ax = figure.add_subplot()
-    setups = sorted({s for at in found for s in at.setups}, key=lambda s: (s[0], s[2], s[1]))
-    families = sorted({family for family, _, _ in setups})
-    for i, setup in enumerate(setups):
-        held = [(at, at.setups.index(setup)) for at in found if setup in at.setups]
-        value = [at.values[k].value for at, k in held]
-        span = [at.bounds[k] or (v, v) for (at, k), v in zip(held, value, strict=True)]
-        ax.errorbar(
-            [at.loss for at, _ in held],
-            value,
-            yerr=[
-                [max(0.0, v - low) for v, (low, _) in zip(value, span, strict=True)],
-                [max(0.0, high - v) for v, (_, high) in zip(value, span, strict=True)],
-            ],
-            label=f"{setup[0]} {setup[1]}",
-            color=COLOURS[i % len(COLOURS)],
-            marker=MARKERS[families.index(setup[0]) % len(MARKERS)],
-            capsize=2, markersize=4, linewidth=1.2,
-        )  # fmt: skip
-    ax.set_xlabel("loss, nats a token")
-    ax.set_title(f"{head.label}, at equal loss", fontsize=10)
-    ax.grid(alpha=0.3, linewidth=0.5)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(fontsize=7, frameon=False)
-    out = io.BytesIO()
-    figure.savefig(out, format="png", metadata={"Software": None})
-    return out.getvalue()
+    points = [
+        {
+            "x": at.loss,
+            "value": value.value,
+            "low": bounds and bounds[0],
+            "high": bounds and bounds[1],
+            "series": f"{family} {size}",
+            "about": {"setup": f"{family} {size}", head.label: phrase(value.value, head.unit)},
+        }
+        for at in found
+        for (family, size, _), value, bounds in zip(at.setups, at.values, at.bounds, strict=True)
+    ]
+    panel = charts.lines(
+        points,
+        f"{head.label}, at equal loss",
+        "loss (nats/token)",
+        "" if head.unit == "share" else head.unit,
+        share=head.unit == "share",
+    )
+    return Chart("equal-loss", [[panel]], f"{head.label} against the loss, a line a compressor")

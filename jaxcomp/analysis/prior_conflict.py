@@ -1,38 +1,34 @@
-"""Whose prior wins, size by size: a report's part on bases that believe other favourites."""
+"""Whose prior wins, size by size: for compressors whose base models believe other favourites."""
 
 from __future__ import annotations
 
 from jaxcomp.analysis import stats
-from jaxcomp.analysis.document import Block, Head, Para, Table
-from jaxcomp.analysis.size_tables import shown
-from jaxcomp.analysis.tables import points
+from jaxcomp.analysis.document import Folded, Table
+from jaxcomp.analysis.tables import cell, points
 from jaxcomp.sweep.collect import Results
 
 _SPLIT = "counterfactual/split"
+_HEADER = (
+    "family", "size", "parameters", "ratio", "preserved (%)", "decoder's (%)", "compressors' (%)",
+    "compressors' if even (%)", "pull (points)", "lead (points)", "whose prior wins",
+)  # fmt: skip
+_CAPTION = (
+    "Contested facts of counterfactual passages: the source states neither the decoder's favourite "
+    "nor that of the compressors' base models. Mean over pretraining seeds ± half of its 95% "
+    "interval. If even: what the compressors' favourites would get if all other values were "
+    "equally frequent. Pull: compressors' less that. Lead: decoder's less compressors'. A prior "
+    "wins where the interval of the lead excludes 0 (exploratory, one word a row, unadjusted). The "
+    "training text favours the decoder's favourites too (world.train_prior_strength)."
+)
 
 
-def blocks(results: Results) -> list[Block]:
-    """Nothing where the bases read the world's own favourites, or no job is finished."""
-    if not results.cfg.world.base_favourites or not results.rows:
+def folded(results: Results) -> list[Folded]:
+    """Nothing where the base models were pretrained on the world's own favourites."""
+    if not results.cfg.world.base_favourites:
         return []
-    header = ["family", "size", "parameters", "ratio", "kept", "decoder's", "compressors'"]
-    header += ["compressors' if even", "pull", "lead", "whose prior wins"]
     setups = {(r.job.setup.line, r.metrics["params"], *r.job.setup[1:3]) for r in results.rows}
     rows = [_row(results, *setup) for setup in sorted(setups)]
-    return [Head("Whose prior wins"), Table(header, rows), Para(_NOTE)]
-
-
-_NOTE = (
-    "Contested slots of counterfactual passages: the source says neither the decoder's favourite "
-    "nor that of the compressors' bases. Shares of them; mean over replicates ± half of its 95% "
-    "interval. If even: what the compressors' favourites would get, were the slots that are not "
-    "back as the decoder's favourite or kept spread evenly over the other values. Pull: "
-    "compressors' less that; above 0 the bases' prior shows in the rebuilt text. Lead: decoder's "
-    "less compressors'. A prior wins where the interval of the lead leaves out 0; else, and under "
-    "three base seeds, it is undecided. The words are exploratory: one a row, unadjusted. The text "
-    "that the compressors are trained on favours the decoder's favourites too (as far as "
-    "world.train_prior_strength says), so whose prior wins is not of priors in weights alone."
-)
+    return [Folded("Whose prior wins", [Table(_HEADER, rows, _CAPTION)])]
 
 
 def _row(results: Results, line: str, params: float, size: str, ratio: int) -> list[str]:
@@ -43,7 +39,7 @@ def _row(results: Results, line: str, params: float, size: str, ratio: int) -> l
     lead = mean("decoder", "compressor")
     cells = [mean("kept"), mean("decoder"), mean("compressor"), mean("even")]
     cells += [mean("compressor", "even"), lead]
-    said = ["–" if c is None else shown(c) for c in cells]
+    said = [cell(c, "share") for c in cells]
     return [line, size, f"{params:,}", f"{ratio}x", *said, winner(lead)]
 
 

@@ -1,9 +1,9 @@
-"""report.md and report.html: the verdict, the table, the plots, what failed and what is missing."""
+"""The report of a sweep: the answer, the figure, what became of the facts, examples, statistics."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,26 +13,30 @@ from jaxcomp.analysis import (
     compare_page,
     compare_runs,
     correlations,
+    document,
+    examples,
     figures,
-    plots,
     prior_conflict,
     size_tables,
     stats,
 )
-from jaxcomp.analysis.document import Block, Head, Items, Para, Picture, Table, markdown, page
+from jaxcomp.analysis.answer import answer, seeds
+from jaxcomp.analysis.document import Alert, Block, Folded, Head, Link, Para, Table
 from jaxcomp.analysis.tables import (
+    cell,
+    counted,
     floor_of,
+    header,
     lr_grid_csv,
+    number,
     own_decoder,
     points,
     results_csv,
     text,
     timings_csv,
-    verdict,
 )
-from jaxcomp.analysis.verdict import Verdict
 from jaxcomp.config import Config
-from jaxcomp.evals.metrics import endpoints, headlines
+from jaxcomp.evals.metrics import PREDICTOR, Headline, endpoints, headlines, of_roles
 from jaxcomp.sweep import grid, rows
 from jaxcomp.sweep.collect import Result, Results, collect, with_passages
 from jaxcomp.sweep.store import Ledger, write_bytes, write_text
@@ -51,20 +55,24 @@ class Written(NamedTuple):
 def report(cfg: Config, workdir: Path, others: Sequence[tuple[Config, Path]] = ()) -> Written:
     """Write `workdir/report/`; works on an unfinished sweep and says what is missing.
 
-    `others` are configs and workdirs of the same sizes against another decoder (beside.py), or at
-    another dose of the prior, or from bases of another text (factor.py).
-    Raises OSError; ConfigError where sweeps cannot be compared, or records of passages are
-    damaged.
+    `others` are configs and workdirs of the same sizes against another decoder, at another prior
+    strength, or from base models of another text.
+
+    Raises:
+      OSError: the disk is full.
+      ConfigError: sweeps that cannot be compared, or damaged records of passages.
     """
     results = with_passages(collect(cfg, Ledger(workdir)), workdir)
     folder = workdir / "report"
     kinds = [compare.kind_of(cfg, other) for other, _ in others]
     swaps = [x for kind, x in zip(kinds, others, strict=True) if kind == "decoder"]
-    compared = _beside(results, [collect(other, Ledger(place)) for other, place in swaps])
+    compared = compare_runs.blocks(results, [collect(c, Ledger(place)) for c, place in swaps])
     measured = []
     for kind in sorted(set(kinds) - {"decoder"}):
         levels = [x for k, x in zip(kinds, others, strict=True) if k == kind]
         measured.append(_factor(kind, [(cfg, workdir), *levels]))
+    sizes = size_tables.gather(results)
+    blocks = _blocks(results, workdir, sizes)
     # Nothing is written before all is known to be comparable.
     for made, found in measured:
         write_text(folder / f"{made.file}.csv", compare_page.as_csv(made, found))
@@ -72,36 +80,28 @@ def report(cfg: Config, workdir: Path, others: Sequence[tuple[Config, Path]] = (
     write_text(folder / "timings.csv", timings_csv(results))
     if cfg.sweep.lr_grid:
         write_text(folder / "lr_grid.csv", lr_grid_csv(results))
-    said = verdict(results)
-    sizes = size_tables.gather(results)
     write_text(folder / "pairs.csv", size_tables.pairs_csv(sizes))
-    blocks = _blocks(results, said, compared, sizes)
-    for block in blocks:
-        if isinstance(block, Picture):
-            write_bytes(folder / block.name, block.png)
     figure = figures.main(results)
     if figure is not None:
-        write_bytes(folder / "main.png", charts.png(figure))
         write_bytes(folder / "main-dark.png", charts.png(figure, charts.DARK))
         write_bytes(folder / "main.pdf", charts.pdf(figure))
-    title = f"Size and fidelity: {cfg.name}"
-    write_text(folder / "report.md", markdown(title, blocks))
-    write_text(folder / "report.html", page(title, blocks))
+    at = next((i for i, b in enumerate(blocks) if b == STATISTICS), len(blocks))
+    title = f"Compressor size and faithfulness: {cfg.name}"
+    terms = {h.label: f"{h.meaning} ({h.metric})" for h in headlines(cfg)} | TERMS
+    document.write(folder, "report", title, [*blocks[:at], *compared, *blocks[at:]], terms)
     sweep = workdir.absolute().name
     rows.write([{"sweep": sweep} | row for row in results.finished], folder / rows.NAME)
     # Last: where it agrees with the ledger, so does all the rest (`current`).
     write_text(folder / "results.csv", results_csv(results))
     done = len(results.timings)
-    return Written(folder, said.sentence, done, tuple(results.failed), tuple(results.missing))
-
-
-# --- content ---------------------------------------------------------------------------------
+    sentence = answer(results).sentence
+    return Written(folder, sentence, done, tuple(results.failed), tuple(results.missing))
 
 
 def _factor(
     kind: str, sweeps: Sequence[tuple[Config, Path]]
 ) -> tuple[compare.Factor, list[compare.Found]]:
-    """Do doses, or texts, change what size does?"""
+    """Do prior strengths, or texts, change what size does?"""
     raw = [collect(cfg, Ledger(place)) for cfg, place in sweeps]
     names = [h.metric for h in compare.factor_of(kind, raw).heads]
     held = [with_passages(r, place, names) for r, (_, place) in zip(raw, sweeps, strict=True)]
@@ -109,129 +109,126 @@ def _factor(
     return made, compare.measure(made)
 
 
-def _beside(results: Results, others: Sequence[Results]) -> list[Block]:
-    """Does an effect of size hold against other decoders too?"""
-    if not others:
-        return [
-            Para(
-                "Not checked against a decoder that another reference compressor taught; before "
-                "that, an effect of size is claimed of this decoder only (jaxcomp report --beside)."
-            )
-        ]
-    compare_runs.different([other.cfg for other in others])
-    every = [compare_runs.pairs(results, other) for other in others]
-    out: list[Block] = [Para(compare_runs.in_all(every))] if len(every) > 1 else []
-    for found, other in zip(every, others, strict=True):
-        names = results.cfg.name, other.cfg.name
-        header = ["endpoint", "ratio", *names, *(f"order in {n}" for n in names), "effect claimed"]
-        decoder = compare_runs.decoder_of(results.cfg, other.cfg)
-        out.append(Para(compare_runs.sentence(found, other.cfg.name, decoder)))
-        out.append(Table(header, compare_runs.rows(found)))
-    return out
+# --- content ---------------------------------------------------------------------------------
+
+STATISTICS = Head("Statistics")
+TERMS = {
+    "preserved": "the rebuilt text states the same fact",
+    "overwritten": "the decoder's favourite value stands in the place of another one (knowledge "
+    "overwriting)",
+    "swapped": "the two arguments of the fact are exchanged",
+    "substituted": "another value stands in its place",
+    "omitted": "the rebuilt text states no such fact",
+    "95% interval": "value ± Student's t x the standard deviation over bootstrap draws of "
+    "pretraining seeds, of training seeds inside them, and of passages where their records are "
+    "there",
+    "pretraining seed": "an independently pretrained model from which the compressor starts; runs "
+    "of one pretraining seed share its errors",
+    "Spearman's rho": "rank correlation with the number of parameters, inside a pretraining seed "
+    "and training seed, averaged: -1 falls always, +1 rises always",
+    "Holm": "p-values adjusted for how many are tested together (Holm 1979)",
+}
 
 
-def _blocks(
-    results: Results, said: Verdict, compared: list[Block], sizes: list[size_tables.Evidence]
-) -> list[Block]:
+def _blocks(results: Results, workdir: Path, sizes: list[size_tables.Evidence]) -> list[Block]:
     cfg = results.cfg
-    out: list[Block] = [Head("Verdict"), Para(f"Same recipe for all sizes: {said.sentence}")]
-    if any(r.tuned for r in results.rows):
-        out.append(Para(f"Rate tuned per size: {verdict(results, tuned=True).sentence}"))
-    out += compared
-    out.append(Para(_how(results)))
-    if results.missing:
-        missing = _count(len(results.missing), "job")
-        out.append(Para(f"Unfinished, missing from this report: {missing}:"))
-        out.append(Items(results.missing))
-    if results.failed:
-        out += [Head("Failed"), Items([f"{i}: {message}" for i, message in results.failed])]
+    out: list[Block] = _unfinished(results)
     if not results.rows:
         return [*out, Para("No job has finished yet.")]
-    out += [Head("Results"), _table(results), Para(_bounds(results))]
-    out += [Head("Trends with size"), _trends(results), Para(_trend_note(said))]
-    out += prior_conflict.blocks(results)
-    out += size_tables.blocks(sizes, cfg.sweep.primary_ratio)
-    out += correlations.blocks(results)
-    out.append(Head("Plots"))
-    out.append(
-        Para(
-            "Bars are 95% intervals: over replicates where a point has at least three, else over "
-            "the passages of its one model (which says nothing of other models). Dotted: the "
-            "frozen decoder without memory."
-        )
-    )
-    for head in headlines(cfg):
-        png = plots.plot(results, head)
-        if png is not None:
-            out.append(Picture(head.label.replace(" ", "_") + ".png", png))
-    out += [
-        Head("Definitions"),
-        Items([f"{h.label}: {h.meaning} ({h.metric})" for h in headlines(cfg)]),
-    ]
-    out.append(
-        Para("All columns of results.csv are defined in `python -m jaxcomp.analysis.metrics_page`.")
-    )
+    out.append(answer(results))
+    main = figures.main(results)
+    out += [Head("Loss and faithfulness against size"), main] if main else []
+    facts = figures.facts(results)
+    out += [Head("What happened to the facts"), facts] if facts else []
+    out += examples.blocks(results, workdir)
+    mechanisms = figures.of_metrics(results, "mechanisms", of_roles(cfg, PREDICTOR), MECHANISMS)
+    out += [Head("Mechanisms"), mechanisms] if mechanisms else []
+    out += [STATISTICS, Para(_how(results)), _table(results, workdir)]
+    if any(r.tuned for r in results.rows):
+        out.append(Folded("With the learning rate tuned per size", _tuned(results)))
+    out.append(Folded("Trends with size", [_trends(results)]))
+    out += size_tables.folded(sizes, cfg.sweep.primary_ratio)
+    return [*out, *prior_conflict.folded(results), *correlations.folded(results)]
+
+
+MECHANISMS = (
+    "Effective rank of the memory, and how uncertain the decoder is of what it rebuilds. Points "
+    "and bars as above."
+)
+
+
+def _unfinished(results: Results) -> list[Block]:
+    failed = [f"{job}: {message}" for job, message in results.failed]
+    count = len(failed) + len(results.missing) + len(results.timings)
+    out: list[Block] = []
+    if failed:
+        out.append(Alert(f"{len(failed)} of {count} jobs failed; run the sweep again.", failed))
+    if results.missing:
+        said = f"{len(results.missing)} of {count} jobs are missing from this report."
+        out.append(Alert(said, results.missing))
     return out
 
 
 def _how(results: Results) -> str:
     cfg, optim = results.cfg, results.cfg.train.optim
-    base_seeds, seeds = len(cfg.sweep.base_seeds), len(cfg.sweep.seeds)
-    grid = ", ".join(f"{m:g}" for m in sorted({1.0, *cfg.sweep.lr_grid}))
-    tuned = (
-        f" The rate is also tuned per size on validation loss over {grid} times that rate, at "
-        f"ratio {', '.join(map(str, cfg.sweep.lr_ratios))}."
-        if cfg.sweep.lr_grid
-        else ""
-    )
-    done = len(results.timings)
     own = sorted({r.job.setup.line for r in results.rows if own_decoder(r)})
-    decoder = f"one decoder, frozen but for {', '.join(own)}" if own else "one frozen decoder"
+    decoder = (
+        f"a frozen decoder; {', '.join(own)} train their decoder too, so each of their runs has a "
+        "no-memory baseline of its own (columns of results.csv)"
+        if own
+        else "one frozen decoder"
+    )
     return (
-        f"{done} of {done + len(results.failed) + len(results.missing)} jobs done; "
-        f"{_count(base_seeds * seeds, 'replicate')} ({_count(base_seeds, 'base seed')} x "
-        f"{_count(seeds, 'training seed')}). Every size saw the same {optim.steps} steps of "
-        f"{optim.batch} passages at learning rate {optim.lr:g}, segments of {cfg.data.segment} "
-        f"tokens, against {decoder}.{tuned}"
+        f"{seeds(len(cfg.sweep.base_seeds))} and "
+        f"{counted(len(cfg.sweep.seeds), 'training seed')} per size. "
+        f"Every size was trained for the same {optim.steps:,} steps of {optim.batch} passages at "
+        f"learning rate {optim.lr:g}, on segments of {cfg.data.segment} tokens, against {decoder}. "
+        "Formulas: `python -m jaxcomp.analysis.metrics_page`. All numbers: results.csv, pairs.csv."
     )
 
 
-def _count(n: int, what: str) -> str:
-    return f"{n} {what}" if n == 1 else f"{n} {what}s"
-
-
-def _table(results: Results) -> Table:
+def _table(results: Results, workdir: Path) -> Table:
     heads = headlines(results.cfg)
-    tuned = any(r.tuned for r in results.rows)
-    loss, kept = endpoints(results.cfg)
-    header = ["family", "size", "parameters", "ratio", "n", "lr"]
-    recipes = len(results.cfg.sweep.recipes) > 1
-    header += ["vectors x bytes of a memory"] if recipes else []
-    header += [h.label for h in heads] + [f"{h.label} bound" for h in heads if h.bound]
-    header += ["tuned lr", f"{loss.label} (tuned)", f"{kept.label} (tuned)"] if tuned else []
     cells: dict[tuple, list[Result]] = defaultdict(list)
     for r in results.rows:
-        setup = r.job.setup
-        cells[setup.line, r.metrics["params"], setup.size, setup.ratio].append(r)
-    rows = []
+        s = r.job.setup
+        cells[s.line, r.metrics["params"], s.size, s.ratio].append(r)
+    counts = {len(found) for found in cells.values()}
+    recipes = len(results.cfg.sweep.recipes) > 1
+    kept = (workdir / "jobs").is_dir()
+    bounded = [h for h in heads if h.bound]
+    head = ["family", "size", "ratio", "parameters", *(["runs"] if len(counts) > 1 else [])]
+    head += ["vectors x bytes of a memory"] if recipes else []
+    head += [*map(header, heads), *(f"{h.label}, largest possible" for h in bounded)]
+    body, ids = [], []
     for (family, params, size, ratio), found in sorted(cells.items()):
-        row = [family, size, f"{params:,}", f"{ratio}x", str(len(found))]
-        row.append(text(found[0].job.config.train.optim.lr))
-        row += [_memory(found, loss.metric)] if recipes else []
-        row += [_mean(found, h.metric, ratio) for h in heads]
-        row += [_mean(found, h.bound, ratio) for h in heads if h.bound]
-        if tuned:
-            best = [r.tuned for r in found if r.tuned]
-            rates = sorted({job.config.train.optim.lr for job, _ in best})
-            row.append(" ".join(map(text, rates)))
-            row += [_mean(found, k, ratio, tuned=True) for k in (loss.metric, kept.metric)]
-        rows.append(row)
-    return Table(header, rows)
+        row: list = [family, size, f"{ratio}x", f"{params:,}"]
+        row += [str(len(found))] if len(counts) > 1 else []
+        row += [_memory(found, endpoints(results.cfg)[0].metric)] if recipes else []
+        row += [_mean(found, h.metric, ratio, h) for h in heads]
+        row += [_mean(found, h.bound, ratio, h) for h in bounded]
+        body.append([*row, _links(found, workdir)] if kept else row)
+        ids.append(figures.place(family, size, ratio))
+    mean = f"mean over {'its' if len(counts) > 1 else max(counts)} runs"
+    interval = " ± half of its 95% interval, from three runs on"
+    what = "one run" if counts == {1} else f"one setup, {mean}{interval}"
+    caption = f"Each row: {what}.{_floors(results, heads)}"
+    return Table([*head, *(["jobs"] if kept else [])], body, caption, 3, ids)
 
 
-def _mean(found: list[Result], metric: str, ratio: int, tuned: bool = False) -> str:
-    mean = stats.mean(points(found, metric, ratio, tuned))
-    return "–" if mean is None else size_tables.shown(mean)
+def _links(found: Sequence[Result], workdir: Path) -> list[Link]:
+    """To the inspect page of each run, or to its folder."""
+    out = []
+    for r in found:
+        folder = workdir / "jobs" / r.job.id
+        if folder.is_dir():
+            page = "inspect.html" if (folder / "inspect.html").is_file() else ""
+            out.append(Link(f"b{r.job.base_seed} s{r.job.seed}", f"../jobs/{r.job.id}/{page}"))
+    return out
+
+
+def _mean(found: list[Result], metric: str, ratio: int, head: Headline, tuned: bool = False) -> str:
+    return cell(stats.mean(points(found, metric, ratio, tuned)), head.unit)
 
 
 def _memory(found: list[Result], metric: str) -> str:
@@ -247,55 +244,55 @@ def _memory(found: list[Result], metric: str) -> str:
     return ", ".join(sorted(said)) or "–"
 
 
-def _bounds(results: Results) -> str:
-    """What the numbers must be read beside, so that predictable text does not flatter."""
-    parts = []
-    for h in headlines(results.cfg):
-        floor = floor_of(results, h.metric)
-        if floor is not None:
-            parts.append(f"{h.label} {floor:.4g}")
-    said = f"Without memory (the floor): {', '.join(parts)}. " if parts else ""
-    own = sorted({r.job.setup.line for r in results.rows if own_decoder(r)})
-    if own:
-        said += (
-            f"Left out, here and in plots: {', '.join(own)}, trained with the decoder: each "
-            "run has a floor of its own (floor columns of results.csv). "
-        )
-    bits = next((r.metrics.get("ordinary/passage_bits") for r in results.rows), None)
-    said += f"A passage holds {bits:.1f} bits on average, exactly. " if bits is not None else ""
-    heads = [h.metric for h in endpoints(results.cfg)]
-    count = max((r.sums[m].shape[1] for r in results.rows for m in heads if m in r.sums), default=0)
-    among = (
-        f"and for the two endpoints the passages ({count}, one draw for all runs)"
-        if count
-        else "but not passages (records of the same ones are not there for every run)"
+def _floors(results: Results, heads: Sequence[Headline]) -> str:
+    found = [(h, floor_of(results, h.metric)) for h in heads]
+    said = [f"{header(h)} {number(v, h.unit)}" for h, v in found if v is not None]
+    return f" The frozen decoder without memory: {', '.join(said)}." if said else ""
+
+
+def _tuned(results: Results) -> list[Block]:
+    """The same answer and numbers at the rate with the lowest validation loss of each size."""
+    ends = endpoints(results.cfg)
+    grid_of = ", ".join(f"{m:g}" for m in sorted({1.0, *results.cfg.sweep.lr_grid}))
+    cells: Mapping[tuple, list[Result]] = defaultdict(list)
+    for r in results.rows:
+        if r.tuned:
+            s = r.job.setup
+            cells[s.line, r.metrics["params"], s.size, s.ratio].append(r)
+    body = [
+        [
+            family,
+            size,
+            f"{ratio}x",
+            " ".join(sorted({text(r.tuned[0].config.train.optim.lr) for r in found if r.tuned})),
+            *(_mean(found, h.metric, ratio, h, tuned=True) for h in ends),
+        ]
+        for (family, _, size, ratio), found in sorted(cells.items())
+    ]
+    caption = (
+        f"Per size the rate of the lowest validation loss among {grid_of} times the recipe's. Mean "
+        "over runs ± half of its 95% interval, from three runs on."
     )
-    return said + (
-        "n: trained models averaged in a row. Mean ± half of its 95% interval, where there are "
-        "three base seeds or runs: from draws of base seeds, or of runs where there are under "
-        f"three base seeds, of training seeds inside them, {among}."
-    )
+    head = ["family", "size", "ratio", "learning rate", *map(header, ends)]
+    return [answer(results, tuned=True), Table(head, body, caption, 3)]
 
 
 def _trends(results: Results) -> Table:
     ratios = sorted({r.job.setup.ratio for r in results.rows})
-    rows = []
-    for h in headlines(results.cfg):
-        row = [h.label]
-        for ratio in ratios:
-            trend = stats.trend(
-                points(results.rows, h.metric, ratio), grid.sizes(results.cfg, ratio)
-            )
-            row.append(compare_runs.cell(trend))
-        rows.append(row)
-    return Table(["metric", *(f"{r}x" for r in ratios)], rows)
-
-
-def _trend_note(said: Verdict) -> str:
-    words = "; ".join(f"{v.ratio}x: {v.word} ({v.detail})" for v in said.ratios)
-    return (
-        "Spearman's rank correlation with the number of parameters inside a replicate (a base "
-        "seed x training seed), averaged; in brackets one-sided permutation p-values, unadjusted "
-        "and, but for the two metrics of the verdict, exploratory. Bigger but less faithful: "
-        f"{words}."
+    found = [
+        [stats.trend(points(results.rows, h.metric, r), grid.sizes(results.cfg, r)) for r in ratios]
+        for h in headlines(results.cfg)
+    ]
+    body = [
+        [h.label, *map(compare_runs.cell, trends)]
+        for h, trends in zip(headlines(results.cfg), found, strict=True)
+    ]
+    tested = any(t.bases >= stats.MIN_REPLICATES for trends in found for t in trends)
+    rule = (
+        " with its 95% interval and one-sided permutation p-values (that it falls, that it rises), "
+        "unadjusted and, but for the two metrics of the answer, exploratory"
+        if tested
+        else "; with under three pretraining seeds it has no interval and no p-value"
     )
+    caption = f"Spearman's rho of each metric with the number of parameters{rule}."
+    return Table(["metric", *(f"{r}x" for r in ratios)], body, caption, 1)

@@ -17,7 +17,7 @@ from typing import Any
 from jaxcomp.analysis import stats
 from jaxcomp.analysis.verdict import Verdict, judge
 from jaxcomp.config import Config
-from jaxcomp.evals.metrics import endpoints, headlines, without_memory
+from jaxcomp.evals.metrics import Headline, endpoints, headlines, without_memory
 from jaxcomp.sweep import grid
 from jaxcomp.sweep.collect import Result, Results, _order, collect
 from jaxcomp.sweep.store import Ledger
@@ -52,10 +52,8 @@ def points(
 
 
 def verdict(results: Results, tuned: bool = False) -> Verdict:
-    """The computed answer, with the recipe's rate or with the rate tuned per size.
-
-    Over the grid as it was asked for: what is unfinished is undecided.
-    """
+    """With the recipe's rate, or with the rate tuned per size, over the whole grid: what is
+    unfinished is inconclusive."""
     cfg = results.cfg
     loss, kept = endpoints(cfg)
     ratios = [r for r in grid.ratios(cfg) if not tuned or r in cfg.sweep.lr_ratios]
@@ -67,7 +65,6 @@ def verdict(results: Results, tuned: bool = False) -> Verdict:
         floor=floor_of(results, kept.metric) or 0.0,
         own_floors={r: own_floors(results, kept.metric, r, tuned) for r in ratios},
         sizes={r: grid.sizes(cfg, r) for r in ratios},
-        endpoint=kept.label,
     )
 
 
@@ -100,6 +97,49 @@ def _floor(metrics: Mapping[str, Any], metric: str) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
+# --- cells -----------------------------------------------------------------------------------
+
+
+def header(head: Headline) -> str:
+    """A column's name with its unit; shares are in percent."""
+    return f"{head.label} ({'%' if head.unit == 'share' else head.unit})"
+
+
+def number(value: float | None, unit: str = "", signed: bool = False) -> str:
+    """Three digits, without the unit, which stands in the header."""
+    if value is None or math.isnan(value):
+        return "–"
+    sign = "+" if signed else ""
+    if unit == "share":
+        return f"{100 * value:{sign}.1f}"
+    return f"{value:{sign},.0f}" if abs(value) >= 1000 else f"{value:{sign}.3g}"
+
+
+def cell(e: stats.Estimate | None, unit: str = "", signed: bool = False) -> str:
+    """`26.0 ± 5.3`: the mean and half of its 95% interval, where there is one."""
+    if e is None:
+        return "–"
+    scale = 100 if unit == "share" else 1
+    half = "" if e.half is None else f" ± {scale * e.half:.2g}"
+    return number(e.value, unit, signed) + half
+
+
+def phrase(value: float, unit: str, step: bool = False) -> str:
+    """A number with its unit, in a sentence; `step`: it is a difference of two."""
+    if unit == "share":
+        return f"{100 * value:.2g} percentage points" if step else f"{value:.1%}"
+    return f"{number(value)} {unit}"
+
+
+def counted(n: int, what: str) -> str:
+    """`1 run`, `3 runs`."""
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+
+
+def p_value(p: float | None) -> str:
+    return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.2g}"
+
+
 # --- files -----------------------------------------------------------------------------------
 
 
@@ -129,7 +169,7 @@ def results_csv(results: Results) -> str:
                 *(best.get(h) for h in heads),
             ]
         )
-    return _csv(lines)
+    return csv_of(lines)
 
 
 def lr_grid_csv(results: Results) -> str:
@@ -138,14 +178,14 @@ def lr_grid_csv(results: Results) -> str:
     lines: list[list[Any]] = [[*_id_columns(results.cfg), "lr_multiple", *heads]]
     for job, m in sorted(results.grid_rows, key=lambda r: _order(r[0])):
         lines.append([*_ids(job, m), job.lr_multiple, *(m.get(h) for h in heads)])
-    return _csv(lines)
+    return csv_of(lines)
 
 
 def timings_csv(results: Results) -> str:
     names = sorted({k for _, t in results.timings for k in t})
     lines: list[list[Any]] = [["job", *names]]
     lines += [[i, *(t.get(n) for n in names)] for i, t in sorted(results.timings)]
-    return _csv(lines)
+    return csv_of(lines)
 
 
 def _id_columns(cfg: Config) -> tuple[str, ...]:
@@ -162,7 +202,7 @@ def _ids(job: grid.Job, m: dict[str, Any]) -> list[Any]:
     return [*where, m.get("params"), m.get("params_body"), m.get("val_loss")]
 
 
-def _csv(lines: list[list[Any]]) -> str:
+def csv_of(lines: Iterable[Iterable[Any]]) -> str:
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows([[text(v) for v in line] for line in lines])
     return out.getvalue()

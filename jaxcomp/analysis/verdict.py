@@ -1,19 +1,18 @@
-"""The pre-registered verdict of a sweep: is fidelity lost with size while the loss falls?
+"""The pre-registered verdict of a sweep: does fidelity fall with size while the loss falls?
 
 Fixed before running, in the config: the endpoint, the ratio (`sweep.primary_ratio`), and the
-smallest fall that would matter (`sweep.smallest_effect`). One of these words follows:
+smallest fall that would matter (`sweep.smallest_effect`). The answer at a ratio is one of:
 
-- **present**: the loss and the endpoint both fall with size, each at one-sided p < 0.05 (an
+- **yes**: the loss and the endpoint both fall with size, each at one-sided p < 0.05 (an
   intersection-union test, Berger 1982: the larger p decides).
-- **absent**: a fall as large as the smallest effect is excluded. In every family the largest size
-  keeps less than each smaller one by under the smallest effect, by one-sided 95% bounds of all of
-  these differences (again an intersection-union test, so no bound needs adjusting). Against every
-  smaller size and not the smallest alone, or a peak in the middle would hide a fall behind a rise.
-  Where a family has no size that keeps the smallest effect more than the decoder without memory
-  does (the floor), no such fall could show, and nothing is absent.
-- **undecided at this power**: neither.
-- **undecided: these bases only**: under three base seeds, whatever the numbers. Training seeds of
-  one base share its luck, so however many they are they say nothing of other bases.
+- **no**: a fall as large as the smallest effect is excluded. In every family the largest size
+  preserves less than each smaller one by under the smallest effect, by one-sided 95% bounds of all
+  of these differences (again an intersection-union test, so no bound needs adjusting). Every
+  smaller size counts: against the smallest alone, a peak in the middle would hide a fall behind a
+  rise. Where no size of a family is the smallest effect above the no-memory baseline, no such fall
+  could show, so the answer is not "no".
+- **inconclusive**: neither. Under three pretraining seeds always: training seeds of one pretrained
+  model share its errors, so they say nothing of other pretrained models.
 
 The primary ratio is tested alone. The others are secondary: their p is adjusted by Holm's method,
 and their bounds are at 1 - 0.05 / (number of secondary ratios).
@@ -22,7 +21,6 @@ and their bounds are at 1 - 0.05 / (number of secondary ratios).
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
@@ -34,8 +32,8 @@ from jaxcomp.analysis.monotonicity import residual_variance
 from jaxcomp.analysis.paired_tests import holm
 from jaxcomp.analysis.stats import ALPHA, MIN_REPLICATES, Point, Sizes, Trend
 
-PRESENT, ABSENT, UNDECIDED = "present", "absent", "undecided at this power"
-THESE_BASES = "undecided: these bases only"
+PRESENT, ABSENT, UNDECIDED = "yes", "no", "inconclusive (power too low)"
+THESE_BASES = "inconclusive (under 3 pretraining seeds)"
 POWER = 0.8
 TRIED = (3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64)  # base seeds
 SIMULATED = 400
@@ -59,22 +57,21 @@ class Needed(NamedTuple):
 
 
 class RatioVerdict(NamedTuple):
-    """What is claimed at one ratio. `p` is of the conjunction "loss falls and fidelity falls"."""
+    """The answer at one ratio. `p` is of the conjunction "loss falls and fidelity falls"."""
 
     ratio: int
-    word: str  # present | absent | undecided at this power | undecided: these bases only
+    word: str  # yes | no | one of the two inconclusive ones
     p: float  # Holm-adjusted for the secondary ratios
     loss: Trend
     kept: Trend
-    worst: Fall | None  # the one with the highest bound; None under 3 base seeds
-    needed: Needed | None  # where more base seeds would decide, from 3 on
-    detail: str
+    worst: Fall | None = None  # the one with the highest bound; None under 3 base seeds
+    needed: Needed | None = None  # where more base seeds would decide, from 3 on
+    no_room: tuple[str, ...] = ()  # families too near the no-memory baseline for a fall to show
 
 
 class Asked(NamedTuple):
-    """What was fixed before running, and the endpoint's value without memory."""
+    """The smallest effect, and the endpoint's value without memory."""
 
-    endpoint: str
     smallest: float
     floor: float
     own_floors: Mapping[str, float] = MappingProxyType({})  # families that train their decoders
@@ -84,9 +81,13 @@ class Asked(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    sentence: str
     primary_ratio: int
+    smallest_effect: float
     ratios: tuple[RatioVerdict, ...]
+
+    @property
+    def primary(self) -> RatioVerdict | None:
+        return next((v for v in self.ratios if v.ratio == self.primary_ratio), None)
 
 
 def judge(
@@ -98,9 +99,8 @@ def judge(
     floor: float = 0.0,
     own_floors: Mapping[int, Mapping[str, float]] | None = None,
     sizes: Mapping[int, Sizes] | None = None,
-    endpoint: str = "counterfactual facts preserved",
 ) -> Verdict:
-    """In which ratios does loss fall with size while fidelity (`kept`, named `endpoint`) falls?
+    """In which ratios does loss fall with size while fidelity (`kept`) falls?
 
     `smallest_effect` is in the endpoint's unit, and `floor` its value without memory; `own_floors`,
     of each ratio, of families that have another. `sizes`: of each ratio, as for `stats.replicates`.
@@ -113,48 +113,22 @@ def judge(
     out = []
     for ratio, (a, b) in trends.items():
         alpha = ALPHA / max(len(secondary), 1) if ratio in secondary else ALPHA
+        asked = Asked(smallest_effect, floor, (own_floors or {}).get(ratio, {}))
+        plain = RatioVerdict(ratio, few(min(a.bases, b.bases)), adjusted[ratio], a, b)
+        enough = min(a.bases, b.bases) >= MIN_REPLICATES
         found = stats.sample(kept[ratio], at[ratio])
-        asked = Asked(endpoint, smallest_effect, floor, (own_floors or {}).get(ratio, {}))
-        out.append(_verdict_at(ratio, a, b, adjusted[ratio], found, alpha, asked))
-    said = _sentence(out, primary_ratio, endpoint, smallest_effect)
-    return Verdict(said, primary_ratio, tuple(out))
+        out.append(_decided(plain, found, alpha, asked) if enough else plain)
+    return Verdict(primary_ratio, smallest_effect, tuple(out))
 
 
-def _verdict_at(
-    ratio: int,
-    loss: Trend,
-    kept: Trend,
-    p: float,
-    found: stats.Sample,
-    alpha: float,
-    asked: Asked,
-) -> RatioVerdict:
-    endpoint = asked.endpoint
-    bases = min(loss.bases, kept.bases)
-    if bases < MIN_REPLICATES:
-        detail = f"rho of loss {loss.rho:+.2f}, of {endpoint} {kept.rho:+.2f}"
-        if not loss.replicates:
-            detail = "no replicate in which every size, of two or more, was measured"
-        elif not kept.replicates:
-            detail = f"{endpoint}: not measured in every size of any replicate"
-        return RatioVerdict(ratio, few(bases), p, loss, kept, None, None, detail)
+def _decided(v: RatioVerdict, found: stats.Sample, alpha: float, asked: Asked) -> RatioVerdict:
     worst = max(falls(found, alpha), key=lambda f: f.bound)
     low = no_room(found, asked)
     absent = worst.bound < asked.smallest and not low
-    word = PRESENT if p < ALPHA else ABSENT if absent else UNDECIDED
-    detail = (
-        f"loss {stats.way(loss)} with size (rho {loss.rho:+.2f}, p {loss.p_fall:.3g}), "
-        f"{endpoint} {stats.way(kept)} (rho {kept.rho:+.2f}, p {kept.p_fall:.3g}); least sure "
-        f"that the largest is not below: {worst.family} {worst.large} under {worst.small} by "
-        f"{worst.fall:+.3f}, bound {worst.bound:+.3f}"
-    )
-    needed = None
-    if low:
-        at = ", ".join(dict.fromkeys(f"{asked.floor_of(family):.3g}" for family in low))
-        detail += f"; no room for a fall in {', '.join(low)}, too near the floor {at}"
-    elif word == UNDECIDED:
-        needed = replicates_needed(found, asked.smallest, alpha)
-    return RatioVerdict(ratio, word, p, loss, kept, worst, needed, detail)
+    word = PRESENT if v.p < ALPHA else ABSENT if absent else UNDECIDED
+    ask = word == UNDECIDED and not low
+    needed = replicates_needed(found, asked.smallest, alpha) if ask else None
+    return v._replace(word=word, worst=worst, needed=needed, no_room=tuple(low))
 
 
 def few(bases: int) -> str:
@@ -259,55 +233,3 @@ def _within(values_XUS: np.ndarray, smallest: float, alpha: float) -> np.ndarray
     spread = np.std(fall, axis=1, ddof=1) / math.sqrt(units)
     bound = fall.mean(axis=1) + student.ppf(1 - alpha, units - 1) * spread
     return np.all(bound < smallest, axis=-1)
-
-
-# --- in words -------------------------------------------------------------------------------------
-
-
-def _sentence(
-    ratios: Sequence[RatioVerdict], primary_ratio: int, endpoint: str, smallest: float
-) -> str:
-    """The verdict in words; every word of it follows from the numbers."""
-    by_ratio = {v.ratio: v for v in ratios}
-    if primary_ratio not in by_ratio:
-        head = f"Primary endpoint (ratio {primary_ratio}) is not in this grid: {UNDECIDED}."
-    else:
-        v = by_ratio[primary_ratio]
-        fewer = min(v.loss, v.kept, key=lambda t: t.replicates)
-        head = (
-            f"Bigger but less faithful ({endpoint} at {primary_ratio}x, the primary "
-            f"endpoint): {v.word} [{v.detail}; smallest effect {smallest:g}; "
-            f"{counted(fewer)}].{_power(v, smallest)}"
-        )
-    groups: dict[str, list[str]] = defaultdict(list)
-    for v in ratios:
-        if v.ratio != primary_ratio:
-            groups[v.word].append(f"{v.ratio}x")
-    rest = "; ".join(f"{word} at {', '.join(which)}" for word, which in sorted(groups.items()))
-    return head + (f" Secondary ratios (Holm-adjusted): {rest}." if rest else "")
-
-
-def counted(t: Trend) -> str:
-    """`3 replicates`; `4 replicates of 1 base seed`, where bases were trained on several times."""
-    said = f"{t.replicates} replicate{'' if t.replicates == 1 else 's'}"
-    if t.bases == t.replicates:
-        return said
-    return f"{said} of {t.bases} base seed{'' if t.bases == 1 else 's'}"
-
-
-def _power(v: RatioVerdict, smallest: float) -> str:
-    if v.word in (PRESENT, ABSENT):
-        return ""
-    if v.worst is not None and v.needed is None:
-        return " More base seeds would not decide."
-    if v.needed is None:
-        return f" From {MIN_REPLICATES} base seeds on it is said how many would decide."
-
-    def said(n: int | None) -> str:
-        return f"more than {TRIED[-1]}" if n is None else str(n)
-
-    return (
-        f" To decide in {POWER:.0%} of sweeps takes {said(v.needed.to_exclude)} base seeds if all "
-        f"sizes are equal, {said(v.needed.to_find)} if the endpoint falls by {smallest:g} from "
-        "smallest to largest (simulated, normal, with the spread between these)."
-    )

@@ -1,15 +1,13 @@
-"""The page: one file that links to nothing, source and rebuilt text side by side in colours."""
+"""The page of `jaxcomp inspect`: source and rebuilt text side by side, every word in its colour."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import html
 import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxcomp.data.facts import OUTCOMES
@@ -17,9 +15,9 @@ from jaxcomp.evals import attribution
 from jaxcomp.evals.attribution import REBUILT, SOURCE, Word
 from jaxcomp.evals.linear_probe import Reading, Share
 from jaxcomp.evals.tracing import Said, Trace
-from jaxcomp.runtime import strict_json
+from jaxcomp.runtime import pages, strict_json
 
-VERSION = 1  # of the page's form
+VERSION = 2  # of the page's form
 LABELS = (*SOURCE, "invented")
 STEP = 0.5  # nats of entropy a pixel of the bar under a word stands for
 HIGHEST = 9  # pixels of the longest bar
@@ -75,29 +73,50 @@ class Content(NamedTuple):
         return {k: attribution.counts(t.labels for t in v) for k, v in self.sets.items()}
 
 
+class Table(NamedTuple):
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str
+
+
+class Piece(NamedTuple):
+    """A piece of a text, or a word of it with its classes."""
+
+    text: str
+    mark: str = ""
+    title: str = ""
+
+
+COLOURS = {  # of the first letters of labels; copied words have none
+    "p": "preserved", "o": "overwritten", "r": "substituted", "l": "omitted", "i": "swapped",
+}  # fmt: skip
+
+
 def html_of(content: Content) -> str:
     """The whole page; every text in it is escaped, and it allows no script but its own."""
-    hashed = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{hashed}'"
-    about = json.dumps(content.about, sort_keys=True)
-    out = [
-        "<!doctype html><html lang=en><meta charset=utf-8>",
-        f'<meta name="{_META}" content="{_e(about)}">',
-        f'<meta http-equiv="Content-Security-Policy" content="{_e(policy)}">',
-        f"<title>{_e(content.title)}</title><style>{_STYLE}</style><h1>{_e(content.title)}</h1>",
-        _counts(content),
-        _legend(),
-    ]
+    more = []
     if content.probed is not None:
-        out.append(_probe(content.probed))
-    if content.words is not None and content.probed is not None:
-        out.append(_value_words(content.words, content.probed))
-    out += ["<h2>Passages</h2>", _buttons(), "<table id=passages><thead><tr><th>passage<th>source"]
-    out.append("<th>rebuilt</thead><tbody>")
-    rows = ((name, trace) for name, traces in content.sets.items() for trace in traces)
-    out += [_row(number, name, trace) for number, (name, trace) in enumerate(rows)]
-    out += ["</tbody></table>", f"<script>{_SCRIPT}</script></html>"]
-    return "\n".join(out) + "\n"
+        more.append(("Linear probe: which facts stand in the memory?", _probe(content.probed)))
+        if content.words is not None:
+            table = _value_words(content.words, content.probed)
+            more.append(("Facts and words: a check of the alignment", table))
+    rows = [_row(name, trace) for name, traces in content.sets.items() for trace in traces]
+    return pages.render(
+        "inspect.html.jinja",
+        scripts=[pages.source("inspect.js")],
+        title=content.title,
+        meta=_META,
+        about=json.dumps(content.about, sort_keys=True),
+        colours=COLOURS,
+        highest=HIGHEST,
+        tables=_counts(content),
+        legend=[(label[0], label, _MEANING[label]) for label in LABELS],
+        entropy=_ENTROPY,
+        departure=_DEPARTURE,
+        more=more,
+        keys=[("number", "order"), ("loss", "loss"), *((label, label) for label in LABELS)],
+        rows=rows,
+    )
 
 
 def about_of(content: bytes) -> dict[str, Any] | None:
@@ -110,34 +129,36 @@ def about_of(content: bytes) -> dict[str, Any] | None:
         return None
 
 
-# --- the top -----------------------------------------------------------------------------------
+# --- tables -----------------------------------------------------------------------------------
 
 
-def _counts(content: Content) -> str:
-    out = ["<h2>Words</h2>"]
-    header = ["set", "passages", "loss", "words", *SOURCE]
+def _counts(content: Content) -> list[Table]:
+    """Words of the source and of the rebuilt text, by what became of them."""
     rows, back = [], []
     for name, traces in content.sets.items():
         c = content.counts[name]
         targets = sum(len(t.example.target) for t in traces)
         nll = math.fsum(t.loss * len(t.example.target) for t in traces)
-        row = [name, str(len(traces)), f"{nll / targets:.4f}", str(c["source/all"])]
+        row = [name, str(len(traces)), f"{nll / targets:.3g}", str(c["source/all"])]
         rows.append(row + [_of(c, "source", label) for label in SOURCE])
         undecided = str(sum(t.undecided for t in traces))
         row = [name, str(c["rebuilt/all"]), *(_of(c, "rebuilt", label) for label in REBUILT)]
         row += [str(c["departure/all"]), _of(c, "departure", "overwritten"), undecided]
         back.append(row)
-    out.append("<p>Of the source (loss: nats/token, TF, end token included):</p>")
-    out.append(_table(header, rows))
-    out.append("<p>Of the rebuilt text (FR, greedy):</p>")
-    header = ["set", "words", *REBUILT, "departures", "of them overwritten", "undecided"]
-    out.append(_table(header, back))
-    out.append(
-        "<p>A word is a word or a punctuation mark. Counts, and shares of the words of their row. "
-        "Undecided: words that stand for another one, where the decoder without the memory could "
-        "not be asked at one token; they are among the invented.</p>"
+    source = Table(
+        ["source", "passages", "loss (nats/token)", "words", *SOURCE],
+        rows,
+        "Words and punctuation marks of the source, by what became of them: counts, and shares of "
+        "all words of the row. Loss: teacher-forced, end token included.",
     )
-    return "\n".join(out)
+    rebuilt = Table(
+        ["rebuilt", "words", *REBUILT, "departures", "overwritten among them", "undecided"],
+        back,
+        "Words of the rebuilt text (greedy), by where they came from. Undecided: words in the "
+        "place of another one that the decoder without memory could not be scored on at one token; "
+        "they count as invented.",
+    )
+    return [source, rebuilt]
 
 
 def _of(counts: Mapping[str, int], side: str, label: str) -> str:
@@ -145,26 +166,11 @@ def _of(counts: Mapping[str, int], side: str, label: str) -> str:
     return f"{n} ({n / whole:.1%})" if whole else "0"
 
 
-def _legend() -> str:
-    items = "".join(
-        f"<li><span class={label[0]}>{label}</span>: {_e(_MEANING[label])}" for label in LABELS
-    )
-    return f"<h2>Legend</h2><ul>{items}</ul><p>{_e(_ENTROPY)}</p><p>{_e(_DEPARTURE)}</p>"
-
-
-def _probe(probed: Probed) -> str:
+def _probe(probed: Probed) -> Table:
     header = [
-        "kind",
-        "slots",
-        "entities",
-        "values",
-        "read",
-        "control",
-        "returned",
-        "moved",
-        "wrong",
-    ]
-    header += ["wrong: beyond chance", "wrong: reads the decoder's", "verdict"]
+        "kind", "facts", "entities", "values", "read", "control", "returned", "moved", "wrong",
+        "wrong: beyond chance", "wrong: reads the decoder's", "verdict",
+    ]  # fmt: skip
     rows = []
     for r in probed.readings:
         shares = [_share(s) for s in (r.every, r.control, r.returned)]
@@ -173,16 +179,15 @@ def _probe(probed: Probed) -> str:
         row = [r.kind, str(r.slots), str(r.entities), str(r.values), *shares, beyond]
         rows.append([*row, _share(r.as_decoder), r.verdict or f"none: {r.reason}"])
     left = "; ".join(f"{n} {why}" for why, n in sorted(probed.left_out.items()))
-    note = (
+    caption = (
         f"{probed.passages} passages of the set {probed.set}. A multinomial logistic regression "
-        "reads a slot's value from the memory vector of its block and the two beside it, fitted on "
-        "slots of other entities. Shares: right, 95% interval (Wilson), c chance. control: the "
-        "same, with shuffled values. returned: slots off their favourite that came back. "
-        "moved: slots whose value came back in its place beside another entity. wrong: the other "
-        "ones that did not come back. Verdicts are one kind each, unadjusted for their number. Not "
-        f"asked: {left or 'none'}. Definitions: python -m jaxcomp.analysis.metrics_page."
+        "reads a fact's value from the memory vector of its block and the two next to it, fitted "
+        "on facts of other entities. Shares: right, 95% interval (Wilson), c chance. control: with "
+        "shuffled values. returned: facts off their favourite that were preserved. moved: facts "
+        "whose value stands with another entity. wrong: the others that were not preserved. One "
+        f"verdict a kind, unadjusted. Left out: {left or 'none'}. Definitions: python -m jaxcomp.analysis.metrics_page."
     )
-    return f"<h2>Linear probe</h2>{_table(header, rows)}<p>{_e(note)}</p>"
+    return Table(header, rows, caption)
 
 
 def _share(share: Share | None) -> str:
@@ -193,104 +198,54 @@ def _share(share: Share | None) -> str:
     )
 
 
-def _value_words(words: Mapping[str, Counter[str]], probed: Probed) -> str:
+def _value_words(words: Mapping[str, Counter[str]], probed: Probed) -> Table:
     rows = [
         [outcome, str(sum(words[outcome].values())), *(str(words[outcome][x]) for x in SOURCE)]
         for outcome in OUTCOMES
         if outcome in words
     ]
-    note = (
-        "A check of the alignment against the world's grammar: by the outcome of a slot, how the "
-        f"word of its value was labelled (slots of one-word values, set {probed.set})."
+    caption = (
+        "By the outcome of a fact (the world's grammar), how the word of its value was labelled "
+        f"(the alignment): facts of one-word values, set {probed.set}."
     )
-    return f"<h2>Slots and words</h2>{_table(['slot', 'n', *SOURCE], rows)}<p>{_e(note)}</p>"
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    body = "".join(
-        "<tr>" + "".join(f"<{tag}>{_e(cell)}" for cell in row)
-        for tag, row in [("th", header), *(("td", row) for row in rows)]
-    )
-    return f"<div class=wide><table>{body}</table></div>"
-
-
-def _buttons() -> str:
-    keys = ("number", "loss", *LABELS)
-    buttons = "".join(
-        f"<button data-by={k}>{'order' if k == 'number' else k}</button>" for k in keys
-    )
-    return f"<p>Sort by (most first): {buttons}</p>"
+    return Table(["outcome of the fact", "facts", *SOURCE], rows, caption)
 
 
 # --- a passage ---------------------------------------------------------------------------------
 
 
-def _row(number: int, name: str, trace: Trace) -> str:
+def _row(name: str, trace: Trace) -> dict[str, Any]:
     count = Counter(trace.labels.source)
     count["invented"] = trace.labels.rebuilt.count("invented")
-    data = " ".join(f"data-{label}={count[label]}" for label in LABELS)
-    said = ", ".join(f"{count[x]} {x}" for x in LABELS if count[x])
-    about = f"{_e(name)} {_e(trace.example.id)}<br>loss {trace.loss:.4f}"
-    source = _marked(
-        trace.example.text, trace.source_words, [f"class={x[0]}" for x in trace.labels.source]
-    )
     away = attribution.departures(trace.labels.rebuilt)
-    marks = map(_mark, trace.labels.rebuilt, away, trace.said)
-    rebuilt = _marked(trace.rebuilt, trace.rebuilt_words, list(marks))
-    return (
-        f"<tr data-number={number} data-loss={trace.loss:.6f} {data}><td>{about}<br>{said}"
-        f"<td class=t>{source}<td class=t>{rebuilt}"
-    )
+    source = [Piece("", label[0]) for label in trace.labels.source]
+    rebuilt = map(_mark, trace.labels.rebuilt, away, trace.said)
+    return {
+        "name": f"{name} {trace.example.id}",
+        "loss": f"{trace.loss:.4f}",
+        "data": {"loss": f"{trace.loss:.6f}"} | {label: count[label] for label in LABELS},
+        "counts": ", ".join(f"{count[x]} {x}" for x in LABELS if count[x]),
+        "source": _marked(trace.example.text, trace.source_words, source),
+        "rebuilt": _marked(trace.rebuilt, trace.rebuilt_words, list(rebuilt)),
+    }
 
 
-def _mark(label: str, away: bool, said: Said) -> str:
+def _mark(label: str, away: bool, said: Said) -> Piece:
     bar = min(HIGHEST, round(said.entropy / STEP))
     title = f"entropy {said.entropy:.2f}, p {_p(said.logp)}, without memory {_p(said.logp_floor)}"
     if said.margin is not None and said.margin_floor is not None:
         title += f"; over the source's word {said.margin:+.2f}, without {said.margin_floor:+.2f}"
     names = [label[0], *(["d"] if away else []), *([f"h{bar}"] if bar else [])]
-    return f'class="{" ".join(names)}" title="{title}"'
+    return Piece("", " ".join(names), title)
 
 
 def _p(logp: float) -> str:
     return f"{math.exp(logp):.2g}"
 
 
-def _marked(text: str, words: Sequence[Word], marks: Sequence[str]) -> str:
+def _marked(text: str, words: Sequence[Word], marks: Sequence[Piece]) -> list[Piece]:
     out, at = [], 0
     for word, mark in zip(words, marks, strict=True):
-        out.append(f"{_e(text[at : word.start])}<b {mark}>{_e(word.text)}</b>")
+        out += [Piece(text[at : word.start]), mark._replace(text=word.text)]
         at = word.end
-    return "".join(out) + _e(text[at:])
-
-
-def _e(text: str) -> str:
-    return html.escape(text).replace("\0", "\ufffd")  # HTML knows no NUL
-
-
-_STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:90rem;margin:2rem auto;padding:0 1rem;color:#222}
-table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums;margin:1rem 0}
-th,td{padding:.25rem .6rem;border-bottom:1px solid #ddd;text-align:right;vertical-align:top}
-th:first-child,td:first-child{text-align:left} div.wide{overflow-x:auto} h2{margin-top:2rem}
-#passages td,#passages th{text-align:left} #passages td:first-child{width:13rem}
-td.t{white-space:pre-wrap;font-size:15px;line-height:2.1;unicode-bidi:isolate;width:42%}
-b,li span{font-weight:normal;display:inline-block;line-height:1.3;vertical-align:top;padding:0 1px}
-.c{color:#222}.p{background:#cfe3ff}.o{background:#ffc9a8}.r{background:#fff0a0}
-.l{background:#ddd;text-decoration:line-through}.i{background:#e6ccf5}
-.d{border-left:2px dotted #222}
-button{margin-right:.4rem}
-""" + "".join(f".h{n}{{border-bottom:{n}px solid #357}}" for n in range(1, HIGHEST + 1))
-
-_SCRIPT = """
-const body = document.querySelector("#passages tbody");
-for (const button of document.querySelectorAll("button[data-by]")) {
-  button.addEventListener("click", () => {
-    const by = button.dataset.by, sign = by === "number" ? 1 : -1;
-    const value = row => parseFloat(row.dataset[by]);
-    const order = (a, b) => value(a) === value(b) ? 0 : sign * (value(a) - value(b));
-    const place = (a, b) => order(a, b) || a.dataset.number - b.dataset.number;
-    body.append(...[...body.rows].sort(place));
-  });
-}
-"""
+    return [*out, Piece(text[at:])]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sweep.sweep_stub import config
 
-from jaxcomp.analysis import compare, compare_page, plots, stats
+from jaxcomp.analysis import compare, compare_page, stats
 from jaxcomp.analysis.report import report
 from jaxcomp.analysis.verdict import ABSENT, PRESENT, THESE_BASES, UNDECIDED
 from jaxcomp.cli import overrides
@@ -24,6 +24,8 @@ KEPT, OVER, LOSS = (
     "counterfactual/overwriting",
     "counterfactual/loss",
 )
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 SHIPPED = {"decoder": "jaxcomp/assets/decoders/decoder-s0"}
 WIDTHS = {"s": 16, "m": 32, "l": 64}  # in equal steps of log parameters
 
@@ -144,7 +146,9 @@ def test_a_slope_that_goes_with_the_level_is_said_to_lack_room(tmp_path):
     )
     assert kept.of_slopes[0].word == PRESENT
     assert kept.cramped == ("bases 0.95, text 0.5",)
-    assert "At bases 0.95, text 0.5 no size keeps 0.05 more" in compare_page.claim(found, kept)
+    assert "At bases 0.95, text 0.5 no size is 5 percentage points above" in compare_page.claim(
+        found, kept
+    )
 
 
 @pytest.mark.parametrize(
@@ -194,7 +198,7 @@ def test_a_missing_job_takes_its_replicate_out_of_every_dose(tmp_path):
     sweeps[1] = sweeps[1]._replace(rows=rows)
     found, kept = kept_of(sweeps)
     assert not kept.slopes
-    assert "not measurable" in compare_page.claim(found, kept)
+    assert "Not measurable" in compare_page.claim(found, kept)
 
 
 def test_texts_are_compared_with_the_same_world(tmp_path):
@@ -220,11 +224,8 @@ def test_texts_are_compared_with_the_same_world(tmp_path):
     assert first.word == UNDECIDED
     assert [c.p_claim for c in (first, second)] == pytest.approx([2 / 8, second.p_fall])  # Holm
     claim = compare_page.claim(made, kept)
-    assert "p 0.25; 3 replicates" in claim
-    assert (
-        '"Present" cannot be reached with so few replicates: no p (adjusted) is under 0.25.'
-        in claim
-    )
+    assert "p = 0.25; 3 runs per size" in claim
+    assert '"Yes" is out of reach with so few pretraining seeds: no p (adjusted) is under' in claim
 
 
 @pytest.mark.parametrize(("texts", "words"), [(1, (PRESENT,)), (3, (UNDECIDED,) * 3)])
@@ -243,7 +244,7 @@ def test_words_of_several_texts_are_adjusted_for_their_number(tmp_path, texts, w
     assert tuple(c.word for c in kept.of_slopes) == words
     assert all(c.p_fall == pytest.approx(1 / 32) for c in kept.of_slopes)
     claim = compare_page.claim(factored, kept)
-    assert ("cannot be reached" in claim) == (texts == 3)
+    assert ("out of reach" in claim) == (texts == 3)
     assert all(n in claim for n in [x.name for x in factored.levels[1:]])
 
 
@@ -359,16 +360,15 @@ def test_doses_are_one_line(tmp_path):
             compare.factor_of("dose", made(*mixed))
 
 
-def test_the_report_has_the_claim_the_table_and_the_figure(tmp_path, monkeypatch):
-    monkeypatch.setattr(plots, "plot", lambda results, head: None)
+def test_the_report_has_the_claim_the_table_and_the_figure(tmp_path):
     sweeps = swept(tmp_path, [0.2, 0.1, 0.0], 0.001)
     others = [(r.cfg, tmp_path / f"{at}") for r, at in zip(sweeps[1:], (0.8, 0.95), strict=True)]
     report(sweeps[0].cfg, tmp_path / "0.5", others)
     folder = tmp_path / "0.5/report"
     page = (folder / "report.md").read_text()
-    assert "The stronger the prior, the more fidelity falls with size" in page
-    assert "): present [change -0.19" in page
-    assert "no p under 0.0046" in page  # (1/6)^3
+    assert "Does a stronger prior make fidelity fall more with size?" in page
+    assert "points: yes (change -19." in page
+    assert "No p can be under 0.0046" in page  # (1/6)^3
     assert (folder / "dose-16x.png").read_bytes().startswith(b"\x89PNG")
     rows = list(csv.DictReader(io.StringIO((folder / "dose.csv").read_text())))
     assert len(rows) == 3 * 3 * 3  # doses x metrics x sizes

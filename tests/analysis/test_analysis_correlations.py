@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from jaxcomp.analysis.correlations import blocks, explained
-from jaxcomp.analysis.document import Picture, Table, markdown
+from jaxcomp.analysis.charts import Chart
+from jaxcomp.analysis.correlations import explained, folded
+from jaxcomp.analysis.document import Table
 from jaxcomp.cli import overrides
 from jaxcomp.sweep import grid
 from jaxcomp.sweep.collect import Result, Results
@@ -77,21 +78,17 @@ def test_training_seeds_of_a_base_are_one_point():
 def test_single_bases_explain_nothing(seeds):
     made = results(lambda _s, _b, rng: tuple(rng.normal(size=3)), bases=1, seeds=seeds)
     assert explained(made) == []
-    assert blocks(made) == []
+    assert folded(made) == []
 
 
-def test_the_figure_has_a_panel_a_pair_at_the_primary_ratio():
-    made = blocks(results(lambda s, b, rng: (rng.normal(), rng.normal(), rng.normal())))
-    (picture,) = [b for b in made if isinstance(b, Picture)]
-    assert picture.name == "fixed-size.png"
-    assert picture.png.startswith(b"\x89PNG")
-    assert "At 16x, a point a base seed" in markdown("x", made)
-
-
-def test_the_table_says_what_cannot_be_measured():
-    made = blocks(results(lambda s, _, rng: (rng.normal(), 2.0, rng.normal())))
-    table = next(b for b in made if isinstance(b, Table))
+def test_the_page_has_a_panel_a_pair_at_the_primary_ratio_and_says_what_cannot_be_measured():
+    (made,) = folded(results(lambda s, _, rng: (rng.normal(), 2.0, rng.normal())))
+    table, chart = made.blocks
+    assert isinstance(table, Table)
+    assert isinstance(chart, Chart)
     constant = [r for r in table.rows if r[1] == "effective rank"]
     assert constant
     assert all(r[3:6] == ["–", "–", "–"] for r in constant)
-    assert "exploratory" in markdown("x", made)
+    assert "exploratory" in table.caption
+    assert "At 16x; a point a pretraining seed" in chart.caption
+    assert len(chart.rows) == 2  # predictors

@@ -9,6 +9,7 @@ import pytest
 
 from jaxcomp.analysis import checkpoints_page
 from jaxcomp.analysis.checkpoints_page import write
+from jaxcomp.analysis.document import Answer
 from jaxcomp.analysis.equal_loss import blocks, by_size, differing
 from jaxcomp.analysis.verdict import ABSENT, PRESENT, THESE_BASES
 from jaxcomp.cli import overrides
@@ -19,6 +20,8 @@ KEPT, FLOOR = (
     "counterfactual/nonfavourite/all/preserved",
     "counterfactual/no_memory/nonfavourite/all/preserved",
 )
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 SIZES = ("24", "40", "64")
 
 
@@ -86,10 +89,11 @@ def test_training_seeds_of_one_base_decide_nothing():
     made = [r for seed in range(4) for r in runs((0.0, -0.05, -0.1), base_seeds=(0,), seed=seed)]
     found = by_size(made)[-1]
     assert (found.word, found.worst, found.trend.rho) == (THESE_BASES, None, pytest.approx(-1))
-    claim = str(blocks(made)[0])
-    assert (
-        "undecided: these bases only [rho -1.00; smallest effect 0.05; 4 replicates of 1 base seed]"
-        in claim
+    claim = blocks(made)[0]
+    assert isinstance(claim, Answer)
+    assert (claim.sign, claim.why[:41]) == (
+        "Inconclusive",
+        "One pretraining seed; Spearman's rho with",
     )
 
 
@@ -164,6 +168,5 @@ def test_the_document_has_the_claim_and_the_figure(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints_page, "overlaps", lambda runs: {})
     write(runs((0.0, -0.05, -0.1)), tmp_path)
     text = (tmp_path / "trajectory.md").read_text()
-    assert "larger compressors keep fewer facts (counterfactual facts preserved): present" in text
-    assert "3 replicates" in text
+    assert "larger compressors have fewer counterfactual facts preserved? Yes.** 3 pretr" in text
     assert (tmp_path / "equal-loss.png").read_bytes().startswith(b"\x89PNG")

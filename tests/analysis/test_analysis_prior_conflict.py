@@ -5,11 +5,15 @@ import dataclasses
 import pytest
 from sweep.sweep_stub import config
 
-from jaxcomp.analysis import plots
+from jaxcomp.analysis.document import Table
+from jaxcomp.analysis.prior_conflict import folded
 from jaxcomp.analysis.report import report
 from jaxcomp.config import WorldConfig
 from jaxcomp.sweep import grid
+from jaxcomp.sweep.collect import collect
 from jaxcomp.sweep.store import DONE, Ledger
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 def page(cfg, folder, decoder, compressor, even=0.1):
@@ -21,8 +25,7 @@ def page(cfg, folder, decoder, compressor, even=0.1):
         metrics["counterfactual/split/lead"] = decoder + extra - compressor
         metrics |= {"params": 100, "ordinary/loss": 1.0}
         ledger.write(job, DONE, metrics=metrics, intervals={}, timings={})
-    report(cfg, folder)
-    return (folder / "report/report.md").read_text()
+    return folded(collect(cfg, ledger))
 
 
 @pytest.mark.parametrize(
@@ -36,23 +39,22 @@ def page(cfg, folder, decoder, compressor, even=0.1):
     ],
 )
 def test_a_prior_wins_where_the_lead_is_clear(
-    tmp_path, monkeypatch, decoder, compressor, base_seeds, seeds, word
+    tmp_path, decoder, compressor, base_seeds, seeds, word
 ):
-    monkeypatch.setattr(plots, "plot", lambda results, head: None)
     cfg = config(base_seeds=base_seeds, seeds=seeds, ratios=(16,))
     world = WorldConfig(base_favourites=1)
-    found = page(dataclasses.replace(cfg, world=world), tmp_path, decoder, compressor)
-    section = found.split("## Whose prior wins")[1].split("##")[0]
-    rows = [r for r in section.splitlines() if r.startswith("| toy")]
-    assert len(rows) == 2
-    assert all(r.endswith(f"| {word} |") for r in rows)
-    pull = f"| {compressor - 0.1:.4g} "
-    assert all(pull in r for r in rows)
+    cfg = dataclasses.replace(cfg, world=world)
+    (found,) = page(cfg, tmp_path, decoder, compressor)
+    (table,) = found.blocks
+    assert isinstance(table, Table)
+    assert len(table.rows) == 2
+    assert all(r[-1] == word for r in table.rows)
+    assert all(r[8].startswith(f"{100 * (compressor - 0.1):.1f}") for r in table.rows)
+    report(cfg, tmp_path)
     columns = (tmp_path / "report/results.csv").read_text().splitlines()[0]
     assert "counterfactual/split/lead" in columns
+    assert "Whose prior wins" in (tmp_path / "report/report.html").read_text()
 
 
-def test_a_report_of_one_prior_says_nothing_of_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(plots, "plot", lambda results, head: None)
-    cfg = config(ratios=(16,))
-    assert "Whose prior wins" not in page(cfg, tmp_path, 0.3, 0.1)
+def test_a_report_of_one_prior_says_nothing_of_it(tmp_path):
+    assert page(config(ratios=(16,)), tmp_path, 0.3, 0.1) == []

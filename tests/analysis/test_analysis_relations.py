@@ -23,6 +23,8 @@ KEPT, OVER, DRIFT = (
     "ordinary/drift",
 )
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def run(loss, rank, kept, passages=()):
     """A run whose entropy is its loss, and whose drift and overwriting are what is not kept."""
@@ -181,4 +183,7 @@ def test_a_document_of_several_runs_compares_them_at_equal_loss(tmp_path, monkey
     assert "other passages, ratio, tokenizer or width" in text
     made = {(0, 1): None}
     write(runs[:2], tmp_path)
-    assert "no correlation between runs is given" in (tmp_path / "trajectory.md").read_text()
+    assert (
+        "Correlations between runs are given from 4 runs on"
+        in (tmp_path / "trajectory.md").read_text()
+    )

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from sweep.sweep_stub import config
 
-from jaxcomp.analysis import compare_runs, plots, stats
+from jaxcomp.analysis import compare_runs, figures, stats
 from jaxcomp.analysis import tables as results
+from jaxcomp.analysis.answer import answer
 from jaxcomp.analysis.report import report
 from jaxcomp.analysis.stats import Point
 from jaxcomp.analysis.tables import current
@@ -19,6 +20,8 @@ from jaxcomp.evals.intervals import ratio_interval
 from jaxcomp.evals.metrics import headlines
 from jaxcomp.sweep import collect, grid
 from jaxcomp.sweep.store import DONE, FAILED, Ledger
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 def fill(cfg, workdir, trend=-0.1, skip=(), failed=()):
@@ -50,30 +53,49 @@ def rows(text):
     return list(csv.DictReader(io.StringIO(text)))
 
 
-def test_report_of_a_planted_paradox(tmp_path):
+def test_report_of_a_planted_paradox(tmp_path, drawn):
     cfg = config(base_seeds=(0, 1, 2, 3, 4, 5))
     fill(cfg, tmp_path)
     written = report(cfg, tmp_path)
-    assert (
-        "counterfactual facts preserved at 16x, the primary endpoint): present" in written.sentence
-    )
+    assert written.sentence.startswith("Does a larger compressor lose faithfulness? Yes.")
+    assert "(6 pretraining seeds)" in written.sentence
     assert (written.done, written.failed, written.missing) == (24, (), ())
-    assert "6 replicates" in written.sentence
-    html = (tmp_path / "report/report.html").read_text()
-    assert html.count('src="data:image/png;base64,') == len(headlines(cfg)) + 1  # and at fixed size
-    assert not re.search(r"https?://|<script|<link", html)
-    assert all(p.stat().st_size < 200_000 for p in (tmp_path / "report").glob("*.png"))
-    assert written.sentence in (tmp_path / "report/report.md").read_text()
-    assert "60.0 bits" in html
+    folder = tmp_path / "report"
+    html, short = ((folder / f"report.{kind}").read_text() for kind in ("html", "md"))
+    assert not re.search(r"<script[^>]*src=|<link|@import", html)  # nothing from elsewhere
+    assert "default-src &#39;none&#39;" in html
+    assert len(html) < 2e6
+    for name in ("main", "main-dark", "mechanisms"):
+        assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert (folder / f"{name}.png").stat().st_size < 150_000
+    assert (folder / "main.pdf").read_bytes().startswith(b"%PDF")
+    assert "**Does a larger compressor lose faithfulness? Yes.**" in short
+    assert "sign flips" in html
 
 
-@pytest.mark.parametrize(("trend", "word"), [(0.1, "rises"), (0.0, "has no clear trend")])
-def test_the_verdict_follows_the_numbers(tmp_path, trend, word):
+@pytest.mark.parametrize("trend", [0.1, 0.0])
+def test_the_answer_follows_the_numbers(tmp_path, trend):
     cfg = config(base_seeds=(0, 1, 2, 3, 4, 5))
     fill(cfg, tmp_path, trend)
-    sentence = results.verdict(collect.collect(cfg, Ledger(tmp_path))).sentence
-    assert word in sentence
-    assert "primary endpoint): absent" in sentence
+    found = answer(collect.collect(cfg, Ledger(tmp_path)))
+    assert found.sign == "No"
+    assert "a fall by 5 percentage points is excluded" in found.why
+    assert ("preserved rises" in found.why) == (trend > 0)
+    assert "toy s → m: loss " in found.numbers
+
+
+def test_an_answer_without_a_primary_ratio_or_a_finished_size(tmp_path):
+    cfg = config(ratios=(4,))
+    fill(cfg, tmp_path)
+    found = answer(collect.collect(cfg, Ledger(tmp_path)))
+    assert (found.sign, found.why) == (
+        "Inconclusive",
+        "The primary ratio, 16x, is not in this grid.",
+    )
+    cfg = config()
+    fill(cfg, tmp_path / "b", skip=[j.id for j in grid.expand(cfg) if j.setup.size == "s"])
+    found = answer(collect.collect(cfg, Ledger(tmp_path / "b")))
+    assert "No pretraining seed has a finished run of every size" in found.why
 
 
 def test_an_unfinished_sweep_says_what_is_missing_and_what_failed(tmp_path):
@@ -81,10 +103,12 @@ def test_an_unfinished_sweep_says_what_is_missing_and_what_failed(tmp_path):
     fill(cfg, tmp_path, skip=["toy-s-r4-b0-s0"], failed=["toy-m-r4-b1-s0"])
     written = report(cfg, tmp_path)
     assert written.missing == ("toy-s-r4-b0-s0",)
-    assert "primary endpoint): undecided: these bases only" in written.sentence
+    assert "2 pretraining seeds per size cannot answer it" in written.sentence
     page = (tmp_path / "report/report.html").read_text()
-    assert "missing from this report: 1 job:" in page
+    assert "1 of 8 jobs are missing from this report." in page
     assert "toy-m-r4-b1-s0: ValueError: &lt;planted&gt; | failure" in page
+    assert "&lt;planted&gt; \\| failure" in (tmp_path / "report/report.md").read_text()
+    assert page.index("1 of 8 jobs failed") < page.index("Inconclusive")
     assert len(rows((tmp_path / "report/results.csv").read_text())) == 6
 
 
@@ -130,7 +154,6 @@ def test_an_effect_is_claimed_only_where_both_decoders_show_it(tmp_path, trend, 
     cfg = config(base_seeds=(0, 1, 2, 3, 4, 5))
     fill(cfg, tmp_path / "a")
     assert report(cfg, tmp_path / "a").done == 24
-    assert "Not checked against a decoder" in (tmp_path / "a/report/report.md").read_text()
     second = other_decoder(cfg)
     fill(second, tmp_path / "b", trend)
     report(cfg, tmp_path / "a", [(second, tmp_path / "b")])
@@ -148,8 +171,7 @@ def test_an_effect_is_claimed_only_where_both_decoders_show_it(tmp_path, trend, 
         report(cfg, tmp_path / "a", [(fewer, tmp_path / "b")])
 
 
-def test_several_decoders_are_different_ones_and_all_must_show_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(plots, "plot", lambda results, head: None)
+def test_several_decoders_are_different_ones_and_all_must_show_it(tmp_path):
     cfg = config(base_seeds=(0, 1, 2, 3, 4, 5))
     second = other_decoder(cfg)
     decoder = dataclasses.replace(cfg.decoder, seed=5)
@@ -159,7 +181,7 @@ def test_several_decoders_are_different_ones_and_all_must_show_it(tmp_path, monk
     others = [(second, tmp_path / "b"), (third, tmp_path / "c")]
     report(cfg, tmp_path / "a", others)
     page = (tmp_path / "a/report/report.md").read_text()
-    (said,) = (x for x in page.splitlines() if x.startswith("Against all 3 decoders"))
+    (said,) = (x for x in page.splitlines() if "against all 3 decoders" in x)
     assert "loss falls at 16x" in said
     assert "slots kept" not in said  # it rises against the third
     again = dataclasses.replace(second, name="again")
@@ -167,8 +189,7 @@ def test_several_decoders_are_different_ones_and_all_must_show_it(tmp_path, monk
         report(cfg, tmp_path / "a", [*others, (again, tmp_path / "b")])
 
 
-def test_nothing_is_written_where_a_later_comparison_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(plots, "plot", lambda results, head: None)
+def test_nothing_is_written_where_a_later_comparison_is_refused(tmp_path):
     shipped = {"decoder": "jaxcomp/assets/decoders/decoder-s0"}
     cfg = dataclasses.replace(config(ratios=(16,)), folders=shipped)
     stronger, scrambled = (
@@ -203,7 +224,7 @@ def test_no_effect_is_claimed_where_the_order_of_sizes_changes():
     assert not compare_runs.Pair("kept", 16, first, second, orders).claimed
     few = stats.trend(made((1.0, 2.0, 3.0, 4.0), bases=2, seeds=2))  # four runs, two bases
     assert not compare_runs.Pair("kept", 16, first, few, (orders[0], orders[0])).claimed
-    assert compare_runs.cell(few) == "+1.00 (n = 4)"
+    assert compare_runs.cell(few) == "+1.00"
 
 
 def test_the_rate_is_tuned_per_setup_over_its_replicates(tmp_path):
@@ -252,6 +273,7 @@ def test_cells():
 
 
 def test_bars_are_over_replicates_or_else_over_passages(tmp_path):
+    loss = headlines(Config())[0]
     cfg = config(base_seeds=(0,), ratios=(4,))
     ledger = Ledger(tmp_path)
     fill(cfg, tmp_path)
@@ -260,40 +282,24 @@ def test_bars_are_over_replicates_or_else_over_passages(tmp_path):
         assert row is not None
         bounds = {"ordinary/loss": (1.0, 2.0)}
         ledger.write(job, DONE, metrics=row["metrics"], intervals=bounds, timings={})
-    found = plots.summary(collect.collect(cfg, ledger), "ordinary/loss", 4, "toy")
-    assert [tuple(f[2:]) for f in found] == [(1.0, 2.0), (1.0, 2.0)]
+    found = figures.sizes(collect.collect(cfg, ledger), loss, 4)
+    assert [(f["low"], f["high"]) for f in found] == [(1.0, 2.0), (1.0, 2.0)]
     many = config(base_seeds=(0, 1, 2), ratios=(4,))
     fill(many, tmp_path / "many")
-    found = plots.summary(
-        collect.collect(many, Ledger(tmp_path / "many")), "ordinary/loss", 4, "toy"
-    )
+    found = figures.sizes(collect.collect(many, Ledger(tmp_path / "many")), loss, 4)
     assert len(found) == 2
-    for _, mean, low, high in found:
-        assert low is not None
-        assert high is not None
-        assert low < mean < high
+    assert all(f["low"] < f["value"] < f["high"] for f in found)
 
 
-def test_every_mean_of_the_page_has_an_interval_or_says_n(tmp_path, monkeypatch):
-    monkeypatch.setattr(plots, "plot", lambda results, head: None)
-    many = config(base_seeds=(0, 1, 2))
-    fill(many, tmp_path / "many")
-    report(many, tmp_path / "many")
-    one = config(base_seeds=(0,))
-    fill(one, tmp_path / "one")
-    report(one, tmp_path / "one")
-    for folder, mark in (("many", "±"), ("one", "(n = 1)")):
-        page = (tmp_path / folder / "report/report.md").read_text()
-        table = page.split("## Results")[1].split("\n\n")[1].splitlines()
-        shown = [c.strip() for row in table[2:] for c in row.strip("| ").split("|")[6:]]
-        assert len(shown) == 4 * (len(headlines(Config())) + 1)
-        assert all(mark in c or c == "–" for c in shown)
-        assert sum(mark in c for c in shown) == 4 * len(
-            headlines(Config())
-        )  # no bound was measured
-        assert "## Size against size, at 16x" in page
-        assert "## Where the best size is" in page
-    assert "no pair can be told apart at 0.05" in (tmp_path / "many/report/report.md").read_text()
+def test_one_seed_shows_no_interval_and_no_p_value(tmp_path):
+    for name, seeds in (("many", (0, 1, 2)), ("one", (0,))):
+        cfg = config(base_seeds=seeds)
+        fill(cfg, tmp_path / name)
+        report(cfg, tmp_path / name)
+        page = (tmp_path / name / "report/report.html").read_text()
+        body = page[page.index("<body") : page.index("<h2>Definitions")]
+        assert ("± half" in body) == ("sign flips" in body) == (name == "many")
+        assert "(n = " not in body
     found = rows((tmp_path / "many/report/pairs.csv").read_text())
     assert [(r["metric"], r["ratio"], r["small"], r["large"], r["p_least"]) for r in found] == [
         (m, r, "s", "m", "0.25")
@@ -301,6 +307,18 @@ def test_every_mean_of_the_page_has_an_interval_or_says_n(tmp_path, monkeypatch)
         for r in ("4", "16")
     ]
     assert all(float(r["low"]) < float(r["change"]) < float(r["high"]) for r in found)
+
+
+def test_names_with_marks_of_html_and_markdown_are_text(tmp_path):
+    odd = "<img src=x>|*a*`b`"
+    cfg = config(base_seeds=(0,), ratios=(16,))
+    cfg = dataclasses.replace(cfg, name=odd)
+    fill(cfg, tmp_path)
+    report(cfg, tmp_path)
+    page, short = ((tmp_path / f"report/report.{k}").read_text() for k in ("html", "md"))
+    assert "<img" not in page + short
+    assert "&lt;img src=x&gt;|*a*`b`</h1>" in page
+    assert r"&lt;img src=x&gt;\|\*a\*\`b\`" in short
 
 
 def passage_lines(value, slots, kept, shift=0):
@@ -317,8 +335,7 @@ def passage_lines(value, slots, kept, shift=0):
     return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in made)
 
 
-def test_passages_enter_where_every_run_has_the_same_ones(tmp_path, monkeypatch):
-    monkeypatch.setattr(plots, "plot", lambda results, head: None)
+def test_passages_enter_where_every_run_has_the_same_ones(tmp_path):
     cfg = config(base_seeds=(0, 1, 2), ratios=(16,))
     ledger = Ledger(tmp_path)
     for k, job in enumerate(grid.expand(cfg)):
@@ -342,8 +359,7 @@ def test_passages_enter_where_every_run_has_the_same_ones(tmp_path, monkeypatch)
             assert top.sum() / bottom.sum() == pytest.approx(row.metrics[metric])
         assert len(row.sums) == 2
     report(cfg, tmp_path)
-    page = (tmp_path / "report/report.md").read_text()
-    assert "the passages (20, one draw for all runs)" in page
+    page = (tmp_path / "report/report.html").read_text()
     assert "p over passages" in page
     assert rows((tmp_path / "report/pairs.csv").read_text())[0]["p_passages"] != ""
     path = tmp_path / "jobs" / "toy-m-r16-b2-s0" / "passages.jsonl"
@@ -352,8 +368,6 @@ def test_passages_enter_where_every_run_has_the_same_ones(tmp_path, monkeypatch)
         assert not any(row.sums for row in read())  # other passages, another number, none
     path.unlink()
     assert not any(row.sums for row in read())
-    report(cfg, tmp_path)
-    assert "but not passages" in (tmp_path / "report/report.md").read_text()
     path.write_text('{"set": "ord')
     with pytest.raises(ConfigError, match=r"passages\.jsonl, line 1: not JSON"):
         read()

@@ -56,7 +56,7 @@ def test_help_answers_without_jax(command):
 def test_sweep_then_again_then_report(flags, tmp_path, capsys):
     assert main.main(["sweep", *flags]) == 0
     first = (tmp_path / "w/report/results.csv").read_bytes()
-    assert "undecided: these bases only" in capsys.readouterr().out
+    assert "lose faithfulness? Inconclusive. One pretraining seed" in capsys.readouterr().out
     assert main.main(["sweep", *flags]) == 0
     assert "nothing to do: all 4 jobs are done" in capsys.readouterr().out
     (tmp_path / "w/report/results.csv").unlink()

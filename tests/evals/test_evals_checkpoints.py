@@ -196,7 +196,7 @@ def test_the_document_holds_every_step_of_the_run(fresh, tmp_path):
     text = (tmp_path / "trajectory.md").read_text()
     assert "llama/24 r16 b0 s0" in text
     assert "3 checkpoints of 1 run(s)" in text
-    assert "data:image/png;base64" in page.read_text()
+    assert "vegaEmbed" in page.read_text()
     assert (tmp_path / "trajectory.png").stat().st_size > 1000
     lines = (fresh / checkpoints.ROWS).read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines[1:]] == [2, 4, 6]

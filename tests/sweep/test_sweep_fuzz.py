@@ -8,7 +8,7 @@ import shutil
 import pytest
 import sweep_stub
 
-from jaxcomp.analysis import plots
+from jaxcomp.analysis import charts
 from jaxcomp.analysis.report import report
 from jaxcomp.cli import main, overrides
 from jaxcomp.sweep import grid
@@ -104,7 +104,8 @@ RECORDS = [
 @pytest.mark.slow
 def test_damaged_rows_of_a_ledger(done, monkeypatch):
     cfg, workdir = done
-    monkeypatch.setattr(plots, "plot", lambda results, head: None)  # of seconds, and no file's
+    monkeypatch.setattr(charts, "png", lambda *_: b"")  # of seconds, and no file's
+    monkeypatch.setattr(charts, "pdf", lambda *_: b"")
     job = grid.expand(cfg)[0].id
     path = workdir / "ledger" / f"{job}.json"
     valid = json.loads(path.read_text())
@@ -135,7 +136,8 @@ class Nothing(sweep_stub.StubWork):
 @pytest.mark.slow
 def test_damaged_records_of_passages(done, monkeypatch):
     cfg, workdir = done
-    monkeypatch.setattr(plots, "plot", lambda results, head: None)
+    monkeypatch.setattr(charts, "png", lambda *_: b"")
+    monkeypatch.setattr(charts, "pdf", lambda *_: b"")
     path = workdir / "jobs" / grid.expand(cfg)[0].id / "passages.jsonl"
     lines = path.read_bytes().splitlines()
     refused = 0

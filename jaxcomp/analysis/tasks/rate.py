@@ -9,14 +9,14 @@ has an interval over models.
 
 from __future__ import annotations
 
-import io
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from jaxcomp.analysis.document import Block, Para, Picture, Table, markdown, page
-from jaxcomp.analysis.plots import COLOURS, MARKERS, STYLES
+from jaxcomp.analysis import charts, document
+from jaxcomp.analysis.charts import Chart
+from jaxcomp.analysis.document import Table
+from jaxcomp.analysis.tables import number
 from jaxcomp.compress.quantize import FORMATS
 from jaxcomp.config import Config, to_dict
 from jaxcomp.evals.evaluation import OUT, RATIO, RESULTS, Report, Request, evaluation
@@ -24,7 +24,6 @@ from jaxcomp.evals.rate import Rate, rates
 from jaxcomp.inference.load import open_run
 from jaxcomp.runtime import paths
 from jaxcomp.runtime.sharding import use_mesh
-from jaxcomp.sweep.store import write_bytes, write_text
 from jaxcomp.training.compressor import load_run, tokenizers
 from jaxcomp.training.loop import mesh_for
 from jaxcomp.training.manifest import CheckpointError, open_manifest, read_json, write_json
@@ -87,68 +86,40 @@ def measure(
 def write(runs: Sequence[Measured], folder: Path) -> Path:
     """.md and .html of one run or of several into `folder`, named as the first one's; the page's
     place."""
-    stem = runs[0].stem
     header = [
-        "run",
-        "set",
-        "format",
-        "rate",
-        "distortion",
-        "loss",
-        "tokens rebuilt",
-        "rare facts preserved",
-    ]
+        "run", "set", "format", "rate (bits/byte)", "distortion (bits/byte)", "loss (nats/token)",
+        "tokens rebuilt (%)", "rare facts preserved (%)",
+    ]  # fmt: skip
     rows = [
         [
-            run.name, r.name, r.form, f"{r.rate:.3g}", _shown(r.distortion), _shown(r.loss),
-            _shown(r.fr_accuracy), _shown(r.kept),
+            run.name, r.name, r.form, number(r.rate), number(r.distortion), number(r.loss),
+            number(r.fr_accuracy, "share"), number(r.kept, "share"),
         ]
         for run in runs
         for r in run.found
     ]  # fmt: skip
-    picture = Picture(f"{stem}.png", _plot(runs))
-    blocks: list[Block] = [Para(_ABOUT), picture, Table(header, rows)]
-    title = "Rate and distortion"
-    write_bytes(folder / picture.name, picture.png)
-    write_text(folder / f"{stem}.md", markdown(title, blocks))
-    write_text(folder / f"{stem}.html", page(title, blocks))
-    return folder / f"{stem}.html"
+    stem = runs[0].stem
+    return document.write(
+        folder, stem, "Rate and distortion", [_plot(runs, stem), Table(header, rows, _ABOUT, 3)]
+    )
 
 
-def _shown(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
-
-
-def _plot(runs: Sequence[Measured]) -> bytes:
-    """Distortion against rate, a line a run, over its formats; the first set. A colour
-    a compressor, a line style a run of it."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.2, 3.6), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    ax: Any = figure.subplots()
-    named = list(dict.fromkeys(run.cfg.compressor for run in runs))
-    seen: Counter[str] = Counter()
-    for i, run in enumerate(runs):
-        colour = COLOURS[named.index(run.cfg.compressor) % len(COLOURS)]
-        style = STYLES[seen[run.cfg.compressor] % len(STYLES)]
-        seen[run.cfg.compressor] += 1
-        points = [r for r in run.found if r.name == run.found[0].name and r.distortion is not None]
-        x, y = [r.rate for r in points], [r.distortion for r in points]
-        ax.plot(x, y, color=colour, linestyle=style, linewidth=1, label=run.name)
-        for r, marker in zip(points, MARKERS, strict=False):
-            look = {"marker": marker, "color": colour, "markersize": 5}
-            ax.plot(r.rate, r.distortion, label=r.form if i == 0 else None, linestyle="", **look)
-    ax.set_xscale("log")
-    ax.set_xlabel("bits of memory / byte of text")
-    ax.set_ylabel("bits / byte, rebuilt (teacher-forced)", fontsize=9)
-    ax.grid(alpha=0.3, which="both", linewidth=0.5)
-    ax.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside right upper", fontsize=7, frameon=False)
-    out = io.BytesIO()
-    figure.savefig(out, format="png", metadata={"Software": None})
-    return out.getvalue()
+def _plot(runs: Sequence[Measured], stem: str) -> Chart:
+    """Distortion against rate, a line a run, over its formats; the first set."""
+    points = [
+        {
+            "x": r.rate,
+            "value": r.distortion,
+            "series": run.name,
+            "about": {"run": run.name, "format": r.form, "distortion": f"{r.distortion:.3g}"},
+        }
+        for run in runs
+        for r in run.found
+        if r.name == run.found[0].name and r.distortion is not None
+    ]
+    x = "bits of memory / byte of text"
+    panel = charts.lines(points, "Distortion", x, "bits/byte, teacher-forced", log=True)
+    return Chart(stem, [[panel]], "Distortion against rate, a line a run")
 
 
 @evaluation("rate", about="the same memories in fewer bits", options=(OUT, RATIO), several=True)
