@@ -144,7 +144,7 @@ def stacked(
     """A panel of horizontal bars in `order`: of each `bar` the `share` of each of the `parts`."""
     return {
         "title": title,
-        "height": {"step": 20},
+        "height": 20 * len(order),
         "data": {"values": [dict(p) for p in points]},
         "mark": {"type": "bar", "cursor": "pointer"},
         "encoding": {

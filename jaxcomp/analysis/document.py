@@ -80,10 +80,11 @@ class Example(NamedTuple):
 
 
 class Folded(NamedTuple):
-    """Shown on demand; not in Markdown, which is the short form."""
+    """Shown on demand; in Markdown, the short form, only where it is `brief`."""
 
     title: str
     blocks: Sequence[Block]
+    brief: bool = False
 
 
 Block = Head | Para | Items | Alert | Answer | Table | Chart | Example | Folded
@@ -195,6 +196,8 @@ def _shown(b: Block) -> str:
             return f"{table}\n\n{_md(caption)}".strip()
         case Chart(name, _, alt, caption):
             return f"![{_md(alt)}]({name}.png)\n\n{_md(caption)}".strip()
+        case Folded(title, blocks, True):
+            return "\n\n".join([f"## {_md(title)}", *map(_shown, blocks)])
         case _:
             return ""
 

@@ -143,10 +143,11 @@ def _blocks(results: Results, workdir: Path, sizes: list[size_tables.Evidence]) 
     out += examples.blocks(results, workdir)
     mechanisms = figures.of_metrics(results, "mechanisms", of_roles(cfg, PREDICTOR), MECHANISMS)
     out += [Head("Mechanisms"), mechanisms] if mechanisms else []
-    out += [STATISTICS, Para(_how(results)), _table(results, workdir)]
+    out += [STATISTICS, Para(_how(results))]
+    out.append(Folded("All sizes and ratios", [_table(results, workdir)], brief=True))
     if any(r.tuned for r in results.rows):
         out.append(Folded("With the learning rate tuned per size", _tuned(results)))
-    out.append(Folded("Trends with size", [_trends(results)]))
+    out.append(Folded("Trends with size", [_trends(results)], brief=True))
     out += size_tables.folded(sizes, cfg.sweep.primary_ratio)
     return [*out, *prior_conflict.folded(results), *correlations.folded(results)]
 

@@ -42,6 +42,10 @@ def _sweep_flags(parser: argparse.ArgumentParser) -> None:
         "needs it first; on the same machine the others wait for it, other machines make their own "
         "(run `jaxcomp pretrain` first to make it once)",
     )
+    _reuse_flag(parser)
+
+
+def _reuse_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reuse",
         default="",
@@ -53,6 +57,7 @@ def _sweep_flags(parser: argparse.ArgumentParser) -> None:
 
 def _report_flags(parser: argparse.ArgumentParser) -> None:
     common_flags(parser)
+    _reuse_flag(parser)
     parser.add_argument(
         "--beside",
         metavar="DIR[,DIR]",
@@ -109,7 +114,7 @@ def sweep(flags: Flags) -> int:
         work=jobs.SweepWork(flags.typed),
         shard=shard,
         workers=workers_of(flags, cfg),
-        reuse=[paths.path(d) for d in flags.reuse.split(",") if d],
+        reuse=_places_of(flags.reuse),
         out=say,
     )
     return distributed.by_lead(lambda: _reported(cfg, workdir, summary))
@@ -142,7 +147,7 @@ def _commands(cfg: Config, flags: Flags) -> list[str]:
 def report(flags: Flags) -> int:
     """Tables and plots of a sweep, finished or not."""
     from jaxcomp.analysis.report import report as write_report
-    from jaxcomp.sweep import store
+    from jaxcomp.sweep import grid, rows, store
 
     if flags.overrides:
         raise ConfigError(
@@ -152,14 +157,25 @@ def report(flags: Flags) -> int:
     if not (flags.workdir or flags.config):
         raise ConfigError("report needs --workdir=DIR of a sweep (or --config)")
     asked = config_of(flags) if flags.config else None
+    if flags.reuse and asked is None:
+        raise ConfigError("report --reuse needs --config=FILE, whose jobs are taken over")
     check_writable(flags)
     workdir = paths.path(flags.workdir) if asked is None else workdir_of(flags, asked)
+    if flags.reuse and asked is not None:
+        store.Ledger(workdir).check(asked)
+        found = rows.finished(grid.expand(asked), _places_of(flags.reuse))
+        store.Ledger(workdir).open(asked)
+        store.Ledger(workdir).reuse(found)
     cfg = _made_by(workdir)
     if asked is not None:
         store.Ledger(workdir).check(asked)
     others = [paths.path(place) for given in flags.beside for place in _places(given)]
     written = write_report(cfg, workdir, [(_made_by(other), other) for other in others])
     return FAILED if _print_report(written).failed else 0
+
+
+def _places_of(given: str) -> list[Path]:
+    return [paths.path(place) for place in given.split(",") if place]
 
 
 def _places(given: str) -> list[str]:

@@ -185,7 +185,8 @@ def _probe(probed: Probed) -> Table:
         "on facts of other entities. Shares: right, 95% interval (Wilson), c chance. control: with "
         "shuffled values. returned: facts off their favourite that were preserved. moved: facts "
         "whose value stands with another entity. wrong: the others that were not preserved. One "
-        f"verdict a kind, unadjusted. Left out: {left or 'none'}. Definitions: python -m jaxcomp.analysis.metrics_page."
+        f"verdict a kind, unadjusted. Left out: {left or 'none'}. Definitions: "
+        "`python -m jaxcomp.analysis.metrics_page`."
     )
     return Table(header, rows, caption)
 

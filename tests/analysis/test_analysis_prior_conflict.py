@@ -49,7 +49,7 @@ def test_a_prior_wins_where_the_lead_is_clear(
     assert isinstance(table, Table)
     assert len(table.rows) == 2
     assert all(r[-1] == word for r in table.rows)
-    assert all(r[8].startswith(f"{100 * (compressor - 0.1):.1f}") for r in table.rows)
+    assert all(str(r[8]).startswith(f"{100 * (compressor - 0.1):.1f}") for r in table.rows)
     report(cfg, tmp_path)
     columns = (tmp_path / "report/results.csv").read_text().splitlines()[0]
     assert "counterfactual/split/lead" in columns

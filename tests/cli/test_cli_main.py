@@ -67,6 +67,12 @@ def test_sweep_then_again_then_report(flags, tmp_path, capsys):
     assert main.main(["sweep", flags[0], f"--workdir={tmp_path / 'x'}", f"--reuse={table}"]) == 0
     assert f"reused 4 finished jobs of {table}" in capsys.readouterr().out
     assert (tmp_path / "x/report/results.csv").read_bytes() == first
+    # A report of rows that are published needs no run.
+    again = ["report", flags[0], f"--workdir={tmp_path / 'y'}", f"--reuse={table}"]
+    assert main.main(again) == 0
+    assert (tmp_path / "y/report/results.csv").read_bytes() == first
+    assert main.main([*again[:1], *again[2:]]) == 2
+    assert "report --reuse needs --config" in error(capsys)
     # Another config in the same workdir is refused by its field.
     assert main.main(["sweep", *flags, "--train.optim.lr=0.5"]) == 2
     assert "train.optim.lr was 0.001, now 0.5" in error(capsys)
