@@ -93,7 +93,7 @@ def _measured(names: Sequence[str]) -> Table:
     from jaxcomp.data.facts import OUTCOMES
     from jaxcomp.inference.load import place_of, read_about
 
-    metrics = {name: read_about(place_of(name))["metrics"] for name in names}
+    metrics = {name: read_about(place_of(name)).metrics for name in names}
     passages = metrics[names[0]]["counterfactual/passages"]
     table = Table(
         title=f"Facts that contradict the models' prior, in {passages} held-out passages (%)"

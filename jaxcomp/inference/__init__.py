@@ -1,7 +1,6 @@
 """A trained pair at work: loading it, compressing and rebuilding text, handing it on."""
 
-from jaxcomp.inference.embeds import prompt_embeds
-from jaxcomp.inference.export import export
+from jaxcomp.inference.export import export, prompt_embeds
 from jaxcomp.inference.load import load
 from jaxcomp.inference.memory import Memory, MemoryFileError
 from jaxcomp.inference.pair import Pair, PairError, Score

@@ -1,4 +1,5 @@
-"""What the decoder makes of a batch of memories: teacher-forced likelihoods and greedy text.
+"""The device half of a trained pair, compiled for a batch of rows whatever the weights: memories,
+and what the decoder makes of them, teacher-forced likelihoods and greedy text.
 
 Everything jitted takes the graph definition as a static argument, so that equal shapes never
 compile twice.
@@ -16,7 +17,8 @@ import numpy as np
 from flax import nnx
 
 from jaxcomp.compress.autoencoder import Memory, Prefix
-from jaxcomp.models.generate import Generated, generate
+from jaxcomp.models.generate import Generated, Read, generate
+from jaxcomp.runtime.sharding import constrain
 
 LOGITS_ELEMENTS = 2**26  # most float32 logits that exist at once (256 MB)
 
@@ -34,6 +36,22 @@ class Forced(NamedTuple):
 def read(graphdef: Any, state: Any, ctx_BGT: jax.Array, len_BG: jax.Array, ratio: int) -> Memory:
     """The memory of a batch of contexts."""
     return nnx.merge(graphdef, state).memory(ctx_BGT, len_BG, ratio=ratio)
+
+
+@partial(jax.jit, static_argnames=("graphdef", "ratio"))
+def write(graphdef: Any, state: Any, ctx_BT: jax.Array, len_B: jax.Array, ratio: int) -> jax.Array:
+    """The vectors of a batch of segments: vec_BMD."""
+    return nnx.merge(graphdef, state).compressor(ctx_BT, len_B, ratio=ratio).vec_BMD
+
+
+@partial(jax.jit, static_argnames=("graphdef", "ratio"))
+def place(graphdef: Any, state: Any, vec_BGMD: jax.Array, len_BG: jax.Array, ratio: int) -> Memory:
+    """A batch of memories from their segments' vectors and lengths in tokens."""
+    model = nnx.merge(graphdef, state)
+    M, G = vec_BGMD.shape[2], len_BG.shape[1]
+    places = [model.compressor.places(M, len_BG[:, g], ratio) for g in range(G)]
+    seg_BGM, pos_BGM = (jnp.stack(part, axis=1) for part in zip(*places, strict=True))
+    return model.place(vec_BGMD, seg_BGM, pos_BGM, model.compressor.segment)
 
 
 def no_memory(memory: Memory) -> Memory:
@@ -61,15 +79,42 @@ def after_memory(
     model: Any, memory: Memory, mode_B: jax.Array, tok_BL: jax.Array, len_B: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """The decoder's hidden_BLD from which each token of `tok_BL` is expected, and valid_BL."""
-    x_BPD, pos_BP, seg_BP, start_pos_B, kv_override = model.prefix(memory, mode_B)
-    P, L = x_BPD.shape[1], tok_BL.shape[1]
-    valid_BL = jnp.arange(L)[None, :] < len_B[:, None]
-    x_BSD = jnp.concatenate([x_BPD, model.decoder.embed(tok_BL).astype(x_BPD.dtype)], axis=1)
-    pos_BS = jnp.concatenate([pos_BP, start_pos_B[:, None] + jnp.arange(L)[None, :]], axis=1)
-    seg_BS = jnp.concatenate([seg_BP, valid_BL.astype(seg_BP.dtype)], axis=1)
+    valid_BL = jnp.arange(tok_BL.shape[1]) < len_B[:, None]
+    text = _with_text(model, memory, mode_B, tok_BL, len_B)
+    hidden_BSD = model.decoder(text.x_BPD, text.pos_BP, text.seg_BP, kv_override=text.kv_override)
     # The last prefix position (the marker) predicts the first token.
-    hidden_BSD = model.decoder(x_BSD, pos_BS, seg_BS, kv_override=kv_override)
-    return hidden_BSD[:, P - 1 : P - 1 + L], valid_BL
+    L = tok_BL.shape[1]
+    return hidden_BSD[:, -L - 1 : -1], valid_BL
+
+
+def _with_text(
+    model: Any, memory: Memory, mode_B: jax.Array, tok_BL: jax.Array, len_B: jax.Array
+) -> Prefix:
+    prefix = model.prefix(memory, mode_B)
+    slot_L = jnp.arange(tok_BL.shape[1], dtype=jnp.int32)
+    x_BLD = model.decoder.embed(tok_BL).astype(prefix.x_BPD.dtype)
+    seg_BL = (slot_L < len_B[:, None]).astype(jnp.int32)
+    pos_BL = prefix.start_pos_B[:, None] + slot_L
+    return Prefix(
+        jnp.concatenate([prefix.x_BPD, x_BLD], axis=1),
+        jnp.concatenate([prefix.pos_BP, pos_BL], axis=1),
+        jnp.concatenate([prefix.seg_BP, seg_BL], axis=1),
+        prefix.start_pos_B + len_B,
+        prefix.kv_override,
+    )
+
+
+@partial(jax.jit, static_argnames=("graphdef",))
+def with_text(
+    graphdef: Any,
+    state: Any,
+    memory: Memory,
+    mode_B: jax.Array,
+    tok_BL: jax.Array,
+    len_B: jax.Array,
+) -> Prefix:
+    """The decoder's prefix with a text after the marker."""
+    return _with_text(nnx.merge(graphdef, state), memory, mode_B, tok_BL, len_B)
 
 
 def read_off(
@@ -119,6 +164,43 @@ def free(
         decoder, *prefix, max_new=max_new, eos_id=eos_id, temperature=temperature, key=key,
         limit_B=limit_B,
     )  # fmt: skip
+
+
+@partial(jax.jit, static_argnames=("graphdef",))
+def plain(graphdef: Any, state: Any, tok_BL: jax.Array, len_B: jax.Array) -> Prefix:
+    """Text alone as the decoder's prefix: no memory, no markers, positions 0, 1, ..."""
+    slot_BL = jnp.zeros_like(tok_BL) + jnp.arange(tok_BL.shape[1], dtype=jnp.int32)
+    seg_BL = (slot_BL < len_B[:, None]).astype(jnp.int32)
+    return Prefix(nnx.merge(graphdef, state).decoder.embed(tok_BL), slot_BL, seg_BL, len_B)
+
+
+@partial(jax.jit, static_argnames=("graphdef",))
+def likelihoods(
+    graphdef: Any, state: Any, found: Read, tok_BOL: jax.Array, len_BO: jax.Array
+) -> jax.Array:
+    """-ln p (nats) of each token of O texts after each row's prefix, each text by itself: nll_BOL.
+
+    `found` has room for L tokens, and is left as it is; beyond a text's length nll is 0.
+    """
+    decoder = nnx.merge(graphdef, state).decoder
+    slot_L = jnp.arange(tok_BOL.shape[2], dtype=jnp.int32)
+    pos_BL = constrain(found.start_pos_B, "batch")[:, None] + slot_L
+
+    def of_one(option: tuple[jax.Array, jax.Array]) -> jax.Array:
+        tok_BL, len_B = option
+        valid_BL = slot_L < len_B[:, None]
+        x_BLD = decoder.embed(tok_BL)
+        hidden_BLD, _ = decoder.step(x_BLD, pos_BL, valid_BL.astype(jnp.int32), found.cache)
+        # Each place predicts the next: the prefix's last one the first token.
+        first_B1V = constrain(found.logits_BV[:, None], "logits_BLV")
+        logits_BLV = jnp.concatenate([first_B1V, decoder.unembed(hidden_BLD[:, :-1])], axis=1)
+        logp_BLV = jax.nn.log_softmax(logits_BLV, axis=-1)
+        is_label_BLV = jnp.arange(logp_BLV.shape[-1]) == tok_BL[:, :, None]
+        return jnp.where(valid_BL, -jnp.where(is_label_BLV, logp_BLV, 0.0).sum(-1), 0)
+
+    # One after the other, so that one copy of the cache exists at a time.
+    options = jnp.swapaxes(tok_BOL, 0, 1), jnp.swapaxes(len_BO, 0, 1)
+    return jnp.swapaxes(jax.lax.map(of_one, options), 0, 1)
 
 
 def until_end(tok_L: np.ndarray, eos_id: int) -> tuple[list[int], int]:

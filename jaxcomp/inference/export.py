@@ -1,4 +1,4 @@
-"""A finished run as a folder to hand on; its files: format.py."""
+"""What is handed on: a finished run as a folder (its files: format.py), memories as prompts."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import ml_dtypes
 import numpy as np
 
 from jaxcomp.compress.autoencoder import AutoEncoder, trainable_filter
@@ -18,14 +19,16 @@ from jaxcomp.inference.format import (
     ABOUT,
     ADAPTER,
     CARD,
-    FORMAT,
     FULL,
     PAIR,
     TOKENIZER,
-    VERSION,
+    About,
     ExportError,
+    read_about,
 )
-from jaxcomp.inference.load import open_run, read_about, readable_by
+from jaxcomp.inference.load import open_run, readable_by
+from jaxcomp.inference.memory import Memory
+from jaxcomp.inference.pair import NO_PROMPT, Pair
 from jaxcomp.models import hf
 from jaxcomp.models.safetensors import save_tensors
 from jaxcomp.models.weight_map import module_tower
@@ -59,94 +62,110 @@ def export(
         raise ExportError(f"{run} trained its decoder too (train.train_decoder): no such export")
     with use_mesh(mesh_for(Config())):
         model = load_run(cfg, run, root=root)
-        about = _about(cfg, run, model, read_json(run / SUMMARY), _measured(run))
-        about["dtype"] = dtype
+        about = _about(cfg, run, model, dtype)
         if _there(out, about):
             return False
         part = out.with_name(f".{out.name}.part-{os.getpid()}")
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         try:
-            _write(cfg, model, about, Path(cfg.folders[cfg.compressor]), part, dtype)
+            _write(cfg, model, about, Path(cfg.folders[cfg.compressor]), part)
             part.rename(out)
         finally:
             shutil.rmtree(part, ignore_errors=True)
     return True
 
 
-def _write(
-    cfg: Config, model: AutoEncoder, about: dict[str, Any], base: Path, folder: Path, dtype: str
-) -> None:
-    _, trained, _ = split_model(model, trainable_filter(cfg.train, cfg.memory))
-    trained = {name: np.asarray(jax.device_get(x)) for name, x in trained.items()}
-    small = {name: x for name, x in trained.items() if not name.startswith(_LLM)}
+def prompt_embeds(pair: Pair, memory: Memory, out: Path, *, question: str | None = None) -> None:
+    """Writes what the decoder reads before it rebuilds each text of `memory` (or answers
+    `question`), as servers such as vLLM take it in the place of tokens: one bfloat16 tensor [P, D]
+    a text, named by its id, in the safetensors file `out`.
+
+    A server gives a prompt the position ids 0, 1, 2, ...: ExportError for a compressor that was
+    trained to be read at others (`memory.positions` = spread), and for one whose memory is no
+    embeddings (`memory.kind` = kv).
+    """
+    if pair.model.per_layer:
+        raise ExportError(NO_PROMPT)
+    if pair.model.compressor.positions != "consecutive":
+        raise ExportError(
+            f"this compressor was trained with memory.positions = "
+            f"{pair.model.compressor.positions}: its vectors stand at position ids that a server "
+            "cannot be given; train one with --memory.positions=consecutive"
+        )
+    if len(set(memory.ids)) != len(memory):
+        raise ExportError("two texts have one id; compress them with ids of their own")
+    rows = pair.prompts(memory, question)
+    tensors = {
+        name: np.ascontiguousarray(row.astype(ml_dtypes.bfloat16))
+        for name, row in zip(memory.ids, rows, strict=True)
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save_tensors(tensors, out)
+
+
+def _write(cfg: Config, model: AutoEncoder, about: About, base: Path, folder: Path) -> None:
+    _, leaves, _ = split_model(model, trainable_filter(cfg.train, cfg.memory))
+    trained = {name: np.ascontiguousarray(jax.device_get(x)) for name, x in leaves.items()}
+    llm = {name: trained.pop(name) for name in list(trained) if name.startswith(_LLM)}
     # Markers stay exact: by them a decoder knows the memories that it can read.
-    kept = {n: x if n == MARKERS else x.astype(np.dtype(dtype)) for n, x in small.items()}
-    save_tensors({n: np.ascontiguousarray(x) for n, x in kept.items()}, folder / PAIR)
+    kept = {n: x if n == MARKERS else x.astype(np.dtype(about.dtype)) for n, x in trained.items()}
+    save_tensors(kept, folder / PAIR)
     tower_folder = folder / (ADAPTER if cfg.memory.lora.rank else FULL)
     if cfg.memory.lora.rank:
-        leaves = {name: x for name, x in trained.items() if name.startswith(_LLM)}
         tower = module_tower(read_json(base / hf.CONFIG))
-        llm = model.compressor.llm.cfg
-        peft.save(tower_folder, leaves, llm, cfg.memory.lora, about["base"]["source"], tower)
+        shapes = model.compressor.llm.cfg
+        peft.save(tower_folder, llm, shapes, cfg.memory.lora, about.base.source, tower)
     else:
-        hf.save(model.compressor.llm, tower_folder, dtype=dtype)
+        hf.save(model.compressor.llm, tower_folder, dtype=about.dtype)
     for name in TOKENIZER:
         if (base / name).is_file():
             shutil.copyfile(base / name, tower_folder / name)
-    write_json(folder / ABOUT, about)
+    write_json(folder / ABOUT, dataclasses.asdict(about))
     paths.write_bytes(folder / CARD, card.text(about).encode())
 
 
-def _about(
-    cfg: Config,
-    run: Path,
-    model: AutoEncoder,
-    summary: dict[str, Any],
-    metrics: dict[str, Any],
-) -> dict[str, Any]:
+def _about(cfg: Config, run: Path, model: AutoEncoder, dtype: str) -> About:
     made = open_manifest(run)
-    base = _source(made.weights["compressor"], cfg.folders[cfg.compressor])
     decoder = _source(made.weights["decoder"], cfg.folders["decoder"])
     data = dataclasses.replace(cfg.data, path=Path(cfg.data.path).name)
     train = dataclasses.replace(cfg.train, start="")  # a place; the hash stands for it
     parts = {"world": cfg.world, "data": data, "memory": cfg.memory, "train": train}
-    return {
-        "format": FORMAT,
-        "version": VERSION,
-        "name": cfg.compressor,
-        "base": base,
-        "decoder": decoder,
-        "reader": readable_by(decoder["identity"], model.markers_4D[...], cfg.memory),
-        "compressor": made.config_hash,
-        "connector_unit": model.compressor.connector.unit,
-        "config": {name: to_dict(part) for name, part in parts.items()},
-        "seeds": {"base_seed": cfg.base_seed, "seed": cfg.seed},
-        "summary": summary,
-        "metrics": metrics,
-        "versions": made.versions,
-    }
+    return About(
+        name=cfg.compressor,
+        base=_source(made.weights["compressor"], cfg.folders[cfg.compressor]),
+        decoder=decoder,
+        reader=readable_by(decoder.identity, model, cfg.memory),
+        compressor=made.config_hash,
+        connector_unit=model.compressor.connector.unit,
+        config={name: to_dict(part) for name, part in parts.items()},
+        seeds={"base_seed": cfg.base_seed, "seed": cfg.seed},
+        summary=read_json(run / SUMMARY),
+        metrics=_measured(run),
+        versions=made.versions,
+        dtype=dtype,
+    )
 
 
-def _source(weights: Weights, folder: str) -> dict[str, Any]:
+def _source(weights: Weights, folder: str) -> Weights:
     """What weights are, as another machine can use it; `folder` is where they are here."""
     here = weights.source.startswith(("/", pretrained.BESIDE))
-    return dataclasses.asdict(weights) | ({"source": folder} if here else {})
+    return dataclasses.replace(weights, source=folder) if here else weights
 
 
 def _measured(run: Path) -> dict[str, Any]:
     """The metrics `jaxcomp eval` left in a run, or the sweep's row of a job; {} without either."""
-    if (run / "eval.json").is_file():
-        return read_json(run / "eval.json").get("metrics", {})
-    row = run.parents[1] / "ledger" / f"{run.name}.json"
-    return read_json(row).get("metrics", {}) if row.is_file() else {}
+    for file in (run / "eval.json", run.parents[1] / "ledger" / f"{run.name}.json"):
+        if file.is_file():
+            return read_json(file).get("metrics", {})
+    return {}
 
 
-def _there(out: Path, about: dict[str, Any]) -> bool:
+def _there(out: Path, about: About) -> bool:
     if not out.exists():
         return False
     if (out / ABOUT).is_file():
         found = read_about(out)
-        if (found["compressor"], found["reader"]) == (about["compressor"], about["reader"]):
+        if (found.compressor, found.reader) == (about.compressor, about.reader):
             return True
     raise ExportError(f"{out} exists and holds something else; choose another --out or remove it")

@@ -20,42 +20,22 @@ from jaxcomp.compress.kinds import kind_of
 from jaxcomp.config import Config, MemoryConfig, config_hash
 from jaxcomp.data.tokenizer import Tokenizer
 from jaxcomp.inference import peft
-from jaxcomp.inference.format import (
-    ABOUT,
-    ADAPTER,
-    FORMAT,
-    FULL,
-    PAIR,
-    VERSION,
-    ExportError,
-)
+from jaxcomp.inference.format import ABOUT, ADAPTER, FULL, PAIR, ExportError, read_about
 from jaxcomp.inference.pair import Pair, Traits
 from jaxcomp.models import hf
 from jaxcomp.models.weight_map import module_tower
-from jaxcomp.runtime import paths, strict_json
+from jaxcomp.runtime import paths
 from jaxcomp.runtime.allocator import keep_freed_memory
 from jaxcomp.runtime.fields import from_dict
 from jaxcomp.runtime.sharding import use_mesh
 from jaxcomp.training import pretrained
 from jaxcomp.training.compressor import load_run, tokenizers, towers
 from jaxcomp.training.loop import mesh_for
-from jaxcomp.training.manifest import RUN, Weights, open_manifest, read_json
+from jaxcomp.training.manifest import RUN, open_manifest, read_json
 from jaxcomp.training.optim import split_model
 from jaxcomp.training.ratio_schedule import at_ratio
 
 DEMO = "demo/"  # how the name of a pair that ships begins
-
-# Fields of jaxcomp.json that are read back.
-_FIELDS = {
-    "base.source": str,
-    "base.identity": dict,
-    "decoder.source": str,
-    "decoder.identity": dict,
-    "reader": str,
-    "compressor": str,
-    "connector_unit": float,
-    "config": dict,
-}
 
 
 def load(
@@ -89,20 +69,21 @@ def load(
     mesh = mesh or mesh_for(Config())
     with use_mesh(mesh):
         if (place / ABOUT).is_file():
-            if paths.is_remote(place):
-                raise ExportError(
-                    f"{place} is an exported folder, which is read from a disk: copy it with "
-                    f"`gcloud storage cp -r {place} DIR`"
-                )
-            return _exported(place, ratio, batch, compressor, decoder, mesh)
-        if (place / RUN).is_file():
+            cfg, model, toks, reader, name = _exported(place, compressor, decoder)
+        elif (place / RUN).is_file():
             cfg, root = open_run(place, compressor, decoder)
-            return _run(cfg, place, root, ratio, batch, mesh, step)
-    hint = "; it is a sweep: name one of its jobs, jobs/JOB" if (place / "jobs").is_dir() else ""
-    raise ExportError(
-        f"{place} holds neither {ABOUT} (of an exported compressor) nor {RUN} (of a run of "
-        f"`jaxcomp train`){hint}"
-    )
+            model, made = load_run(cfg, place, root=root, step=step), open_manifest(place)
+            toks, name = tokenizers(cfg, root), made.config_hash
+            reader = readable_by(made.weights["decoder"].identity, model, cfg.memory)
+        else:
+            sweep = "; it is a sweep: name one of its jobs, jobs/JOB"
+            raise ExportError(
+                f"{place} holds neither {ABOUT} (of an exported compressor) nor {RUN} (of a run of "
+                f"`jaxcomp train`){sweep if (place / 'jobs').is_dir() else ''}"
+            )
+        at = at_ratio(cfg, ratio).memory.ratio
+        traits = Traits(at, cfg.data.segments, cfg.data.target, reader, name)
+        return Pair(model, toks, traits, mesh, batch)
 
 
 def shipped() -> list[str]:
@@ -125,7 +106,7 @@ def config_at(name: str | Path, compressor: str = "", decoder: str = "") -> Conf
     """The config of the pair in a folder; arguments as of `load`, and raises as it does."""
     place = place_of(name)
     if (place / ABOUT).is_file():
-        return from_dict(read_about(place)["config"], where=str(place / ABOUT))
+        return from_dict(read_about(place).config, where=str(place / ABOUT))
     return open_run(place, compressor, decoder)[0]
 
 
@@ -150,10 +131,10 @@ def open_run(place: str | Path, compressor: str = "", decoder: str = "") -> tupl
     return dataclasses.replace(cfg, folders=cfg.folders | folders), place
 
 
-def readable_by(decoder: dict[str, Any], markers_4D: Any, memory: MemoryConfig) -> str:
+def readable_by(decoder: dict[str, Any], model: AutoEncoder, memory: MemoryConfig) -> str:
     """The name of what can read a memory: the decoder's weights, its markers, where vectors stand,
     and whether they are keys and values."""
-    markers = np.ascontiguousarray(np.asarray(jax.device_get(markers_4D), np.float32))
+    markers = np.ascontiguousarray(jax.device_get(model.markers_4D[...]), np.float32)
     return config_hash(
         {
             "weights": decoder,
@@ -164,93 +145,42 @@ def readable_by(decoder: dict[str, Any], markers_4D: Any, memory: MemoryConfig) 
     )
 
 
-def _run(
-    cfg: Config, place: Path, root: Path, ratio: int, batch: int, mesh: Mesh, step: int | None
-) -> Pair:
-    model = load_run(cfg, place, root=root, step=step)
-    made = open_manifest(place)
-    dec = made.weights["decoder"].identity
-    return _pair(cfg, model, tokenizers(cfg, root), dec, made.config_hash, ratio, batch, mesh)
-
-
 def _exported(
-    place: Path, ratio: int, batch: int, compressor: str, decoder: str, mesh: Mesh
-) -> Pair:
+    place: Path, compressor: str, decoder: str
+) -> tuple[Config, AutoEncoder, tuple[Tokenizer, Tokenizer], str, str]:
+    """Config, model, tokenizers, and the names of what reads and of what wrote the memories."""
+    if paths.is_remote(place):
+        raise ExportError(
+            f"{place} is an exported folder, which is read from a disk: copy it with "
+            f"`gcloud storage cp -r {place} DIR`"
+        )
     about = read_about(place)
     cfg = config_at(place)
-    dec_folder = _weights(about, place, decoder, "decoder")
+    dec_folder = pretrained.folder_at(about.decoder, place, decoder, "decoder")
     lora = cfg.memory.lora if cfg.memory.lora.rank else None
-    own = place / FULL
-    comp_folder = own if lora is None else _weights(about, place, compressor, "compressor")
+    comp_folder = place / FULL
+    if lora is not None:
+        comp_folder = pretrained.folder_at(about.base, place, compressor, "compressor")
     llm, reader = towers(cfg, comp_folder, dec_folder, nnx.Rngs(params=0), lora=lora)
     model = build(llm, reader, cfg.memory, cfg.train, segment=cfg.data.segment, seed=0)
     # Of the decoder's embeddings when it was trained; another machine's sum may differ in a bit.
-    model.compressor.connector.unit = float(about["connector_unit"])
-    leaves = _pair_leaves(place / PAIR)
+    model.compressor.connector.unit = about.connector_unit
+    try:
+        leaves: dict[str, Any] = load_file(place / PAIR)
+    except (SafetensorError, OSError) as error:
+        raise ExportError(
+            f"{place / PAIR} cannot be read ({error}); export the run again"
+        ) from error
     if lora is not None:
-        config = read_json(comp_folder / hf.CONFIG)
-        leaves |= peft.load(place / ADAPTER, llm.cfg, module_tower(config))
+        tower = module_tower(read_json(comp_folder / hf.CONFIG))
+        leaves |= peft.load(place / ADAPTER, llm.cfg, tower)
     model = _filled(model, leaves, cfg, place)
-    toks = pretrained.tokenizer_of(comp_folder), pretrained.tokenizer_of(dec_folder)
-    found = _pair(
-        cfg, model, toks, about["decoder"]["identity"], about["compressor"], ratio, batch, mesh
-    )
-    if found.traits.decoder != about["reader"]:
+    if readable_by(about.decoder.identity, model, cfg.memory) != about.reader:
         raise ExportError(
             f"{place / PAIR} holds other markers than {ABOUT} was written with; export it again"
         )
-    return found
-
-
-def _pair(
-    cfg: Config,
-    model: AutoEncoder,
-    toks: tuple[Tokenizer, Tokenizer],
-    dec: dict[str, Any],
-    compressor: str,
-    ratio: int,
-    batch: int,
-    mesh: Mesh,
-) -> Pair:
-    reader = readable_by(dec, model.markers_4D[...], cfg.memory)
-    at = at_ratio(cfg, ratio).memory.ratio
-    traits = Traits(at, cfg.data.segments, cfg.data.target, reader, compressor)
-    return Pair(model, toks, traits, mesh, batch)
-
-
-def read_about(place: Path) -> dict[str, Any]:
-    """jaxcomp.json of an exported folder. Raises ExportError where it is of another kind."""
-    try:
-        about = strict_json.read(place / ABOUT, dict)
-    except (OSError, strict_json.JsonError) as error:
-        raise ExportError(f"{place / ABOUT} cannot be read ({error})") from error
-    found = about.get("format"), about.get("version")
-    if found != (FORMAT, VERSION):
-        shown = str(found)[:80]
-        raise ExportError(f"{place / ABOUT} is of {shown}; expected {(FORMAT, VERSION)}")
-    for field, kind in _FIELDS.items():
-        value: Any = about
-        for part in field.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
-        if not isinstance(value, kind):
-            raise ExportError(
-                f"{place / ABOUT}: {field} is {str(value)[:40]!r}, expected {kind.__name__}; "
-                "export the run again"
-            )
-    return about
-
-
-def _weights(about: dict[str, Any], place: Path, given: str, what: str) -> Path:
-    source = about["decoder" if what == "decoder" else "base"]
-    weights = Weights(source["source"], source["identity"], source.get("revision"))
-    return pretrained.folder_at(weights, place, given, what)
-
-
-def _pair_leaves(path: Path) -> dict[str, np.ndarray]:
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ExportError(f"{path} cannot be read ({error}); export the run again") from error
+    toks = pretrained.tokenizer_of(comp_folder), pretrained.tokenizer_of(dec_folder)
+    return cfg, model, toks, about.reader, about.compressor
 
 
 def _filled(model: AutoEncoder, leaves: dict[str, Any], cfg: Config, place: Path) -> AutoEncoder:

@@ -12,12 +12,15 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
+import annotated_types
 import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from jaxcomp.runtime import paths, strict_json
+from jaxcomp.config import ConfigError
+from jaxcomp.runtime import fields, paths, strict_json
 
 FORMAT, VERSION = "jaxcomp-memory", 1
 _ARRAYS = ("vec_ND", "tokens_G", "labels_G", "bytes_G", "segments_B")
@@ -25,10 +28,11 @@ _TEXTS = ("ids", "ratio", "segment", "decoder", "compressor")
 _FLOATS = ("float32", "bfloat16", "float16")
 _AGAIN = "make it again with `jaxcomp compress`"
 _MOST = 2**31 - 1  # of an int32
+_Whole = Annotated[int, annotated_types.Interval(ge=1, le=_MOST)]
 
 
 class MemoryFileError(ValueError):
-    """A memory cannot be read, or not by this decoder; the message says which and the mend."""
+    """A memory cannot be read, or not by this decoder; the message says which and the fix."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,11 +74,8 @@ class Memory:
 
     def __getitem__(self, which: int | slice | Sequence[int]) -> Memory:
         """The memory of one text, or of several, in the order asked for."""
-        if isinstance(which, slice):
-            rows = list(range(len(self)))[which]
-        else:
-            rows = [which] if isinstance(which, int) else list(which)
-        rows = [range(len(self))[row] for row in rows]  # IndexError, negative numbers
+        rows = [which] if isinstance(which, int) else which
+        rows = np.arange(len(self))[rows].tolist()  # IndexError, negative numbers
         spans = [(self._first_B[row], self._first_B[row + 1]) for row in rows]
         return self._chosen(spans, self.segments_B[rows], tuple(self.ids[row] for row in rows))
 
@@ -143,10 +144,11 @@ class Memory:
 
         Raises MemoryFileError for another dtype, or one that cannot hold the vectors.
         """
+        from jaxcomp.models.safetensors import save_tensors  # imports JAX
+
         path = paths.path(path)
         if dtype not in _FLOATS:
-            known = ", ".join(sorted(_FLOATS))
-            raise MemoryFileError(f"dtype {dtype!r}; expected one of: {known}")
+            raise MemoryFileError(f"dtype {dtype!r}; expected one of: {', '.join(_FLOATS)}")
         stored = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
         tensors = {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
         with np.errstate(over="ignore"):  # said below, and better
@@ -158,19 +160,11 @@ class Memory:
                 if not np.isfinite(largest)
                 else f"{path}: {dtype} cannot hold {largest:.3g}; take bfloat16 or float32"
             )
-        about = (note or {}) | {
-            "format": FORMAT,
-            "version": str(VERSION),
-            "ids": json.dumps(self.ids, ensure_ascii=False),
-            "ratio": str(self.ratio),
-            "segment": str(self.segment),
-            "decoder": self.decoder,
-            "compressor": self.compressor,
-        }
-        from jaxcomp.models.safetensors import save_tensors  # imports JAX
-
+        about = {name: str(getattr(self, name)) for name in _TEXTS}
+        about |= {"ids": json.dumps(self.ids, ensure_ascii=False)}
+        about |= {"format": FORMAT, "version": str(VERSION)}
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_tensors(tensors, path, about)
+        save_tensors(tensors, path, (note or {}) | about)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Memory:
@@ -187,14 +181,16 @@ class Memory:
                     f"{path}: {name} is {x.dtype.name} of shape {x.shape}, expected "
                     f"{' or '.join(kinds)} with {dims} axes; {_AGAIN}"
                 )
-        found = Memory(
-            **tensors | {"vec_ND": tensors["vec_ND"].astype(np.float32)},
-            ids=_names(about["ids"], path),
-            ratio=_positive(about, "ratio", path),
-            segment=_positive(about, "segment", path),
-            decoder=about["decoder"],
-            compressor=about["compressor"],
-        )
+        texts: dict[str, Any] = {name: about[name] for name in _TEXTS}
+        try:
+            ids = strict_json.parse(about["ids"], f"{path}: ids", list)
+            texts["ids"] = fields.read(tuple[str, ...], ids, str(path), "ids")
+            for name in ("ratio", "segment"):
+                texts[name] = fields.read(_Whole, about[name], str(path), name)
+        except (strict_json.JsonError, ConfigError) as error:
+            raise MemoryFileError(f"{error}; {_AGAIN}") from error
+        tensors["vec_ND"] = tensors["vec_ND"].astype(np.float32)
+        found = Memory(**tensors, **texts)
         found._check(path)
         return found
 
@@ -226,25 +222,6 @@ class Memory:
                 f"{path}: {len(bad)} of {len(self.vec_ND)} vectors hold nan or infinity, the "
                 f"first is number {bad[0]}, expected finite ones; {_AGAIN}"
             )
-
-
-def _names(text: str, path: Path) -> tuple[str, ...]:
-    try:
-        found = strict_json.parse(text, "ids", list)
-    except strict_json.JsonError:
-        found = None
-    if found is None or not all(isinstance(name, str) for name in found):
-        raise MemoryFileError(f"{path}: ids is {text[:40]!r}, expected a list of names; {_AGAIN}")
-    return tuple(found)
-
-
-def _positive(about: dict[str, str], name: str, path: Path) -> int:
-    text = about[name]
-    if not (text.isascii() and text.isdecimal() and len(text) < 11 and 1 <= int(text) <= _MOST):
-        raise MemoryFileError(
-            f"{path}: {name} is {text[:40]!r}, expected a whole number from 1 to {_MOST}; {_AGAIN}"
-        )
-    return int(text)
 
 
 def _read(

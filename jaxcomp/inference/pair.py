@@ -16,9 +16,9 @@ from jaxcomp.data.batches import CONTINUE, REBUILD
 from jaxcomp.data.qa import QUESTION
 from jaxcomp.data.segments import Segment, cut_encoded
 from jaxcomp.data.tokenizer import Tokenizer
-from jaxcomp.inference import decode, rows
+from jaxcomp.inference import decode
 from jaxcomp.inference.memory import Memory, MemoryFileError
-from jaxcomp.inference.scoring import Listener, Score, rounded
+from jaxcomp.inference.scoring import FrozenDecoder, Score, padded, rounded
 from jaxcomp.runtime.sharding import put_batch, use_mesh
 
 NO_PROMPT = (
@@ -38,11 +38,11 @@ class Traits(NamedTuple):
     ratio: int
     segments: int  # G: segments of one example
     target: int  # L: decoder tokens of a target, end token included
-    decoder: str  # see use.Memory
+    decoder: str  # see inference.Memory
     compressor: str
 
 
-class Pair(Listener):
+class Pair(FrozenDecoder):
     """A compressor and the decoder that reads it. Made by `jaxcomp.load`.
 
     Args:
@@ -146,12 +146,10 @@ class Pair(Listener):
         after its leading white space ("": never), or after `max_new` tokens. An empty text has an
         empty memory: the decoder then guesses.
         """
-        self._mine(memory)
         self._check_new(max_new)
         questions = self._one_each(question, memory, "questions")
-        tails = [template.format(question=q) for q in questions]
         answers = [""] * len(memory)
-        for which, prefix in self._prefixes(memory, CONTINUE, tails):
+        for which, prefix in self.asked(memory, [template.format(question=q) for q in questions]):
             found = self.answers(prefix, max_new=max_new, stop=stop)
             for row, text in zip(which, found, strict=False):  # the rest fills the batch
                 answers[row] = text
@@ -164,11 +162,10 @@ class Pair(Listener):
         [P, D] array of embeddings a text, float32. Raises PairError for keys and values."""
         if self.model.per_layer:
             raise PairError(NO_PROMPT)
-        self._mine(memory)
         mode, tail = (REBUILD, "") if question is None else (CONTINUE, template)
         tails = [tail.format(question=question)] * len(memory)
         out = [np.zeros((0, 0), np.float32)] * len(memory)
-        for which, prefix in self._prefixes(memory, mode, tails):
+        for which, prefix in self.asked(memory, tails, mode):
             x_BPD, seg_BP = np.asarray(prefix.x_BPD, np.float32), np.asarray(prefix.seg_BP)
             for row, x_PD, seg_P in zip(which, x_BPD, seg_BP, strict=False):
                 out[row] = x_PD[seg_P > 0]
@@ -188,7 +185,6 @@ class Pair(Listener):
         without the end token. A text that becomes no token has 0 nats in 0 tokens. `withheld`: the
         floor, the same prompt at the same positions, and no vector that the decoder may attend to.
         """
-        self._mine(memory)
         modes = {"rebuild": REBUILD, "continue": CONTINUE}
         if mode not in modes:
             raise PairError(f"mode {mode!r}; expected one of: {', '.join(modes)}")
@@ -196,28 +192,31 @@ class Pair(Listener):
         texts = self._one_each(text, memory, "texts")
         labels = [[*ids, *end] for ids in self.dec_tok.encode_batch(texts)]
         out = [Score(0.0, 0)] * len(memory)
-        for which, parts in self._by_size(memory):
+        for which, placed, mode_B in self._by_size(memory, modes[mode]):
             with use_mesh(self.mesh):
-                placed = self._place(parts, self._room(parts[0]))
                 tok_BL, len_B = self._padded([labels[row] for row in which])
                 self._fits(placed, len_B)
-                if withheld:
-                    placed = decode.no_memory(placed)
-                found = decode.forced(
-                    self._graphdef, self._state, placed, self._mode(placed, modes[mode]),
-                    tok_BL, len_B,
-                )  # fmt: skip
+                placed = decode.no_memory(placed) if withheld else placed
+                args = (self._graphdef, self._state, placed, mode_B, tok_BL, len_B)
+                found = decode.forced(*args)
                 nll_B = np.asarray(found.nll_BL, np.float64).sum(1)
             for row, nll in zip(which, nll_B, strict=False):  # the rest fills the batch
                 out[row] = Score(float(nll), len(labels[row]))
         return out
 
-    def asked(self, memory: Memory, tails: Sequence[str]) -> Iterator[tuple[list[int], Prefix]]:
+    def asked(
+        self, memory: Memory, tails: Sequence[str], mode: int = CONTINUE
+    ) -> Iterator[tuple[list[int], Prefix]]:
         """What the decoder reads before it answers from whole memories alone: the memory, the
-        marker of continuing, and a tail each (such as a question). Yields prefixes of at most
-        `batch` rows with the numbers of their texts; rows beyond those fill the batch."""
-        self._mine(memory)
-        return self._prefixes(memory, CONTINUE, tails)
+        marker of `mode`, and a tail each (such as a question). Yields prefixes of at most `batch`
+        rows with the numbers of their texts; rows beyond those fill the batch."""
+        ids = self.dec_tok.encode_batch(tails)
+        for which, placed, mode_B in self._by_size(memory, mode):
+            with use_mesh(self.mesh):
+                tok_BL, len_B = self._padded([ids[row] for row in which])
+                self._fits(placed, len_B)
+                args = (self._graphdef, self._state, placed, mode_B, tok_BL, len_B)
+                yield which, decode.with_text(*args)
 
     # --- batches -----------------------------------------------------------------------------
 
@@ -225,30 +224,16 @@ class Pair(Listener):
         done = 0
         for part in self._batches(pieces):
             ids = [piece.ids for piece in part]
-            ctx_BT, len_B = rows.padded(ids, self._size(len(part)), self.segment)
+            ctx_BT, len_B = padded(ids, self._size(len(part)), self.segment)
             with use_mesh(self.mesh):
                 put = put_batch((ctx_BT, len_B), self.mesh)
-                vec_BMD = rows.write(self._graphdef, self._state, *put, self.traits.ratio)
+                vec_BMD = decode.write(self._graphdef, self._state, *put, self.traits.ratio)
                 vec_BMD = np.asarray(vec_BMD, np.float32)
             for b, piece in enumerate(part):
                 yield vec_BMD[b, : -(-len(piece.ids) // self.traits.ratio)]
             done += len(part)
             if seen is not None:
                 seen(done, len(pieces))
-
-    def _prefixes(
-        self, memory: Memory, mode: int, tails: Sequence[str]
-    ) -> Iterator[tuple[list[int], Prefix]]:
-        """Whole memories with a marker and a text after it, a batch at a time; which they are."""
-        ids = self.dec_tok.encode_batch(tails)
-        for which, texts in self._by_size(memory):
-            with use_mesh(self.mesh):
-                placed = self._place(texts, self._room(texts[0]))
-                tok_BL, len_B = self._padded([ids[row] for row in which])
-                self._fits(placed, len_B)
-                mode_B = self._mode(placed, mode)
-                args = (self._graphdef, self._state, placed, mode_B, tok_BL, len_B)
-                yield which, rows.with_text(*args)
 
     def _place(self, texts: Sequence[Memory], G: int) -> Placed:
         """Memories of at most G segments each as one device batch, filled up with empty rows."""
@@ -262,7 +247,7 @@ class Pair(Listener):
                 vec_BGMD[b, g, :count] = text.vec_ND[start : start + count]
                 start += count
         put = put_batch((vec_BGMD, len_BG), self.mesh)
-        return rows.place(self._graphdef, self._state, *put, self.traits.ratio)
+        return decode.place(self._graphdef, self._state, *put, self.traits.ratio)
 
     def _fits(self, placed: Placed, len_B: jax.Array) -> None:
         """Raises PairError where a whole memory and what follows are too long for the decoder."""
@@ -289,19 +274,18 @@ class Pair(Listener):
         for start in range(0, len(items), self.batch):
             yield items[start : start + self.batch]
 
-    def _by_size(self, memory: Memory) -> Iterator[tuple[list[int], list[Memory]]]:
-        """Batches of texts with room for equally many segments: where a row's text ends in the
-        decoder depends on that number, and must not depend on its neighbours."""
-        texts = list(_each(memory))
-        sizes = [self._room(text) for text in texts]
+    def _by_size(self, memory: Memory, mode: int) -> Iterator[tuple[list[int], Placed, jax.Array]]:
+        """Batches of texts with room for equally many segments, at least as many as an example of
+        the training, which the decoder has always read behind so many: where a row's text ends in
+        the decoder depends on that number, and must not depend on its neighbours."""
+        self._mine(memory)
+        sizes = np.maximum(memory.segments_B, self.traits.segments).tolist()
         for size in sorted(set(sizes)):
             for which in self._batches([row for row, n in enumerate(sizes) if n == size]):
-                yield list(which), [texts[row] for row in which]
-
-    def _room(self, text: Memory) -> int:
-        """Segments that a text's memory takes the places of: its own, and at least as many as an
-        example of the training, which the decoder has always read behind so many."""
-        return max(int(text.segments_B[0]), self.traits.segments)
+                with use_mesh(self.mesh):
+                    placed = self._place([memory[row] for row in which], size)
+                    mode_B = self._mode(placed, mode)
+                yield list(which), placed, mode_B
 
     def _mode(self, placed: Placed, mode: int) -> jax.Array:
         return put_batch(np.full(placed.seg_BM.shape[0], mode, np.int32), self.mesh)
@@ -329,7 +313,3 @@ class Pair(Listener):
                 f"this memory has vectors of {memory.vec_ND.shape[1]}, this pair's decoder reads "
                 f"{width}; compress again"
             )
-
-
-def _each(memory: Memory) -> Iterator[Memory]:
-    return (memory[i] for i in range(len(memory)))

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from jaxcomp.compress.autoencoder import AutoEncoder, Prefix
 from jaxcomp.data.tokenizer import Tokenizer
-from jaxcomp.inference import rows
+from jaxcomp.inference import decode
 from jaxcomp.models.generate import Read, read, resume
 from jaxcomp.runtime.sharding import put_batch, use_mesh, whole_batch
 
@@ -29,7 +29,7 @@ class Score(NamedTuple):
     tokens: int
 
 
-class Listener:
+class FrozenDecoder:
     """What `Pair` does without a compressor; arguments as of `Pair`."""
 
     def __init__(self, model: AutoEncoder, dec_tok: Tokenizer, mesh: Mesh, batch: int):
@@ -40,7 +40,7 @@ class Listener:
         """At most `batch` rows of decoder tokens as a language model reads them: from position 0,
         without memory, marker or begin token."""
         with use_mesh(self.mesh):
-            return rows.plain(self._graphdef, self._state, *self._padded(tokens))
+            return decode.plain(self._graphdef, self._state, *self._padded(tokens))
 
     def answers(self, prefix: Prefix, *, max_new: int = 64, stop: str = "\n") -> list[str]:
         """The greedy continuation of every row, cut as `ask` says; stripped."""
@@ -70,9 +70,9 @@ class Listener:
     def _scored(self, found: Read, options: Sequence[Options]) -> list[list[Score]]:
         B, O = found.logits_BV.shape[0], len(options[0])
         flat = [ids for row in options for ids in row]
-        tok_NL, len_N = rows.padded(flat, B * O, _OPTION_STEP)
+        tok_NL, len_N = padded(flat, B * O, _OPTION_STEP)
         put = put_batch((tok_NL.reshape(B, O, -1), len_N.reshape(B, O)), self.mesh)
-        nll_BOL = rows.likelihoods(self._graphdef, self._state, found, *put)
+        nll_BOL = decode.likelihoods(self._graphdef, self._state, found, *put)
         nll_BO = np.asarray(nll_BOL, np.float64).sum(2)
         return [
             [Score(float(nats), len(ids)) for nats, ids in zip(nll_O, row, strict=True)]
@@ -84,12 +84,23 @@ class Listener:
         return whole_batch(min(self.batch, 1 << (rows - 1).bit_length()), self.mesh)
 
     def _padded(self, lists: Sequence[Sequence[int]]) -> tuple[jax.Array, jax.Array]:
-        tok_BL, len_B = rows.padded(lists, self._size(len(lists)), _STEP)
+        tok_BL, len_B = padded(lists, self._size(len(lists)), _STEP)
         return put_batch((tok_BL, len_B), self.mesh)
 
     def _texts(self, out: Any) -> list[str]:
         tok_BL, len_B = np.asarray(out.tok_BL), np.asarray(out.len_B)
         return [self.dec_tok.decode(ids[:n]) for ids, n in zip(tok_BL, len_B, strict=True)]
+
+
+def padded(lists: Sequence[Sequence[int]], size: int, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens of rows as tok_BL, padded at the end to a multiple of `step` (at least one) and
+    filled up with empty rows to B = `size`; and their lengths len_B."""
+    longest = max([1, *map(len, lists)])
+    tok_BL = np.zeros((size, rounded(longest, step)), np.int32)
+    len_B = np.zeros(size, np.int32)
+    for b, ids in enumerate(lists):
+        tok_BL[b, : len(ids)], len_B[b] = ids, len(ids)
+    return tok_BL, len_B
 
 
 def rounded(length: int, step: int = _STEP) -> int:

@@ -13,7 +13,7 @@ from jaxcomp.compress import cramming
 from jaxcomp.compress.autoencoder import build
 from jaxcomp.compress.baselines import Baseline
 from jaxcomp.config import ModelConfig, TrainConfig
-from jaxcomp.inference import decode, rows
+from jaxcomp.inference import decode
 from jaxcomp.models.attention_scores import attended
 
 T, ROWS, NEVER = tiny.T, 3, 999  # an end token outside the vocabulary
@@ -52,7 +52,7 @@ def everything(model, memory, L):
     forced = decode.forced(graphdef, state, memory, mode_B, tok_BL, len_B)
     key = jax.random.key(0)
     greedy = decode.free(graphdef, state, memory, mode_B, key, max_new=L, eos_id=NEVER)
-    prefix = rows.with_text(graphdef, state, memory, mode_B, tok_BL, len_B)
+    prefix = decode.with_text(graphdef, state, memory, mode_B, tok_BL, len_B)
     last_B1 = np.full((B, 1), prefix.seg_BP.shape[1] - 1, np.int32)
     found = attended(model.decoder, prefix.x_BPD, prefix.pos_BP, prefix.seg_BP, tiny.put(last_B1))
     crammed = cramming.cram(graphdef, state, memory, tok_BL, len_B, steps=1)

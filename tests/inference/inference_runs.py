@@ -47,8 +47,10 @@ _FOLDER = tempfile.TemporaryDirectory()
 @functools.cache
 def trained():
     """The folder of a run by LoRA, finished once a process: to be read, not written to."""
+    cfg = config(LORA)
+    saves = dataclasses.replace(cfg.train, checkpoint_every=1, keep_checkpoints=2)
     with use_mesh(ONE):
-        compressor.train(config(LORA), Path(_FOLDER.name) / "run")
+        compressor.train(dataclasses.replace(cfg, train=saves), Path(_FOLDER.name) / "run")
     return Path(_FOLDER.name) / "run"
 
 

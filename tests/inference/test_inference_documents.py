@@ -8,7 +8,6 @@ import sys
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 from test_inference_memory import made
 
@@ -35,8 +34,7 @@ class Stub:
         return Memory.join([Memory(**{**vars(memory), "ids": tuple(ids)})])
 
 
-def stub(*args, **given) -> Any:
-    return Stub(*args, **given)
+stub: Any = Stub
 
 
 TEXTS = [Text(f"t{i}", "x" * i) for i in range(5)]
@@ -86,24 +84,13 @@ def test_what_is_not_there_is_said_before_anything_is_read(tmp_path):
     ("name", "content", "found"),
     [
         ("a.txt", b"", [("a.txt", "")]),
-        ("a.txt", b" \n\t", [("a.txt", " \n\t")]),
         ("a.txt", b"a\x00b", [("a.txt", "a\x00b")]),
         ("a.txt", b"caf\xe9 \xff", r"a\.txt: not UTF-8 at line 1, byte 3 \(0xe9\); convert it"),
-        ("a.jsonl", b"", r"a\.jsonl: no text in 1 file"),
         ("a.jsonl", b'{"text": ""}\n{"text": " "}\n', r"a\.jsonl: no text in 1 file"),
         # A row without text is none; the others keep their names.
         ("a.jsonl", b'{"text": ""}\n{"text": "b"}\n', [("a.jsonl:a-2", "b")]),
         ("a.jsonl", b'{"text": "a\\u0000"}\n', [("a.jsonl:a-1", "a\x00")]),
-        (
-            "a.jsonl",
-            b'{"text": "a\\ud800"}\n',
-            r"line 1: a string holds half a surrogate pair",
-        ),
-        (
-            "a.jsonl",
-            b'{"text": "b", "id": "\\ud800"}\n',
-            r"line 1: a string holds half a surrogate pair",
-        ),
+        ("a.jsonl", b'{"text": "b", "id": "\\ud800"}\n', "line 1: a string holds half a surrogate"),
         pytest.param(
             os.fsdecode(b"\xe9.txt"),
             b"a",
@@ -153,16 +140,12 @@ def test_what_was_done_before_a_stop_is_not_done_again(tmp_path):
     assert (done.texts, done.before, len(done.files)) == (3, 2, 3)
     whole = Memory.join(Memory.load(f) for f in done.files)
     assert whole.ids == ("t0", "t1", "t2", "t3", "t4")
-    third = stub()
+    third, one = stub(), tmp_path / "m.safetensors"
     assert compress(third, TEXTS, tmp_path, part=2)[:2] == (0, 5)
     assert not third.asked
-
-
-def test_one_file_holds_everything(tmp_path):
-    out = tmp_path / "m.safetensors"
-    assert compress(stub(), TEXTS, out)[:2] == (5, 0)
-    assert compress(stub(), TEXTS, out)[:2] == (0, 5)
-    assert len(Memory.load(out)) == 5
+    assert compress(third, TEXTS, one)[:2] == (5, 0)
+    assert compress(third, TEXTS, one)[:2] == (0, 5)
+    assert len(Memory.load(one)) == 5
 
 
 @pytest.mark.parametrize(
@@ -181,7 +164,3 @@ def test_memories_of_something_else_are_left_alone(tmp_path, change, said):
     with pytest.raises(MemoryFileError, match=said):
         compress(given.pop("pair"), given.pop("texts"), tmp_path, part=2, **given)
     assert {p: p.read_bytes() for p in tmp_path.iterdir()} == before
-
-
-def test_the_stub_is_a_memory():
-    assert np.array_equal(stub().compress(["abc"], ["a"]).counts_G, [1])

@@ -62,14 +62,6 @@ def test_windows_hold_every_vector_once_in_order(texts, G):
     ]
 
 
-def test_the_achieved_ratio_counts_tokens_and_bytes():
-    memory = made([[8, 1], []])  # 2 + 1 vectors
-    assert memory.counts_G.tolist() == [2, 1]
-    assert memory.tokens_per_vector == 2 * 9 / 3
-    assert memory.bytes_per_vector == 3 * 9 / 3
-    assert np.isnan(made([[]]).tokens_per_vector)
-
-
 def test_a_file_gives_it_back(tmp_path):
     memory = made([[8, 3], [], [5]])
     memory.save(tmp_path / "deep" / "m.safetensors", note={"source": "x"})
@@ -86,7 +78,7 @@ def test_a_smaller_file_rounds_the_vectors_once(tmp_path, dtype, relative):
     assert found.dtype == np.float32
     assert not np.array_equal(found, memory.vec_ND)
     np.testing.assert_allclose(found, memory.vec_ND, rtol=relative)
-    with pytest.raises(MemoryFileError, match="expected one of: bfloat16, float16, float32"):
+    with pytest.raises(MemoryFileError, match="expected one of: float32, bfloat16, float16"):
         memory.save(tmp_path / "n.safetensors", "int8")
 
 
@@ -103,25 +95,16 @@ def test_windows_of_a_long_text_cost_what_they_hold(monkeypatch):
 
 def test_what_is_no_whole_memory_file_is_refused(tmp_path):
     file = tmp_path / "m.safetensors"
-    with pytest.raises(
-        MemoryFileError, match=r"m\.safetensors: no such file; expected one of `jax"
-    ):
+    with pytest.raises(MemoryFileError, match=r"m\.safetensors: no such file; expected one"):
         Memory.load(file)
     made([[8, 3], [5]]).save(file)
     whole = file.read_bytes()
     header = 8 + int.from_bytes(whole[:8], "little")
-    for length in (0, 7, 9, header // 2, header, header + 1, len(whole) - 4, len(whole) - 1):
-        file.write_bytes(whole[:length])
-        with pytest.raises(
-            MemoryFileError, match=rf"s \({length} bytes\) is not a whole .*make it"
-        ):
-            Memory.load(file)
-    for content in (b"version https://git-lfs.github.com/spec/v1\n", b"\x80PK" * 50, b"text"):
+    cut = [whole[:n] for n in (0, 7, 9, header // 2, header, header + 1, len(whole) - 1)]
+    for content in (*cut, b"version https://git-lfs.github.com/spec/v1\n", b"\x80PK" * 50):
         file.write_bytes(content)
-        with pytest.raises(MemoryFileError, match=r"m\.safetensors .*is not a whole safetensors"):
+        with pytest.raises(MemoryFileError, match=rf"s \({len(content)} bytes\) is not a whole"):
             Memory.load(file)
-    file.write_bytes(whole)
-    assert len(Memory.load(file)) == 2
 
 
 INT = np.int32
@@ -130,11 +113,11 @@ BAD = {
     "another version": ({}, {"version": "2"}, "version 2; expected jaxcomp-memory, version 1"),
     "no ratio": ({}, {"ratio": None}, "lacks ratio; make it again"),
     "no lengths": ({"tokens_G": None}, {}, "lacks tokens_G; make it again"),
-    "ratio in words": ({}, {"ratio": "four"}, "ratio is 'four', expected a whole number from 1"),
-    "ratio 0": ({}, {"ratio": "0"}, "ratio is '0', expected a whole number from 1"),
-    "segment -8": ({}, {"segment": "-8"}, "segment is '-8', expected a whole number from 1"),
-    "ids of another kind": ({}, {"ids": "{}"}, "ids is '{}', expected a list of names"),
-    "ids no JSON": ({}, {"ids": "[1"}, r"ids is '\[1', expected a list of names"),
+    "ratio in words": ({}, {"ratio": "four"}, "ratio = 'four': expected a valid integer"),
+    "segment -8": ({}, {"segment": "-8"}, "segment = '-8': expected a number greater than"),
+    "ids of another kind": ({}, {"ids": "{}"}, "ids: holds an object .*, expected a list"),
+    "ids no JSON": ({}, {"ids": "[1"}, "ids: not JSON"),
+    "ids of numbers": ({}, {"ids": "[1, 2]"}, "ids = 1: expected a valid string"),
     "an id too few": ({}, {"ids": '["a"]'}, "its lengths imply"),
     "a vector too few": ({"vec_ND": np.ones((3, 3), np.float32)}, {}, r"= \(3, .*imply \(5, "),
     "no vector at all": ({"vec_ND": np.ones((0, 3), np.float32)}, {}, r"= \(0, .*imply \(5, "),
@@ -142,21 +125,9 @@ BAD = {
     "vectors of whole numbers": ({"vec_ND": np.ones((5, 3), INT)}, {}, "vec_ND is int32 .*float32"),
     "broken lengths": ({"tokens_G": np.ones(3, np.float32)}, {}, "tokens_G is float32 .*int32"),
     "nan": ({"vec_ND": np.full((5, 3), np.nan, np.float32)}, {}, "5 of 5 vectors hold nan or inf"),
-    "no token": (
-        {"tokens_G": np.array([8, 0, 5], INT)},
-        {},
-        r"tokens_G\[1\] is 0, expected 1 to 8",
-    ),
-    "too many": (
-        {"tokens_G": np.array([8, 3, 9], INT)},
-        {},
-        r"tokens_G\[2\] is 9, expected 1 to 8",
-    ),
-    "negative segments": (
-        {"segments_B": np.array([4, -1], INT)},
-        {},
-        r"segments_B\[1\] is -1, exp",
-    ),
+    "no token": ({"tokens_G": np.array([8, 0, 5], INT)}, {}, r"tokens_G\[1\] is 0, expected 1 to"),
+    "too many": ({"tokens_G": np.array([8, 3, 9], INT)}, {}, r"tokens_G\[2\] is 9, expected 1 to"),
+    "negative": ({"segments_B": np.array([4, -1], INT)}, {}, r"segments_B\[1\] is -1, exp"),
     "absurd segments": ({"segments_B": np.array([2**31 - 1, 1], INT)}, {}, "2147483648.*make it"),
     "negative labels": ({"labels_G": np.array([-7, 6, 9], INT)}, {}, r"labels_G\[0\] is -7"),
     "a label too few": ({"labels_G": np.array([7, 6], INT)}, {}, "its lengths imply"),
@@ -180,18 +151,15 @@ def test_a_file_of_other_values_is_refused(tmp_path, fault):
         Memory.load(file)
 
 
-@pytest.mark.parametrize(
-    ("value", "dtype", "message"),
-    [
+def test_vectors_that_a_file_cannot_hold_are_not_written(tmp_path):
+    memory = made([[8]])
+    for value, dtype, message in (
         (7e4, "float16", r"float16 cannot hold 7e\+04; take bfloat16 or"),
         (np.inf, "float32", "diverged"),
-    ],
-)
-def test_vectors_that_a_file_cannot_hold_are_not_written(tmp_path, value, dtype, message):
-    memory = made([[8]])
-    memory.vec_ND[1, 2] = value
-    with pytest.raises(MemoryFileError, match=rf"m\.safetensors: .*{message}"):
-        memory.save(tmp_path / "m.safetensors", dtype)
+    ):
+        memory.vec_ND[1, 2] = value
+        with pytest.raises(MemoryFileError, match=rf"m\.safetensors: .*{message}"):
+            memory.save(tmp_path / "m.safetensors", dtype)
     assert not list(tmp_path.iterdir())
 
 
