@@ -63,28 +63,20 @@ class AnswerObjective(MemoryObjective):
     def validated(
         cfg: Config, model: AutoEncoder, toks: tuple[Tokenizer, Tokenizer]
     ) -> dict[str, float | int | None]:
-        return answered(cfg, model, toks)
-
-
-def answered(
-    cfg: Config, model: AutoEncoder, toks: tuple[Tokenizer, Tokenizer], which: str = "val"
-) -> dict[str, float | int | None]:
-    """Teacher-forced, of every question about a held-out set's contexts: `answers`, their number;
-    `loss_answer` (nats a label), `accuracy_answer` and `exact_answer` as AnswerObjective has them;
-    `floor_loss_answer` and `floor_exact_answer` with the memory withheld. None without a question.
-    Under the active mesh."""
-    size = whole_batch(cfg.eval.batch, jax.sharding.get_mesh())
-    batches = [batch for batch, _ in answer_batches(cfg, which, size, *toks)]
-    if not batches:
-        return {"answers": 0} | dict.fromkeys(NAMES)
-    blank = [b._replace(ctx_len_BG=np.zeros_like(b.ctx_len_BG)) for b in batches]
-    objective = AnswerObjective(cfg.memory.ratio, chunk=cfg.train.loss_chunk)
-    total, floor = (summed(model, objective, each) for each in (batches, blank))
-    count, labels = int(total[8]), total[6]
-    values = (total[4] / labels, total[5] / labels, total[7] / count)
-    floors = (floor[4] / labels, floor[7] / count)
-    found = zip(NAMES, map(float, (*values, *floors)), strict=True)
-    return {"answers": count, **dict(found)}
+        """Teacher-forced, of every question about the validation set's contexts: `answers`, their
+        number; `loss_answer` (nats a label), `accuracy_answer` and `exact_answer` as above;
+        `floor_loss_answer` and `floor_exact_answer` with the memory withheld. None without one."""
+        size = whole_batch(cfg.eval.batch, jax.sharding.get_mesh())
+        batches = [batch for batch, _ in answer_batches(cfg, "val", size, *toks)]
+        if not batches:
+            return {"answers": 0} | dict.fromkeys(NAMES)
+        blank = [b._replace(ctx_len_BG=np.zeros_like(b.ctx_len_BG)) for b in batches]
+        objective = AnswerObjective(cfg.memory.ratio, chunk=cfg.train.loss_chunk)
+        total, floor = (summed(model, objective, each) for each in (batches, blank))
+        count, labels = int(total[8]), total[6]
+        values = (total[4] / labels, total[5] / labels, total[7] / count)
+        floors = (floor[4] / labels, floor[7] / count)
+        return {"answers": count, **dict(zip(NAMES, map(float, values + floors), strict=True))}
 
 
 NAMES = (

@@ -34,7 +34,7 @@ class Checkpoints:
     def __init__(self, workdir: Path, run: str, *, keep: int | None):
         self.directory = paths.path(paths.absolute(workdir)) / "checkpoints"
         self._pending: Any = None
-        self._failed = False
+        self._failed = self._saved = False
         self._about: Json = {"config_hash": run}
         with self._writing():
             # The annotations of Orbax 0.12 do not know its own policies.
@@ -61,7 +61,8 @@ class Checkpoints:
         """Starts a save of `state` after `step` updates and of the iterator as it stands now.
 
         Call it before the next batch is drawn. It returns when everything is copied; the writing
-        goes on behind, and an error in it is raised by the next `save`, `wait` or `close`.
+        goes on behind, and an error in it is raised by the next `save`, `wait` or `close`. The
+        first save is waited for, so that a place where nothing can be saved costs few steps.
         """
         self.wait()
         # A copy, because the next step consumes (donates) the state while Orbax still reads it.
@@ -73,6 +74,9 @@ class Checkpoints:
             self._pending = self._orbax.save_checkpointables_async(
                 step, parts, force=True, custom_metadata=self._about | place
             )
+        if not self._saved:
+            self.wait()
+            self._saved = True
 
     def restore(
         self, state: TrainState, data: Iterator[Any] | None, step: int | None = None

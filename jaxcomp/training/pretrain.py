@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 import shutil
+import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,8 @@ def making(
     """
     work = paths.path(f"{folder}.work")
     if paths.is_remote(folder) and distributed.count() == 1:
-        work = paths.cache_dir() / "work" / f"{folder.name}-{run.manifest.config_hash}"
+        name = f"{folder.name}-{run.manifest.config_hash}-{socket.gethostname()}"
+        work = paths.cache_dir() / "work" / name
     mesh = mesh_for(run.manifest.config)
     with locks.training(work):
         fitted = fit(run, work, mesh, say=say)

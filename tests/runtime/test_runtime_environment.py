@@ -58,14 +58,8 @@ def test_a_platform_that_is_not_there(platform, tmp_path):
     assert "set JAX_PLATFORMS=cpu" in line
 
 
-@pytest.mark.parametrize(
-    "env",
-    [
-        {"PYTHONIOENCODING": "ascii"},
-        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-    ],
-)
-def test_a_terminal_without_utf8_loses_no_command(env, tmp_path):
+def test_a_terminal_without_utf8_loses_no_command(tmp_path):
+    env = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = run("report", f"--workdir={tmp_path}/file", code=ECHO, env=env)
     assert done.returncode == 0, done.stderr
     assert done.stdout == done.stderr == "\\u2264 \\xd7 \\u2013 \\u2500\\u25b6\n"
@@ -77,7 +71,7 @@ def test_an_argument_that_is_no_text():
     assert "is not text in this terminal's encoding" in one_line(done)
 
 
-@pytest.mark.parametrize("args", [["--help"], ["report", "--help"], ["report", "--workdir=x"]])
+@pytest.mark.parametrize("args", [["--help"], ["report", "--workdir=x"]])
 def test_output_that_nobody_reads_ends_the_command_quietly(args, tmp_path):
     codes = (0, 141) if "--help" in args else (141,)  # argparse overlooks that its text was cut
     reader, writer = os.pipe()

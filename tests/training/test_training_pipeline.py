@@ -400,12 +400,6 @@ def test_a_first_stage_that_does_not_fit_is_refused(root, mesh, memory, message)
         planned(cfg, root)
 
 
-def test_a_first_stage_that_is_not_there_is_refused(root, mesh, tmp_path):
-    with pytest.raises(ConfigError, match=r"train.start = .*none': no finished run there"):
-        train(asking(tmp_path, "none"), tmp_path / "run", root=root)
-    assert not (tmp_path / "run").exists()
-
-
 def test_a_first_stage_whose_decoder_learned_needs_one_that_learns(root, mesh, tmp_path):
     config = json.loads((root / "run" / "run.json").read_text())["config"]
     config["train"]["train_decoder"] = True

@@ -85,7 +85,8 @@ def test_outside_of_steps_sigterm_ends_at_once(sigterm):
 
 
 def test_training_goes_on_while_a_checkpoint_is_written(mesh, tmp_path, monkeypatch):
-    """The last act of writing step 4, to rename it, is held back until two steps are begun."""
+    """The last act of writing step 4, to rename it, is held back until two steps are begun. The
+    save before it is the run's first, which is waited for."""
     there, before = [], loop._Watch.draw
 
     def drawn(self, batches, mesh):
