@@ -23,8 +23,8 @@ from jaxcomp.analysis.relations import (
     relations,
 )
 from jaxcomp.analysis.tables import counted, header, number, phrase
+from jaxcomp.evals.bootstrap import ratio_interval
 from jaxcomp.evals.checkpoints import Followed, Row
-from jaxcomp.evals.intervals import ratio_interval
 from jaxcomp.evals.metrics import Headline, endpoints
 
 

@@ -24,8 +24,8 @@ from jaxcomp.analysis.stats import ALPHA, MIN_REPLICATES, Estimate, Point, Trend
 from jaxcomp.analysis.tables import header, number, p_value, phrase
 from jaxcomp.analysis.verdict import ABSENT, PRESENT, UNDECIDED, Asked, Fall, falls, few, no_room
 from jaxcomp.config import Config
+from jaxcomp.evals.bootstrap import ratio_interval
 from jaxcomp.evals.checkpoints import Followed
-from jaxcomp.evals.intervals import ratio_interval
 from jaxcomp.evals.metrics import Headline, endpoints, without_memory
 from jaxcomp.sweep import grid
 from jaxcomp.training.identity import differences, of_job

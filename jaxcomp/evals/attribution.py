@@ -87,29 +87,19 @@ def words(text: str) -> list[Word]:
 
 @cache
 def same_form(a: str, b: str) -> bool:
-    """Are two different words one word in two forms: of case, number, person or tense, or a number
-    in digits and in letters (0 to 20)?
-
-    Letters apart from case: the same Porter stem (Porter 1980), and beyond at least three common
-    letters only inflectional endings. So "general" and "generous", of one Porter stem, are two
-    words; what only looks inflected ("even", "evening") is taken for a form.
-    """
+    """Are two different words one word in two forms (*paraphrased*, see above)? "general"
+    and "generous", of one Porter stem, are two words; "even" and "evening" are taken for forms."""
     x, y = _plain(a), _plain(b)
     if x == y:
         return True
     if not (x.isalpha() and y.isalpha()) or _stemmer.stem(x) != _stemmer.stem(y):
         return False
-    shared = _beginning(x, y)
+    shared = next(x[:k] for k in range(len(x), -1, -1) if y.startswith(x[:k]))
     return len(shared) >= _SHARED and all(_is_ending(w, shared) for w in (x, y))
 
 
 def align(source: Sequence[str], rebuilt: Sequence[str]) -> list[Link]:
-    """One-to-one links between the words of two texts, in the order of the source.
-
-    Equal words by difflib's matching blocks (Ratcliff & Obershelp). In a stretch that differs, the
-    same again by word forms; between those, words are linked with words and marks with marks, from
-    the left. What is left over on one side has no counterpart.
-    """
+    """One-to-one links between the words of two texts, in the order of the source."""
     out = []
     matcher = difflib.SequenceMatcher(None, source, rebuilt, autojunk=False)
     for tag, i1, i2, j1, j2 in matcher.get_opcodes():
@@ -123,7 +113,8 @@ def align(source: Sequence[str], rebuilt: Sequence[str]) -> list[Link]:
 
 def contested(source: Sequence[str], rebuilt: Sequence[str], links: Iterable[Link]) -> list[Link]:
     """The links of which the rebuilt side is another word, not another form."""
-    return [link for link in links if not _same_or_form(source[link.source], rebuilt[link.rebuilt])]
+    pairs = ((link, source[link.source], rebuilt[link.rebuilt]) for link in links)
+    return [link for link, a, b in pairs if a != b and not same_form(a, b)]
 
 
 def attribute(
@@ -132,15 +123,8 @@ def attribute(
     links: Iterable[Link],
     preferred: Collection[Link],
 ) -> Attribution:
-    """Exactly one label for every word of both texts.
-
-    Args:
-      source, rebuilt: words of the two texts.
-      links: from `align`.
-      preferred: the contested links at which the decoder without the memory finds the rebuilt word
-        likelier than the source's (tracing.py); any other contested link is `replaced` on the side
-        of the source and `invented` on that of the rebuilt text.
-    """
+    """Exactly one label for every word of both texts, by the `links` of `align`. `preferred`: the
+    contested ones at which the decoder without memory finds the rebuilt word likelier."""
     out_source, out_rebuilt = ["lost"] * len(source), ["invented"] * len(rebuilt)
     for link in links:
         a, b = source[link.source], rebuilt[link.rebuilt]
@@ -158,8 +142,7 @@ def attribute(
 
 
 def departures(labels: Sequence[str]) -> list[bool]:
-    """Of each rebuilt word: does the text leave the source here? It is neither copied nor
-    paraphrased, and the word before it (if there is one) is."""
+    """Of each rebuilt word: does the text leave the source here?"""
     here = [label not in KEPT for label in labels]
     return [now and not before for now, before in zip(here, [False, *here], strict=False)]
 
@@ -180,20 +163,12 @@ def _link_replaced(source: Sequence[str], rebuilt: Sequence[str]) -> list[Link]:
         None, [_key(w) for w in source], [_key(w) for w in rebuilt], autojunk=False
     ).get_matching_blocks()  # the last one is empty, at both ends
     out = [Link(a + k, b + k) for a, b, size in blocks for k in range(size)]
-    for before, after in itertools.pairwise([difflib.Match(0, 0, 0), *blocks]):
-        left = range(before.a + before.size, after.a)
-        right = range(before.b + before.size, after.b)
+    for (a, b, size), after in itertools.pairwise([difflib.Match(0, 0, 0), *blocks]):
         for mark in (False, True):
-            pair = (
-                [i for i in side if _is_mark(text[i]) == mark]
-                for side, text in ((left, source), (right, rebuilt))
-            )
-            out += [Link(i, j) for i, j in zip(*pair, strict=False)]
+            left = [i for i in range(a + size, after.a) if _is_mark(source[i]) == mark]
+            right = [j for j in range(b + size, after.b) if _is_mark(rebuilt[j]) == mark]
+            out += map(Link, left, right)
     return out
-
-
-def _same_or_form(a: str, b: str) -> bool:
-    return a == b or same_form(a, b)
 
 
 def _is_mark(word: str) -> bool:
@@ -209,11 +184,6 @@ def _key(word: str) -> str:
 def _plain(word: str) -> str:
     plain = _GENITIVE.sub("", word.casefold()) or word
     return _DIGITS.get(plain, plain)
-
-
-def _beginning(a: str, b: str) -> str:
-    same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False))
-    return a[: sum(1 for _ in same)]
 
 
 def _is_ending(word: str, shared: str) -> bool:

@@ -13,12 +13,25 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxcomp.config import ConfigError
-from jaxcomp.evals.intervals import ratio_interval
 from jaxcomp.evals.metric import renamed_record, sums
 from jaxcomp.runtime import strict_json
 
+DRAWS = 1000
 WHICH = ("id", "source", "kind", "start")  # what tells passages, and edits, of one set apart
 _MOST = 1e12  # tokens, nats or facts of one passage; sums of such counts stay exact
+
+
+def ratio_interval(top_W: np.ndarray, bottom_W: np.ndarray) -> tuple[float, float] | None:
+    """95% percentile bootstrap of sum(top) / sum(bottom) over passages; None where there are fewer
+    than two, or nothing to divide by."""
+    count = len(top_W)
+    times = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=DRAWS)
+    tops, bottoms = times @ top_W, times @ bottom_W
+    values = tops[bottoms > 0] / bottoms[bottoms > 0]
+    if count < 2 or not len(values):
+        return None
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def intervals(
@@ -40,9 +53,8 @@ def intervals(
 
 def counted(records: Sequence[dict[str, Any]], name: str) -> list[tuple[float, float]]:
     """What each passage gives to a metric that is a sum over a sum: (numerator, denominator)."""
-    prefix = name.partition("/")[0]
-    pairs = [sums(r, name) for r in records if r["set"] == prefix]
-    return [p for p in pairs if p is not None]
+    pairs = (sums(r, name) for r in records if r["set"] == name.partition("/")[0])
+    return [pair for pair in pairs if pair is not None]
 
 
 class Sums(NamedTuple):
@@ -55,7 +67,8 @@ class Sums(NamedTuple):
 def of_run(path: Path, names: Sequence[str]) -> list[Sums] | None:
     """Of each metric in `names`; None without a file. A passage that has nothing to say gives 0, 0.
 
-    Raises ConfigError for a line that is no record of a passage.
+    Raises:
+      ConfigError: a line that is no record of a passage.
     """
     if not path.is_file():
         return None

@@ -1,9 +1,7 @@
 """Evaluation along the saved checkpoints of a run.
 
 Each checkpoint is measured as the finished run is (`evals.evaluate`), and its row is on the disk
-before the next one begins, so that a stopped command goes on where it stopped. How many checkpoints
-a run keeps is `train.keep_checkpoints`, how often it saves one `train.checkpoint_every`; neither
-changes its result.
+before the next one begins, so that a stopped command goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -55,7 +53,11 @@ class Followed(NamedTuple):
 
 
 def follow(
-    place: str | Path, *, more: More | None = None, say: Say | None = None, **moved: str
+    place: str | Path,
+    *,
+    more: More | None = None,
+    say: Say = lambda text: None,
+    **moved: str,
 ) -> Followed:
     """Measures every saved checkpoint of the finished run in `place` that has no row yet, and keeps
     the rows in its trajectory.jsonl. `more` adds numbers of its own to every row. `moved`: as in
@@ -65,7 +67,6 @@ def follow(
         ExportError, CheckpointError: `place` is no finished run, holds a single checkpoint, or its
             rows are of another run; what `evaluate` raises.
     """
-    say = say or (lambda text: None)
     place = paths.path(place)
     cfg, root = open_run(place, **moved)
     steps = saved_steps(place)
@@ -75,65 +76,48 @@ def follow(
             "--train.keep_checkpoints=100 and a --train.checkpoint_every that gives as many as you "
             "want (neither changes the result)"
         )
-    rows = _Rows(place, cfg, more is not None)
-    todo = [step for step in steps if step not in rows.found]
+    about = {
+        "version": EVALUATION,
+        "run": open_manifest(place).config_hash,
+        "eval": to_dict(cfg.eval),
+        "more": more is not None,
+    }
+    rows = _rows(place / ROWS, about)
+    todo = [step for step in steps if step not in rows]
     toks = tokenizers(cfg, root)
     began = time.perf_counter()
-    for done, step in enumerate(todo):
+    for done, step in enumerate(todo, start=1):
         with use_mesh(mesh_for(cfg)):
             model = load_run(cfg, place, root=root, step=step)
             found = evaluate(cfg, model, *toks)
         metrics = finite(found.metrics | (more(place, step) if more is not None else {}))
-        rows.add(Row(step, metrics, counted(found.passages, endpoints(cfg)[1].metric)))
-        spent = time.perf_counter() - began
-        left = duration(spent / (done + 1) * (len(todo) - done - 1))
-        say(f"checkpoint {step:,}: {done + 1} of {len(todo)} measured, {left} left")
-    found = [rows.found[step] for step in sorted(rows.found)]
-    return Followed(place, cfg, found, len(todo), moved)
+        rows[step] = Row(step, metrics, counted(found.passages, endpoints(cfg)[1].metric))
+        lines = [about, *(row._asdict() for row in rows.values())]
+        text = "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines)
+        paths.write_bytes(place / ROWS, text.encode())
+        left = duration((time.perf_counter() - began) / done * (len(todo) - done))
+        say(f"checkpoint {step:,}: {done} of {len(todo)} measured, {left} left")
+    return Followed(place, cfg, [rows[step] for step in sorted(rows)], len(todo), moved)
 
 
-class _Rows:
-    """The rows of one run on disk, below a line that says what they are of."""
-
-    def __init__(self, place: Path, cfg: Config, more: bool):
-        self.file = place / ROWS
-        about = {
-            "version": EVALUATION,
-            "run": open_manifest(place).config_hash,
-            "eval": to_dict(cfg.eval),
-            "more": more,
-        }
-        self.lines = self._lines()
-        if self.lines and self.lines[0] != about:
-            differ = sorted(k for k in about if self.lines[0].get(k) != about[k])
+def _rows(file: Path, about: dict[str, Any]) -> dict[int, Row]:
+    """The rows of a run on disk by step, below a line that says what they are of."""
+    if not file.is_file():
+        return {}
+    try:
+        first, *lines = [
+            strict_json.parse(line, f"line {number}", dict)
+            for number, line in enumerate(file.read_bytes().splitlines(), 1)
+        ] or [about]
+        if first != about:
+            differ = sorted(key for key in about if first.get(key) != about[key])
             raise CheckpointError(
-                f"{self.file} is of another {' and '.join(differ)}; remove it to measure again"
+                f"{file} is of another {' and '.join(differ)}; remove it to measure again"
             )
-        self.lines = self.lines or [about]
-        try:
-            self.found = {
-                line["step"]: Row(
-                    line["step"], line["metrics"], [tuple(p) for p in line["passages"]]
-                )
-                for line in self.lines[1:]
-            }
-        except (KeyError, TypeError) as error:
-            raise CheckpointError(f"{self.file} is damaged ({error!r}); remove it") from error
-
-    def add(self, row: Row) -> None:
-        """On the disk, whole, when it returns."""
-        self.lines.append(row._asdict())
-        self.found[row.step] = row
-        text = "".join(json.dumps(line, sort_keys=True) + "\n" for line in self.lines)
-        paths.write_bytes(self.file, text.encode())
-
-    def _lines(self) -> list[dict[str, Any]]:
-        if not self.file.is_file():
-            return []
-        try:
-            return [
-                strict_json.parse(line, f"line {number}", dict)
-                for number, line in enumerate(self.file.read_bytes().splitlines(), 1)
-            ]
-        except strict_json.JsonError as error:
-            raise CheckpointError(f"{self.file} is damaged ({error}); remove it") from error
+        passages = ([tuple(pair) for pair in line["passages"]] for line in lines)
+        found = (Row(x["step"], x["metrics"], p) for x, p in zip(lines, passages, strict=True))
+        return {row.step: row for row in found}
+    except strict_json.JsonError as error:
+        raise CheckpointError(f"{file} is damaged ({error}); remove it") from error
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{file} is damaged ({error!r}); remove it") from error

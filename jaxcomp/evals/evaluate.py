@@ -47,7 +47,7 @@ def evaluate(
       ConfigError: whatever reading the data raises.
       ValueError: a set without any text.
     """
-    pair = _Pair(cfg, model, dec_tok)
+    pair = Rebuilder(cfg, model, dec_tok)
     metrics: Values = {}
     records: list[Record] = []
     for name in source_of(cfg).measured:
@@ -58,9 +58,9 @@ def evaluate(
         metrics |= measured(cfg, name, held)
         records += _records(held)
         if name == TEXT_SET:
-            found, edited = _edits(pair, held, comp_tok)
-            metrics |= measured(cfg, EDITS, found)
-            records += edited
+            edited = _edits(pair, held, comp_tok)
+            metrics |= measured(cfg, EDITS, edited)
+            records += edited.records
     return Evaluation(metrics, records)
 
 
@@ -73,11 +73,11 @@ def rebuild(
 ) -> list[Rebuilt]:
     """What `evaluate` knows of each example before it counts; of its memory after `change`. Needs a
     mesh."""
-    return _Pair(cfg, model, dec_tok, change).rebuild(examples)
+    return Rebuilder(cfg, model, dec_tok, change).rebuild(examples)
 
 
-class _Pair:
-    """The model split once, and the batch functions bound to it."""
+class Rebuilder:
+    """A trained pair, split once, and the batch functions bound to it."""
 
     def __init__(
         self,
@@ -90,12 +90,12 @@ class _Pair:
         self.graphdef, self.state = nnx.split(model)
 
     def rebuild(self, examples: Sequence[Example]) -> list[Rebuilt]:
-        return [one for part, put in self._batches(examples) for one in self._rebuilt(part, put)]
+        return [one for part, put in self.batches(examples) for one in self._rebuilt(part, put)]
 
     def tokens(self, examples: Sequence[Example], temperature: float = 0.0) -> list[list[int]]:
         """Rebuilt tokens only."""
         out = []
-        for seed, (part, batch) in enumerate(self._batches(examples)):
+        for seed, (part, batch) in enumerate(self.batches(examples)):
             free = self.free(batch, self.read(batch), temperature, seed)
             tok_BL = on_host(free.tok_BL)[: len(part)]
             out += [decode.until_end(tok_L, self.tok.eos_id)[0] for tok_L in tok_BL]
@@ -124,7 +124,7 @@ class _Pair:
             max_new=batch.tok_BOL.shape[2], eos_id=self.tok.eos_id, temperature=temperature,
         )  # fmt: skip
 
-    def _batches(self, examples: Sequence[Example]) -> Iterator[tuple[Sequence[Example], Batch]]:
+    def batches(self, examples: Sequence[Example]) -> Iterator[tuple[Sequence[Example], Batch]]:
         """Device batches of one shape, with the examples that fill their first rows."""
         at, mesh = 0, jax.sharding.get_mesh()
         size = whole_batch(self.cfg.eval.batch, mesh)
@@ -196,33 +196,21 @@ def _records(held: Held) -> list[Record]:
     return out
 
 
-def _edits(pair: _Pair, held: Held, comp_tok: Tokenizer) -> tuple[edits.Edited, list[Record]]:
-    """What became of edited passages of the set, and one record an edit."""
-    cfg = pair.cfg
+def _edits(pair: Rebuilder, held: Held, comp_tok: Tokenizer) -> edits.Edited:
+    """What became of edited passages of the set."""
+    cfg, records = pair.cfg, []
     texts = [e.text for e in held.examples]
     made = edits.make_edits(texts, cfg.eval.edits_per_kind, cfg.data.seed)
     every = [(e, _example(cfg, e.text, comp_tok, pair.tok)) for e in made]
     # An edit can lengthen a full passage; one whose spot no longer fits would be lost unread.
     fitted = [(e, x) for e, x in every if len(x.target) <= cfg.data.target and e.end <= len(x.text)]
-    found, records = edits.Edited([e.kind for e in made], [], [], []), []
     rebuilt = pair.tokens([x for _, x in fitted])
     for (edit, _), ids in zip(fitted, rebuilt, strict=True):
         text, unedited = pair.tok.decode(ids), held.rebuilt[edit.source].row
-        outcome = edits.outcome(edit, text)
         control = edits.control_returned(edit, unedited.source, unedited.rebuilt)
-        found.kinds.append(edit.kind)
-        found.outcomes.append(outcome)
-        found.controls.append(control)
-        records.append(
-            {
-                "set": EDITS,
-                **edit._asdict(),
-                "rebuilt": text,
-                "outcome": outcome,
-                "control": control,
-            }
-        )
-    return found, records
+        record = {"set": EDITS, **edit._asdict(), "rebuilt": text}
+        records.append(record | {"outcome": edits.outcome(edit, text), "control": control})
+    return edits.Edited([e.kind for e in made], records)
 
 
 def _example(cfg: Config, text: str, comp_tok: Tokenizer, dec_tok: Tokenizer) -> Example:

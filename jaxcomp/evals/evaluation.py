@@ -1,11 +1,8 @@
 """What an evaluation is: a function that asks a trained pair something, declared in one file.
 
-    @evaluation("shortest", about="rebuilds the shortest texts of a file", options=("data",))
-    def shortest(asked: Request) -> Report: ...
-
-`jaxcomp eval --task=shortest --run=DIR --data=FILE` then calls it. The declaration says which flags
-it takes and needs; the command line and the metrics page read it. Shipped evaluations are the files
-of `PACKAGES`; one of your own is a file that the config's `plugins` names (docs/how-to/extend.md).
+The declaration names it for `jaxcomp eval --task=NAME` and says which flags it takes and needs; the
+command line and the metrics page read it. Shipped evaluations are the files of `PACKAGES`; one of
+your own is a file that the config's `plugins` names (docs/how-to/extend.md).
 """
 
 from __future__ import annotations
@@ -175,9 +172,9 @@ def known(name: str) -> bool:
 def find(name: str) -> Evaluation:
     """The evaluation of that name. Raises ConfigError that lists the known ones."""
     modules = shipped()
-    if not known(name):
-        raise unknown("--task", name, {**modules, **EVALUATIONS})
     if name not in EVALUATIONS:
+        if name not in modules:
+            raise unknown("--task", name, {**modules, **EVALUATIONS})
         importlib.import_module(modules[name])
     return EVALUATIONS[name]
 

@@ -18,11 +18,8 @@ if TYPE_CHECKING:
 
 
 class Row(NamedTuple):
-    """One passage, rebuilt. Token lists are the decoder's and without the end token.
-
-    `nll` (nats) is summed over and `correct` and `targets` are counted over the target tokens, the
-    end token included.
-    """
+    """One passage, rebuilt. Token lists are the decoder's and without the end token; `nll` (nats),
+    `correct` and `targets` are sums over the target tokens, the end token included."""
 
     source: str
     rebuilt: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,12 +56,11 @@ def inspect(
       limit: passages of each set on the page (the linear probe reads PROBE_PASSAGES of its set).
       batch: most rows computed at once.
       out: the file; default: inspect.html in the run's folder.
-      say: is told how far it is.
+      say: takes lines of progress.
       moved: where its base models are, as in `open_run`.
 
     Raises:
-      ConfigError: a folder that is no run, a file that is no such page, a bad number; and whatever
-        loading the run or reading its held-out text raises.
+      ConfigError: a folder that is no run, a file that is no such page, a bad number.
     """
     for name, value in (("limit", limit), ("batch", batch)):
         if value < 1:
@@ -89,13 +88,14 @@ def _config(folder: Path, **moved: Any) -> Config:
         )
     if (folder / "jobs").is_dir():
         raise ConfigError(f"{folder} is a sweep; expected --run to be one of its jobs, jobs/JOB")
-    return open_run(folder, **moved)[0]
+    cfg = open_run(folder, **moved)[0]
+    if not (folder / SUMMARY).is_file():
+        raise CheckpointError(f"{folder}: no finished run there; run `jaxcomp train` first")
+    return cfg
 
 
 def _about(folder: Path, limit: int) -> dict[str, Any]:
     """What decides the page's content."""
-    if not (folder / SUMMARY).is_file():
-        raise CheckpointError(f"{folder}: no finished run there; run `jaxcomp train` first")
     return {
         "definitions": [attribution.VERSION, linear_probe.VERSION, inspect_page.VERSION],
         "limit": limit,
@@ -132,10 +132,8 @@ def _content(
     title = f"Where it went: {cfg.name}, {cfg.compressor or 'no name'}, ratio {cfg.memory.ratio}"
     if not source_of(cfg).facts:
         return inspect_page.Content(title, about, {TEXT_SET: _traces(cfg, pair, TEXT_SET, say)})
-    found = {}
-    for name in WORLD_SETS:
-        more = max(limit, PROBE_PASSAGES) if name == PROBED else limit
-        found[name] = _traces(_sized(cfg, more, cfg.eval.batch), pair, name, say)
+    more = _sized(cfg, max(limit, PROBE_PASSAGES), cfg.eval.batch)
+    found = {x: _traces(more if x == PROBED else cfg, pair, x, say) for x in WORLD_SETS}
     asked, left_out = linear_probe.questions(cfg, pair.comp_tok, found[PROBED])
     readings = linear_probe.read_out(asked, cfg.seed, say)
     probed = inspect_page.Probed(PROBED, len(found[PROBED]), readings, left_out)
@@ -147,18 +145,14 @@ def _content(
 def _traces(cfg: Config, pair: Pair, name: str, say: Say) -> list[Trace]:
     with use_mesh(pair.mesh):
         examples = eval_examples(cfg, name, pair.comp_tok, pair.dec_tok)
-        traces = tracing.trace(cfg, pair.model, examples, pair.dec_tok)
-        return list(_telling(traces, name, len(examples), say))
-
-
-def _telling(traces: Iterator[Trace], name: str, count: int, say: Say) -> Iterator[Trace]:
-    say(f"{name}: rebuilding {count} passages")
-    last = time.monotonic()
-    for done, trace in enumerate(traces, start=1):
-        yield trace
-        if time.monotonic() - last > _EVERY_S:
-            say(f"{name}: {done} of {count} passages")
-            last = time.monotonic()
+        say(f"{name}: rebuilding {len(examples)} passages")
+        out, last = [], time.monotonic()
+        for trace in tracing.trace(cfg, pair.model, examples, pair.dec_tok):
+            out.append(trace)
+            if time.monotonic() - last > _EVERY_S:
+                say(f"{name}: {len(out)} of {len(examples)} passages")
+                last = time.monotonic()
+        return out
 
 
 def value_words(world: World, traces: Sequence[Trace]) -> dict[str, Counter[str]]:
@@ -170,13 +164,10 @@ def value_words(world: World, traces: Sequence[Trace]) -> dict[str, Counter[str]
     out: dict[str, Counter[str]] = {}
     for trace in traces:
         passage = trace.example.passage
-        labels = {
-            (word.start, word.end): label
-            for word, label in zip(trace.source_words, trace.labels.source, strict=True)
-        }
-        for slot, fate in zip(
-            passage.slots, slots.fates(world, passage, trace.rebuilt), strict=True
-        ):
+        spans = [(word.start, word.end) for word in trace.source_words]
+        labels = dict(zip(spans, trace.labels.source, strict=True))
+        fates = slots.fates(world, passage, trace.rebuilt)
+        for slot, fate in zip(passage.slots, fates, strict=True):
             if slot.kind in linear_probe.KINDS and slot.kind != "polarity":
                 out.setdefault(fate.outcome, Counter())[labels[slot.start, slot.end]] += 1
     return out

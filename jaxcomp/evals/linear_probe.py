@@ -59,11 +59,7 @@ OVERRIDDEN, LOST = "overridden in decoding", "lost in compression"
 
 
 class Question(NamedTuple):
-    """One slot, what the decoder made of it (None: nothing), and the vectors it is read from.
-
-    `moved`: the rebuilt text has no such fact, but the value's words came back in their place: the
-    decoder gave them to another entity.
-    """
+    """One slot, what the decoder `said` of it (None: nothing), and the vectors it is read from."""
 
     kind: str
     entity: str
@@ -95,14 +91,7 @@ class Share(NamedTuple):
 
 class Reading(NamedTuple):
     """What the probe reads of one kind, on entities it was not fitted on. A share is None where its
-    set is empty.
-
-    `every`: all slots. `control`: the same with the values shuffled among the slots. `returned`:
-    slots off the favourite that the decoder gave back. `wrong`: those it did not give back, but for
-    the `moved` ones.
-    `as_decoder`: of the wrong ones that have another value in the rebuilt text, those of which the
-    probe reads that value. `verdict` is OVERRIDDEN, LOST, or None for the `reason` given.
-    """
+    set is empty, `verdict` (OVERRIDDEN or LOST) for the `reason` given."""
 
     kind: str
     slots: int
@@ -121,12 +110,7 @@ class Reading(NamedTuple):
 def questions(
     cfg: Config, comp_tok: Tokenizer, traces: Sequence[Trace]
 ) -> tuple[list[Question], dict[str, int]]:
-    """The slots that can be asked for, and how many were left out for which reason.
-
-    A slot is read from the vector of the block that its value's last token is in and from the two
-    beside it (zeros where there is none), 3 D numbers; where the positions are `consecutive` and a
-    vector has no block, from the whole memory.
-    """
+    """The slots that can be asked for, and how many were left out for which reason."""
     world, out, left_out = World(cfg.world), [], Counter()
     for trace in traces:
         passage = trace.example.passage
@@ -136,28 +120,26 @@ def questions(
         for slot, fate in zip(passage.slots, fates, strict=True):
             if slot.kind not in KINDS:
                 left_out["of a kind without values that entities share"] += 1
-            elif count[slot.kind] > 1:
+                continue
+            if count[slot.kind] > 1:
                 left_out["with a second slot of its kind in the passage"] += 1
-            else:
-                moved = fate.outcome == "omitted" and all(
-                    label in KEPT
-                    for word, label in labels
-                    if word.start < slot.end and word.end > slot.start
-                )
-                asked = slot.kind, slot.key[-1], slot.value, slot.favourite, fate.rebuilt, moved
-                out.append(Question(*asked, _features(cfg, comp_tok, trace, slot)))
+                continue
+            mine = [x for word, x in labels if word.start < slot.end and word.end > slot.start]
+            moved = fate.outcome == "omitted" and set(mine) <= set(KEPT)
+            asked = slot.kind, slot.key[-1], slot.value, slot.favourite, fate.rebuilt, moved
+            out.append(Question(*asked, _features(cfg, comp_tok, trace, slot)))
     return out, dict(left_out)
 
 
 def read_out(
     asked: Sequence[Question], seed: int = 0, say: Callable[[str], None] = lambda _: None
 ) -> list[Reading]:
-    """One `Reading` for each of KINDS that was asked; `seed` draws the control's shuffling. The
-    order of the questions changes nothing."""
+    """One `Reading` for each of KINDS that was asked; `seed` draws the control's shuffling."""
     out = []
     for kind in KINDS:
         # Folds and shuffling depend on the order: one order, so that the slots alone decide.
-        mine = sorted((q for q in asked if q.kind == kind), key=_place)
+        mine = [q for q in asked if q.kind == kind]
+        mine.sort(key=lambda q: (q.entity, q.value, q.x_F.tobytes()))
         if mine:
             say(f"linear probe: {kind}, {len(mine)} slots")
             # These matrices are small: threads cost ten times what they save.
@@ -167,13 +149,7 @@ def read_out(
 
 
 def judged(reading: Reading) -> Reading:
-    """`reading` with its verdict: is the true value of the slots that came back wrong there?
-
-    Above chance: the lower end of the share's 95% interval is above its chance and above the rate
-    of the control. "Lost in compression" is said only where the probe is no worse a reader than the
-    decoder: not where the decoder gave back FEWEST_JUDGED slots off their favourite that the probe
-    cannot read above chance either.
-    """
+    """`reading` with its verdict: is the true value of the slots that came back wrong there?"""
     wrong, returned, control = reading.wrong, reading.returned, reading.control
     if reading.reason or control is None:
         return reading
@@ -186,13 +162,10 @@ def judged(reading: Reading) -> Reading:
         return reading._replace(reason=f"{n} slots came back wrong, under {FEWEST_JUDGED}")
     if is_read(wrong):
         return reading._replace(verdict=OVERRIDDEN)
+    # Lost in compression, only where the probe is no worse a reader than the decoder.
     if returned and returned.n >= FEWEST_JUDGED and not is_read(returned):
         return reading._replace(reason="the probe cannot read those that came back either")
     return reading._replace(verdict=LOST)
-
-
-def _place(q: Question) -> tuple[str, str, bytes]:
-    return q.entity, q.value, q.x_F.tobytes()
 
 
 def _read_kind(kind: str, asked: Sequence[Question], rng: np.random.Generator) -> Reading:
@@ -204,23 +177,19 @@ def _read_kind(kind: str, asked: Sequence[Question], rng: np.random.Generator) -
     reason = _unusable(about, value_W, entity_W) or _unusable(about, shuffled_W, entity_W)
     if reason:
         return about._replace(reason=reason)
-    read_W, usual_W = _held_out(x_WF, value_W, entity_W)
-
-    def share(true_W: np.ndarray, which_W: np.ndarray) -> Share | None:
-        return _share(true_W, read_W, usual_W, which_W)
-
+    read = _held_out(x_WF, value_W, entity_W)
     said_W = np.array([q.said or "" for q in asked])
     kept_W = said_W == value_W
     moved_W = np.array([q.moved for q in asked])
     off_W = np.array([q.value != q.favourite for q in asked])
-    control_W = _held_out(x_WF, shuffled_W, entity_W)
+    every_W = np.ones_like(kept_W)
     return about._replace(
         moved=int(moved_W.sum()),
-        every=share(value_W, np.ones_like(kept_W)),
-        control=_share(shuffled_W, *control_W, np.ones_like(kept_W)),
-        returned=share(value_W, kept_W & off_W),
-        wrong=share(value_W, ~kept_W & ~moved_W),
-        as_decoder=share(said_W, ~kept_W & (said_W != "")),
+        every=_share(value_W, *read, every_W),
+        control=_share(shuffled_W, *_held_out(x_WF, shuffled_W, entity_W), every_W),
+        returned=_share(value_W, *read, kept_W & off_W),
+        wrong=_share(value_W, *read, ~kept_W & ~moved_W),
+        as_decoder=_share(said_W, *read, ~kept_W & (said_W != "")),
     )
 
 
@@ -241,8 +210,8 @@ def _unusable(about: Reading, value_W: np.ndarray, entity_W: np.ndarray) -> str:
 def _held_out(
     x_WF: np.ndarray, value_W: np.ndarray, entity_W: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What is read of each slot by a probe fitted on the other folds' entities, its penalty chosen
-    by cross-validation over entities among those; and the most frequent value of those folds."""
+    """What is read of each slot by a probe fitted on the other folds' entities, and the most
+    frequent value of those folds."""
     read_W, usual_W = np.empty_like(value_W), np.empty_like(value_W)
     for train, test in GroupKFold(FOLDS).split(x_WF, groups=entity_W):
         search = GridSearchCV(
@@ -260,14 +229,11 @@ def _held_out(
 def _share(
     true_W: np.ndarray, read_W: np.ndarray, usual_W: np.ndarray, which_W: np.ndarray
 ) -> Share | None:
-    """Of the slots `which_W`, those whose true value is read. Chance is the larger of two: the
-    training parts' most frequent value said of each, and the probe's own readings dealt out among
-    these slots at random (the sum over values of the two shares' product)."""
-    n = int(which_W.sum())
+    """Of the slots `which_W`, those whose true value is read."""
+    true, read, usual = true_W[which_W], read_W[which_W], usual_W[which_W]
+    n, count = len(true), int((true == read).sum())
     if not n:
         return None
-    true, read, usual = true_W[which_W], read_W[which_W], usual_W[which_W]
-    count = int((true == read).sum())
     dealt = sum(float((true == v).mean() * (read == v).mean()) for v in set(true))
     interval = stats.binomtest(count, n).proportion_ci(confidence_level=0.95, method="wilson")
     chance = max(float((true == usual).mean()), dealt)
@@ -285,7 +251,7 @@ def _features(cfg: Config, comp_tok: Tokenizer, trace: Trace, slot: Slot) -> np.
 
 
 def _block(cfg: Config, comp_tok: Tokenizer, text: str, char: int) -> int:
-    """The memory vector (among the valid ones) whose block holds the character `char` of `text`."""
+    """The valid memory vector whose block holds the character `char` of `text`."""
     ids, spans = comp_tok.encode_with_offsets(text)
     token = next(k for k, (_, end) in enumerate(spans) if end > char)
     before = 0

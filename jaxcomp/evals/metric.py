@@ -1,16 +1,8 @@
 """What a metric is: a function, and a declaration from which all else that shows it is made.
 
-A metric has one place, the file that computes it:
-
-    @metric(
-        "<set>/length_ratio", unit="ratio", run=FREE_RUNNING, average=POOLED,
-        definition="rebuilt tokens / source tokens",
-    )
-    def length_ratio(held: Held) -> float: ...
-
-Its name is its column in results.csv, with placeholders for the held-out set and for kinds. Tables,
-plots, intervals, the metrics page and the check that nothing undeclared is returned read the
-declaration; nothing else knows a metric's name. docs/how-to/extend.md has a whole example.
+A metric has one place, the file that computes it (docs/how-to/add-a-metric.md). Its name is its
+column in results.csv, with placeholders for the held-out set and for kinds. Tables, plots,
+intervals, the metrics page and the check that nothing undeclared is returned read the declaration.
 """
 
 from __future__ import annotations
@@ -117,6 +109,11 @@ class Metric:
 def share(name: str, definition: str, better: str = "", **more: Any) -> Metric:
     """A share of what was rebuilt free-running, as a ratio of sums."""
     return Metric(name, "share", definition, FREE_RUNNING, POOLED, better, **more)
+
+
+def forced(name: str, unit: str, definition: str, better: str = "", **more: Any) -> Metric:
+    """Of teacher-forced tokens, as a ratio of sums."""
+    return Metric(name, unit, definition, TEACHER_FORCED, POOLED, better, **more)
 
 
 @dataclasses.dataclass(frozen=True)

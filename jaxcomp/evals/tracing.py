@@ -1,8 +1,8 @@
 """What the decoder expected, with the memory and without, at each word it wrote by itself.
 
 A passage is rebuilt (greedy), its words are attributed (attribution.py), and the decoder is run
-along its own tokens twice more: after the memory, and after none (the floor). Where a word of the
-source was replaced, the floor is asked which of the two words it finds likelier at that place.
+along its own tokens twice more: after the memory, and after none (`floor`). Where a word of the
+source was replaced, that says which of the two words it finds likelier without memory.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from flax import nnx
 
 from jaxcomp.compress.autoencoder import AutoEncoder, Memory
 from jaxcomp.config import Config
-from jaxcomp.data.batches import Batch, Example, batch_examples
+from jaxcomp.data.batches import Example
 from jaxcomp.data.tokenizer import Tokenizer, TokenizerError
 from jaxcomp.evals import attribution
 from jaxcomp.evals.attribution import Attribution, Link, Word
+from jaxcomp.evals.evaluate import Rebuilder
 from jaxcomp.inference import decode
-from jaxcomp.runtime.sharding import on_host, put_batch, whole_batch
+from jaxcomp.runtime.sharding import on_host, put_batch
 
 
 class Expected(NamedTuple):
@@ -37,12 +38,12 @@ class Expected(NamedTuple):
 
 
 class Said(NamedTuple):
-    """What was expected of one rebuilt word. Natural logarithms, summed over the word's tokens.
+    """What was expected of one rebuilt word, in nats, summed over its tokens, with the memory and
+    without (`floor`).
 
     `entropy` is the largest of its tokens', with the memory. The margins are of a contested word
-    (None elsewhere, and where the floor could not be asked): ln p of the first token at which it
-    and the source's word part, less ln p of the source's token there; above 0, this word is the
-    likelier. `margin` is with the memory, `margin_floor` without.
+    (None elsewhere, and where no one token decides): ln p of the first token at which it and the
+    source's word part, less ln p of the source's token there; above 0, this word is the likelier.
     """
 
     entropy: float
@@ -55,8 +56,8 @@ class Said(NamedTuple):
 class Trace(NamedTuple):
     """One passage, rebuilt and accounted for. `said` are of the rebuilt words, in their order.
 
-    `loss` is that of the source (nats/token, TF); `undecided` counts contested words of which the
-    floor could not be asked (see `parting`), which are never called overwritten.
+    `loss` is that of the source (nats/token, TF); `undecided` counts contested words that part at
+    no one token (see `parting`), which are never called overwritten.
     """
 
     example: Example
@@ -81,23 +82,26 @@ def trace(
     cfg: Config, model: AutoEncoder, examples: Sequence[Example], dec_tok: Tokenizer
 ) -> Iterator[Trace]:
     """One `Trace` for each example, in order, in batches of `cfg.eval.batch`. Needs a mesh."""
-    graphdef, state = nnx.split(model)
-    mesh, at = jax.sharding.get_mesh(), 0
-    for batch, valid in batch_examples(examples, whole_batch(cfg.eval.batch, mesh), cfg):
-        part, put = examples[at : at + valid], put_batch(batch, mesh)
-        memory = decode.read(graphdef, state, put.ctx_BGT, put.ctx_len_BG, cfg.memory.ratio)
-        rebuilt = _rebuild(graphdef, state, memory, put, part, dec_tok)
-        tok_BL, len_B = rebuilt.rows(batch.tok_BOL[:, 0].shape, dec_tok.eos_id)
+    pair, mesh = Rebuilder(cfg, model, dec_tok), jax.sharding.get_mesh()
+    for part, batch in pair.batches(examples):
+        memory = pair.read(batch)
+        asked = pair.forced(batch, memory).nll_BL, pair.free(batch, memory).tok_BL
+        nll_BL, own_BL = on_host(asked)
+        every = [_align(e.text, own_L, dec_tok) for e, own_L in zip(part, own_BL, strict=False)]
+        tok_BL = np.full(own_BL.shape, dec_tok.eos_id, np.int32)
+        len_B = np.zeros(len(tok_BL), np.int32)
+        for b, one in enumerate(every):
+            tok_BL[b, : len(one.ids)], len_B[b] = one.ids, len(one.ids)
         other_BL = tok_BL.copy()
-        for b, one in enumerate(rebuilt.aligned):
+        for b, one in enumerate(every):
             for found in one.partings.values():
                 other_BL[b, found.at] = found.token
-        mine = put_batch((batch.mode_BO[:, 0], tok_BL, other_BL, len_B), mesh)
-        asked = [expected(graphdef, state, m, *mine) for m in (memory, decode.no_memory(memory))]
-        here, floor = map(on_host, asked)
+        rows = batch.mode_BO[:, 0], *put_batch((tok_BL, other_BL, len_B), mesh)
+        memories = memory, decode.no_memory(memory)
+        here, floor = (on_host(expected(pair.graphdef, pair.state, m, *rows)) for m in memories)
         vec_BMD, seg_BM = on_host((memory.vec_BMD, memory.seg_BM))
-        for b, (example, one) in enumerate(zip(part, rebuilt.aligned, strict=True)):
-            labels, said = _told(one, b, here, floor)
+        for b, (example, one) in enumerate(zip(part, every, strict=True)):
+            labels, said = _accounted(one, b, here, floor)
             yield Trace(
                 example=example,
                 rebuilt=one.text,
@@ -105,11 +109,10 @@ def trace(
                 rebuilt_words=one.rebuilt_words,
                 labels=labels,
                 said=said,
-                loss=rebuilt.loss[b],
-                undecided=len(one.contested) - len(one.partings),
+                loss=float(nll_BL[b].sum(dtype=np.float64)) / len(example.target),
+                undecided=one.contested - len(one.partings),
                 vec_MD=vec_BMD[b, seg_BM[b] > 0],
             )
-        at += valid
 
 
 @partial(jax.jit, static_argnames=("graphdef",))
@@ -122,8 +125,8 @@ def expected(
     other_BL: jax.Array,
     len_B: jax.Array,
 ) -> Expected:
-    """Reads `tok_BL` after the memory; position by position, what was expected of it and of
-    `other_BL`. The rows' lengths are `len_B`; with `reconstruction.no_memory`, the floor's."""
+    """Reads `tok_BL`, of lengths `len_B`, after the memory: what was expected of each token, and of
+    `other_BL` in its place."""
     model = nnx.merge(graphdef, state)
     hidden_BLD, valid_BL = decode.after_memory(model, memory, mode_B, tok_BL, len_B)
     parts = decode.read_off(_read_off, model, hidden_BLD, tok_BL, other_BL)
@@ -135,65 +138,29 @@ def _read_off(
 ) -> Expected:
     logp_BLV = jax.nn.log_softmax(model.decoder.unembed(hidden_BLD), axis=-1)
 
-    def of(label_BL: jax.Array) -> jax.Array:  # a select, as in reconstruction.forced
+    def of(label_BL: jax.Array) -> jax.Array:  # a select, as in decode.forced
         is_label_BLV = jnp.arange(logp_BLV.shape[-1]) == label_BL[:, :, None]
         return jnp.where(is_label_BLV, logp_BLV, 0.0).sum(-1)
 
     return Expected(of(tok_BL), of(other_BL), -(jnp.exp(logp_BLV) * logp_BLV).sum(-1))
 
 
-# --- one batch ---------------------------------------------------------------------------------
-
-
 class _Aligned(NamedTuple):
-    """A rebuilt passage before the floor was asked."""
+    """A rebuilt passage before the decoder without memory was asked about its words."""
 
-    ids: list[int]  # with the end token where it was said
+    ids: list[int]  # with the end token where it was written
     text: str
     spans: list[tuple[int, int]]
     source_words: list[Word]
     rebuilt_words: list[Word]
     links: list[Link]
-    contested: list[Link]
+    contested: int  # links
     partings: dict[Link, Parting]
 
 
-class _Batch(NamedTuple):
-    aligned: list[_Aligned]
-    loss: list[float]
-
-    def rows(self, shape: tuple[int, int], pad: int) -> tuple[np.ndarray, np.ndarray]:
-        tok_BL, len_B = np.full(shape, pad, np.int32), np.zeros(shape[0], np.int32)
-        for b, one in enumerate(self.aligned):
-            tok_BL[b, : len(one.ids)], len_B[b] = one.ids, len(one.ids)
-        return tok_BL, len_B
-
-
-def _rebuild(
-    graphdef: Any,
-    state: Any,
-    memory: Memory,
-    put: Batch,
-    examples: Sequence[Example],
-    tok: Tokenizer,
-) -> _Batch:
-    mode_B, tok_BL = put.mode_BO[:, 0], put.tok_BOL[:, 0]
-    forced = decode.forced(graphdef, state, memory, mode_B, tok_BL, put.tok_len_BO[:, 0])
-    free = decode.free(
-        graphdef, state, memory, mode_B, jax.random.key(0),
-        max_new=tok_BL.shape[1], eos_id=tok.eos_id,
-    )  # fmt: skip
-    nll_BL, said_BL = on_host((forced.nll_BL, free.tok_BL))
-    aligned, loss = [], []
-    for b, example in enumerate(examples):
-        ids, steps = decode.until_end(said_BL[b], tok.eos_id)
-        aligned.append(_align(example.text, ids, [tok.eos_id] * (steps - len(ids)), tok))
-        loss.append(float(nll_BL[b].sum(dtype=np.float64)) / len(example.target))
-    return _Batch(aligned, loss)
-
-
-def _align(source: str, ids: list[int], end: list[int], tok: Tokenizer) -> _Aligned:
-    text = tok.decode(ids)
+def _align(source: str, own_L: np.ndarray, tok: Tokenizer) -> _Aligned:
+    ids, steps = decode.until_end(own_L, tok.eos_id)
+    text, written = tok.decode(ids), [*ids, *[tok.eos_id] * (steps - len(ids))]
     source_words, rebuilt_words = attribution.words(source), attribution.words(text)
     before, after = [w.text for w in source_words], [w.text for w in rebuilt_words]
     links = attribution.align(before, after)
@@ -201,39 +168,31 @@ def _align(source: str, ids: list[int], end: list[int], tok: Tokenizer) -> _Alig
     spans, partings = token_spans(tok, ids, text), {}
     for link in contested:
         word, other = rebuilt_words[link.rebuilt], before[link.source]
-        found = parting(tok, [*ids, *end], text, spans, word, other)
+        found = parting(tok, written, text, spans, word, other)
         # One question a token: of two words that part at the same one, the first is asked about.
         if found is not None and found.at not in {p.at for p in partings.values()}:
             partings[link] = found
-    return _Aligned(
-        [*ids, *end], text, spans, source_words, rebuilt_words, links, contested, partings
-    )
+    words = source_words, rebuilt_words
+    return _Aligned(written, text, spans, *words, links, len(contested), partings)
 
 
-def _told(one: _Aligned, b: int, here: Expected, floor: Expected) -> tuple[Attribution, list[Said]]:
+def _accounted(
+    one: _Aligned, b: int, here: Expected, floor: Expected
+) -> tuple[Attribution, list[Said]]:
     """The labels of passage `one`, row `b` of the batch, and what was expected of its words."""
     said = []
     for word in one.rebuilt_words:
         mine = tokens_of(word, one.spans)
-        said.append(
-            Said(
-                float(here.entropy_BL[b, mine].max()),
-                float(here.logp_BL[b, mine].sum(dtype=np.float64)),
-                float(floor.logp_BL[b, mine].sum(dtype=np.float64)),
-            )
-        )
+        logp = (float(x.logp_BL[b, mine].sum(dtype=np.float64)) for x in (here, floor))
+        said.append(Said(float(here.entropy_BL[b, mine].max()), *logp))
     preferred = set()
-    for link, found in one.partings.items():
-        ours, theirs = (_margin(x, b, found.at) for x in (here, floor))
+    for link, (at, _) in one.partings.items():
+        ours, theirs = (float(x.logp_BL[b, at] - x.other_BL[b, at]) for x in (here, floor))
         said[link.rebuilt] = said[link.rebuilt]._replace(margin=ours, margin_floor=theirs)
         if theirs > 0:
             preferred.add(link)
     before, after = ([w.text for w in x] for x in (one.source_words, one.rebuilt_words))
     return attribution.attribute(before, after, one.links, preferred), said
-
-
-def _margin(found: Expected, b: int, at: int) -> float:
-    return float(found.logp_BL[b, at] - found.other_BL[b, at])
 
 
 # --- tokens and words --------------------------------------------------------------------------

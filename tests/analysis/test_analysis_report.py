@@ -16,7 +16,7 @@ from jaxcomp.analysis.stats import Point
 from jaxcomp.analysis.tables import current
 from jaxcomp.config import Config, ConfigError, DataConfig
 from jaxcomp.evals import bootstrap
-from jaxcomp.evals.intervals import ratio_interval
+from jaxcomp.evals.bootstrap import ratio_interval
 from jaxcomp.evals.metrics import headlines
 from jaxcomp.sweep import collect, grid
 from jaxcomp.sweep.store import DONE, FAILED, Ledger

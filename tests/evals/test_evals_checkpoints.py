@@ -1,7 +1,6 @@
 """Checkpoints of a run, measured one by one."""
 
 import dataclasses
-import json
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -11,7 +10,6 @@ from conftest import mesh_of
 from flax import nnx
 
 from jaxcomp.analysis import overlaps as overlaps_room
-from jaxcomp.analysis.checkpoints_page import write
 from jaxcomp.cli import overrides
 from jaxcomp.evals import checkpoints
 from jaxcomp.evals.bootstrap import finite
@@ -24,23 +22,16 @@ from jaxcomp.training.manifest import CheckpointError
 pytestmark = pytest.mark.slow
 
 
+FIELDS = {
+    "compressor": "llama/24", "memory.ratio": "16", "train.optim.steps": "6",
+    "train.optim.warmup": "1", "train.optim.batch": "4", "train.checkpoint_every": "2",
+    "data.val_passages": "4", "data.eval_passages": "6", "eval.batch": "8", "eval.samples": "0",
+}  # fmt: skip
+
+
 def config(keep="9"):
-    return overrides.load(
-        "configs/tiny.py",
-        [
-            ("compressor", "llama/24"),
-            ("train.optim.steps", "6"),
-            ("train.optim.warmup", "1"),
-            ("train.optim.batch", "4"),
-            ("train.checkpoint_every", "2"),
-            ("train.keep_checkpoints", keep),
-            ("data.val_passages", "4"),
-            ("data.eval_passages", "6"),
-            ("eval.batch", "8"),
-            ("eval.samples", "0"),
-            ("memory.ratio", "16"),
-        ],
-    )
+    fields = FIELDS | {"train.keep_checkpoints": keep}
+    return overrides.load("configs/tiny.py", list(fields.items()))
 
 
 @pytest.fixture(autouse=True)
@@ -104,20 +95,6 @@ def test_more_numbers_stand_in_every_row(fresh):
         follow(fresh)
 
 
-def test_rows_of_another_evaluation_are_refused(fresh, monkeypatch):
-    follow(fresh)
-    opened = checkpoints.open_run
-    other = dataclasses.replace(config().eval, batch=4)
-
-    def changed(place):
-        cfg, root = opened(place)
-        return dataclasses.replace(cfg, eval=other), root
-
-    monkeypatch.setattr(checkpoints, "open_run", changed)
-    with pytest.raises(CheckpointError, match=r"trajectory.jsonl is of another eval"):
-        follow(fresh)
-
-
 def test_damaged_rows_are_named(fresh):
     follow(fresh)
     file = fresh / checkpoints.ROWS
@@ -164,16 +141,15 @@ def test_memories_of_other_passages_are_not_compared_though_they_are_as_many(mon
     assert overlaps_room.overlaps(cast(Any, range(2))) == {(0, 1): None}
 
 
-@pytest.mark.parametrize(
-    "change", [{}, {"data": {"seed": 1}}, {"world": {"seed": 1}}, {"memory": {"ratio": 4}}]
-)
+CHANGES = ({}, {"data": {"seed": 1}}, {"world": {"seed": 1}}, {"memory": {"ratio": 4}})
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_what_memories_are_of_is_their_passages_and_ratio(fresh, monkeypatch, change):
-    cfg, root = checkpoints.open_run(fresh)
-    run = Followed(fresh, cfg, [], 0)
-    toks = compressor.tokenizers(cfg, root)
+    opened, root = checkpoints.open_run(fresh)
+    toks, cfg, width = compressor.tokenizers(opened, root), opened, 8
     for part, fields in change.items():
         cfg = dataclasses.replace(cfg, **{part: dataclasses.replace(getattr(cfg, part), **fields)})
-    found, width = [], 8
 
     def read(graphdef, state, ctx_BGT, ctx_len_BG, ratio):
         seg_BM = np.ones((len(ctx_BGT), 2), np.int32)
@@ -183,20 +159,10 @@ def test_what_memories_are_of_is_their_passages_and_ratio(fresh, monkeypatch, ch
     monkeypatch.setattr(overlaps_room, "load_run", lambda *a, **k: nnx.Dict())
     monkeypatch.setattr(overlaps_room, "tokenizers", lambda *a: toks)
     monkeypatch.setattr(overlaps_room.decode, "read", read)
-    for opened in (checkpoints.open_run(fresh)[0], cfg):
-        monkeypatch.setattr(overlaps_room, "open_run", lambda place, c=opened: (c, root))
-        found.append(overlaps_room.memories(run))
+    found = []
+    for one in (opened, cfg):
+        monkeypatch.setattr(overlaps_room, "open_run", lambda place, one=one: (one, root))
+        found.append(overlaps_room.memories(Followed(fresh, opened, [], 0)))
     assert found[0].vec_WD.shape == found[1].vec_WD.shape == (12, width)
     # The world's passages do not depend on data.seed.
     assert (found[0].of == found[1].of) == (change in ({}, {"data": {"seed": 1}}))
-
-
-def test_the_document_holds_every_step_of_the_run(fresh, tmp_path):
-    page = write([follow(fresh)], tmp_path)
-    text = (tmp_path / "trajectory.md").read_text()
-    assert "llama/24 r16 b0 s0" in text
-    assert "3 checkpoints of 1 run(s)" in text
-    assert "vegaEmbed" in page.read_text()
-    assert (tmp_path / "trajectory.png").stat().st_size > 1000
-    lines = (fresh / checkpoints.ROWS).read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines[1:]] == [2, 4, 6]

@@ -1,23 +1,23 @@
-import dataclasses
-import json
 import random
 import re
 from collections import Counter
 from html.parser import HTMLParser
+from typing import Any, cast
 
+import numpy as np
 import pytest
 from conftest import mesh_of
 
 from jaxcomp.cli import overrides
-from jaxcomp.config import ConfigError
+from jaxcomp.config import Config, DataConfig
+from jaxcomp.data.batches import Example
 from jaxcomp.data.world import World
-from jaxcomp.evals import inspect, inspect_page
+from jaxcomp.evals import attribution, inspect, inspect_page
 from jaxcomp.evals.attribution import REBUILT, SOURCE
+from jaxcomp.evals.tracing import Said, Trace
 from jaxcomp.inference.load import load
 from jaxcomp.runtime.sharding import use_mesh
 from jaxcomp.training import compressor
-from jaxcomp.training.manifest import CheckpointError
-from jaxcomp.training.pretrain import pretrain_base
 
 HOSTILE = (
     '<script>alert("1")</script>', "</td></tr></table>", "&lt;b&gt; &amp; &#x27;", "<!-- x",
@@ -64,37 +64,42 @@ def one_device():
         yield
 
 
-def config(name, *fields):
-    """Of a run of no step: it is finished at once, with the base models as they are."""
-    more = [("train.optim.steps", "0"), ("data.val_passages", "2"), ("memory.ratio", "16")]
-    return overrides.load(name, [*fields, *more])
-
-
 @pytest.fixture(scope="module")
 def world_run(tmp_path_factory, one_device):
+    """A run of no step: it is finished at once, with the base models as they are."""
     folder = tmp_path_factory.mktemp("world")
-    compressor.train(config("configs/tiny.py", ("compressor", "llama/24")), folder)
+    fields = {"train.optim.steps": "0", "data.val_passages": "2", "memory.ratio": "16"}
+    fields["compressor"] = "llama/24"
+    compressor.train(overrides.load("configs/tiny.py", list(fields.items())), folder)
     return folder
 
 
+def traced(i: int, rng: random.Random) -> Trace:
+    """A hostile text of which some words came back, as tracing.trace accounts for it."""
+    before = [rng.choice((*HOSTILE, "plain words", "and marks.")) for _ in range(40)]
+    after = [text if rng.random() < 0.7 else rng.choice(HOSTILE) for text in before]
+    texts = " ".join(before), " ".join(after)
+    words = [attribution.words(text) for text in texts]
+    source, rebuilt = ([w.text for w in found] for found in words)
+    links = attribution.align(source, rebuilt)
+    preferred = attribution.contested(source, rebuilt, links)[::2]
+    labels = attribution.attribute(source, rebuilt, links, preferred)
+    said = [Said(1.0, -1.0, -2.0)] * len(rebuilt)
+    example = Example(f"{HOSTILE[4]}{i}", texts[0], [], [1], [], None)
+    vec_MD = np.zeros((1, 2))
+    return Trace(example, texts[1], words[0], words[1], labels, said, 0.5, 0, vec_MD)
+
+
 @pytest.fixture(scope="module")
-def text_run(tmp_path_factory, one_device):
-    folder, rng = tmp_path_factory.mktemp("text"), random.Random(0)
-    lines = []
-    for i in range(40):
-        # Words of its own: wording shared with training text is not held out.
-        said = [f"{''.join(rng.choices('bcdfglmn', k=6))} {rng.choice(HOSTILE)}" for _ in range(40)]
-        lines.append(json.dumps({"id": f"{HOSTILE[4]}{i}", "text": " ".join(said)}))
-    file = folder / "docs.jsonl"
-    file.write_text("\n".join(lines))
-    cfg = config(
-        f"configs/text.py:path={file}", ("compressor", "llama/32"), ("data.vocab_size", "320"),
-        ("data.target", "90"), ("pretrain.optim.steps", "0"),
-    )  # fmt: skip
-    base = str(pretrain_base(cfg, "llama", "32", 0, folder))
-    cfg = dataclasses.replace(cfg, folders={"llama/32": base, "decoder": base})
-    compressor.train(cfg, folder / "run")
-    return folder / "run"
+def text_page():
+    """Traces of a real text, the page's content, and the page."""
+    rng = random.Random(0)
+    traces = [traced(i, rng) for i in range(5)]
+    cfg = Config(data=DataConfig(source="text", path="docs.jsonl"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inspect, "_traces", lambda *args: traces)
+        content = inspect._content(cfg, cast(Any, None), 5, {}, print)
+    return traces, content, inspect_page.html_of(content)
 
 
 @pytest.fixture(scope="module")
@@ -106,16 +111,15 @@ def world_page(world_run):
     return found, said
 
 
-@pytest.fixture(scope="module")
-def text_page(text_run):
-    return inspect.inspect(text_run, limit=5, batch=5)
-
-
 def test_the_page_holds_every_passage_once_a_set(world_page):
     found, said = world_page
     assert found.made
-    rows = Rows(found.path.read_text()).rows
+    text = found.path.read_text()
+    rows = Rows(text).rows
     assert [int(attrs["data-number"]) for attrs, _ in rows] == list(range(6))
+    keys = re.findall(r'<button data-by="(\w+)">', text)
+    assert set(keys) == {"number", "loss", *inspect_page.LABELS}
+    assert all(float(attrs[f"data-{key}"]) >= 0 for key in keys for attrs, _ in rows)
     assert any("counterfactual: rebuilding 55 passages" in line for line in said)
     assert any("linear probe: topic, 55 slots" in line for line in said)
 
@@ -125,8 +129,8 @@ def test_what_is_read_back_from_the_page_adds_up(which, request):
     """Labels counted in the marked words of each row are those that it is sorted by, and their sums
     those of the table at the top."""
     found = request.getfixturevalue(which)
-    found = found if which == "text_page" else found[0]
-    rows = Rows(found.path.read_text()).rows
+    found, text = found[1:] if which == "text_page" else (found[0], found[0].path.read_text())
+    rows = Rows(text).rows
     total = Counter()
     for attrs, (source, rebuilt) in rows:
         words = Counter(f"source/{KINDS[names[0]]}" for names in source[1])
@@ -143,16 +147,13 @@ def test_what_is_read_back_from_the_page_adds_up(which, request):
     assert said["source/all"] > 50
 
 
-def test_hostile_text_comes_out_as_it_was(text_run, text_page):
-    text = text_page.path.read_text()
+def test_hostile_text_comes_out_as_it_was(text_page):
+    traces, _, text = text_page
     parsed = Rows(text)
-    cfg = inspect._sized(inspect._config(text_run), 5, 5)
-    pair = load(text_run, batch=5)
-    traces = inspect._traces(cfg, pair, "test", lambda _: None)
     assert len(parsed.rows) == len(traces) == 5
     for (_, (source, rebuilt)), trace in zip(parsed.rows, traces, strict=True):
         assert source[0] == trace.example.text
-        assert rebuilt[0].rstrip("\n") == trace.rebuilt.replace("\0", "\ufffd").rstrip("\n")
+        assert rebuilt[0].rstrip("\n") == trace.rebuilt.rstrip("\n")
     assert any("<script>" in t.example.text for t in traces)
     assert parsed.tags["script"] == 1
     assert not {"img", "iframe", "object", "link"} & set(parsed.tags)
@@ -174,34 +175,23 @@ def test_rerun_has_nothing_to_do_and_another_page_is_made(world_run, world_page,
 
 
 def test_folders_that_are_no_run_and_files_that_are_no_page(tmp_path, world_run):
-    with pytest.raises(ConfigError, match="limit is 0; expected at least 1"):
-        inspect.inspect(world_run, limit=0)
-    with pytest.raises(ValueError, match=r"run\.json; expected the workdir of a run"):
-        inspect.inspect(tmp_path)
+    def refused(message, place=tmp_path, **options):
+        with pytest.raises(ValueError, match=message):
+            inspect.inspect(place, **options)
+
+    refused("limit is 0; expected at least 1", world_run, limit=0)
+    refused(r"run\.json; expected the workdir of a run")
     (tmp_path / "run.json").write_text((world_run / "run.json").read_text())
-    with pytest.raises(CheckpointError, match="run `jaxcomp train` first"):
-        inspect.inspect(tmp_path)
+    refused("run `jaxcomp train` first")
     (tmp_path / "jobs").mkdir()
-    with pytest.raises(ConfigError, match="is a sweep"):
-        inspect.inspect(tmp_path)
+    refused("is a sweep")
     (tmp_path / "jaxcomp.json").write_text("{}")
-    with pytest.raises(ConfigError, match="exported compressor, which knows no held-out text"):
-        inspect.inspect(tmp_path)
-    with pytest.raises(ConfigError, match="is a folder"):
-        inspect.inspect(world_run, out=tmp_path)
+    refused("exported compressor, which knows no held-out text")
+    refused("is a folder", world_run, out=tmp_path)
     mine = tmp_path / "notes.html"
     mine.write_text("<p>mine")
-    with pytest.raises(ConfigError, match="is no page of `jaxcomp inspect`"):
-        inspect.inspect(world_run, out=mine)
+    refused("is no page of `jaxcomp inspect`", world_run, out=mine)
     assert mine.read_text() == "<p>mine"
-
-
-def test_every_button_sorts_by_something_that_every_row_has(world_page):
-    text = world_page[0].path.read_text()
-    keys = re.findall(r'<button data-by="(\w+)">', text)
-    assert set(keys) == {"number", "loss", *inspect_page.LABELS}
-    for attrs, _ in Rows(text).rows:
-        assert all(float(attrs[f"data-{key}"]) >= 0 for key in keys)
 
 
 def test_a_page_says_what_it_is_of():
@@ -219,21 +209,19 @@ def test_slots_are_laid_beside_their_own_words(world_run):
     that one is found."""
     cfg = inspect._sized(inspect._config(world_run), 4, 20)
     traces = inspect._traces(cfg, load(world_run, batch=20), "counterfactual", lambda _: None)
-    whole = [t._replace(rebuilt=t.example.text, labels=_labels(t, ())) for t in traces]
-    found = inspect.value_words(World(cfg.world), whole)
-    assert list(found) == ["preserved"]
     slots = [s for t in traces for s in t.example.passage.slots]
     asked = [s for s in slots if s.kind not in ("relation", "order", "modifier", "polarity")]
-    assert found["preserved"] == {"copied": len(asked)}
-    lost = [
-        t._replace(
-            rebuilt="", labels=_labels(t, [(s.start, s.end) for s in t.example.passage.slots])
-        )
-        for t in traces
-    ]
-    assert inspect.value_words(World(cfg.world), lost) == {"omitted": {"lost": len(asked)}}
 
+    def found(rebuilt, is_lost):
+        made = []
+        for trace in traces:
+            spans = [(s.start, s.end) for s in trace.example.passage.slots] if is_lost else []
+            words = [(w.start, w.end) for w in trace.source_words]
+            source = tuple("lost" if span in spans else "copied" for span in words)
+            labels = trace.labels._replace(source=source)
+            made.append(trace._replace(rebuilt=rebuilt(trace), labels=labels))
+        return inspect.value_words(World(cfg.world), made)
 
-def _labels(trace, lost):
-    source = ["lost" if (w.start, w.end) in lost else "copied" for w in trace.source_words]
-    return trace.labels._replace(source=tuple(source))
+    whole = found(lambda trace: trace.example.text, False)
+    assert whole == {"preserved": {"copied": len(asked)}}
+    assert found(lambda trace: "", True) == {"omitted": {"lost": len(asked)}}

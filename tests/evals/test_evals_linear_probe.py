@@ -82,12 +82,8 @@ def test_a_probe_that_reads_less_than_the_decoder_gives_no_verdict():
     assert reading.reason == "the probe cannot read those that came back either"
     assert reading.every is not None
     assert reading.every.low < reading.every.chance + 0.05
-
-
-def test_nobody_reading_anything_is_lost():
-    reading = one(planted("nothing", wrong=1.0))
-    assert reading.returned is None
-    assert reading.verdict == LOST
+    nobody = one(planted("nothing", wrong=1.0))  # nor does the decoder
+    assert (nobody.returned, nobody.verdict) == (None, LOST)
 
 
 def test_entities_are_held_out():
@@ -95,16 +91,11 @@ def test_entities_are_held_out():
     rng, asked = np.random.default_rng(0), []
     for i in range(120):
         entity, value = f"thing-{i % 12}", VALUES[i % 12 // 4]
-        asked.append(Question("colour", entity, value, "black", None, False, _noisy(entity, rng)))
-    seen = linear_probe.LogisticRegression().fit(
-        np.stack([q.x_F for q in asked]), [q.value for q in asked]
-    )
-    assert seen.score(np.stack([q.x_F for q in asked]), [q.value for q in asked]) == 1.0
+        x_F = code(entity) + 0.01 * rng.normal(size=12)
+        asked.append(Question("colour", entity, value, "black", None, False, x_F))
+    x_WF, value_W = np.stack([q.x_F for q in asked]), [q.value for q in asked]
+    assert linear_probe.LogisticRegression().fit(x_WF, value_W).score(x_WF, value_W) == 1.0
     assert rate(one(asked).every) < 0.6
-
-
-def _noisy(entity: str, rng: np.random.Generator) -> np.ndarray:
-    return code(entity) + 0.01 * rng.normal(size=12)
 
 
 def test_the_order_of_the_slots_changes_nothing():
@@ -121,19 +112,13 @@ def test_the_order_of_the_slots_changes_nothing():
             [q._replace(entity=str(i % 7)) for i, q in enumerate(planted("value"))],
             "7 entities, under 8",
         ),
+        (planted("value", wrong=0.1), "9 slots came back wrong, under 20"),
     ],
 )
 def test_too_little_to_tell(asked, reason):
     reading = one(asked)
     assert (reading.verdict, reading.reason) == (None, reason)
-    assert reading.every is None
-
-
-def test_few_wrong_slots_are_not_judged():
-    reading = one(planted("value", wrong=0.1))
-    assert reading.wrong is not None
-    assert reading.reason == f"{reading.wrong.n} slots came back wrong, under 20"
-    assert reading.verdict is None
+    assert (reading.every is None) == (reading.wrong is None)
 
 
 def test_chance_is_the_better_of_two_guesses():
@@ -185,25 +170,22 @@ def test_a_slot_is_read_from_the_block_it_stands_in(segments):
 def test_a_value_beside_another_entity_was_moved_and_is_not_wrong():
     """ "Alice lived in Rome" for "Bob lived in Rome": the fact is lost, the value is there."""
     tok = data_tokenizer(CFG)
-    found = {}
+    found = {"entity": [], "both": [], "value": []}
     for example in eval_examples(CFG, "counterfactual", tok, tok):
         for slot in example.passage.slots:
-            if slot.kind not in ("colour", "home"):
+            entity, value, text = slot.key[-1], slot.value, example.text
+            other = {"home": "Zoe", "colour": "ink"}.get(slot.kind, "")
+            if other in ("", entity):
                 continue
-            entity, value = slot.key[-1], slot.value
-            other = "Zoe" if slot.kind == "home" else "ink"
             for name, rebuilt in (
-                ("entity", example.text.replace(entity, other)),
-                ("both", example.text.replace(entity, other).replace(value, "Lyon")),
-                ("value", example.text.replace(value, "Lyon")),
+                ("entity", text.replace(entity, other)),
+                ("both", text.replace(entity, other).replace(value, "Lyon")),
+                ("value", text.replace(value, "Lyon")),
             ):
-                if entity == other:
-                    continue
                 trace = traced(example, rebuilt, np.zeros((12, 2)))
                 asked, _ = linear_probe.questions(CFG, tok, [trace])
-                for q in asked:
-                    if (q.kind, q.entity) == (slot.kind, entity):
-                        found.setdefault(name, []).append((q.said, q.moved))
+                mine = [q for q in asked if (q.kind, q.entity) == (slot.kind, entity)]
+                found[name] += [(q.said, q.moved) for q in mine]
     assert len(found["entity"]) > 5
     assert set(found["entity"]) == {(None, True)}
     assert set(found["both"]) == {(None, False)}

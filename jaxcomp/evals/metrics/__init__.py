@@ -2,40 +2,9 @@
 
 import importlib
 import pkgutil
+from pathlib import Path
 
-from jaxcomp.evals.metric import (
-    FIDELITY,
-    HIGHER,
-    LOSS,
-    OVERWRITING,
-    PREDICTOR,
-    PRIMARY,
-    Headline,
-    endpoints,
-    every,
-    headline,
-    headlines,
-    of_role,
-    of_roles,
-    without_memory,
-)
+from jaxcomp.evals.metric import *  # noqa: F403 - who imports names from here has all declared
 
-__all__ = [
-    "FIDELITY",
-    "HIGHER",
-    "LOSS",
-    "OVERWRITING",
-    "PREDICTOR",
-    "PRIMARY",
-    "Headline",
-    "endpoints",
-    "every",
-    "headline",
-    "headlines",
-    "of_role",
-    "of_roles",
-    "without_memory",
-]
-
-for _module in pkgutil.iter_modules(__path__):
+for _module in pkgutil.iter_modules([str(Path(__file__).parent)]):
     importlib.import_module(f"{__name__}.{_module.name}")

@@ -15,15 +15,7 @@ import numpy as np
 
 from jaxcomp.data.tokenizer import Tokenizer
 from jaxcomp.evals.held import Held
-from jaxcomp.evals.metric import (
-    HIGHER,
-    LOWER,
-    POOLED,
-    TEACHER_FORCED,
-    Metric,
-    Values,
-    metrics,
-)
+from jaxcomp.evals.metric import HIGHER, LOWER, Metric, Values, forced, metrics
 
 GROUPS = {"facts": "facts", "nonfavourite": "those whose value is not the favourite"}
 BINS = 10  # equal in width, of confidence 0 to 1
@@ -68,18 +60,17 @@ def measure(guesses: Sequence[Guess]) -> Values:
     return out
 
 
-@metrics(
-    *(
-        Metric(f"<world>/calibration/{group}/{key}", unit, text, run, average, better)
-        for group, which in GROUPS.items()
-        for key, unit, text, run, average, better in (
-            ("n", "count", f"{which}, of one token", "–", "–", ""),
-            ("accuracy", "share", "guesses that are right / n", TEACHER_FORCED, POOLED, HIGHER),
-            ("confidence", "probability", "mean confidence", TEACHER_FORCED, POOLED, ""),
-            ("ece", "probability", "expected calibration error", TEACHER_FORCED, POOLED, LOWER),
-        )
+def _declared(group: str, which: str) -> tuple[Metric, ...]:
+    name = f"<world>/calibration/{group}"
+    return (
+        Metric(f"{name}/n", "count", f"{which}, of one token"),
+        forced(f"{name}/accuracy", "share", "guesses that are right / n", HIGHER),
+        forced(f"{name}/confidence", "probability", "mean confidence"),
+        forced(f"{name}/ece", "probability", "expected calibration error", LOWER),
     )
-)
+
+
+@metrics(*(one for group, which in GROUPS.items() for one in _declared(group, which)))
 def calibration(held: Held) -> Values:
     guesses = []
     for example, one in zip(held.examples, held.rebuilt, strict=True):

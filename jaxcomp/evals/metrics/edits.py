@@ -194,36 +194,11 @@ def control_returned(edit: Edit, original_text: str, rebuilt: str) -> bool:
     return _holds(words, edit.original)
 
 
-def rates(kinds: Sequence[str], outcomes: Sequence[str], controls: Sequence[bool]):
-    """The metrics of edits by their kinds, outcomes and controls, but for `left_out`."""
-    out: Values = {}
-    for kind in ("all", *KINDS):
-        rows = [i for i, k in enumerate(kinds) if kind in ("all", k)]
-        n = len(rows)
-        control = sum(controls[i] for i in rows) / n if n else None
-        measurable = control is not None and control >= MEASURABLE
-        out[f"{kind}/n"] = n
-        out[f"{kind}/control"] = control
-        out[f"{kind}/measurable"] = int(measurable)
-        for name in OUTCOMES:
-            share = sum(outcomes[i] == name for i in rows) / n if n else None
-            out[f"{kind}/{name}"] = share if measurable else None
-    return out
-
-
-def left_out(made: Sequence[str], fitted: Sequence[str]) -> dict[str, int]:
-    """Edits made that no longer fit, per kind and over all, by the kinds of both."""
-    left = Counter(made) - Counter(fitted)
-    return {"all/left_out": left.total()} | {f"{kind}/left_out": left[kind] for kind in KINDS}
-
-
 class Edited(NamedTuple):
-    """The edits of a set: kinds of those made, and of each that fits kind, outcome and control."""
+    """The edits of a set: kinds of those made, and the record of each whose passage fits."""
 
     made: list[str]
-    kinds: list[str]
-    outcomes: list[str]
-    controls: list[bool]
+    records: list[Record]
 
 
 def _sums(record: Record, name: str) -> Sums | None:
@@ -260,4 +235,17 @@ def _share(name: str, definition: str, better: str, *shown: Show) -> Metric:
     _share("omitted", "omitted / n", LOWER),
 )
 def survival(found: Edited) -> Values:
-    return left_out(found.made, found.kinds) | rates(found.kinds, found.outcomes, found.controls)
+    out: Values = {}
+    for kind in ("all", *KINDS):
+        mine = [r for r in found.records if kind in ("all", r["kind"])]
+        n = len(mine)
+        control = sum(r["control"] for r in mine) / n if n else None
+        measurable = control is not None and control >= MEASURABLE
+        out[f"{kind}/n"] = n
+        out[f"{kind}/left_out"] = sum(kind in ("all", made) for made in found.made) - n
+        out[f"{kind}/control"] = control
+        out[f"{kind}/measurable"] = int(measurable)
+        for name in OUTCOMES:
+            hits = sum(r["outcome"] == name for r in mine)
+            out[f"{kind}/{name}"] = hits / n if measurable else None
+    return out

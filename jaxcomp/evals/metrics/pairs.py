@@ -3,26 +3,24 @@
 With `jaxcomp eval --all`: rates of the drift evaluation (below) over the held-out texts.
 """
 
-from functools import partial
-
-from jaxcomp.evals.metric import HIGHER, POOLED, TEACHER_FORCED, Metric, Show, declare
+from jaxcomp.evals.metric import HIGHER, Show, declare, forced
 
 _SHOWN = "minimal pairs of the held-out text of which each text is likelier from its own memory"
-_share = partial(Metric, unit="share", run=TEACHER_FORCED, average=POOLED)
 
 declare(
     __name__,
-    _share(
+    forced(
         "pairs/<dimension>/memory",
-        definition="pairs of which the passage is likelier than its twin, given the passage's "
-        "memory / pairs",
-        better=HIGHER,
+        "share",
+        "pairs of which the passage is likelier than its twin, given the passage's memory / pairs",
+        HIGHER,
     ),
-    _share("pairs/<dimension>/no_memory", definition="the same of the decoder without memory"),
-    _share(
+    forced("pairs/<dimension>/no_memory", "share", "the same of the decoder without memory"),
+    forced(
         "pairs/<dimension>/pair_accuracy",
-        definition="pairs of which each text is likelier from its own memory / pairs",
-        better=HIGHER,
+        "share",
+        "pairs of which each text is likelier from its own memory / pairs",
+        HIGHER,
         shown=(Show("pair accuracy", 100, meaning=_SHOWN),),
     ),
 )

@@ -42,20 +42,18 @@ def rival_of(config: WorldConfig) -> World | None:
 
 
 def contested(rival: World, passage: Passage, rebuilt: str) -> Counts:
-    """Of one passage: `split/n`, the contested facts, and `split/<outcome>`; zeros are left out.
-
-    Beside the outcomes, sums over those slots of what to expect: `chance`, 1 / its options; `even`,
-    where the rebuilt value is an option that is not the source's, the decoder's favourite or the
-    exchanged one, 1 / the number of such options.
-    """
+    """Of one passage: `split/n`, the contested facts, and the sums over them that `rates` divides
+    by n; zeros are left out."""
     facts, out = rival.read(rebuilt), defaultdict[str, float](float)
     for slot in passage.slots:
         theirs = _their_favourite(slot, rival)
         if theirs is None:
             continue
         value = facts.get(slot.key)
+        named = {slot.value: "preserved", slot.favourite: "decoder", theirs: "compressor"}
+        named |= {None: "omitted"} | ({slot.swap: "swapped"} if slot.swap else {})
         out["split/n"] += 1
-        out[f"split/{_outcome(slot, theirs, value)}"] += 1
+        out[f"split/{named.get(value, 'substituted')}"] += 1
         out["split/chance"] += 1 / len(slot.options)
         rest = set(slot.options) - {slot.value, slot.favourite, slot.swap}
         if value in rest:
@@ -64,8 +62,7 @@ def contested(rival: World, passage: Passage, rebuilt: str) -> Counts:
 
 
 def rates(passage_counts: Sequence[Counts]) -> Values:
-    """`split/n`, and each outcome, `chance`, `even` and `lead` (decoder - compressor) over that n,
-    sums over sums; None where no slot is contested."""
+    """The metrics of all passages' counts; None where no slot is contested."""
     total = defaultdict[str, float](float)
     for one in passage_counts:
         for name, count in one.items():
@@ -87,15 +84,6 @@ def _their_favourite(slot: Slot, rival: World) -> str | None:
     return theirs if len({slot.value, slot.favourite, theirs}) == 3 else None
 
 
-def _outcome(slot: Slot, theirs: str, value: str | None) -> str:
-    if value is None:
-        return "omitted"
-    named = {slot.value: "preserved", slot.favourite: "decoder", theirs: "compressor"}
-    if slot.swap:
-        named[slot.swap] = "swapped"
-    return named.get(value, "substituted")
-
-
 def _sums(record: Record, name: str) -> Sums | None:
     counts = record.get("counts")
     if counts is None:
@@ -115,6 +103,8 @@ def _show(label: str, place: int, meaning: str) -> Show:
     return Show(label, place, "", meaning, ("counterfactual",))
 
 
+_BASES = "favourite of the compressors' bases"
+_LEAD = "to the decoder's favourite less to the compressors'; above 0 the decoder's prior wins"
 _BACK = (
     "contested facts (neither world's favourite in the source, counterfactual passages) that came "
     "back as the {} / all such"
@@ -131,11 +121,9 @@ _BACK = (
     ),
     _split(
         "compressor",
-        "back as the favourite of the compressors' bases / n",
+        f"back as the {_BASES} / n",
         _show(
-            "to the compressors' favourite",
-            91,
-            _BACK.format("favourite of the compressors' bases"),
+            "to the compressors' favourite", 91, _BACK.format("favourite of the compressors' bases")
         ),
     ),
     _split("swapped", "swapped / n"),
@@ -144,11 +132,7 @@ _BACK = (
     _split(
         "lead",
         "`decoder` – `compressor`: above 0 the decoder's prior wins",
-        _show(
-            "lead of the decoder's prior",
-            92,
-            "to the decoder's favourite less to the compressors'; above 0 the decoder's prior wins",
-        ),
+        _show("lead of the decoder's prior", 92, _LEAD),
     ),
     _split(
         "chance",

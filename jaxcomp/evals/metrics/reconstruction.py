@@ -32,12 +32,12 @@ from jaxcomp.evals.metric import (
     LOWER,
     PASSAGES,
     POOLED,
-    TEACHER_FORCED,
     Metric,
     Record,
     Show,
     Sums,
     Values,
+    forced,
     metrics,
     share,
 )
@@ -179,30 +179,29 @@ def _loss(record: Record, _: str) -> Sums | None:
 
 _SHOWN_LOSS = "reconstruction loss on held-out passages, nats per token, teacher-forced"
 _SHOWN_TOKENS = "share of tokens at which the greedy free-running rebuild agrees with the source"
-_forced = partial(Metric, run=TEACHER_FORCED, average=POOLED)
 _rebuilt = partial(Metric, run=FREE_RUNNING, better=HIGHER)
 
 REBUILDING = (
-    _forced(
+    forced(
         "<set>/loss",
         "nats/token",
         "–Σ ln p(target token) / number of target tokens",
-        better=LOWER,
+        LOWER,
         shown=(Show("loss", 10, LOSS, _SHOWN_LOSS),),
         sums=_loss,
     ),
-    _forced(
+    forced(
         "<set>/bits_per_byte",
         "bits/byte",
         "–Σ log2 p(target token) / bytes (the end token is in the sum)",
-        better=LOWER,
+        LOWER,
     ),
-    _forced("<set>/perplexity", "–", "exp(loss)", better=LOWER),
-    _forced(
+    forced("<set>/perplexity", "–", "exp(loss)", LOWER),
+    forced(
         "<set>/tf_accuracy",
         "share",
         "target tokens that are the most likely one / target tokens",
-        better=HIGHER,
+        HIGHER,
     ),
     share(
         "<set>/fr_accuracy",

@@ -4,7 +4,7 @@ Of the run that was measured, in `results.csv`: what it saw, and its validation 
 training. Learning rates are chosen on `val_loss`, and nothing is reported from it.
 """
 
-from jaxcomp.evals.metric import HIGHER, LOWER, POOLED, TEACHER_FORCED, Metric, declare
+from jaxcomp.evals.metric import HIGHER, LOWER, TEACHER_FORCED, Metric, declare, forced
 
 declare(
     __name__,
@@ -29,24 +29,18 @@ declare(
         "what was trained, connector, memory tokens and markers included",
     ),
     Metric("train/parameters_decoder", "count", "of the frozen decoder"),
-    Metric(
+    forced(
         "val_loss",
         "nats/token",
         "loss of rebuilding the validation passages after training",
-        TEACHER_FORCED,
-        POOLED,
         LOWER,
     ),
-    Metric(
-        "val/loss_continue", "nats/token", "loss of continuing them", TEACHER_FORCED, POOLED, LOWER
-    ),
+    forced("val/loss_continue", "nats/token", "loss of continuing them", LOWER),
     *(
-        Metric(
+        forced(
             f"val/accuracy_{mode}",
             "share",
             f"target tokens that are the most likely one, when the decoder is to {mode}",
-            TEACHER_FORCED,
-            POOLED,
             HIGHER,
         )
         for mode in ("rebuild", "continue")

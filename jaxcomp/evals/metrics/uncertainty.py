@@ -6,6 +6,7 @@ How sure the decoder is along the source, along its own words, and from sample t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -17,11 +18,11 @@ from jaxcomp.evals.metric import (
     POOLED,
     PREDICTOR,
     SAMPLED,
-    TEACHER_FORCED,
     Metric,
     Show,
     Value,
     Values,
+    forced,
     metric,
     metrics,
 )
@@ -50,39 +51,28 @@ def agreement(samples: Sequence[Sequence[Sequence[int]]]) -> float | None:
 
 
 _ALONG = "conditional entropy of the decoder along the source, nats per token, teacher-forced"
+_own = partial(Metric, run=FREE_RUNNING, average=POOLED)
 
 
 @metrics(
-    Metric(
+    forced(
         "<set>/entropy_source",
         "nats/token",
         "entropy –Σ p ln p of the next-token distribution, mean over target tokens",
-        TEACHER_FORCED,
-        POOLED,
         shown=(Show("entropy", 80, PREDICTOR, _ALONG),),
     ),
-    Metric(
+    _own(
         "<set>/entropy_own",
         "nats/token",
         "the same along the decoder's own greedy output, mean over its steps (the one that gives "
         "the end token included)",
-        FREE_RUNNING,
-        POOLED,
     ),
-    Metric(
+    forced(
         "<set>/top1_source",
         "probability",
         "probability of the most likely token, mean over target tokens",
-        TEACHER_FORCED,
-        POOLED,
     ),
-    Metric(
-        "<set>/top1_own",
-        "probability",
-        "the same along its own greedy output",
-        FREE_RUNNING,
-        POOLED,
-    ),
+    _own("<set>/top1_own", "probability", "the same along its own greedy output"),
 )
 def sureness(held: Held) -> Values:
     return measure([one.sure for one in held.rebuilt])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,16 +30,8 @@ from jaxcomp.training.optim import (
     split_optim,
     train_step,
 )
-from jaxcomp.training.ratio_schedule import trained_at
 
 ROWS = 8  # of the batch that is probed: each check needs several lengths, none needs more
-
-
-class Step(NamedTuple):
-    """Every parameter before and after one update, by its path."""
-
-    before: dict[str, np.ndarray]
-    after: dict[str, np.ndarray]
 
 
 def group_of(name: str) -> str:
@@ -60,10 +52,7 @@ def group_of(name: str) -> str:
 
 
 class Preview:
-    """Built under a mesh. `trained` is the finished run of the same config, if there is one.
-
-    Raises whatever drawing a batch raises (`train.compress.planned` raises the rest).
-    """
+    """Built under a mesh. `trained` is the finished run of the same config, if there is one."""
 
     def __init__(
         self,
@@ -83,35 +72,31 @@ class Preview:
         )
         self.model: Any = run.model()
         self.layout, self.trainable, self.frozen = split_model(self.model, run.trainable)
+        self.params = self.trainable | self.frozen
         self.graphdef, self.state = nnx.split(self.model)
         # Not the curriculum's first ratio, nor hidden words: what the run is after.
         self.objective = objective_of(cfg.train, cfg.memory.ratio).by_labels()
-        self.batch: Batch = next(train_batches(_brief(cfg), *toks))
+        # Of one step: with all steps, everything the run will draw would be made.
+        optim = dataclasses.replace(cfg.train.optim, steps=1)
+        brief = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, optim=optim))
+        self.batch: Batch = next(train_batches(brief, *toks))
         self.sample = _probe(self.batch, self.rows)
         self.spoiler = np.random.default_rng(0)
-
-    # --- shapes ----------------------------------------------------------------------------------
-
-    @property
-    def ratio(self) -> int:
-        return self.cfg.memory.ratio
-
-    @property
-    def ratios(self) -> list[int]:
-        """Every ratio the run trains at."""
-        return sorted({self.ratio, *trained_at(self.cfg)})
-
-    @cached_property
-    def memory(self) -> Memory:
-        """Of the batch shown, on the host."""
-        return self.read(self.sample.ctx_BGT, self.sample.ctx_len_BG)
 
     @property
     def prefix(self) -> int:
         """P: places of the decoder before the target."""
         return self.memory.seg_BM.shape[1] + 3
 
-    # --- what is measured ------------------------------------------------------------------------
+    @cached_property
+    def memory(self) -> Memory:
+        """Of the batch shown, on the host."""
+        return self.read(self.sample.ctx_BGT, self.sample.ctx_len_BG)
+
+    def read(self, ctx_BGT: np.ndarray, len_BG: np.ndarray, ratio: int | None = None) -> Memory:
+        """The memory of a batch of contexts, as evaluation reads it, on the host."""
+        put, ratio = put_batch((ctx_BGT, len_BG), self.mesh), ratio or self.cfg.memory.ratio
+        return jax.device_get(decode.read(self.graphdef, self.state, *put, ratio))
 
     @cached_property
     def keys_and_values(self) -> np.ndarray:
@@ -126,41 +111,23 @@ class Preview:
         return self.listen(self.sample)
 
     def listen(self, batch: Batch, ask: Ask | None = None) -> Heard:
-        """`gradients.listen` to the run's objective, without dropout, on the host.
-
-        `ask` None: every target's loss with weight 1.
-        """
-        ask = self.ask(batch) if ask is None else ask
-        put, asked = put_batch(batch, self.mesh), put_batch(ask, self.mesh)
-        params = self.trainable | self.frozen
-        return jax.device_get(listen(self.layout, self.objective, params, put, asked))
+        """`gradients.listen` to the run's objective, without dropout, on the host; by default to
+        every target's loss with weight 1."""
+        put = put_batch(batch, self.mesh), put_batch(ask or self.ask(batch), self.mesh)
+        return jax.device_get(listen(self.layout, self.objective, self.params, *put))
 
     def ask(self, batch: Batch) -> Ask:
         """For every target's loss; to be changed with `_replace`."""
         none = np.full(batch.ctx_len_BG.size, -1), np.full(batch.tok_len_BO.size, -1)
         return Ask(np.ones(batch.tok_len_BO.shape, np.float32), *none)
 
-    def weights(self, batch: Batch) -> np.ndarray:
-        """The objective's weight of each target's labels."""
-        return jax.device_get(self.objective.weights(put_batch(batch, self.mesh)))
-
-    def metrics(self, heard: Heard) -> dict[str, float]:
-        """What training would log of it."""
-        return {k: float(v) for k, v in self.objective.metrics(jnp.asarray(heard.sums_K)).items()}
-
-    def read(self, ctx_BGT: np.ndarray, len_BG: np.ndarray, ratio: int | None = None) -> Memory:
-        """The memory of a batch of contexts, as evaluation reads it, on the host."""
-        put = put_batch((ctx_BGT, len_BG), self.mesh)
-        ratio = self.ratio if ratio is None else ratio
-        return jax.device_get(decode.read(self.graphdef, self.state, *put, ratio))
+    @cached_property
+    def rebuilt(self) -> list[Rebuilt]:
+        return self.rebuild(self.sample)
 
     def rebuild(self, batch: Batch) -> list[Rebuilt]:
         """Evaluation of the first target of each row."""
         return rebuild(self.cfg, self.model, examples(batch), self.toks[1])
-
-    @cached_property
-    def rebuilt(self) -> list[Rebuilt]:
-        return self.rebuild(self.sample)
 
     @cached_property
     def val(self) -> list[Example]:
@@ -174,8 +141,8 @@ class Preview:
         return rebuild(self.cfg, self.trained, self.val, self.toks[1])
 
     @cached_property
-    def step(self) -> Step:
-        """One update of a copy, by the run's own step on its first batch."""
+    def step(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Every parameter by its path, before and after the run's own step on its first batch."""
         run = self.run
         adam, schedule = split_optim(run.optim, run.marker_steps)
         copies = jax.tree.map(jnp.copy, self.trainable)  # the step consumes its state
@@ -188,20 +155,16 @@ class Preview:
             on_mesh(schedule),
             key,
         )
-        before = jax.device_get(self.trainable | self.frozen)
-        return Step(before, before | jax.device_get(state.params))
-
-    # --- what is changed to see what depends on it -----------------------------------------------
+        before = jax.device_get(self.params)
+        return before, before | jax.device_get(state.params)
 
     def others(self, tok: np.ndarray, which: int) -> np.ndarray:
         """A different token at every place; which: 0 compressor's vocabulary, 1 decoder's."""
         eos, size = self.toks[which].eos_id, self.toks[which].vocab_size
         new = (tok + self.spoiler.integers(1, size - 1, tok.shape)) % size
         # The end token would end a rebuild early, and be no change of what came before.
-        other = (tok + 1) % size
-        return np.where(new != eos, new, np.where(other != eos, other, (tok + 2) % size)).astype(
-            np.int32
-        )
+        other = np.where((tok + 1) % size != eos, tok + 1, tok + 2) % size
+        return np.where(new != eos, new, other).astype(np.int32)
 
 
 @partial(jax.jit, static_argnames=("graphdef",))
@@ -228,12 +191,6 @@ def padding(length: np.ndarray, slots: int) -> np.ndarray:
     return np.arange(slots) >= np.asarray(length)[..., None]
 
 
-def _brief(cfg: Config) -> Config:
-    """The same first batch; with all steps, everything the run will draw would be made."""
-    optim = dataclasses.replace(cfg.train.optim, steps=1)
-    return dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, optim=optim))
-
-
 def _probe(batch: Batch, rows: int) -> Batch:
     """The batch's rows with a memory (those to rebuild first), cut to several lengths.
 
@@ -251,13 +208,9 @@ def _probe(batch: Batch, rows: int) -> Batch:
     ctx_len_BG, tok_len_BO = out.ctx_len_BG.copy(), out.tok_len_BO.copy()
     for i in range(1, rows):
         last = int(np.flatnonzero(ctx_len_BG[i])[-1])
-        ctx_len_BG[i, last] = _cut(ctx_len_BG[i, last], i, rows)
-        tok_len_BO[i] = [_cut(n, i, rows) for n in tok_len_BO[i]]
+        for len_X, at in ((ctx_len_BG[i], last), (tok_len_BO[i], tok_len_BO[i] > 0)):
+            len_X[at] = np.maximum(1, len_X[at] - 1 - i * len_X[at] // rows)
     ctx_len_BG[-1] = 0
     ctx_BGT = np.where(padding(ctx_len_BG, out.ctx_BGT.shape[-1]), 0, out.ctx_BGT)
     tok_BOL = np.where(padding(tok_len_BO, out.tok_BOL.shape[-1]), 0, out.tok_BOL)
     return Batch(ctx_BGT, ctx_len_BG, tok_BOL, tok_len_BO, out.mode_BO)
-
-
-def _cut(length: int, i: int, rows: int) -> int:
-    return length if length == 0 else max(1, length - 1 - i * length // rows)

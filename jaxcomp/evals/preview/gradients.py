@@ -1,8 +1,7 @@
-"""Listening to the real loss: what both towers are given, answer, and what depends on what.
+"""What depends on what, by derivatives of the objective that training uses.
 
-Dependence is measured by derivatives of the objective that training uses: a zero nudge is added to
-every input and to every state of each tower, and the gradient by that nudge says whether the place
-mattered. Attention that is blocked has weight exactly 0, so its gradient is exactly 0.
+A zero nudge is added to every input and to every state of each tower, and the gradient by that
+nudge says whether the place mattered. Blocked attention has weight exactly 0, and so its gradient.
 """
 
 from __future__ import annotations
@@ -69,22 +68,22 @@ class _Tap:
         self.heard: tuple[Any, ...] = ()
 
     def __call__(self, x_BSD: jax.Array, *places: Any, **options: Any) -> jax.Array:
-        x_BSD = self._nudged(x_BSD)
+        x_BSD = self._nudged(x_BSD, 0)
         if self.nudge is not None and options.get("kv_override") is not None:
             options["kv_override"] = _pushed(options["kv_override"], self.nudge[0])
-        return self._hear(x_BSD, places, self.tower(x_BSD, *places, **options))
+        return self._heard(x_BSD, places, self.tower(x_BSD, *places, **options))
 
     def keep(self, x_BSD: jax.Array, *places: Any, **options: Any) -> tuple[jax.Array, KeyValues]:
-        x_BSD = self._nudged(x_BSD)
+        x_BSD = self._nudged(x_BSD, 0)
         hidden_BSD, kv = self.tower.keep(x_BSD, *places, **options)
-        return self._hear(x_BSD, places, hidden_BSD), kv
+        return self._heard(x_BSD, places, hidden_BSD), kv
 
-    def _nudged(self, x_BSD: jax.Array) -> jax.Array:
-        return x_BSD if self.nudge is None else x_BSD + self.nudge[0]
+    def _nudged(self, x_BSD: jax.Array, which: int) -> jax.Array:
+        return x_BSD if self.nudge is None else x_BSD + self.nudge[which]
 
-    def _hear(self, x_BSD: jax.Array, places: Any, hidden_BSD: jax.Array) -> jax.Array:
+    def _heard(self, x_BSD: jax.Array, places: Any, hidden_BSD: jax.Array) -> jax.Array:
         self.heard = (x_BSD, *places, hidden_BSD)
-        return hidden_BSD if self.nudge is None else hidden_BSD + self.nudge[1]
+        return self._nudged(hidden_BSD, 1)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.tower, name)
@@ -104,10 +103,7 @@ def listen(layout: Layout, objective: Any, params: Params, batch: Any, ask: Ask)
 
     def run(nudges: Any, weights_BO: jax.Array) -> tuple[Any, tuple[tuple[Any, ...], ...]]:
         model: AutoEncoder = layout.merge(params)
-        taps = [
-            _Tap(tower, nudge)
-            for tower, nudge in zip((model.compressor.llm, model.decoder), nudges, strict=True)
-        ]
+        taps = tuple(map(_Tap, (model.compressor.llm, model.decoder), nudges))
         # Past the modules' own attribute rules: nothing splits this model again.
         vars(model.compressor)["llm"], vars(model)["decoder"] = taps
         terms = objective.terms(model, batch, weights_BO, None)

@@ -10,15 +10,18 @@ from typing import Any
 
 from jaxcomp.config import Config, ConfigError
 from jaxcomp.data.objectives import OBJECTIVES
+from jaxcomp.evals.preview import loss, measures, memory
 from jaxcomp.evals.preview.batch import Preview
-from jaxcomp.evals.preview.checks import examine
-from jaxcomp.evals.preview.finding import Finding
+from jaxcomp.evals.preview.check import Check, Finding
 from jaxcomp.evals.preview.picture import SECTIONS, WIDTH
 from jaxcomp.runtime.sharding import use_mesh
 from jaxcomp.training.compressor import check_run, load_run, planned
 from jaxcomp.training.loop import mesh_for
 from jaxcomp.training.manifest import SUMMARY
 
+CHECKS = tuple(
+    x for room in (memory, loss, measures) for x in vars(room).values() if isinstance(x, Check)
+)
 _MARKS = {True: "ok", False: "FAIL", None: "-"}
 
 
@@ -41,7 +44,7 @@ def check(
             f"train.objective = {cfg.train.objective!r}: check covers rebuilding and continuing; "
             "check the same run with --train.objective=coin in a --workdir of its own"
         )
-    finished = (workdir / SUMMARY).is_file()
+    finished, failed = (workdir / SUMMARY).is_file(), []
     with use_mesh(mesh_for(cfg)):
         run, toks = planned(cfg, root, workdir)
         if finished:
@@ -50,32 +53,27 @@ def check(
         preview = Preview(cfg, run, toks, trained)
         state = f"trained, in {workdir}" if finished else "not trained yet"
         out(f"{cfg.name}: {cfg.compressor} at ratio {cfg.memory.ratio}, {state}")
-        for section in SECTIONS:
-            out(_title(section.title))
-            for line in section.lines(preview):
+        for title, lines in SECTIONS.items():
+            out(_title(title))
+            for line in lines(preview):
                 out(line)
         out(_title("checks"))
-        found = examine(preview)
-    for name, finding in found.items():
-        for line in told(name, finding):
-            out(line)
-    return [name for name, finding in found.items() if finding.ok is False]
+        for one in CHECKS:
+            finding = one(preview)
+            failed += [one.name] * (finding.ok is False)
+            for line in told(one, finding):
+                out(line)
+    return failed
 
 
-def told(name: str, finding: Finding) -> list[str]:
+def told(check: Check, finding: Finding) -> list[str]:
     """A finding in lines of at most WIDTH characters."""
-    head = f"  {_MARKS[finding.ok]:<6}{name:<38}"
+    head = f"  {_MARKS[finding.ok]:<6}{check.name:<38}"
+    margin = " " * len(head)
     lines = [head + finding.found]
     if finding.ok is False:
-        margin = " " * len(head)
-        lines += [f"{margin}expected: {finding.expected}", f"{margin}fix: {finding.fix}"]
-    return [
-        part
-        for line in lines
-        for part in textwrap.wrap(
-            line, WIDTH, subsequent_indent=" " * len(head), drop_whitespace=True
-        )
-    ]
+        lines += [f"{margin}expected: {check.expected}", f"{margin}fix: {check.fix}"]
+    return [part for x in lines for part in textwrap.wrap(x, WIDTH, subsequent_indent=margin)]
 
 
 def _title(title: str) -> str:

@@ -7,13 +7,12 @@ what, and what carries loss, is measured by derivatives of the training loss (`g
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from jaxcomp.config import Config
 from jaxcomp.data.batches import REBUILD, Batch
 from jaxcomp.data.tokenizer import Tokenizer
 from jaxcomp.evals.evaluate import rebuild
@@ -26,31 +25,21 @@ TEXT_LINES = 12  # of one text; a screen holds a section
 RUNS = 14  # of places in one tower
 
 
-class Section(NamedTuple):
-    title: str
-    lines: Callable[[Preview], list[str]]
-
-
-# --- the text ------------------------------------------------------------------------------------
-
-
 def text(p: Preview) -> list[str]:
     ctx_GT, len_G = p.sample.ctx_BGT[0], p.sample.ctx_len_BG[0]
-    ids = [t for row, n in zip(ctx_GT, len_G, strict=True) for t in row[:n].tolist()]
-    words = pieces(p.toks[0], ids)
+    G, T = ctx_GT.shape
+    segments = [pieces(p.toks[0], row[:n].tolist()) for row, n in zip(ctx_GT, len_G, strict=True)]
+    size = sum(len("".join(words).encode()) for words in segments)
     mode = "rebuilt" if p.sample.mode_BO[0, 0] == REBUILD else "continued"
-    whole = "".join(words)
     out = [
-        f"One text of the first batch: {len(whole.encode())} bytes, {len(ids)} compressor tokens.",
+        f"One text of the first batch: {size} bytes, {len_G.sum()} compressor tokens.",
         f"To be {mode}: a target of {p.sample.tok_len_BO[0, 0]} decoder tokens, the end included.",
     ]
-    starts = np.cumsum([0, *len_G])
-    T, M = p.sample.ctx_BGT.shape[2], p.memory.seg_BM.shape[1] // len(len_G)
-    valid_GM = p.memory.seg_BM[0].reshape(len(len_G), M) > 0
-    for g, n in enumerate(len_G):
-        vectors = f"{int(valid_GM[g].sum())} of {M} memory vectors"
+    valid_GM = p.memory.seg_BM[0].reshape(G, -1) > 0
+    for g, (n, words) in enumerate(zip(len_G, segments, strict=True)):
+        vectors = f"{int(valid_GM[g].sum())} of {valid_GM.shape[1]} memory vectors"
         out.append(f"segment {g + 1}: {n} of {T} tokens -> {vectors}")
-        out += _wrapped(words[starts[g] : starts[g + 1]], TEXT_LINES // len(len_G) + 1)
+        out += _wrapped(words, TEXT_LINES // G + 1)
     b = p.batch
     rows, rebuilt = len(b.mode_BO), int((b.mode_BO == REBUILD).sum())
     blank = int((b.ctx_len_BG.sum(1) == 0).sum())
@@ -74,47 +63,43 @@ def pieces(tok: Tokenizer, ids: Sequence[int]) -> list[str]:
     return out
 
 
-# --- places --------------------------------------------------------------------------------------
-
-
 class _Place(NamedTuple):
     """One tower's call, of the shown example: the row, and what each place is for."""
 
+    name: str
     tower: Tower
     row: int
     what_S: list[str]
 
 
-def _compressor(p: Preview) -> _Place:
-    """The shown text's last segment: the one that may be padded."""
+def _towers(p: Preview) -> tuple[_Place, _Place]:
+    """Of the compressor, the shown text's last segment: the one that may be padded."""
     G, T = p.sample.ctx_BGT.shape[1:]
     g = int(np.flatnonzero(p.sample.ctx_len_BG[0])[-1])
-    n, valid_M = int(p.sample.ctx_len_BG[0, g]), p.memory.seg_BM[0].reshape(G, -1)[g] > 0
-    text = ["text"] * n + ["padding"] * (T - n)
-    memory = ["memory" if v else "empty" for v in valid_M]
-    return _Place(p.heard.compressor, g, p.model.compressor.reads(text, memory))
-
-
-def _decoder(p: Preview) -> _Place:
+    n = int(p.sample.ctx_len_BG[0, g])
     memory = ["memory" if v else "empty" for v in p.memory.seg_BM[0] > 0]
+    mine = memory[g * len(memory) // G : (g + 1) * len(memory) // G]
+    what_S = p.model.compressor.reads(["text"] * n + ["padding"] * (T - n), mine)
     mode = "rebuild" if p.sample.mode_BO[0, 0] == REBUILD else "continue"
     # The last token is only a label.
     n, inputs = int(p.sample.tok_len_BO[0, 0]) - 1, p.sample.tok_BOL.shape[2] - 1
     target = ["target"] * n + ["padding"] * (inputs - n)
-    return _Place(p.heard.decoder, 0, ["begin", *memory, "end", mode, *target])
+    return (
+        _Place("compressor", p.heard.compressor, g, what_S),
+        _Place("decoder", p.heard.decoder, 0, ["begin", *memory, "end", mode, *target]),
+    )
 
 
 def places(p: Preview) -> list[str]:
     out = []
-    for name, place in (("compressor", _compressor(p)), ("decoder", _decoder(p))):
+    for name, tower, row, what_S in _towers(p):
         out += ["", f"{name:10}   {'places':>9}   {'what':<9}{'segment':>8}   position ids"]
-        start, runs = 0, [(k, len(list(v))) for k, v in itertools.groupby(place.what_S)]
+        start, runs = 0, [(k, len(list(v))) for k, v in itertools.groupby(what_S)]
         for what, n in runs[:RUNS]:
-            at = slice(start, start + n)
-            seg, pos = place.tower.seg_BS[place.row, at], place.tower.pos_BS[place.row, at]
+            seg_S, pos_S = (x_BS[row, start : start + n] for x_BS in (tower.seg_BS, tower.pos_BS))
             span = str(start) if n == 1 else f"{start}-{start + n - 1}"
-            ids = ", ".join(str(i) for i in np.unique(seg))
-            out.append(f"{'':10}   {span:>9}   {what:<9}{ids:>8}   {_short(pos.tolist())}")
+            ids = ", ".join(map(str, np.unique(seg_S)))
+            out.append(f"{'':10}   {span:>9}   {what:<9}{ids:>8}   {_short(pos_S.tolist())}")
             start += n
         out += [f"{'':10}   ... {len(runs) - RUNS} more runs"] * (len(runs) > RUNS)
     return out[1:]
@@ -126,19 +111,15 @@ def _short(ids: list[int]) -> str:
     return " ".join(map(str, ids[:4])) + " ... " + " ".join(map(str, ids[-2:]))
 
 
-# --- what attends to what ------------------------------------------------------------------------
-
-
 def attends(p: Preview) -> list[str]:
     out = ["How many places of a kind the state at a place depends on, through all layers:"]
-    for name, place in (("compressor", _compressor(p)), ("decoder", _decoder(p))):
-        kinds = list(dict.fromkeys(place.what_S))
-        total = {kind: place.what_S.count(kind) for kind in kinds}
-        out += ["", f"{name + ' reads':<18}" + "".join(f"{k:>9}" for k in kinds)]
-        asked = _queries(place.what_S, p.rows)
-        for (label, _), read_S in zip(asked, _read(p, name, place.row, asked), strict=True):
-            counts = [sum(read_S[i] for i, w in enumerate(place.what_S) if w == k) for k in kinds]
-            cells = [f"{n}/{total[k]}" if n else "." for n, k in zip(counts, kinds, strict=True)]
+    for name, _, row, what_S in _towers(p):
+        total = Counter(what_S)
+        out += ["", f"{name + ' reads':<18}" + "".join(f"{kind:>9}" for kind in total)]
+        asked = _queries(what_S, p.rows)
+        for (label, _), read_S in zip(asked, _read(p, name, row, asked), strict=True):
+            read = Counter(what for what, is_read in zip(what_S, read_S, strict=True) if is_read)
+            cells = [f"{read[kind]}/{n}" if read[kind] else "." for kind, n in total.items()]
             out.append(f"  {label:<16}" + "".join(f"{cell:>9}" for cell in cells))
     return out
 
@@ -168,9 +149,6 @@ def _read(p: Preview, name: str, row: int, asked: list[tuple[str, int]]) -> list
     return list(getattr(p.listen(copies, ask), name).read_BS[rows])
 
 
-# --- loss ----------------------------------------------------------------------------------------
-
-
 def loss(p: Preview) -> list[str]:
     length = int(p.sample.tok_len_BO[0, 0])
     ids = p.sample.tok_BOL[0, 0].tolist()
@@ -191,12 +169,11 @@ def loss(p: Preview) -> list[str]:
 
 def parameters(p: Preview) -> list[str]:
     counts: dict[str, list[int]] = {}
-    for name, x in (p.trainable | p.frozen).items():
+    for name, x in p.params.items():
         group = group_of(name)
-        still = group == "markers" and p.run.marker_steps <= 0
-        trained = name in p.trainable and not still
+        trained = name in p.trainable and (group != "markers" or p.run.marker_steps > 0)
         counts.setdefault(group, [0, 0])[not trained] += x.size
-    totals = [sum(n[i] for n in counts.values()) for i in (0, 1)]
+    totals = [sum(column) for column in zip(*counts.values(), strict=True)]
     rows = [*sorted(counts.items()), ("together", totals)]
     head = f"{'':34}{'trained':>14}{'frozen':>14}"
     return [head, *(f"  {k:<32}{_number(a):>14}{_number(b):>14}" for k, (a, b) in rows)]
@@ -206,40 +183,22 @@ def _number(n: int) -> str:
     return f"{n:,}" if n else "."
 
 
-# --- the first loss ------------------------------------------------------------------------------
-
-
 def first_loss(p: Preview) -> list[str]:
-    chosen = [
-        e
-        for e, mode, n in zip(
-            examples(p.batch), p.batch.mode_BO[:, 0], p.batch.ctx_len_BG.sum(1), strict=True
-        )
-        if mode == REBUILD and n
-    ] or p.val
+    kept = (p.batch.mode_BO[:, 0] == REBUILD) & (p.batch.ctx_len_BG.sum(1) > 0)
+    chosen = list(itertools.compress(examples(p.batch), kept)) or p.val
     fresh = rebuild(p.cfg, p.model, chosen, p.toks[1])
-    rows: list[tuple[str, Any]] = [("memory of the untrained pair", [f.row for f in fresh])]
+    rows = {"memory of the untrained pair": [f.row for f in fresh]}
     if p.trained is not None:
         found = rebuild(p.cfg, p.trained, chosen, p.toks[1])
-        rows.append(("memory of the trained pair", [f.row for f in found]))
-    rows.append(("no memory", [f.floor for f in fresh]))
+        rows["memory of the trained pair"] = [f.row for f in found]
+    rows["no memory"] = [f.floor for f in fresh]
     out = [f"{'':32}{'loss, nats a token':>20}{'teacher-forced':>16}{'free-running':>16}"]
-    for what, each in rows:
+    for what, each in rows.items():
         m = reconstruction.measure(each)
         accuracies = f"{m['tf_accuracy']:>16.1%}{m['fr_accuracy']:>16.1%}"
         out.append(f"  {what:<30}{m['loss']:>20.3f}{accuracies}")
-    V = p.model.decoder.cfg.vocab_size
-    if random_decoder(p.cfg):
-        out.append(f"  {f'guessing, ln {V}':<30}{math.log(V):>20.3f}")
     targets = sum(f.row.targets for f in fresh)
     return [*out, f"{len(fresh)} texts of the first batch, {targets} tokens; shares are of tokens."]
-
-
-def random_decoder(cfg: Config) -> bool:
-    """Whether the decoder has never been trained: only then ln V is what to expect."""
-    dec = cfg.decoder
-    steps = dec.pretrain.optim.steps + dec.adapt.optim.steps
-    return "decoder" not in cfg.folders and steps == 0
 
 
 def _wrapped(words: Sequence[str], most: int) -> list[str]:
@@ -254,11 +213,11 @@ def _wrapped(words: Sequence[str], most: int) -> list[str]:
     return [f"  | {line}" for line in lines[:most]] + [f"  | ... {more} more lines"] * (more > 0)
 
 
-SECTIONS = (
-    Section("the text", text),
-    Section("where everything stands", places),
-    Section("what attends to what", attends),
-    Section("which tokens carry loss", loss),
-    Section("parameters", parameters),
-    Section("the first loss", first_loss),
-)
+SECTIONS = {
+    "the text": text,
+    "where everything stands": places,
+    "what attends to what": attends,
+    "which tokens carry loss": loss,
+    "parameters": parameters,
+    "the first loss": first_loss,
+}

@@ -27,6 +27,7 @@ from jaxcomp.data.facts import OUTCOMES
 from jaxcomp.data.segments import cut
 from jaxcomp.data.sources import source_of
 from jaxcomp.data.world import World
+from jaxcomp.evals.bootstrap import ratio_interval
 from jaxcomp.evals.evaluation import (
     BATCH,
     LIMIT,
@@ -37,7 +38,6 @@ from jaxcomp.evals.evaluation import (
     Request,
     evaluation,
 )
-from jaxcomp.evals.intervals import ratio_interval
 from jaxcomp.evals.metrics import reconstruction, slots
 from jaxcomp.evals.qa.ask import about_of
 from jaxcomp.evals.qa.items import EvalError

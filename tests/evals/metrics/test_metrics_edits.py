@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from jaxcomp.evals.metrics import edits
@@ -113,11 +115,16 @@ def test_rates_and_what_cannot_be_measured():
     kinds = ["number"] * 4 + ["name"] * 3
     outcomes = ["preserved", "reverted", "preserved", "omitted", *["preserved"] * 2, "substituted"]
     controls = [True, True, False, False, True, False, False]
-    out = edits.rates(kinds, outcomes, controls)
+    columns = zip(kinds, outcomes, controls, strict=True)
+    records: list[dict[str, Any]] = [
+        {"kind": kind, "outcome": outcome, "control": control} for kind, outcome, control in columns
+    ]
+    out = edits.survival(edits.Edited([*kinds, "role"], records))
     assert out["number/n"] == 4
     assert out["number/control"] == 0.5
     assert [out[f"number/{o}"] for o in edits.OUTCOMES] == [0.5, 0.25, 0.0, 0.25]
     assert all(out[f"name/{o}"] is None for o in edits.OUTCOMES)
     assert [out[f"{kind}/measurable"] for kind in ("number", "name", "role", "all")] == [1, 0, 0, 0]
     assert out["role/control"] is None
+    assert (out["role/left_out"], out["all/left_out"], out["name/left_out"]) == (1, 1, 0)
     assert out["all/n"] == 7

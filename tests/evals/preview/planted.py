@@ -13,10 +13,9 @@ from jaxcomp.compress.kinds import KINDS, KindRow
 from jaxcomp.compress.memory import Compressor
 from jaxcomp.data import segments
 from jaxcomp.data.objectives import OBJECTIVES, ObjectiveRow
-from jaxcomp.evals.evaluate import _Pair
+from jaxcomp.evals.evaluate import Rebuilder
 from jaxcomp.evals.metrics import reconstruction
 from jaxcomp.models.generate import Generated
-from jaxcomp.models.mask import Mask
 from jaxcomp.runtime.sharding import SPECS
 from jaxcomp.training import compressor
 from jaxcomp.training.loss import MemoryObjective
@@ -116,15 +115,6 @@ def pair(cls):
     return lambda patch: patch.setattr(autoencoder, "AutoEncoder", cls)
 
 
-def all_ones(patch):
-    def causal_BLS(mask):
-        L, S = mask.q_seg_BL.shape[1], mask.kv_seg_BS.shape[1]
-        seen_LS = jnp.arange(S)[None, :] <= jnp.arange(L)[:, None] + mask.offset
-        return (mask.q_seg_BL[:, :, None] > -1) & seen_LS
-
-    patch.setattr(Mask, "allowed_BLS", causal_BLS)
-
-
 def loud_memory(patch):
     real = Compressor.__init__
 
@@ -183,14 +173,14 @@ def forced_argmax(patch):
         zeros_BL = jnp.zeros((B, L))
         return Generated(best_BL, batch.tok_len_BO[:, 0], zeros_BL, zeros_BL)
 
-    patch.setattr(_Pair, "free", free)
+    patch.setattr(Rebuilder, "free", free)
 
 
 def bits_for_nats(patch):
-    real = _Pair.forced
+    real = Rebuilder.forced
 
     def forced(self, batch, memory):
         found = real(self, batch, memory)
         return found._replace(nll_BL=found.nll_BL / math.log(2))
 
-    patch.setattr(_Pair, "forced", forced)
+    patch.setattr(Rebuilder, "forced", forced)

@@ -10,8 +10,8 @@ from inference.inference_runs import LORA, config, trained_pair
 from jaxcomp.compress.baselines import Baseline
 from jaxcomp.data.batches import eval_examples
 from jaxcomp.data.world import World
+from jaxcomp.evals.bootstrap import ratio_interval
 from jaxcomp.evals.evaluate import rebuild
-from jaxcomp.evals.intervals import ratio_interval
 from jaxcomp.evals.metrics import reconstruction, slots
 from jaxcomp.evals.qa.items import EvalError
 from jaxcomp.evals.tasks import bounds
