@@ -67,11 +67,6 @@ class Memory:
         """Achieved ratio in decoder tokens a vector; nan without any vector."""
         return float(self.labels_G.sum() / len(self.vec_ND)) if len(self.vec_ND) else float("nan")
 
-    @property
-    def bytes_per_vector(self) -> float:
-        """Achieved ratio in UTF-8 bytes of text a vector; nan without any vector."""
-        return float(self.bytes_G.sum() / len(self.vec_ND)) if len(self.vec_ND) else float("nan")
-
     def __getitem__(self, which: int | slice | Sequence[int]) -> Memory:
         """The memory of one text, or of several, in the order asked for."""
         rows = [which] if isinstance(which, int) else which

@@ -41,19 +41,6 @@ def test_a_text_goes_through_a_file_and_back(run, tmp_path, capsys, monkeypatch)
     assert (code, said) == (0, pair.ask(memory, "Who", max_new=4)[0] + "\n")
 
 
-@pytest.mark.parametrize("raw", [b"\n", b" \t\n\n"])
-def test_no_text_goes_through_a_file_and_back(run, tmp_path, capsys, monkeypatch, raw):
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(raw)))
-    out = tmp_path / "m.safetensors"
-    assert typed(capsys, "compress", "--run", run, "--out", out)[0] == 0
-    assert len(jaxcomp.Memory.load(out).vec_ND) == bool(raw[:-1])
-    code, said, told = typed(capsys, "reconstruct", "--run", run, out, "--max_new=2")
-    assert (code, told) == (0, "")
-    assert said == "\n" or raw[:-1]
-    code, said, told = typed(capsys, "ask", "--run", run, out, "--question=Who", "--max_new=2")
-    assert (code, told, said.count("\n")) == (0, "", 1)
-
-
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [

@@ -66,6 +66,7 @@ def test_a_file_gives_it_back(tmp_path):
     memory = made([[8, 3], [], [5]])
     memory.save(tmp_path / "deep" / "m.safetensors", note={"source": "x"})
     assert same(Memory.load(tmp_path / "deep" / "m.safetensors"), memory)
+    assert memory.tokens_per_vector == 2 * 16 / 5
     assert Memory.about(tmp_path / "deep" / "m.safetensors")["source"] == "x"
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["m.safetensors"]
 

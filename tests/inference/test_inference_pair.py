@@ -3,7 +3,6 @@
 import dataclasses
 import re
 
-import jax
 import numpy as np
 import pytest
 from conftest import mesh_of
@@ -221,14 +220,3 @@ def test_prompts_are_what_the_decoder_reads(tmp_path, pair, memory):
 def test_sampled_rebuilding_is_seeded(pair, memory):
     draw = [pair.reconstruct(memory, max_new=8, temperature=2.0, seed=s) for s in (0, 0, 1)]
     assert draw[0] == draw[1] != draw[2]
-
-
-def test_until_end_is_what_reconstruct_cuts_at(pair, memory):
-    with use_mesh(pair.mesh):
-        placed = pair._place([memory[0]], 1)
-        out = decode.free(
-            pair._graphdef, pair._state, placed, pair._mode(placed, REBUILD), jax.random.key(0),
-            max_new=72, eos_id=pair.dec_tok.eos_id,
-        )  # fmt: skip
-    ids, _ = decode.until_end(np.asarray(out.tok_BL)[0], pair.dec_tok.eos_id)
-    assert pair.reconstruct(memory[0], max_new=72) == [pair.dec_tok.decode(ids)]

@@ -9,7 +9,6 @@ from inference.inference_runs import config
 
 from jaxcomp.data.world import World
 from jaxcomp.evals.metrics.edits import names
-from jaxcomp.evals.pairs import word_lists as w
 from jaxcomp.evals.pairs.edit_rules import DIMENSIONS, Change, TwinRules, changed
 from jaxcomp.evals.pairs.minimal_pairs import Passage, make
 
@@ -111,13 +110,6 @@ def test_numbers_stay_possible():
             assert year != 1912
     assert twins("He came on January 28, they say.", "quantity") == set()
     assert twins("They met at eight o'clock.", "quantity") == set()
-
-
-def test_groups_hold_no_word_twice():
-    for groups in (w.ADJECTIVES, w.PAST, w.BASE, w.CONTRARIES, w.PREDICATES):
-        for word, alternatives in w.others(groups).items():
-            assert word not in alternatives
-            assert len(set(alternatives)) == len(alternatives) > 0
 
 
 # --- the controlled world ------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import re
 
 import numpy as np
@@ -196,15 +195,6 @@ def test_pairs_of_one_passage_are_taken_together():
     shown = table(one | {"pairs": counts | {"made": {}, "left_out": {}}})
     (line,) = [line for line in shown.splitlines() if line.startswith("all ")]
     assert "[" not in line
-
-
-def test_mcnemar_is_the_exact_binomial():
-    records = [record((1.0, 2.0), (2.0, 1.0))] * 9 + [record((2.0, 1.0), (1.0, 2.0))]
-    expected = 2 * sum(math.comb(10, k) for k in (9, 10)) / 2**10
-    found = rates.rates(records)["dimensions"]["all"]["mcnemar"]
-    assert found["p"] == pytest.approx(expected)
-    same = rates.rates([record((1.0, 2.0), (1.0, 2.0))])["dimensions"]["all"]["mcnemar"]
-    assert same == {"memory_only": 0, "no_memory_only": 0, "p": None}
 
 
 def test_without_memory_nothing_is_told_apart(pair, passages, monkeypatch):
