@@ -7,7 +7,7 @@ from collections import defaultdict
 
 from jaxcomp.analysis import stats
 from jaxcomp.analysis.document import Answer
-from jaxcomp.analysis.tables import number, phrase, points, verdict
+from jaxcomp.analysis.tables import number, p_phrase, phrase, points, verdict
 from jaxcomp.analysis.verdict import (
     ABSENT,
     POWER,
@@ -100,7 +100,7 @@ def _trend(t: stats.Trend) -> str:
     """`falls (p = 0.016)`; the p is one-sided, of the direction that is named."""
     way = stats.way(t)
     p = t.p_rise if way == "rises" else t.p_fall
-    return f"{way} (p = {p:.2g})" if way != "has no clear trend" else way
+    return f"{way} ({p_phrase(p)})" if way != "has no clear trend" else way
 
 
 def _numbers(results: Results, v: RatioVerdict, tuned: bool) -> str:

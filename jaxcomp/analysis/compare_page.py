@@ -8,7 +8,7 @@ from jaxcomp.analysis import charts, stats
 from jaxcomp.analysis.charts import Chart
 from jaxcomp.analysis.compare import Change, Factor, Found, claimed, least
 from jaxcomp.analysis.document import Block, Head, Para, Table
-from jaxcomp.analysis.tables import cell, counted, csv_of, header, p_value, phrase
+from jaxcomp.analysis.tables import cell, counted, csv_of, header, p_phrase, p_value, phrase
 
 COLUMNS = (
     "level", "at", "prior_strength", "train_prior_strength", "metric", "family", "size", "params",
@@ -54,7 +54,7 @@ def claim(factor: Factor, found: Found) -> str:
     def said(changes: Sequence[Change]) -> str:
         return "; ".join(
             f"{'' if factor.ordered else f'{c.name} '}{c.word} (change "
-            f"{cell(c.value, unit, True)}, p = {p_value(c.p_claim)}; "
+            f"{cell(c.value, unit, True)}, {p_phrase(c.p_claim)}; "
             f"{counted(c.value.n, 'run')} per size)"
             for c in changes
         )

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from jaxcomp.analysis import decoder_names, stats
 from jaxcomp.analysis.document import Block, Head, Para, Table
-from jaxcomp.analysis.tables import counted, points
+from jaxcomp.analysis.tables import counted, p_value, points
 from jaxcomp.config import Config, ConfigError
 from jaxcomp.evals.metrics import endpoints
 from jaxcomp.sweep import grid
@@ -160,4 +160,5 @@ def cell(t: stats.Trend) -> str:
     if t.bounds is None or t.bases < stats.MIN_REPLICATES:
         return f"{t.rho:+.2f}"
     low, high = t.bounds
-    return f"{t.rho:+.2f} [{low:+.2f}, {high:+.2f}] (fall {t.p_fall:.2g}, rise {t.p_rise:.2g})"
+    ps = f"p fall {p_value(t.p_fall)}, rise {p_value(t.p_rise)}"
+    return f"{t.rho:+.2f} [{low:+.2f}, {high:+.2f}] ({ps})"

@@ -121,6 +121,7 @@ def page(title: str, blocks: Sequence[Block], terms: Mapping[str, str] | None = 
         "kind": lambda block: type(block).__name__,
         "linked": linked,
         "anchor": anchor,
+        "prose": prose,
         "page_spec": charts.on_page,
     }
     pages.templates().filters.update(filters)
@@ -166,6 +167,11 @@ def linked(text: str, terms: Mapping[str, str]) -> Markup:
     return Markup("").join(out)
 
 
+def prose(text: str) -> Markup:
+    """The text, with `code` in backticks."""
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+
 def anchor(term: str) -> str:
     return "def-" + re.sub(r"[^a-z0-9]+", "-", term.lower()).strip("-")
 
@@ -182,7 +188,7 @@ def _shown(b: Block) -> str:
         case Head(text):
             return f"## {_md(text)}"
         case Para(text):
-            return _md(text)
+            return _md(text, "<|*[")
         case Items(items):
             return "\n".join(f"- {_md(i)}" for i in items)
         case Alert(text, items):

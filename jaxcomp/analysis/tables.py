@@ -140,6 +140,11 @@ def p_value(p: float | None) -> str:
     return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.2g}"
 
 
+def p_phrase(p: float) -> str:
+    """`p = 0.016`, `p < 0.001`."""
+    return f"p {p_value(p)}" if p < 0.001 else f"p = {p_value(p)}"
+
+
 # --- files -----------------------------------------------------------------------------------
 
 
