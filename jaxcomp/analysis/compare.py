@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxcomp.analysis import compare_runs, decoder_names, stats
+from jaxcomp.analysis import compare_runs, stats
 from jaxcomp.analysis.paired_tests import holm
 from jaxcomp.analysis.tables import floor_of, own_floors, points
 from jaxcomp.analysis.verdict import change_word
@@ -129,7 +129,7 @@ def kind_of(first: Config, other: Config) -> str:
         )
     # Doses of the text to train on have a decoder each (Factor.own_decoders).
     of_bases = first.world.train_prior_strength == other.world.train_prior_strength
-    if kinds == {"dose"} and of_bases and not decoder_names.same(first, other):
+    if kinds == {"dose"} and of_bases and not compare_runs.same_decoder(first, other):
         raise ConfigError(
             f"--beside: {other.name} differs from {first.name} in the dose of the bases and in its "
             "decoder (by the hash on its card, or that it will have); expected one decoder: name "

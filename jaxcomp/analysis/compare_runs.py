@@ -12,13 +12,17 @@ import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from jaxcomp.analysis import decoder_names, stats
+from jaxcomp.analysis import stats
 from jaxcomp.analysis.document import Block, Head, Para, Table
 from jaxcomp.analysis.tables import counted, p_value, points
 from jaxcomp.config import Config, ConfigError
+from jaxcomp.data.sources import source_of
 from jaxcomp.evals.metrics import endpoints
+from jaxcomp.models.hub import is_id
+from jaxcomp.runtime import paths
 from jaxcomp.sweep import grid
 from jaxcomp.sweep.collect import Results
+from jaxcomp.training import identity, manifest
 
 
 class Pair(NamedTuple):
@@ -46,7 +50,7 @@ def pairs(first: Results, second: Results) -> list[Pair]:
     Raises ConfigError where the two are not sweeps of the same sizes against different decoders.
     """
     same_sizes(first.cfg, second.cfg)
-    if decoder_names.same(first.cfg, second.cfg):
+    if same_decoder(first.cfg, second.cfg):
         raise ConfigError(
             "--beside: the other sweep has the same decoder; expected one against another decoder "
             "(as :full,reference=2 of configs/tiny.py)"
@@ -82,7 +86,7 @@ def same_sizes(first: Config, other: Config) -> None:
 def different(others: Sequence[Config]) -> None:
     """Raises ConfigError where two of the other sweeps have one decoder: it would count twice."""
     for one, two in itertools.combinations(others, 2):
-        if decoder_names.same(one, two):
+        if same_decoder(one, two):
             raise ConfigError(
                 f"--beside: {one.name} and {two.name} have the same decoder; expected sweeps "
                 "against different ones"
@@ -162,3 +166,28 @@ def cell(t: stats.Trend) -> str:
     low, high = t.bounds
     ps = f"p fall {p_value(t.p_fall)}, rise {p_value(t.p_rise)}"
     return f"{t.rho:+.2f} [{low:+.2f}, {high:+.2f}] ({ps})"
+
+
+def same_decoder(first: Config, other: Config) -> bool:
+    """By the hash on the decoder's card, or that it will have: a folder may be named or found, and
+    the same decoder may stand in several. A folder without a card counts by its weights."""
+    folders = [cfg.folders.get("decoder") for cfg in (first, other)]
+    if folders[0] and folders[0] == folders[1]:
+        return True
+    if not any(folders) and not any(source_of(cfg).facts for cfg in (first, other)):
+        # Their hashes are of the text, which a report can do without.
+        return first.decoder == other.decoder
+    return _mark(first) == _mark(other)
+
+
+def _mark(cfg: Config) -> str:
+    folder = cfg.folders.get("decoder")
+    if not folder:
+        try:
+            return identity.decoder_hash(cfg)
+        except ConfigError:  # of text that is not here
+            return "unknown"
+    if is_id(folder):
+        return folder
+    found = manifest.weights_identity(paths.path(folder))
+    return found.get("config_hash") or ",".join(found["files"]) or folder

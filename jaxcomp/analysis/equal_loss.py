@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcomp.analysis import charts, decoder_names, stats
+from jaxcomp.analysis import charts, compare_runs, stats
 from jaxcomp.analysis.answer import seeds
 from jaxcomp.analysis.charts import Chart
 from jaxcomp.analysis.document import Answer, Block, Para, Table
@@ -56,7 +56,7 @@ def differing(cfgs: Sequence[Config]) -> list[str]:
     """Fields other than compressor and seeds that determine a result and are not the same in all
     runs: where there is one, size is not all that is compared."""
     found = {path for cfg in cfgs[1:] for path, *_ in differences(_aside(cfgs[0]), _aside(cfg))}
-    if not all(decoder_names.same(cfgs[0], cfg) for cfg in cfgs[1:]):
+    if not all(compare_runs.same_decoder(cfgs[0], cfg) for cfg in cfgs[1:]):
         found |= {"folders.decoder"}
     shapes = {(cfg.compressor, grid.model(cfg)) for cfg in cfgs}
     named = [name for name, _ in shapes]

@@ -10,8 +10,8 @@ from scipy.stats import spearmanr
 
 from jaxcomp.analysis import checkpoints_page
 from jaxcomp.analysis.checkpoints_page import write
+from jaxcomp.analysis.overlaps import Overlap
 from jaxcomp.analysis.relations import PAIRS, after_peak, at_loss, levels, measures, relations
-from jaxcomp.analysis.similarity import Overlap
 from jaxcomp.cli import overrides
 from jaxcomp.evals.checkpoints import Followed, Row
 

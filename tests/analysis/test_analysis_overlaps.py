@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxcomp.analysis.similarity import cka, overlap
+from jaxcomp.analysis.overlaps import cka, overlap
 
 
 def normal(seed, rows=60, width=10):
