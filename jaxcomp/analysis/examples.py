@@ -48,7 +48,8 @@ def _of_run(run: Result, results: Results, workdir: Path) -> list[Block]:
     column = endpoints(results.cfg)[1].metric
     # The passages of the primary endpoint, else of the loss: edits are not rebuilt as a text.
     for name in dict.fromkeys(h.metric.partition("/")[0] for h in reversed(endpoints(results.cfg))):
-        found = [r for r in _records(path) if r["set"] == name and r.get("rebuilt") is not None]
+        rows = [r for r in _records(path) if r["set"] == name and r.get("rebuilt") is not None]
+        found = [r for r in rows if r.get("loss") is not None]  # edits have none
         if found:
             break
     else:
