@@ -10,7 +10,7 @@ from typing import NamedTuple
 from jaxcomp.config import Config, ConfigError
 from jaxcomp.data.documents import Document
 from jaxcomp.data.eval_sets import Example
-from jaxcomp.data.examples import whole_pieces
+from jaxcomp.data.examples import text_examples
 from jaxcomp.data.facts import Key, Mention, mentions, outcome
 from jaxcomp.data.sources import source_of
 from jaxcomp.data.tokenizer import TokenizerError
@@ -118,17 +118,15 @@ def _example(cfg: Config, pair: Pair, text: str) -> Example:
             f"this pair was not trained on the words: {', '.join(unknown)}; it knows texts such as "
             f"{default_texts(cfg)[0]!r}"
         )
-    pieces, counts = whole_pieces(
-        [Document("text", "", "", text)], cfg, pair.comp_tok, pair.dec_tok
-    )
-    if not pieces:
+    docs = [Document("text", "", "", text)]
+    examples, counts = text_examples(docs, cfg, pair.comp_tok, pair.dec_tok, whole=True)
+    if not examples:
         most = cfg.data.segment * cfg.data.segments
         raise ConfigError(
             f"a text of {len(pair.comp_tok.encode(text))} compressor tokens ({counts.longest} "
             f"decoder tokens); expected at most {most} ({cfg.data.target}): shorten {text[:40]!r}"
         )
-    (p,) = pieces
-    return Example(p.name, p.text, p.ctx, p.rebuild, p.follow, None)
+    return examples[0]
 
 
 def _unknown(cfg: Config, pair: Pair, text: str) -> list[str]:
