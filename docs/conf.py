@@ -28,6 +28,8 @@ nb_execution_in_temp = True
 nb_execution_timeout = 240
 nb_execution_raise_on_error = True
 nb_merge_streams = True
+# A notebook that was not run names no lexer, and `!` is not Python.
+suppress_warnings = ["myst-nb.lexer", "misc.highlighting_failure"]
 
 # Docstrings are Google style, with code in single backticks.
 default_role = "code"
