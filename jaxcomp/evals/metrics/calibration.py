@@ -9,13 +9,15 @@ al. 2017, eq. 3) has 10 bins of equal width: Σ over bins |number right − Σ c
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from jaxcomp.data.tokenizer import Tokenizer
 from jaxcomp.evals.held import Held
 from jaxcomp.evals.metric import HIGHER, LOWER, Metric, Values, forced, metrics
+
+if TYPE_CHECKING:  # loads slowly, and headlines need no tokenizer
+    from jaxcomp.data.tokenizer import Tokenizer
 
 GROUPS = {"facts": "facts", "nonfavourite": "those whose value is not the favourite"}
 BINS = 10  # equal in width, of confidence 0 to 1
