@@ -16,7 +16,7 @@ from jaxcomp.training import manifest
 from jaxcomp.training.identity import of_training
 
 HEAVY = (
-    "flax", "grain", "jax", "matplotlib", "nltk", "optax", "orbax", "pyarrow", "sacrebleu", "scipy",
+    "flax", "grain", "jax", "nltk", "optax", "orbax", "pyarrow", "sacrebleu", "scipy",
     "sklearn", "tensorflow_datasets", "tokenizers", "transformers",
 )  # fmt: skip
 CODE = """
