@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxcomp.cli import overrides
-from jaxcomp.cli.overrides import integer, shipped
+from jaxcomp.cli.overrides import number, shipped
 from jaxcomp.config import Config, ConfigError, config_hash, to_dict
 from jaxcomp.runtime import distributed, paths
 
@@ -68,8 +68,6 @@ def needs_compressor(cfg: Config, command: str) -> None:
 def workers_of(flags: Flags, cfg: Config) -> int:
     if flags.workers is None:
         return cfg.sweep.workers
-    if flags.workers < 0:
-        raise ConfigError(f"--workers={flags.workers}: expected at least 0 (0: one a core on CPU)")
     if flags.workers > 1 and distributed.count() > 1:
         raise ConfigError(
             f"--workers={flags.workers}, but the {distributed.count()} processes of a cluster run "
@@ -114,7 +112,7 @@ def parallel_flags(parser: argparse.ArgumentParser) -> None:
     common_flags(parser)
     parser.add_argument(
         "--workers",
-        type=integer,
+        type=number(0),
         metavar="N",
         help="local processes (default: sweep.workers; 0: one a core on CPU, else one)",
     )

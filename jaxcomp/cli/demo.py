@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from jaxcomp.cli.common import Command, Flags
 from jaxcomp.cli.inference import batch_and_places, no_fields, places_of, tell
-from jaxcomp.cli.overrides import integer
+from jaxcomp.cli.overrides import number
 from jaxcomp.config import ConfigError
 from jaxcomp.runtime import compiled
 
@@ -151,15 +151,19 @@ def _legend() -> Text:
 def _flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="default: two passages")
     parser.add_argument(
-        "--size", type=integer, default=64, metavar="N", help="width of the compressor (64)"
+        "--size", type=number(1), default=64, metavar="N", help="width of the compressor (64)"
     )
     parser.add_argument(
-        "--ratio", type=integer, default=0, metavar="N", help="tokens a vector (default: 4, 16, 64)"
+        "--ratio",
+        type=number(1),
+        default=0,
+        metavar="N",
+        help="tokens a vector (default: 4, 16, 64)",
     )
     parser.add_argument("--run", default="", metavar="DIR", help="a pair of your own instead")
     parser.add_argument("--serve", action="store_true", help="a web page (extra `demo`)")
     parser.add_argument(
-        "--port", type=integer, default=7860, metavar="N", help="of the page (7860)"
+        "--port", type=number(0, 65535), default=7860, metavar="N", help="of the page (7860)"
     )
     batch_and_places(parser)
 

@@ -11,17 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jaxcomp.cli.common import (
-    Command,
-    Flags,
-    common_flags,
-    config_of,
-    needs_compressor,
-    run_folders,
-    together,
-)
+from jaxcomp.cli import common
+from jaxcomp.cli.common import Command, Flags
 from jaxcomp.cli.inference import here, tell
-from jaxcomp.cli.overrides import integer
+from jaxcomp.cli.overrides import number
 from jaxcomp.cli.questions import ask, import_plugins, moved_runs, places_of, runs_of
 from jaxcomp.config import Config, ConfigError, config_hash, to_dict
 from jaxcomp.evals import evaluation, versions
@@ -32,7 +25,7 @@ from jaxcomp.training.manifest import SUMMARY, Manifest, check_same, open_manife
 
 
 def _eval_flags(parser: argparse.ArgumentParser) -> None:
-    common_flags(parser)
+    common.common_flags(parser)
     add = parser.add_argument
     add(
         "--run",
@@ -63,7 +56,7 @@ def _eval_flags(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--limit",
-        type=integer,
+        type=number(1),
         metavar="N",
         help="only the first N items, or passages of each held-out set (default: all)",
     )
@@ -94,13 +87,13 @@ def _eval_flags(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--ratio",
-        type=integer,
+        type=number(1),
         metavar="N",
         help="one of those it was trained at, in place of memory.ratio "
         "(docs/how-to/train-in-stages.md); without --task writes eval-rN.json and "
         "passages-rN.jsonl",
     )
-    add("--batch", type=integer, metavar="N", help="with --task: items at once (32)")
+    add("--batch", type=number(1), metavar="N", help="with --task: items at once (32)")
 
 
 def evaluate(flags: Flags) -> int:
@@ -137,7 +130,7 @@ def held_out(flags: Flags) -> int:
     cfg, workdir, made = _run(flags)
     ratio = flags.ratio or 0
     at_ratio(cfg, ratio)  # raises before any work
-    together(flags, cfg)
+    common.together(flags, cfg)
     paths.check(workdir, write=True)
     suffix = suffix_at(cfg, ratio)
     file, lines = workdir / f"eval{suffix}.json", workdir / f"passages{suffix}.jsonl"
@@ -282,9 +275,9 @@ def _run(flags: Flags) -> tuple[Config, Path, Manifest]:
         place = paths.path(flags.run)
         made = open_manifest(place)
         return made.config, place, made
-    cfg = config_of(flags)
-    needs_compressor(cfg, "eval")
-    place, _ = run_folders(flags, cfg)
+    cfg = common.config_of(flags)
+    common.needs_compressor(cfg, "eval")
+    place, _ = common.run_folders(flags, cfg)
     made = open_manifest(place)
     start = made.parent.config_hash if made.parent else ""
     check_same(place, made, of_training(cfg, start))

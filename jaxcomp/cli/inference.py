@@ -10,17 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from jaxcomp.cli.common import Command, Flags
-from jaxcomp.cli.overrides import integer
+from jaxcomp.cli.overrides import number
 from jaxcomp.config import ConfigError
 from jaxcomp.runtime import paths
 
 
 def compress(flags: Flags) -> int:
-    """Texts into memory files."""
     from jaxcomp.inference import documents
 
     no_fields(flags)
-    at_least(flags, part=1, batch=1)
     texts = documents.read([str(here(name)) for name in flags.inputs], flags.field)
     done = documents.compress(
         pair_of(flags), texts, here(flags.out), part=flags.part, dtype=flags.dtype, say=tell
@@ -34,7 +32,6 @@ def compress(flags: Flags) -> int:
 
 
 def reconstruct(flags: Flags) -> int:
-    """Memory files into texts."""
     memories = list(_memories(flags))
     pair = pair_of(flags)
     several = len(memories) > 1 or len(memories[0]) > 1
@@ -49,7 +46,6 @@ def reconstruct(flags: Flags) -> int:
 
 
 def ask(flags: Flags) -> int:
-    """Questions answered from memory files."""
     memories = list(_memories(flags))
     given = [flags.question] if flags.question else _lines()
     questions = [q for q in given if q.strip()]
@@ -66,7 +62,6 @@ def ask(flags: Flags) -> int:
 
 
 def inspect(flags: Flags) -> int:
-    """Where every word of a rebuilt text came from."""
     from jaxcomp.evals.inspect import inspect as write
 
     no_fields(flags)
@@ -78,7 +73,6 @@ def inspect(flags: Flags) -> int:
 
 
 def export(flags: Flags) -> int:
-    """A run as a folder to hand on, or a memory as prompt embeddings."""
     from jaxcomp.inference import Memory, prompt_embeds
     from jaxcomp.inference import export as write
 
@@ -112,7 +106,6 @@ def _memories(flags: Flags) -> Iterator[Any]:
     from jaxcomp.inference import Memory, MemoryFileError
 
     no_fields(flags)
-    at_least(flags, batch=1, max_new=0)
     first = None
     for name in flags.memories:
         place = here(name)
@@ -155,12 +148,6 @@ def no_fields(flags: Flags) -> None:
         )
 
 
-def at_least(flags: Flags, **least: int) -> None:
-    for name, low in least.items():
-        if getattr(flags, name) < low:
-            raise ConfigError(f"--{name}={getattr(flags, name)}; expected at least {low}")
-
-
 def _print(record: dict[str, str], several: bool, only: str) -> None:
     escaped = sys.stdout.encoding.lower() != "utf-8"
     print(json.dumps(record, ensure_ascii=escaped) if several else record[only], flush=True)
@@ -179,13 +166,15 @@ def _place(parser: argparse.ArgumentParser) -> None:
         help="workdir of a finished `jaxcomp train`, a sweep's jobs/JOB, or an exported folder",
     )
     parser.add_argument(
-        "--ratio", type=integer, default=0, metavar="N", help="one of those it was trained at"
+        "--ratio", type=number(1), default=0, metavar="N", help="one of those it was trained at"
     )
     batch_and_places(parser)
 
 
 def batch_and_places(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--batch", type=integer, default=32, metavar="N", help="rows at once (32)")
+    parser.add_argument(
+        "--batch", type=number(1), default=32, metavar="N", help="rows at once (32)"
+    )
     for base in ("compressor", "decoder"):
         parser.add_argument(
             f"--{base}",
@@ -211,7 +200,9 @@ def _compress_flags(parser: argparse.ArgumentParser) -> None:
         help="one NAME.safetensors, or a folder for files of --part texts each, which a rerun "
         "completes",
     )
-    parser.add_argument("--part", type=integer, default=256, metavar="N", help="texts a file (256)")
+    parser.add_argument(
+        "--part", type=number(1), default=256, metavar="N", help="texts a file (256)"
+    )
     parser.add_argument("--field", default="text", help="the field of a row that holds the text")
     parser.add_argument(
         "--dtype",
@@ -227,7 +218,7 @@ def _memory_flags(parser: argparse.ArgumentParser) -> None:
         "memories", nargs="+", metavar="MEMORY", help="files or folders of `jaxcomp compress`"
     )
     parser.add_argument(
-        "--max_new", type=integer, default=0, metavar="N", help="most decoder tokens of an output"
+        "--max_new", type=number(0), default=0, metavar="N", help="most decoder tokens of an output"
     )
 
 
@@ -241,7 +232,11 @@ def _ask_flags(parser: argparse.ArgumentParser) -> None:
 def _inspect_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", required=True, metavar="DIR", help="a finished run")
     parser.add_argument(
-        "--limit", type=integer, default=64, metavar="N", help="passages of each held-out set (64)"
+        "--limit",
+        type=number(1),
+        default=64,
+        metavar="N",
+        help="passages of each held-out set (64)",
     )
     batch_and_places(parser)
     parser.add_argument(

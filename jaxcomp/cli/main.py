@@ -19,7 +19,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from jaxcomp.cli import check, demo, evaluate, inference, prepare, sweep, train
+from jaxcomp.cli import demo, evaluate, inference, sweep, train
 from jaxcomp.cli.overrides import pairs
 from jaxcomp.config import ConfigError
 from jaxcomp.runtime import distributed
@@ -32,9 +32,7 @@ INTERRUPTED, TERMINATED, CUT = 130, 143, 141  # as a shell reports SIGINT, SIGTE
 LONGEST = 2000  # characters of an error's line
 
 
-COMMANDS = tuple(
-    c for part in (demo, prepare, train, sweep, evaluate, check, inference) for c in part.COMMANDS
-)
+COMMANDS = tuple(c for part in (demo, train, sweep, evaluate, inference) for c in part.COMMANDS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,6 +8,8 @@ found and what would work.
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import dataclasses
 import difflib
 import inspect
@@ -145,11 +147,17 @@ def _parsed(text: str, kind: Any, key: str) -> Any:
     return read(kind, value, "command line", key)
 
 
-def integer(text: str) -> int:
-    """The value of a command's own flag. Raises ValueError, also beyond the range of any array."""
-    value = int(text)
-    if abs(value) > MOST:
-        raise ValueError(f"{text}: beyond {MOST}")
+def number(low: float, high: float = MOST, kind: type = int) -> Callable[[str], Any]:
+    """What argparse reads a command's own flag with: a number within the bounds."""
+    bounds = f"of at least {low:g}" if high == MOST else f"from {low:g} to {high:g}"
+
+    def value(text: str) -> Any:
+        with contextlib.suppress(ValueError):
+            if low <= kind(text) <= high:
+                return kind(text)
+        whole = "a whole number" if kind is int else "a number"
+        raise argparse.ArgumentTypeError(f"{text!r}: expected {whole} {bounds}")
+
     return value
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from jaxcomp.cli.common import Flags
-from jaxcomp.cli.inference import at_least, here, tell
+from jaxcomp.cli.inference import here, tell
 from jaxcomp.config import Config, ConfigError
 from jaxcomp.evals import evaluation
 from jaxcomp.evals.evaluation import Request
@@ -13,7 +13,6 @@ from jaxcomp.runtime import paths, plugins
 from jaxcomp.training.manifest import find_manifest
 
 _PLACES = ("compressor", "decoder")  # of the base models of --run; in the other form fields
-_LEAST = {"limit": 1, "batch": 1}
 
 
 def ask(flags: Flags) -> int:
@@ -23,9 +22,6 @@ def ask(flags: Flags) -> int:
     for name in evaluation.OPTIONS:
         if getattr(flags, name) is not None and name not in one.options:
             raise ConfigError(f"--{name} does not go with --task={flags.task}")
-    for name, low in _LEAST.items():
-        if getattr(flags, name) is not None:
-            at_least(flags, **{name: low})
     runs = moved_runs(flags)
     for name in one.needs if runs else ():
         if getattr(flags, name) is None:

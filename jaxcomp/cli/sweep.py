@@ -7,19 +7,9 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from jaxcomp.cli.common import (
-    FAILED,
-    Command,
-    Flags,
-    check_writable,
-    common_flags,
-    config_of,
-    parallel_flags,
-    say,
-    together,
-    workdir_of,
-    workers_of,
-)
+from jaxcomp.cli import common
+from jaxcomp.cli.common import FAILED, Command, Flags
+from jaxcomp.cli.overrides import number
 from jaxcomp.config import Config, ConfigError
 from jaxcomp.runtime import distributed, paths
 from jaxcomp.runtime.fields import from_dict
@@ -27,7 +17,7 @@ from jaxcomp.runtime.plugins import load_plugins
 
 
 def _sweep_flags(parser: argparse.ArgumentParser) -> None:
-    parallel_flags(parser)
+    common.parallel_flags(parser)
     parser.add_argument(
         "--shard",
         default="0/1",
@@ -56,7 +46,7 @@ def _reuse_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def _report_flags(parser: argparse.ArgumentParser) -> None:
-    common_flags(parser)
+    common.common_flags(parser)
     _reuse_flag(parser)
     parser.add_argument(
         "--beside",
@@ -84,11 +74,14 @@ def _plan_flags(parser: argparse.ArgumentParser) -> None:
         "setup takes the first that holds it",
     )
     parser.add_argument(
-        "--rate", type=float, metavar="USD", help="price of a chip's hour (default: a list price)"
+        "--rate",
+        type=number(0, kind=float),
+        metavar="USD",
+        help="price of a chip's hour (default: a list price)",
     )
     parser.add_argument(
         "--efficiency",
-        type=float,
+        type=number(1e-3, 1, float),
         default=0.5,
         metavar="SHARE",
         help="of the roofline's speed that a step is assumed to reach (0.5)",
@@ -97,25 +90,24 @@ def _plan_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def sweep(flags: Flags) -> int:
-    """The whole grid."""
     from jaxcomp.sweep import jobs, runner
 
-    cfg = config_of(flags)
+    cfg = common.config_of(flags)
     if flags.list:
         print("\n".join(_commands(cfg, flags)))
         return 0
-    check_writable(flags)
-    workdir = workdir_of(flags, cfg)
+    common.check_writable(flags)
+    workdir = common.workdir_of(flags, cfg)
     shard = runner.parse_shard(flags.shard)
-    together(flags, cfg)
+    common.together(flags, cfg)
     summary = runner.run(
         cfg,
         workdir,
         work=jobs.SweepWork(flags.typed),
         shard=shard,
-        workers=workers_of(flags, cfg),
+        workers=common.workers_of(flags, cfg),
         reuse=_places_of(flags.reuse),
-        out=say,
+        out=common.say,
     )
     return distributed.by_lead(lambda: _reported(cfg, workdir, summary))
 
@@ -145,7 +137,6 @@ def _commands(cfg: Config, flags: Flags) -> list[str]:
 
 
 def report(flags: Flags) -> int:
-    """Tables and plots of a sweep, finished or not."""
     from jaxcomp.analysis.report import report as write_report
     from jaxcomp.sweep import grid, rows, store
 
@@ -156,11 +147,11 @@ def report(flags: Flags) -> int:
         )
     if not (flags.workdir or flags.config):
         raise ConfigError("report needs --workdir=DIR of a sweep (or --config)")
-    asked = config_of(flags) if flags.config else None
+    asked = common.config_of(flags) if flags.config else None
     if flags.reuse and asked is None:
         raise ConfigError("report --reuse needs --config=FILE, whose jobs are taken over")
-    check_writable(flags)
-    workdir = paths.path(flags.workdir) if asked is None else workdir_of(flags, asked)
+    common.check_writable(flags)
+    workdir = paths.path(flags.workdir) if asked is None else common.workdir_of(flags, asked)
     if flags.reuse and asked is not None:
         store.Ledger(workdir).check(asked)
         found = rows.finished(grid.expand(asked), _places_of(flags.reuse))
@@ -210,22 +201,15 @@ def _print_report(written: Any) -> Any:
 
 
 def plan(flags: Flags) -> int:
-    """What a sweep needs of a TPU slice."""
     from jaxcomp.sweep.plan import main
     from jaxcomp.sweep.plan.table import table
 
-    for name, least in (("rate", 0.0), ("efficiency", 1e-3)):
-        value = getattr(flags, name)
-        if value is not None and not least <= value < float("inf"):
-            raise ConfigError(f"--{name}={value}: expected a number of at least {least:g}")
-    if flags.efficiency > 1:
-        raise ConfigError(f"--efficiency={flags.efficiency}: expected a share, at most 1")
     names = [name for name in flags.topology.split(",") if name]
     if not names:
         raise ConfigError(
             "--topology names no slice; expected one or more, as in v5e:4x4,v5p:4x4x4"
         )
-    rows = main.plan(config_of(flags), names, out=say)
+    rows = main.plan(common.config_of(flags), names, out=common.say)
     text = table(rows, flags.efficiency, flags.rate)
     print(f"\n{text}", end="")
     if flags.out:

@@ -1,30 +1,34 @@
-"""`jaxcomp pretrain` and `train`."""
+"""`jaxcomp prepare`, `pretrain`, `check` and `train`: what makes one run."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from jaxcomp.cli.common import (
-    FAILED,
-    Command,
-    Flags,
-    check_writable,
-    common_flags,
-    config_of,
-    needs_compressor,
-    parallel_flags,
-    run_folders,
-    say,
-    together,
-    workdir_of,
-    workers_of,
-)
+from jaxcomp.cli import common
+from jaxcomp.cli.common import FAILED, Command, Flags
+from jaxcomp.cli.overrides import number
+from jaxcomp.config import Config
+from jaxcomp.data.sources import source_of
 from jaxcomp.runtime import compiled, distributed
+
+if TYPE_CHECKING:
+    from jaxcomp.data.parallel import Set
+
+
+def _prepare_flags(parser: argparse.ArgumentParser) -> None:
+    common.common_flags(parser)
+    parser.add_argument(
+        "--workers", type=number(0), default=0, metavar="N", help="processes (default: one a core)"
+    )
 
 
 def _train_flags(parser: argparse.ArgumentParser) -> None:
-    common_flags(parser)
+    common.common_flags(parser)
     parser.add_argument(
         "--profile",
         default="",
@@ -34,8 +38,40 @@ def _train_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def prepare(flags: Flags) -> int:
+    from jaxcomp.data import parallel
+
+    cfg = common.config_of(flags)
+    if source_of(cfg).facts:
+        print(f"nothing to prepare: data.source = {cfg.data.source!r} is drawn, not read")
+        return 0
+    sets = list(_sets(cfg, common.workdir_of(flags, cfg)))
+    for blocks in parallel.prepare(sets, flags.workers or os.cpu_count() or 1):
+        print(f"{blocks.folder}: {len(blocks)} blocks")
+    return 0
+
+
+def _sets(cfg: Config, workdir: Path) -> Iterator[Set]:
+    """What the runs of a config read: examples for each pair of tokenizers, and documents for each
+    model that is still to be pretrained."""
+    from jaxcomp.data.batches import tokenizer_folder
+    from jaxcomp.data.objectives import OBJECTIVES
+    from jaxcomp.data.parallel import Set
+    from jaxcomp.sweep import grid, jobs
+
+    for one in [cfg] if cfg.compressor else [job.config for job in grid.expand(cfg)]:
+        base, decoder = (jobs.found(what, one, workdir) for what in ("base", "decoder"))
+        comp, dec = (str(folder or tokenizer_folder(one)) for folder in (base, decoder))
+        if base is None:
+            yield Set("lm", one, comp, comp)
+        if decoder is None:  # it is pretrained, and adapted with a compressor of its own
+            yield Set("lm", one, dec, dec)
+            yield Set("examples", one, dec, dec)
+        asks = OBJECTIVES[one.train.objective].targets == "question"
+        yield Set("answers" if asks else "examples", one, comp, dec)
+
+
 def pretrain(flags: Flags) -> int:
-    """Base models and the decoder of a config, made in the workdir."""
     from jaxcomp.sweep import grid, jobs, runner
     from jaxcomp.sweep.store import Ledger
     from jaxcomp.sweep.tasks import Results
@@ -43,11 +79,11 @@ def pretrain(flags: Flags) -> int:
     # "decoder" stands where a compressor is named, but is no size of a family.
     only_decoder = ("compressor", "decoder") in flags.overrides
     flags.overrides = [o for o in flags.overrides if o != ("compressor", "decoder")]
-    cfg = config_of(flags)
-    check_writable(flags)
-    workdir = workdir_of(flags, cfg)
+    cfg = common.config_of(flags)
+    common.check_writable(flags)
+    workdir = common.workdir_of(flags, cfg)
     work = jobs.PretrainWork(flags.typed)
-    together(flags, cfg)
+    common.together(flags, cfg)
     if cfg.compressor:
         tasks = [jobs.base_task(cfg)]
     else:
@@ -61,22 +97,32 @@ def pretrain(flags: Flags) -> int:
     if not todo:
         print(f"nothing to do: {', '.join(t.id for t in tasks)} are in {workdir} already")
         return 0
-    with runner.hired(work, workdir, workers_of(flags, cfg), len(todo)) as hands:
-        say(jobs.check_data(grid.expand(cfg)[0].config, workdir))
-        failed = runner.run_tasks(todo, results, hands, say)
+    with runner.hired(work, workdir, common.workers_of(flags, cfg), len(todo)) as hands:
+        common.say(jobs.check_data(grid.expand(cfg)[0].config, workdir))
+        failed = runner.run_tasks(todo, results, hands, common.say)
+    return FAILED if failed else 0
+
+
+def check(flags: Flags) -> int:
+    from jaxcomp.evals.preview import main
+
+    cfg = main.chosen(common.config_of(flags))
+    common.needs_compressor(cfg, "check")
+    workdir, root = common.run_folders(flags, cfg)
+    failed = main.check(cfg, workdir, root=root, out=common.say)
+    print(f"failed: {', '.join(failed)}" if failed else "nothing found")
     return FAILED if failed else 0
 
 
 def train(flags: Flags) -> int:
-    """One compressor."""
     from jaxcomp.training import compressor, profiling
 
-    cfg = config_of(flags)
-    needs_compressor(cfg, "train")
+    cfg = common.config_of(flags)
+    common.needs_compressor(cfg, "train")
     profile = profiling.window(flags.profile, cfg.train.optim.steps)
-    together(flags, cfg)
-    check_writable(flags)
-    workdir, root = run_folders(flags, cfg)
+    common.together(flags, cfg)
+    common.check_writable(flags)
+    workdir, root = common.run_folders(flags, cfg)
     compiled.keep()
     summary = compressor.train(cfg, workdir, root=root, command=flags.typed, profile=profile)
     print(json.dumps(summary, indent=1))
@@ -86,13 +132,23 @@ def train(flags: Flags) -> int:
 
 COMMANDS = (
     Command(
+        "prepare",
+        "tokenise a large text once, before training",
+        "Reads the text of a config, cuts and tokenises it with all cores, and keeps the result "
+        "in\n$JAXCOMP_CACHE (~/.cache/jaxcomp), where train, pretrain and sweep find it. Killed, "
+        "the same\ncommand goes on. Small files and the controlled world need no preparation.",
+        _prepare_flags,
+        prepare,
+        processes="one",
+    ),
+    Command(
         "pretrain",
         "make base language models and the decoder",
         "Pretrains the language models a config starts from, into WORKDIR/bases and "
         "WORKDIR/decoders:\nall bases of the grid and the decoder, or one with "
         "--compressor=FAMILY/SIZE [--base_seed=N],\nor the decoder alone with "
         "--compressor=decoder. Finished ones are left as they are.",
-        parallel_flags,
+        common.parallel_flags,
         pretrain,
         processes="all",
     ),
@@ -105,5 +161,16 @@ COMMANDS = (
         _train_flags,
         train,
         processes="all",
+    ),
+    Command(
+        "check",
+        "look at one batch before a long run",
+        "Prints a text and its segments, where everything stands, what attends to what, what "
+        "carries\nloss, the parameters and the first loss; then checks for bugs that have spoilt "
+        "such runs.\nExits with 1 where a check fails. --compressor=FAMILY/SIZE (default: the "
+        "first). Writes nothing.",
+        common.common_flags,
+        check,
+        processes="one",
     ),
 )

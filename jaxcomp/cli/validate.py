@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from operator import attrgetter
 from typing import Any
 
 from jaxcomp.compress import recipes
@@ -16,6 +16,7 @@ from jaxcomp.config import (
     ModelConfig,
     OptimConfig,
     SweepConfig,
+    suggestion,
 )
 from jaxcomp.data.objectives import OBJECTIVES
 from jaxcomp.data.sources import check_source, has_questions, source_of
@@ -33,29 +34,25 @@ CHOICES: dict[str, Iterable[str]] = {
     "memory.connector": CONNECTORS,
     "train.objective": OBJECTIVES,
 }
+RATIOS = (
+    *("train.ratios", "train.curriculum", "decoder.adapt.ratios", "decoder.adapt.curriculum"),
+    "sweep.ratios",
+)
 OPTIMS = ("train.optim", "pretrain.optim", "decoder.pretrain.optim", "decoder.adapt.optim")
-
-
-def get(cfg: Config, key: str) -> Any:
-    """The value at a dotted field."""
-    node: Any = cfg
-    for name in key.split("."):
-        node = getattr(node, name)
-    return node
 
 
 def validate(cfg: Config) -> None:
     """Raises ConfigError that names the field, what was found, what works and the mend."""
     read(Config, cfg, "config")
     for key, allowed in CHOICES.items():
-        _choice(key, get(cfg, key), allowed)
+        _choice(key, attrgetter(key)(cfg), allowed)
     recipes.check(cfg.memory)
     recipes.check_towers(cfg.memory, cfg.train)
     if "decoder" not in cfg.folders:  # it will be taught by the reference
         towers = cfg.decoder.reference, cfg.decoder.model
         recipes.check_shapes(cfg.memory, *towers, "decoder.reference")
     for key in OPTIMS:
-        _optim(key, get(cfg, key))
+        _optim(key, attrgetter(key)(cfg))
     _models(cfg)
     _ratios(cfg)
     if cfg.eval.samples > 1 and not cfg.eval.temperature > 0:
@@ -85,13 +82,8 @@ def _optim(key: str, optim: OptimConfig) -> None:
 def _ratios(cfg: Config) -> None:
     segment = cfg.data.segment
     asked = [("memory.ratio", cfg.memory.ratio)]
-    asked += [("train.ratios", r) for r in cfg.train.ratios]
-    asked += [("train.curriculum", r) for r in cfg.train.curriculum]
-    asked += [("decoder.adapt.ratios", r) for r in cfg.decoder.adapt.ratios]
-    asked += [("decoder.adapt.curriculum", r) for r in cfg.decoder.adapt.curriculum]
-    asked += [("sweep.ratios", r) for r in cfg.sweep.ratios]
-    for name, own in cfg.sweep.own_ratios.items():
-        asked += [(f"sweep.own_ratios.{name}", r) for r in own]
+    asked += [(key, r) for key in RATIOS for r in attrgetter(key)(cfg)]
+    asked += [(f"sweep.own_ratios.{n}", r) for n, own in cfg.sweep.own_ratios.items() for r in own]
     for key, ratio in asked:
         if segment % ratio:
             near = [r for r in range(1, segment + 1) if segment % r == 0]
@@ -111,48 +103,31 @@ def _models(cfg: Config) -> None:
     models |= {"decoder.model": cfg.decoder.model, "decoder.reference": cfg.decoder.reference}
     for key, model in models.items():
         _model(key, model)
-    if cfg.compressor:
-        model_of(cfg, cfg.compressor)
+    known = [f"{f}/{s}" for f, sizes in cfg.families.items() for s in sizes]
+    if cfg.compressor and cfg.compressor not in known:
+        raise ConfigError(
+            f"compressor = {cfg.compressor!r} is not a family/size of this config"
+            f"{suggestion(cfg.compressor, known)}; "
+            f"known: {', '.join(known) or 'none (families is empty)'}"
+        )
     for name, folder in cfg.folders.items():
-        if name != "decoder" and name not in _known(cfg):
+        if name != "decoder" and name not in known:
             raise ConfigError(
-                f"folders.{name}: expected decoder or one of {', '.join(_known(cfg)) or 'none'}"
+                f"folders.{name}: expected decoder or one of {', '.join(known) or 'none'}"
             )
-        if is_id(folder):
-            continue
-        if not is_remote(folder) and not os.path.isdir(os.path.expanduser(folder)):
+        place = os.path.expanduser(folder)
+        if not is_id(folder) and not is_file(os.path.join(place, "config.json")):
+            there = is_remote(folder) or os.path.isdir(place)
+            found = "holds no config.json" if there else "no such folder"
             raise ConfigError(
-                f"folders.{name} = {folder!r}: no such folder; expected a Hugging Face model "
-                "folder, or a hub id such as Qwen/Qwen3-0.6B"
-            )
-        if not is_file(os.path.join(os.path.expanduser(folder), "config.json")):
-            raise ConfigError(
-                f"folders.{name} = {folder!r}: holds no config.json; expected a Hugging Face "
-                "model folder, or a hub id such as Qwen/Qwen3-0.6B"
+                f"folders.{name} = {folder!r}: {found}; expected a Hugging Face model folder, or a "
+                "hub id such as Qwen/Qwen3-0.6B"
             )
 
 
 def _model(key: str, m: ModelConfig) -> None:
     _choice(f"{key}.model_type", m.model_type, tuple(FAMILIES))
     check_shape(m, f"{key}.")
-
-
-def model_of(cfg: Config, name: str) -> ModelConfig:
-    """The model `family/size`. Raises ConfigError that lists the known ones."""
-    known = _known(cfg)
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ConfigError(
-            f"compressor = {name!r} is not a family/size of this config{hint}; "
-            f"known: {', '.join(known) or 'none (families is empty)'}"
-        )
-    family, _, size = name.partition("/")
-    return cfg.families[family][size]
-
-
-def _known(cfg: Config) -> list[str]:
-    return [f"{f}/{s}" for f, sizes in cfg.families.items() for s in sizes]
 
 
 def _data(data: DataConfig) -> None:
@@ -212,9 +187,7 @@ def _sweep(cfg: Config) -> None:
                 f"sweep.sizes: {size!r} is no size of a chosen family; known: {', '.join(sizes)}"
             )
     for key in ("ratios", "base_seeds", "seeds"):
-        values = getattr(sweep, key)
-        if not values or len(set(values)) != len(values):
-            raise ConfigError(f"sweep.{key} = {values}: expected one or more different numbers")
+        _different(f"sweep.{key}", getattr(sweep, key), "one or more different numbers")
     ratios = sorted({*sweep.ratios}.union(*sweep.own_ratios.values()))
     # A grid without the default one, such as a first look at a single ratio, says so in its report.
     if sweep.primary_ratio not in (*ratios, SweepConfig.primary_ratio):
@@ -229,27 +202,27 @@ def _sweep(cfg: Config) -> None:
             "which must not be counted as several; use one base seed, and sweep.seeds for several "
             "training seeds"
         )
+    _different("sweep.lr_grid", sweep.lr_grid, "different multiples")
     _recipes(cfg)
-    if len(set(sweep.lr_grid)) != len(sweep.lr_grid):
-        raise ConfigError(f"sweep.lr_grid = {sweep.lr_grid}: has the same multiple twice")
+
+
+def _different(key: str, values: Collection[Any], expected: str) -> None:
+    if len(set(values)) != len(values) or ("one" in expected and not values):
+        raise ConfigError(f"{key} = {values}: expected {expected}")
 
 
 def _recipes(cfg: Config) -> None:
     chosen = cfg.sweep.recipes
     for name in chosen:
         _choice("sweep.recipes", name, tuple(recipes.RECIPES))
-    if len(set(chosen)) != len(chosen):
-        raise ConfigError(f"sweep.recipes = {chosen}: has the same recipe twice")
+    _different("sweep.recipes", chosen, "different recipes")
     for name, ratios in cfg.sweep.own_ratios.items():
         if name not in chosen:
             raise ConfigError(
                 f"sweep.own_ratios: {name!r} is none of sweep.recipes = {chosen}; leave it out, or "
                 "name it there too"
             )
-        if not ratios or len(set(ratios)) != len(ratios):
-            raise ConfigError(
-                f"sweep.own_ratios.{name} = {ratios}: expected one or more different numbers"
-            )
+        _different(f"sweep.own_ratios.{name}", ratios, "one or more different numbers")
     if chosen and "decoder" not in cfg.folders:
         raise ConfigError(
             "sweep.recipes needs folders.decoder: a decoder made here is taught by a reference "

@@ -62,12 +62,12 @@ class SweepWork:
     def tasks(self, jobs: Sequence[grid.Job], workdir: Path) -> list[Task]:
         bases = {job.base: base_task(job.config) for job in jobs}
         models = [decoder_task(jobs[0].config), *bases.values()]
-        made = [task for task in models if _found(task.what, task.config, workdir) is None]
+        made = [task for task in models if found(task.what, task.config, workdir) is None]
         names = {task.id for task in made}
         return [*made, *(_job_task(job, names) for job in jobs)]
 
     def ready(self, task: Task, workdir: Path) -> bool:
-        return _found(task.what, task.config, workdir) is not None
+        return found(task.what, task.config, workdir) is not None
 
     def run(self, task: Task, workdir: Path, say: Say) -> dict[str, Any]:
         load_plugins(task.config)
@@ -95,7 +95,7 @@ class PretrainWork(SweepWork):
         return card.is_file() and manifest.read_json(card).get("config_hash") == wanted
 
 
-def _found(what: str, cfg: Config, workdir: Path) -> Path | None:
+def found(what: str, cfg: Config, workdir: Path) -> Path | None:
     """The folder of the decoder or of the base of a single run, if there is one."""
     from jaxcomp.training import identity, pretrained
 
@@ -114,7 +114,7 @@ def check_data(cfg: Config, workdir: Path) -> str:
     from jaxcomp.data.eval_sets import check_held_out
     from jaxcomp.training import pretrained
 
-    folders = [_found(what, cfg, workdir) for what in ("base", "decoder")]
+    folders = [found(what, cfg, workdir) for what in ("base", "decoder")]
     toks = [pretrained.tokenizer_of(f) if f is not None else data_tokenizer(cfg) for f in folders]
     check_held_out(cfg, *toks)
     return f"data at ratio {cfg.memory.ratio}: {data_stats(cfg, *toks)}"

@@ -59,7 +59,7 @@ def test_a_sweep_of_recipes_needs_one_decoder_for_all():
         validate(sweep("pcc", "arc"))
     given = {"decoder": "owner/name"}
     validate(sweep("pcc", "arc", folders=given))
-    with pytest.raises(ConfigError, match="same recipe twice"):
+    with pytest.raises(ConfigError, match="expected different recipes"):
         validate(sweep("arc", "arc", folders=given))
     with pytest.raises(ConfigError, match=r"sweep.recipes = 'custom': expected one of pcc"):
         validate(sweep("custom", folders=given))

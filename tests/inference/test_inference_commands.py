@@ -107,14 +107,23 @@ def test_several_texts_are_printed_as_json_lines(run, tmp_path, capsys):
     [
         (["compress", "--out=m.safetensors"], "--run"),
         (["compress", "--run=nowhere", "--out=m.safetensors"], "holds neither"),
-        (["compress", "--run=nowhere", "--out=m", "--part=0"], "--part=0; expected at least 1"),
+        (
+            ["compress", "--run=nowhere", "--out=m", "--part=0"],
+            "--part: '0': expected a whole number of at least 1",
+        ),
         (["compress", "--run=x", "--out=m", "--memory.ratio=4"], "no flag of compress"),
         (["compress", "--run=nowhere", "--out=m", "--dtype=int8"], "invalid choice: 'int8'"),
         (["compress", "--run=nowhere", "--out=m", "a.txt"], "a.txt: no such file or folder"),
         (["reconstruct", "--run=nowhere", "m.safetensors"], "m.safetensors: no such file"),
         (["ask", "--run=nowhere", "m.safetensors", "--question=a"], "no such file"),
-        (["reconstruct", "--run=x", "m", "--batch=0"], "--batch=0; expected at least 1"),
-        (["ask", "--run=x", "m", "--max_new=-1"], "--max_new=-1; expected at least 0"),
+        (
+            ["reconstruct", "--run=x", "m", "--batch=0"],
+            "--batch: '0': expected a whole number of at least 1",
+        ),
+        (
+            ["ask", "--run=x", "m", "--max_new=-1"],
+            "--max_new: '-1': expected a whole number of at least 0",
+        ),
         (["export", "--run=nowhere", "--out=e"], "nowhere"),
         (["export", "--run=x", "--out=e", "--question=a"], "goes with --prompt_embeds"),
     ],
