@@ -45,7 +45,7 @@ def test_help_answers_without_jax(command):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    using = command in ("compress", "reconstruct", "ask", "inspect", "export")
+    using = command in ("demo", "compress", "reconstruct", "ask", "inspect", "export")
     assert ("--config" in done.stdout) != using
     assert ("--run" in done.stdout) == (using or command == "eval")
     assert ("--workdir" in done.stdout) == (not using and command != "plan")
