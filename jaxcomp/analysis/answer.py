@@ -17,7 +17,9 @@ from jaxcomp.analysis.verdict import (
     RatioVerdict,
     Verdict,
 )
+from jaxcomp.config import Config
 from jaxcomp.evals.metrics import Headline, endpoints
+from jaxcomp.sweep import grid
 from jaxcomp.sweep.collect import Results
 
 QUESTION = "Does a larger compressor lose faithfulness?"
@@ -25,9 +27,13 @@ TUNED = f"{QUESTION[:-1]} with the learning rate tuned per size?"
 
 
 def answer(results: Results, tuned: bool = False) -> Answer:
-    """The answer at the primary ratio, the numbers behind it, and what would settle it."""
+    """The answer at the primary ratio, the numbers behind it, and what would settle it. Needs a
+    finished job."""
     said, (loss, kept) = verdict(results, tuned), endpoints(results.cfg)
     question, v, ratio = TUNED if tuned else QUESTION, said.primary, said.primary_ratio
+    if all(len(names) < 2 for names in grid.sizes(results.cfg).values()):
+        why = "This sweep has one size only; a comparison needs two or more."
+        return Answer(question, "Inconclusive", why, settle=_more_sizes(results.cfg))
     if v is None:
         return Answer(
             question,
@@ -37,19 +43,33 @@ def answer(results: Results, tuned: bool = False) -> Answer:
             others=_others(said),
         )
     sign = {PRESENT: "Yes", ABSENT: "No"}.get(v.word, "Inconclusive")
-    why, settle = _why(v, said, loss, kept)
+    why, settle = _why(v, said, loss, kept, bool(results.missing or results.failed))
     return Answer(question, sign, why, _numbers(results, v, tuned), settle, _others(said))
 
 
-def _why(v: RatioVerdict, said: Verdict, loss: Headline, kept: Headline) -> tuple[str, str]:
+def _more_sizes(cfg: Config) -> str:
+    """The flag that adds a size, where a family of the config has a second one."""
+    names = max((list(sizes) for sizes in cfg.families.values()), key=len)
+    flag = f"--sweep.sizes={names[0]},{names[-1]}"
+    return f"Run two or more sizes ({flag})." if len(names) > 1 else "Add a size to `families`."
+
+
+def _measured(v: RatioVerdict) -> bool:
+    """Has a pretraining seed both metrics of every size?"""
+    return min(v.loss.replicates, v.kept.replicates) > 0
+
+
+def _why(
+    v: RatioVerdict, said: Verdict, loss: Headline, kept: Headline, unfinished: bool
+) -> tuple[str, str]:
     """Why this is the answer, and what would settle it."""
     smallest = phrase(said.smallest_effect, kept.unit, step=True)
     if v.worst is None:
-        if not min(v.loss.replicates, v.kept.replicates):
+        if not _measured(v):
             return (
                 f"No pretraining seed has a finished run of every size with {loss.label} and "
                 f"{kept.label} yet.",
-                "Finish the sweep: the same command resumes it.",
+                "Finish the sweep: the same command resumes it." if unfinished else "",
             )
         bases = min(v.loss.bases, v.kept.bases)
         return (
@@ -131,6 +151,6 @@ def _others(said: Verdict) -> str:
     groups: dict[str, list[str]] = defaultdict(list)
     for v in said.ratios:
         if v.ratio != said.primary_ratio and v.word != THESE_BASES:
-            groups[v.word].append(f"{v.ratio}x")
+            groups[v.word if _measured(v) else "not measured for every size"].append(f"{v.ratio}x")
     rest = "; ".join(f"{word} at {', '.join(which)}" for word, which in sorted(groups.items()))
     return f"Other ratios (Holm-adjusted): {rest}." if rest else ""

@@ -87,7 +87,7 @@ def claim(factor: Factor, found: Found) -> str:
 
 def _what(factor: Factor) -> str:
     each = "; ".join(
-        f"{x.name} ({x.results.cfg.name}, {len(x.results.timings)} jobs done, "
+        f"{x.name} ({x.results.cfg.name}, {counted(len(x.results.timings), 'job')} done, "
         f"{len(x.results.missing) + len(x.results.failed)} not)"
         for x in factor.levels
     )

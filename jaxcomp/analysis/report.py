@@ -94,7 +94,7 @@ def report(cfg: Config, workdir: Path, others: Sequence[tuple[Config, Path]] = (
     # Last: where it agrees with the ledger, so does all the rest (`current`).
     write_text(folder / "results.csv", results_csv(results))
     done = len(results.timings)
-    sentence = answer(results).sentence
+    sentence = answer(results).sentence if results.rows else NOTHING
     return Written(folder, sentence, done, tuple(results.failed), tuple(results.missing))
 
 
@@ -112,6 +112,7 @@ def _factor(
 # --- content ---------------------------------------------------------------------------------
 
 STATISTICS = Head("Statistics")
+NOTHING = "No job has finished yet."
 TERMS = {
     "preserved": "the rebuilt text states the same fact",
     "overwritten": "the decoder's favourite value stands in the place of another one (knowledge "
@@ -134,7 +135,7 @@ def _blocks(results: Results, workdir: Path, sizes: list[size_tables.Evidence]) 
     cfg = results.cfg
     out: list[Block] = _unfinished(results)
     if not results.rows:
-        return [*out, Para("No job has finished yet.")]
+        return [*out, Para(NOTHING)]
     out.append(answer(results))
     main = figures.main(results)
     out += [Head("Loss and faithfulness against size"), main] if main else []
@@ -160,12 +161,13 @@ MECHANISMS = (
 
 def _unfinished(results: Results) -> list[Block]:
     failed = [f"{job}: {message}" for job, message in results.failed]
-    count = len(failed) + len(results.missing) + len(results.timings)
+    count = counted(len(failed) + len(results.missing) + len(results.timings), "job")
     out: list[Block] = []
     if failed:
-        out.append(Alert(f"{len(failed)} of {count} jobs failed; run the sweep again.", failed))
+        out.append(Alert(f"{len(failed)} of {count} failed; run the sweep again.", failed))
     if results.missing:
-        said = f"{len(results.missing)} of {count} jobs are missing from this report."
+        are = "is" if len(results.missing) == 1 else "are"
+        said = f"{len(results.missing)} of {count} {are} missing from this report."
         out.append(Alert(said, results.missing))
     return out
 

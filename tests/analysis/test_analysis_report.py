@@ -98,6 +98,28 @@ def test_an_answer_without_a_primary_ratio_or_a_finished_size(tmp_path):
     assert "No pretraining seed has a finished run of every size" in found.why
 
 
+def test_one_size_is_no_comparison_and_is_not_called_unfinished(tmp_path):
+    cfg = config(base_seeds=(0,), seeds=(0,))
+    one = dataclasses.replace(cfg, sweep=dataclasses.replace(cfg.sweep, sizes=("s",)))
+    fill(one, tmp_path)
+    assert report(one, tmp_path).sentence == (
+        "Does a larger compressor lose faithfulness? Inconclusive. This sweep has one size only; a "
+        "comparison needs two or more. Run two or more sizes (--sweep.sizes=s,m)."
+    )
+    page = (tmp_path / "report/report.html").read_text()
+    assert "settle it:</strong> Run two or more sizes (--sweep.sizes=s,m)." in page
+    alone = dataclasses.replace(cfg, families={"toy": {"s": cfg.families["toy"]["s"]}})
+    found = answer(collect.collect(alone, Ledger(tmp_path)))
+    assert found.settle == "Add a size to `families`."
+
+
+def test_a_ratio_without_a_finished_size_is_not_called_underpowered(tmp_path):
+    cfg = config(base_seeds=(0, 1, 2))
+    fill(cfg, tmp_path, skip=[j.id for j in grid.expand(cfg) if j.setup.ratio == 4])
+    found = answer(collect.collect(cfg, Ledger(tmp_path)))
+    assert found.others == "Other ratios (Holm-adjusted): not measured for every size at 4x."
+
+
 def test_an_unfinished_sweep_says_what_is_missing_and_what_failed(tmp_path):
     cfg = config()
     fill(cfg, tmp_path, skip=["toy-s-r4-b0-s0"], failed=["toy-m-r4-b1-s0"])
@@ -105,7 +127,7 @@ def test_an_unfinished_sweep_says_what_is_missing_and_what_failed(tmp_path):
     assert written.missing == ("toy-s-r4-b0-s0",)
     assert "2 pretraining seeds per size cannot answer it" in written.sentence
     page = (tmp_path / "report/report.html").read_text()
-    assert "1 of 8 jobs are missing from this report." in page
+    assert "1 of 8 jobs is missing from this report." in page
     assert "toy-m-r4-b1-s0: ValueError: &lt;planted&gt; | failure" in page
     assert "&lt;planted&gt; \\| failure" in (tmp_path / "report/report.md").read_text()
     assert page.index("1 of 8 jobs failed") < page.index("Inconclusive")
@@ -249,7 +271,17 @@ def test_the_rate_is_tuned_per_setup_over_its_replicates(tmp_path):
 def test_an_empty_sweep_still_has_a_report(tmp_path):
     written = report(config(), tmp_path)
     assert len(written.missing) == 8
-    assert "No job has finished yet" in (tmp_path / "report/report.md").read_text()
+    assert written.sentence == "No job has finished yet."
+    assert "No job has finished yet." in (tmp_path / "report/report.md").read_text()
+
+
+def test_one_job_is_not_counted_in_the_plural(tmp_path):
+    cfg = config(base_seeds=(0,), seeds=(0,), ratios=(16,))
+    cfg = dataclasses.replace(cfg, sweep=dataclasses.replace(cfg.sweep, sizes=("s",)))
+    report(cfg, tmp_path)
+    assert (
+        "**1 of 1 job is missing from this report.**" in (tmp_path / "report/report.md").read_text()
+    )
 
 
 def test_csv_is_stable_sorted_and_without_timings(tmp_path):
