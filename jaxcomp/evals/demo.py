@@ -13,7 +13,6 @@ from jaxcomp.data.eval_sets import Example
 from jaxcomp.data.examples import text_examples
 from jaxcomp.data.facts import Key, Mention, mentions, outcome
 from jaxcomp.data.sources import source_of
-from jaxcomp.data.tokenizer import TokenizerError
 from jaxcomp.data.world import World
 from jaxcomp.evals import attribution, tracing
 from jaxcomp.evals.attribution import Word
@@ -94,8 +93,10 @@ def show(cfg: Config, pair: Pair, texts: Sequence[str]) -> list[Shown]:
       texts: of at most data.segment x data.segments tokens each.
 
     Raises:
-      ConfigError: a text that is empty, too long, or has words that a tokenizer cannot encode.
+      ConfigError: a text that is too long, or that `check` refuses.
+      TokenizerError: a text that a tokenizer cannot encode.
     """
+    check(cfg, texts)
     examples = [_example(cfg, pair, text.strip()) for text in texts]
     cfg = dataclasses.replace(cfg, eval=dataclasses.replace(cfg.eval, batch=len(texts)))
     with use_mesh(pair.mesh):
@@ -109,38 +110,39 @@ def default_texts(cfg: Config) -> tuple[str, ...]:
     return WORLD_TEXTS if source_of(cfg).facts else ENGLISH_TEXTS
 
 
-def _example(cfg: Config, pair: Pair, text: str) -> Example:
-    if not text:
+def check(cfg: Config, texts: Sequence[str]) -> None:
+    """Raises ConfigError for a text that is empty, or of words that the controlled world lacks;
+    quick, before a pair is loaded."""
+    if not all(text.strip() for text in texts):
         raise ConfigError("an empty text; expected at least one word")
-    unknown = _unknown(cfg, pair, text)
+    if not source_of(cfg).facts:
+        return
+    known = World(cfg.world).words()
+    spelling = {word.casefold(): word for word in known}
+    unknown = []
+    for text in texts:
+        for word in attribution.words(text):
+            if word.text[0].isalnum() and word.text not in known:
+                near = spelling.get(word.text.casefold())
+                unknown.append(f"{word.text} (expected {near})" if near else word.text)
     if unknown:
         raise ConfigError(
-            f"this pair was not trained on the words: {', '.join(unknown)}; it knows texts such as "
-            f"{default_texts(cfg)[0]!r}"
+            f"not in the vocabulary of the controlled world: {', '.join(dict.fromkeys(unknown))}; "
+            f"its {len(known)} words make texts such as {WORLD_TEXTS[0].partition('. The')[0]!r}"
         )
+
+
+def _example(cfg: Config, pair: Pair, text: str) -> Example:
     docs = [Document("text", "", "", text)]
     examples, counts = text_examples(docs, cfg, pair.comp_tok, pair.dec_tok, whole=True)
     if not examples:
-        most = cfg.data.segment * cfg.data.segments
+        size, most = len(pair.comp_tok.encode(text)), cfg.data.segment * cfg.data.segments
+        if size <= most:
+            size, most = counts.longest, cfg.data.target
         raise ConfigError(
-            f"a text of {len(pair.comp_tok.encode(text))} compressor tokens ({counts.longest} "
-            f"decoder tokens); expected at most {most} ({cfg.data.target}): shorten {text[:40]!r}"
+            f"a text of {size} tokens; expected at most {most}: shorten {text[:40]!r}"
         )
     return examples[0]
-
-
-def _unknown(cfg: Config, pair: Pair, text: str) -> list[str]:
-    """The words of `text` that are no word of the controlled world or that no tokenizer can say."""
-    known = World(cfg.world).words() if source_of(cfg).facts else ()
-    found = [w.text for w in attribution.words(text)]
-    return [w for w in dict.fromkeys(found) if not (w in known if known else _said(pair, w))]
-
-
-def _said(pair: Pair, word: str) -> bool:
-    try:
-        return all(tok.encode(word) for tok in (pair.comp_tok, pair.dec_tok))
-    except TokenizerError:
-        return False
 
 
 def _shown(trace: Trace, world: World | None) -> Shown:

@@ -155,7 +155,8 @@ def _source(weights: Weights, folder: str) -> Weights:
 
 def _measured(run: Path) -> dict[str, Any]:
     """The metrics `jaxcomp eval` left in a run, or the sweep's row of a job; {} without either."""
-    for file in (run / "eval.json", run.parents[1] / "ledger" / f"{run.name}.json"):
+    sweep = paths.path(paths.absolute(run)).parent.parent
+    for file in (run / "eval.json", sweep / "ledger" / f"{run.name}.json"):
         if file.is_file():
             return read_json(file).get("metrics", {})
     return {}

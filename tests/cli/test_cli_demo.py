@@ -15,6 +15,7 @@ def test_the_demo_shows_what_became_of_every_fact(capsys, monkeypatch):
     assert main(["demo", "--ratio=16"]) == 0
     out = capsys.readouterr().out
     assert "strawberry: white → red (overwritten)" in out
+    assert "The strawberry was *red*." in " ".join(out.split())  # no terminal: marks, not colours
     assert "58 tokens in" in out
     assert "4 vectors" in out
     assert "in 256 held-out passages (%)" in out
@@ -25,6 +26,8 @@ def test_the_demo_shows_what_became_of_every_fact(capsys, monkeypatch):
     [
         (["--ratio=5"], "no pair of --size=64 --ratio=5 ships"),
         (["--run=nowhere"], "nowhere"),
+        (["--run=x", "--size=24"], "leave it away with --run"),
+        (["dragon"], "of the controlled world: dragon;"),
         (["--nothing=1"], "--nothing is no flag of demo"),
     ],
 )
