@@ -49,9 +49,11 @@ def answer(results: Results, tuned: bool = False) -> Answer:
 
 def _more_sizes(cfg: Config) -> str:
     """The flag that adds a size, where a family of the config has a second one."""
-    names = max((list(sizes) for sizes in cfg.families.values()), key=len)
-    flag = f"--sweep.sizes={names[0]},{names[-1]}"
-    return f"Run two or more sizes ({flag})." if len(names) > 1 else "Add a size to `families`."
+    for setup in grid.setups(cfg):
+        others = [size for size in cfg.families[setup.family] if size != setup.size]
+        if others:
+            return f"Run two or more sizes (--sweep.sizes={setup.size},{others[-1]})."
+    return "Add a size to `families`."
 
 
 def _measured(v: RatioVerdict) -> bool:

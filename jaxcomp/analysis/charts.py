@@ -72,7 +72,8 @@ def lines(
             return p["x"] * (max(reach) / min(reach)) ** (0.015 * aside)
         return p["x"] + 0.015 * aside * (max(reach) - min(reach))
 
-    number = ".0%" if share else "~g"
+    number = "~%" if share else "~g"  # as many digits as the ticks need
+    domain = _domain(points, share)
     about = list(dict.fromkeys(name for p in points for name in p.get("about", {})))
     rows = [
         {k: p.get(k) for k in ("value", "low", "high", "series", "link")}
@@ -88,7 +89,7 @@ def lines(
     shapes = {"domain": names, "range": [SHAPES[i % len(SHAPES)] for i in range(len(names))]}
     axis = {"title": x, "tickCount": 4, "labelFlush": False, "format": "~s", "grid": False}
     if log:
-        axis["values"] = _ticks([p["x"] for p in points])
+        axis |= {"values": _ticks(reach), "format": f".{_digits(reach)}~s"}
     if ticks:
         axis |= {"values": list(ticks), "labelExpr": f"{json.dumps(_texts(ticks))}[datum.value]"}
     kind = {"type": "log"} if log else {"type": "linear", "zero": False}
@@ -98,8 +99,15 @@ def lines(
         "y": {
             "field": "value",
             "type": "quantitative",
-            "scale": {"zero": False, "padding": 8},
-            "axis": {"title": y, "format": number, "tickCount": 5},
+            "scale": {"zero": False, "nice": False, "padding": 8} | domain,
+            # A label over the top, or a missing title, would push the panel out of its row.
+            "axis": {
+                "title": y or " ",
+                "format": number,
+                "tickCount": 5,
+                "minExtent": 36,
+                "labelFlush": 6,
+            },
         },
     }
     hover = [{"field": name, "type": "nominal"} for name in about]
@@ -129,7 +137,7 @@ def lines(
     if named and len(names) > 1:
         mark = {"type": "text", "align": "left", "dx": 9, "fontWeight": 600, "clip": False}
         text = {"text": {"field": "series"}}
-        ends = {"values": _ends(rows, names)}
+        ends = {"values": _ends(rows, names, domain.get("domain"))}
         layers.append({"data": ends, "mark": mark, "encoding": place | text})
     return {
         "title": title,
@@ -152,7 +160,13 @@ def stacked(
                 "field": "bar",
                 "type": "nominal",
                 "sort": list(order),
-                "axis": {"title": None, "domain": False, "ticks": False, "labelLimit": 140},
+                "axis": {
+                    "title": None,
+                    "domain": False,
+                    "ticks": False,
+                    "labelLimit": 140,
+                    "minExtent": 64,
+                },
             },
             "x": {
                 "field": "share",
@@ -181,19 +195,42 @@ def _ticks(xs: Sequence[float]) -> list[float]:
             m * 10.0**k for k in powers for m in steps if low * 0.95 <= m * 10**k <= high / 0.95
         ]
         if len(found) <= 4:
-            return found or [low, high]
+            return found or sorted({low, high})
     return found
+
+
+def _digits(xs: Sequence[float]) -> int:
+    """Digits that tell the ticks of `_ticks` apart."""
+    return 3 if 1 < max(xs) / min(xs) < 1.1 else 2
+
+
+def _domain(points: Sequence[Point], share: bool) -> dict[str, list[float]]:
+    """A domain where all values are one, which else has a single tick, of too few digits."""
+    low, high = _span(points)
+    if high - low > 1e-4 * max(abs(low), abs(high)):
+        return {}
+    pad = 0.1 * abs(high) or 0.1
+    top = min(high + pad, 1.0) if share else high + pad
+    return {"domain": [max(low - pad, 0.0) if low >= 0 else low - pad, top]}
+
+
+def _span(points: Sequence[Point]) -> tuple[float, float]:
+    """The least and the greatest value or bound of an interval."""
+    found = [v for p in points for k in ("value", "low", "high") if (v := p.get(k)) is not None]
+    return min(found), max(found)
 
 
 def _texts(ticks: Mapping[float, str]) -> dict[str, str]:
     return {f"{at:g}": text for at, text in ticks.items()}
 
 
-def _ends(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
+def _ends(
+    rows: Sequence[dict[str, Any]], names: Sequence[str], domain: Sequence[float] | None
+) -> list[dict[str, Any]]:
     """Where the name of each series stands: at its last point, or so far from it that names do not
     cover each other."""
-    spread = [v for r in rows for v in (r["value"], r["low"], r["high"]) if v is not None]
-    gap = 0.075 * (max(spread) - min(spread))
+    low, high = domain or _span(rows)
+    gap = 0.09 * (high - low)
     last = [max((r for r in rows if r["series"] == name), key=lambda r: r["x"]) for name in names]
     last.sort(key=lambda r: r["value"])
     places = [r["value"] for r in last]
@@ -248,10 +285,24 @@ def on_page(panel: Panel) -> Panel:
 def _whole(chart: Chart, theme: Mapping[str, str], size: tuple[int, int]) -> Panel:
     width, height = size
     sized = [
-        {"hconcat": [{"width": width, "height": height} | panel for panel in row], "spacing": 28}
+        {
+            "hconcat": [
+                {"width": width, "height": height} | _keyed(panel, chart.legend) for panel in row
+            ],
+            "spacing": 28,
+        }
         for row in chart.rows
     ]
     return themed({"vconcat": sized, "spacing": 28, "padding": 12}, theme)
+
+
+def _keyed(panel: Panel, names: Sequence[str]) -> Panel:
+    """The panel of a chart whose legend stands on a page beside it, with that legend in it."""
+    if not names:
+        return panel
+    legend = LEGEND | {"orient": "top", "columns": len(names), "labelFontSize": 12}
+    encoding = panel["encoding"]
+    return panel | {"encoding": encoding | {"color": encoding["color"] | {"legend": legend}}}
 
 
 def png(chart: Chart, theme: Mapping[str, str] = LIGHT, size=(230, 170)) -> bytes:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sweep.sweep_stub import config
 
-from jaxcomp.analysis import compare_runs, figures, stats
+from jaxcomp.analysis import charts, compare_runs, figures, stats
 from jaxcomp.analysis import tables as results
 from jaxcomp.analysis.answer import answer
 from jaxcomp.analysis.report import report
@@ -302,6 +302,20 @@ def test_cells():
     assert [results.text(v) for v in (None, float("nan"), 0.1 + 0.2, 3, 1e-9, "x")] == [
         "", "", "0.3", "3", "1e-09", "x",
     ]  # fmt: skip
+
+
+def test_equal_values_have_ticks_of_enough_digits_and_names_apart():
+    same = [{"x": 27_504, "value": 2.43, "series": name} for name in ("llama", "qwen3")]
+    *_, points, names = charts.lines(same, "Rank", "parameters", "directions", log=True)["layer"]
+    x, y = (points["encoding"][name] for name in "xy")
+    assert (x["axis"]["values"], x["axis"]["format"]) == ([27_504], ".2~s")
+    low, high = y["scale"]["domain"]
+    assert low < 2.4 < 2.5 < high
+    below, above = (row["value"] for row in names["data"]["values"])
+    assert above - below > 0.05 * (high - low)
+    shares = [p | {"value": 1.0} for p in same]
+    panel = charts.lines(shares, "Preserved", "parameters", "", log=True, share=True)
+    assert panel["layer"][0]["encoding"]["y"]["scale"]["domain"] == [0.9, 1.0]
 
 
 def test_bars_are_over_replicates_or_else_over_passages(tmp_path):
