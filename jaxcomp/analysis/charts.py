@@ -27,13 +27,14 @@ Point = Mapping[str, Any]
 
 class Chart(NamedTuple):
     """Rows of panels under one file name. `alt` says in words what is to be seen; `legend` names
-    the outcomes that the colours stand for."""
+    the outcomes that the colours stand for; `page`, what the caption says more on an HTML page."""
 
     name: str
     rows: Sequence[Sequence[Panel]]
     alt: str
     caption: str = ""
     legend: Sequence[str] = ()
+    page: str = ""
 
 
 def lines(

@@ -21,7 +21,10 @@ class Head(NamedTuple):
 
 
 class Para(NamedTuple):
+    """`page`: what is said more on the HTML page, which has colours, tooltips and links."""
+
     text: str
+    page: str = ""
 
 
 class Items(NamedTuple):
@@ -188,7 +191,7 @@ def _shown(b: Block) -> str:
         case Head(text):
             return f"## {_md(text)}"
         case Para(text):
-            return _md(text, "<|*[")
+            return _with_code(text)
         case Items(items):
             return "\n".join(f"- {_md(i)}" for i in items)
         case Alert(text, items):
@@ -202,6 +205,8 @@ def _shown(b: Block) -> str:
             return f"{table}\n\n{_md(caption)}".strip()
         case Chart(name, _, alt, caption):
             return f"![{_md(alt)}]({name}.png)\n\n{_md(caption)}".strip()
+        case Example(title, source, rebuilt):
+            return f"### {_md(title)}\n\n- Source: {_plain(source)}\n- Rebuilt: {_plain(rebuilt)}"
         case Folded(title, blocks, True):
             return "\n\n".join([f"## {_md(title)}", *map(_shown, blocks)])
         case _:
@@ -212,6 +217,19 @@ def _cell(cell: str | list[Link]) -> str:
     return _md(cell if isinstance(cell, str) else " ".join(link.text for link in cell))
 
 
+def _plain(parts: Sequence[Part]) -> str:
+    return _md(" ".join("".join(part.text for part in parts).split()))
+
+
+def _with_code(text: str) -> str:
+    """The text, escaped but for its `code`; all of it where pairs of backticks are in doubt."""
+    pieces = [text] if re.search(r"[`\\]`", text) else re.split("(`[^`]+`)", text)
+    return "".join(piece if i % 2 else _md(piece, "<|*[") for i, piece in enumerate(pieces))
+
+
 def _md(text: str, marks: str = "<|*`[") -> str:
-    text = text.replace("<", "&lt;").replace(">", "&gt;") if "<" in marks else text
+    """The text with `marks` escaped; `<` only where HTML begins, so not in `p < 0.001`."""
+    if "<" in marks:
+        text = re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text)
+        text = re.sub(r"(?<! )>", "&gt;", text)
     return re.sub(f"([{re.escape(marks.replace('<', ''))}])", r"\\\1", text)

@@ -37,10 +37,10 @@ def blocks(results: Results, workdir: Path) -> list[Block]:
     rule = (
         "Passages of the largest compressor at each ratio (first pretraining seed), in order of "
         "the share of facts preserved, then of the loss: the median, the best and the worst one. "
-        "Coloured: what became of each fact; a fact that was omitted is struck through. "
         f"Where each word came from: `jaxcomp inspect --run={workdir}/jobs/{run.job.id}`."
     )
-    return [Head("Examples"), Para(rule), *shown]
+    coloured = "Coloured: what became of each fact; a fact that was omitted is struck through."
+    return [Head("Examples"), Para(rule, coloured), *shown]
 
 
 def _of_run(run: Result, results: Results, workdir: Path) -> list[Block]:

@@ -22,9 +22,11 @@ def main(results: Results) -> Chart | None:
     caption = (
         "Each point is the mean over the runs of a size. Bars: 95% interval, over runs where "
         "there are three, else over the passages of the one run (which says nothing of other "
-        f"models).{_baseline(results)} Rest on a point for its numbers; a click leads to its row."
+        f"models).{_baseline(results)}"
     )
-    return of_metrics(results, "main", endpoints(results.cfg), caption)
+    chart = of_metrics(results, "main", endpoints(results.cfg), caption)
+    hint = "Rest on a point for its numbers; a click leads to its row."
+    return chart and chart._replace(page=hint)
 
 
 def _baseline(results: Results) -> str:

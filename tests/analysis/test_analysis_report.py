@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sweep.sweep_stub import config
 
-from jaxcomp.analysis import charts, compare_runs, figures, stats
+from jaxcomp.analysis import charts, compare_runs, document, figures, stats
 from jaxcomp.analysis import tables as results
 from jaxcomp.analysis.answer import answer
 from jaxcomp.analysis.report import report
@@ -365,6 +365,31 @@ def test_names_with_marks_of_html_and_markdown_are_text(tmp_path):
     assert "<img" not in page + short
     assert "&lt;img src=x&gt;|*a*`b`</h1>" in page
     assert r"&lt;img src=x&gt;\|\*a\*\`b\`" in short
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("p < 0.001, q > 0.5", "p < 0.001, q > 0.5"),
+        ("run `a --b=<c> *d*`", "run `a --b=<c> *d*`"),
+        ("an <img> and `<b>`", "an &lt;img&gt; and `<b>`"),
+        ("`` <b> `", "`` &lt;b&gt; `"),
+        (r"\`<b>`", r"\`&lt;b&gt;`"),
+    ],
+)
+def test_markdown_escapes_html_but_neither_code_nor_comparisons(text, shown):
+    assert document.markdown("t", [document.Para(text)]) == f"# t\n\n{shown}\n"
+
+
+def test_markdown_has_examples_as_text_and_no_hints_of_the_page():
+    source = [document.Part("The <b> kite\n was "), document.Part("red", "omitted")]
+    example = document.Example("16x", source, [document.Part("None.")])
+    blocks = [document.Para("Passages.", "Coloured."), example]
+    short = document.markdown("t", blocks)
+    assert short == (
+        "# t\n\nPassages.\n\n### 16x\n\n- Source: The &lt;b&gt; kite was red\n- Rebuilt: None.\n"
+    )
+    assert "<p>Passages. Coloured.</p>" in document.page("t", blocks)
 
 
 def passage_lines(value, slots, kept, shift=0):
