@@ -27,7 +27,10 @@ FAILED = 1
 
 def config_of(flags: Flags) -> Config:
     if not flags.config:
-        raise ConfigError("--config is missing; try --config=tiny")
+        run = "--run=DIR for a finished run, or " if flags.command.name == "eval" else ""
+        raise ConfigError(
+            f"--config is missing; expected {run}--config=FILE, such as --config=tiny"
+        )
     return overrides.load(flags.config, flags.overrides)
 
 

@@ -82,9 +82,14 @@ def open_manifest(workdir: Path | str) -> Manifest:
     file = paths.path(workdir) / RUN
     if not file.is_file():
         paths.check(workdir)
-        raise CheckpointError(f"{workdir} holds no {RUN}; expected the workdir of a run")
+        sweep = (paths.path(workdir) / "jobs").is_dir()
+        hint = f"; it is a sweep: name one of its jobs, {workdir}/jobs/JOB" if sweep else ""
+        raise CheckpointError(f"{workdir} holds no {RUN}; expected the workdir of a run{hint}")
     made = read(Manifest, read_json(file), str(file))
-    load_plugins(made.config)
+    try:
+        load_plugins(made.config)
+    except ConfigError as error:
+        raise ConfigError(f"{error} (a plugin of {file}, which needs it there)") from error
     return made
 
 
