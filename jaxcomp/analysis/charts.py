@@ -188,8 +188,9 @@ def stacked(
 
 
 def _ticks(xs: Sequence[float]) -> list[float]:
-    """1, 2, 5 times powers of ten inside the range, at most four."""
-    low, high = min(xs), max(xs)
+    """1, 2, 5 times powers of ten inside the range, at most four. What is not above 0, as only a
+    damaged row has it, has no place on a logarithmic axis."""
+    low, high = min((x for x in xs if x > 0), default=1.0), max(*xs, 1.0)
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for steps in ((1, 2, 5), (1, 3), (1,)):
         found = [

@@ -190,13 +190,16 @@ def _made_by(workdir: Path) -> Config:
 
 
 def _print_report(written: Any) -> Any:
+    from jaxcomp.analysis.tables import counted
+
     print(written.sentence)
     for job, message in written.failed:
         print(f"failed: {job}: {message}")
     if written.missing:
         some = ", ".join(written.missing[:5]) + (", ..." if len(written.missing) > 5 else "")
-        print(f"missing: {len(written.missing)} jobs ({some})")
-    print(f"{written.done} jobs in {written.folder / 'report.html'}, report.md and results.csv")
+        print(f"missing: {counted(len(written.missing), 'job')} ({some})")
+    done = counted(written.done, "job")
+    print(f"{done} in {written.folder / 'report.html'}, report.md and results.csv")
     return written
 
 

@@ -41,7 +41,8 @@ class Ledger:
         found = differences(made_by(path)["identity"], _identity(cfg))
         if found:
             field, old, new = found[0]
-            more = f" (and {len(found) - 1} more fields)" if len(found) > 1 else ""
+            rest = len(found) - 1
+            more = f" (and {rest} more field{'s' * (rest > 1)})" if rest else ""
             raise ConfigError(
                 f"{self.workdir} was made by another config: {field} was {_short(old)}, now "
                 f"{_short(new)}{more}; use the old config, or another --workdir (with "

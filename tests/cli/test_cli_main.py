@@ -99,7 +99,7 @@ def test_list_prints_a_command_for_each_job_and_runs_none(flags, capsys, tmp_pat
     for done, (name, *command) in enumerate(rows[:2], 1):
         assert name == "jaxcomp"
         assert main.main(command) == 0
-        assert f"\n{done} jobs in " in capsys.readouterr().out
+        assert f"\n{done} job{'s' * (done > 1)} in " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
