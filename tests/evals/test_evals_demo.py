@@ -82,7 +82,7 @@ def test_a_shipped_pair_is_what_its_card_says(name: str):
         for slot in p.slots
         if not slot.is_favourite
     ]
-    metrics = read_about(place_of(name))["metrics"]
+    metrics = read_about(place_of(name)).metrics
     for each in OUTCOMES:
         rate = outcomes.count(each) / len(outcomes)
         # The card was measured before the weights were rounded to bfloat16.
