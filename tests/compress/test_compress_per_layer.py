@@ -73,6 +73,19 @@ def test_the_decoder_reads_them_as_by_hand(mesh):
         np.testing.assert_allclose(forced.nll_BL[b, : count[b]], wanted_L, rtol=2e-4, atol=2e-4)
 
 
+def test_training_scores_what_evaluation_scores(mesh):
+    model, (ctx, lengths, tok, count, mode) = made(), batch()
+    found = jax.jit(functools.partial(type(model).targets, ratio=RATIO))(
+        model, *tiny.put((ctx, lengths, tok[:, None], count[:, None], mode[:, None]))
+    )
+    logp_BLV = jax.nn.log_softmax(model.decoder.unembed(found.hidden_RLD))
+    nll_BL = -np.take_along_axis(np.array(logp_BLV), tok[:, :, None], axis=2)[..., 0]
+    valid_BL = np.array(found.valid_RL)
+    np.testing.assert_allclose(
+        np.where(valid_BL, nll_BL, 0), read(model)[1].nll_BL, rtol=1e-4, atol=1e-4
+    )
+
+
 def test_what_it_says_freely_is_what_it_expects(mesh):
     """The prefill's cache holds what was given: each token is the likeliest after those before."""
     model, (_, _, _, _, mode) = made(), tiny.put(batch())

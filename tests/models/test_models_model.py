@@ -162,6 +162,19 @@ def test_remat_and_unrolling_change_nothing(mesh, remat, unroll):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), plain, other)
 
 
+def test_remat_full_stores_fewer_residuals(mesh):
+    graphdef, params, rest = nnx.split(Transformer(QWEN, rngs=nnx.Rngs(0)), nnx.Param, ...)
+    batch = put_batch(rows(2, 8), mesh)
+
+    def saved(remat):
+        def pullback(p):
+            return jax.vjp(lambda p: loss(p, rest, graphdef, batch, remat), p)[1]
+
+        return sum(x.size for x in jax.tree.leaves(jax.eval_shape(pullback, params)))
+
+    assert saved("full") < saved("none")
+
+
 SHALLOW = dataclasses.replace(QWEN, num_hidden_layers=2)
 
 
