@@ -37,7 +37,8 @@ def blocks(results: Results, workdir: Path) -> list[Block]:
     rule = (
         "Passages of the largest compressor at each ratio (first pretraining seed), in order of "
         "the share of facts preserved, then of the loss: the median, the best and the worst one. "
-        f"Where each word came from: `jaxcomp inspect --run=jobs/{run.job.id}`, in the sweep's folder."
+        f"Where each word came from: `jaxcomp inspect --run=jobs/{run.job.id}` in the sweep's "
+        "folder."
     )
     coloured = "Coloured: what became of each fact; a fact that was omitted is struck through."
     return [Head("Examples"), Para(rule, coloured), *shown]
