@@ -176,7 +176,7 @@ def _flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", default="", metavar="DIR", help="a pair of your own instead")
     parser.add_argument("--serve", action="store_true", help="a web page (extra `demo`)")
     parser.add_argument(
-        "--port", type=number(0, 65535), default=7860, metavar="N", help="of the page (7860)"
+        "--port", type=number(1, 65535), default=7860, metavar="N", help="of the page (7860)"
     )
     batch_and_places(parser)
 

@@ -55,7 +55,7 @@ def place(graphdef: Any, state: Any, vec_BGMD: jax.Array, len_BG: jax.Array, rat
 
 
 def no_memory(memory: Memory) -> Memory:
-    """The floor: the same shapes, and nothing that the decoder may attend to."""
+    """The no-memory baseline: the same shapes, and nothing that the decoder may attend to."""
     return memory._replace(seg_BM=jnp.zeros_like(memory.seg_BM))
 
 
