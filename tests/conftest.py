@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import mmap
+import shutil
 from pathlib import Path
 
 import jax
@@ -91,3 +92,17 @@ def undrawn(request, monkeypatch):
 @pytest.fixture
 def drawn():
     """The real charts."""
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium, where there is one."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="uv sync --group browser")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    place = next(filter(None, map(shutil.which, names)), "")
+    if not place:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    with sync_api.sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=place, args=["--no-sandbox"])
+        yield found
+        found.close()

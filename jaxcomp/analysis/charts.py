@@ -73,13 +73,14 @@ def lines(
             return p["x"] * (max(reach) / min(reach)) ** (0.015 * aside)
         return p["x"] + 0.015 * aside * (max(reach) - min(reach))
 
-    number = "~%" if share else "~g"  # as many digits as the ticks need
+    number = "~%" if share else "~f"  # as many digits as the ticks need
     domain = _domain(points, share)
     about = list(dict.fromkeys(name for p in points for name in p.get("about", {})))
     rows = [
         {k: p.get(k) for k in ("value", "low", "high", "series", "link")}
         | {"x": x_of(p)}
-        | p.get("about", {})
+        # Vega reads dots, brackets and quotes in the name of a field as a path.
+        | {f"about{i}": p.get("about", {}).get(name) for i, name in enumerate(about)}
         for p in points
     ]
     color = {
@@ -88,7 +89,8 @@ def lines(
         "legend": None if named else LEGEND,
     }
     shapes = {"domain": names, "range": [SHAPES[i % len(SHAPES)] for i in range(len(names))]}
-    axis = {"title": x, "tickCount": 4, "labelFlush": False, "format": "~s", "grid": False}
+    axis = {"title": x, "tickCount": 4, "labelFlush": False, "grid": False}
+    axis["format"] = "~s" if max(map(abs, reach)) >= 1000 else "~f"
     if log:
         axis |= {"values": _ticks(reach), "format": f".{_digits(reach)}~s"}
     if ticks:
@@ -111,14 +113,17 @@ def lines(
             },
         },
     }
-    hover = [{"field": name, "type": "nominal"} for name in about]
+    hover = [
+        {"field": f"about{i}", "type": "nominal", "title": name} for i, name in enumerate(about)
+    ]
     tip = {"tooltip": hover} if hover else {}
+    bars: Panel = {
+        "transform": [{"filter": "datum.low != null"}],
+        "mark": {"type": "rule", "strokeWidth": 1.4, "opacity": 0.75},
+        "encoding": place | {"y": place["y"] | {"field": "low"}, "y2": {"field": "high"}},
+    }
     layers: list[Panel] = [
-        {
-            "transform": [{"filter": "datum.low != null"}],
-            "mark": {"type": "rule", "strokeWidth": 1.4, "opacity": 0.75},
-            "encoding": place | {"y": place["y"] | {"field": "low"}, "y2": {"field": "high"}},
-        },
+        *([bars] if any(p.get("low") is not None for p in points) else []),
         {
             "mark": {
                 "type": "point",
@@ -134,7 +139,7 @@ def lines(
     ]
     if joined:
         mark = {"type": "line", "strokeWidth": 1.8, "interpolate": "linear"}
-        layers.insert(1, {"mark": mark, "encoding": place | {"order": {"field": "x"}}})
+        layers.insert(-1, {"mark": mark, "encoding": place | {"order": {"field": "x"}}})
     if named and len(names) > 1:
         mark = {"type": "text", "align": "left", "dx": 9, "fontWeight": 600, "clip": False}
         text = {"text": {"field": "series"}}

@@ -190,7 +190,6 @@ def _panel(
     unit = "" if share else head.unit
     if against is None:
         return charts.lines(points, title, "step", unit, share=share)
-    title = f"{title} against {against.label}"
     return charts.lines(points, title, header(against), unit, share=share, joined=False)
 
 

@@ -117,9 +117,12 @@ def write(
 
 
 def page(title: str, blocks: Sequence[Block], terms: Mapping[str, str] | None = None) -> str:
-    """The HTML page; JavaScript is in it only where a chart is."""
+    """The HTML page; Vega is in it only where a chart is."""
     drawn = any(isinstance(b, Chart) for b in _all(blocks))
-    scripts = (_vega(), pages.source("charts.js")) if drawn else ()
+    scripts = (
+        *((_vega(), pages.source("charts.js")) if drawn else ()),
+        pages.source("document.js"),
+    )
     filters = {
         "kind": lambda block: type(block).__name__,
         "linked": linked,

@@ -191,7 +191,7 @@ def _how(results: Results) -> str:
 
 
 def _table(results: Results, workdir: Path) -> Table:
-    heads = headlines(results.cfg)
+    heads = _measured(results)
     cells: dict[tuple, list[Result]] = defaultdict(list)
     for r in results.rows:
         s = r.job.setup
@@ -217,6 +217,15 @@ def _table(results: Results, workdir: Path) -> Table:
     what = "one run" if counts == {1} else f"one setup, {mean}{interval}"
     caption = f"Each row: {what}.{_floors(results, heads)}"
     return Table([*head, *(["jobs"] if kept else [])], body, caption, 3, ids)
+
+
+def _measured(results: Results) -> list[Headline]:
+    """The headlines that a run has a value of."""
+    return [
+        h
+        for h in headlines(results.cfg)
+        if any(r.metrics.get(h.metric) is not None for r in results.rows)
+    ]
 
 
 def _links(found: Sequence[Result], workdir: Path) -> list[Link]:
@@ -284,11 +293,11 @@ def _trends(results: Results) -> Table:
     ratios = sorted({r.job.setup.ratio for r in results.rows})
     found = [
         [stats.trend(points(results.rows, h.metric, r), grid.sizes(results.cfg, r)) for r in ratios]
-        for h in headlines(results.cfg)
+        for h in _measured(results)
     ]
     body = [
         [h.label, *map(compare_runs.cell, trends)]
-        for h, trends in zip(headlines(results.cfg), found, strict=True)
+        for h, trends in zip(_measured(results), found, strict=True)
     ]
     tested = any(t.bases >= stats.MIN_REPLICATES for trends in found for t in trends)
     rule = (

@@ -1,4 +1,7 @@
+const drawn = new Set();
 function draw(panel) {
+  if (drawn.has(panel)) return;
+  drawn.add(panel);
   const spec = JSON.parse(panel.querySelector("script").textContent);
   const place = panel.querySelector("div");
   vegaEmbed(place, spec, { renderer: "svg", actions: false }).then(({ view }) =>
@@ -13,10 +16,3 @@ for (const panel of document.querySelectorAll(".panel")) {
   if (folded) folded.addEventListener("toggle", () => draw(panel), { once: true });
   else draw(panel);
 }
-function unfold() {
-  const row = document.getElementById(decodeURIComponent(location.hash.slice(1)));
-  for (let at = row; at; at = at.parentElement) if (at.tagName === "DETAILS") at.open = true;
-  if (row) row.scrollIntoView({ block: "center" });
-}
-addEventListener("hashchange", unfold);
-unfold();

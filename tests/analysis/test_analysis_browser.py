@@ -1,62 +1,78 @@
-"""The report as a person sees it: in a headless Chromium, at the widths of a phone and a screen."""
+"""The pages as a person sees them: in a headless Chromium, as wide as a phone and as a screen."""
 
+import dataclasses
+import random
 import re
-import shutil
+import time
 
+import numpy as np
 import pytest
+import test_analysis_compare as comparison
+import test_analysis_relations as relations
+from browsing import COVERED, FAINT, opened
+from evals.test_evals_inspect import traced
 from sweep.sweep_stub import config
 from test_analysis_report import fill
 
+from jaxcomp.analysis import checkpoints_page
 from jaxcomp.analysis.document import Example, Para, Part, page
 from jaxcomp.analysis.report import report
+from jaxcomp.config import ModelConfig
 from jaxcomp.evals import inspect_page
 from jaxcomp.runtime.pages import DARK, LIGHT
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = next(filter(None, map(shutil.which, NAMES)), "")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="uv sync --group browser")
-    if not CHROMIUM:
-        pytest.skip("no Chromium here: apt-get install chromium")
-    with sync_api.sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield found
-        found.close()
+PAGES = ("report", "comparison", "checkpoints", "inspect", "example")
+WIDTHS = (400, 1400)
 
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
+    """The place of each page, by its name."""
     folder = tmp_path_factory.mktemp("pages")
+    out = {name: folder / f"{name}.html" for name in PAGES}
     cfg = config(base_seeds=(0, 1, 2))
     fill(cfg, folder, failed=["toy-m-r4-b1-s0"])
-    report(cfg, folder)
+    out["report"] = report(cfg, folder).folder / "report.html"
+    comparison.swept(folder, [0.2, 0.1, 0.0], noise=0.05)
+    first, *others = [(comparison.dose(at), folder / f"{at}") for at in (0.5, 0.8, 0.95)]
+    out["comparison"] = report(*first, others).folder / "report.html"
+    rng = np.random.default_rng(5)
+    loss = np.linspace(2, 0.5, 8)
+    passages = np.stack([rng.binomial(3, 0.5, (8, 20)), np.full((8, 20), 3)], axis=-1)
+    runs = [relations.run(loss + 0.1 * i, loss + i, 1 - loss / 3, passages) for i in range(4)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoints_page, "overlaps", lambda runs: {})
+        out["checkpoints"] = checkpoints_page.write(runs, folder)
+    traces = [traced(i, random.Random(i)) for i in range(5)]
+    content = inspect_page.Content("Inspect", {}, {"ordinary": traces})
+    out["inspect"].write_text(inspect_page.html_of(content))
     parts = [Part("Alice hit ", ""), Part("Bob" * 60, "omitted"), Part(" twice.", "")]
     example = page("Examples", [Para("x"), Example("4x: best", parts, parts)])
-    (folder / "example.html").write_text(example)
-    inspected = inspect_page.html_of(inspect_page.Content("Inspect", {}, {}))
-    (folder / "inspect.html").write_text(inspected)
-    names = ("report/report.html", "example.html", "inspect.html")
-    return [folder / name for name in names]
+    out["example"].write_text(example)
+    return {name: place.as_uri() for name, place in out.items()}
+
+
+def unfolded(view):
+    """All of a page, every chart drawn."""
+    view.evaluate("for (const fold of document.querySelectorAll('details')) fold.open = true")
+    view.wait_for_function(
+        "[...document.querySelectorAll('.panel')].every(p => p.querySelector('svg'))"
+    )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("width", [400, 1400])
-@pytest.mark.parametrize("number", [0, 1, 2])
-def test_nothing_overflows_and_the_console_is_silent(browser, pages, number, width):
-    view = browser.new_page(viewport={"width": width, "height": 900})
-    said, asked = [], []
-    view.on("console", lambda message: said.append(message.text))
-    view.on("pageerror", lambda error: said.append(str(error)))
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", PAGES)
+def test_nothing_overflows_or_is_covered_and_the_console_is_silent(browser, pages, name, width):
+    asked = []
+    view, said = opened(browser, pages[name], width)
     view.on("request", lambda request: asked.append(request.url))
-    view.goto(pages[number].as_uri())
-    if number == 0:
-        view.wait_for_selector(".panel svg")
+    view.reload()
+    unfolded(view)
     assert not said
     assert all(url.startswith(("file:", "data:")) for url in asked)
     assert view.evaluate("document.documentElement.scrollWidth") <= width
+    assert view.evaluate(COVERED) == []
     assert view.title()
     for image in view.query_selector_all("svg.marks"):
         assert image.evaluate("e => e.closest('[aria-label]') !== null")
@@ -64,9 +80,34 @@ def test_nothing_overflows_and_the_console_is_silent(browser, pages, number, wid
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", PAGES)
+def test_every_text_has_the_contrast_of_wcag_aa(browser, pages, name, scheme):
+    view, _ = opened(browser, pages[name], color_scheme=scheme)
+    unfolded(view)
+    assert view.evaluate(FAINT) == []
+    view.close()
+
+
+@pytest.mark.slow
+def test_paper_is_white_and_has_no_folds(browser, pages):
+    view, said = opened(browser, pages["report"], color_scheme="dark")
+    view.emulate_media(media="print", color_scheme="dark")
+    view.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert not view.query_selector_all("details:not([open])")
+    widths = "[...document.querySelectorAll('.panel')].map(p => p.querySelector('svg').clientWidth)"
+    assert min(view.evaluate(widths)) > 200
+    assert view.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    view.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert not view.query_selector_all("details[open]")
+    assert view.pdf().startswith(b"%PDF")
+    assert not said
+    view.close()
+
+
+@pytest.mark.slow
 def test_a_point_says_its_setup_and_leads_to_its_row(browser, pages):
-    view = browser.new_page(viewport={"width": 1400, "height": 900})
-    view.goto(pages[0].as_uri())
+    view, _ = opened(browser, pages["report"])
     point = view.wait_for_selector(".panel .mark-symbol path")
     point.hover()
     tip = view.wait_for_selector("#vg-tooltip-element.visible")
@@ -78,6 +119,45 @@ def test_a_point_says_its_setup_and_leads_to_its_row(browser, pages):
     assert "#setup-toy-" in view.url
     assert view.evaluate("document.querySelector(':target') !== null")
     assert view.evaluate("document.querySelector(':target').closest('details').open")
+    view.close()
+
+
+@pytest.mark.slow
+def test_the_passages_of_inspect_are_sorted_by_what_is_asked(browser, pages):
+    view, _ = opened(browser, pages["inspect"])
+    lost = "[...document.querySelectorAll('#passages tbody tr')].map(row => +row.dataset.lost)"
+    view.click("button[data-by=lost]")
+    found = view.evaluate(lost)
+    assert found == sorted(found, reverse=True)
+    assert len(set(found)) > 1
+    view.close()
+
+
+@pytest.mark.slow
+def test_the_page_of_a_thousand_jobs_is_small_and_can_be_filtered(browser, tmp_path):
+    cfg = config(base_seeds=tuple(range(37)), ratios=(4, 16, 64))
+    sizes = {f"{width}": ModelConfig(hidden_size=width) for width in range(16, 160, 16)}
+    cfg = dataclasses.replace(cfg, families={"toy": sizes})
+    fill(cfg, tmp_path, skip=["toy-16-r4-b0-s0"], failed=["toy-16-r4-b1-s0"])
+    for row in (tmp_path / "ledger").iterdir():
+        (tmp_path / "jobs" / row.stem).mkdir(parents=True)
+    file = report(cfg, tmp_path).folder / "report.html"
+    assert file.stat().st_size < 5e6
+    view, said = opened(browser, file.as_uri(), 400)
+    start = time.monotonic()
+    view.reload()
+    view.wait_for_selector(".panel svg")
+    assert time.monotonic() - start < 20  # about 1 s where nothing else runs
+    assert view.get_by_text("1 of 999 jobs failed").is_visible()
+    unfolded(view)
+    assert not said
+    assert view.evaluate("document.documentElement.scrollWidth") <= 400
+    table = view.locator("section", has=view.get_by_text("parameters", exact=True)).last
+    rows = table.locator("tbody tr:visible")
+    assert rows.count() == 27
+    table.get_by_role("searchbox").fill("48 4x")
+    assert rows.count() == 1, rows.all_inner_texts()
+    assert rows.first.get_by_role("link").count() == 37
     view.close()
 
 

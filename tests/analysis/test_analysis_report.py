@@ -367,6 +367,13 @@ def test_names_with_marks_of_html_and_markdown_are_text(tmp_path):
     assert r"&lt;img src=x&gt;\|\*a\*\`b\`" in short
 
 
+def test_a_tooltip_names_what_vega_would_read_as_a_path(drawn):
+    odd = {"the bases' [text].x": "1"}
+    point = {"x": 1, "value": 2.0, "series": "it's", "about": odd}
+    chart = charts.Chart("a", [[charts.lines([point], "t", "x", "y")]], "alt")
+    assert charts.png(chart).startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
