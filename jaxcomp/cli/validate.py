@@ -215,6 +215,7 @@ def _recipes(cfg: Config) -> None:
     chosen = cfg.sweep.recipes
     for name in chosen:
         _choice("sweep.recipes", name, tuple(recipes.RECIPES))
+        recipes.check(recipes.with_memory(cfg, name).memory)
     _different("sweep.recipes", chosen, "different recipes")
     for name, ratios in cfg.sweep.own_ratios.items():
         if name not in chosen:

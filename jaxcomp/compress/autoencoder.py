@@ -259,23 +259,25 @@ class Dtypes(NamedTuple):
 def dtypes(train: TrainConfig, memory: MemoryConfig) -> Dtypes:
     """What is frozen is held in `train.dtype`, in which both towers compute; what is trained is
     held in float32."""
-    learns = memory.lora.rank == 0, train.train_decoder
+    learns = memory.trained != "connector" and memory.lora.rank == 0, train.train_decoder
     compressor, decoder = ("float32" if each else train.dtype for each in learns)
     return Dtypes(compressor, decoder, train.dtype)
 
 
 def trainable_filter(train: TrainConfig, memory: MemoryConfig):
-    """The nnx filter of what is trained: compressor (all of it, or its LoRA leaves where
-    `memory.lora.rank` > 0), memory tokens, connector, markers, and the decoder only with
+    """The nnx filter of what is trained: of the tower what `memory.trained` says (its LoRA leaves
+    where `memory.lora.rank` > 0), memory tokens, connector, markers, and the decoder only with
     `train.train_decoder`. What of a tower its kind never uses is never trained."""
-    lora = memory.lora.rank > 0
+    lora, frozen = memory.lora.rank > 0, memory.trained == "connector"
     unused = kind_of(memory).unused
 
     def keep(path: tuple, value: object) -> bool:
         tower = path[:2] == ("compressor", "llm")
         if tower and lora:
             return isinstance(value, LoraParam)
-        held = (path[0] == "decoder" and not train.train_decoder) or (tower and path[2] in unused)
+        held = (path[0] == "decoder" and not train.train_decoder) or (
+            tower and (frozen or path[2] in unused)
+        )
         return isinstance(value, nnx.Param) and not held
 
     return keep

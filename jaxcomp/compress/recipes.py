@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, get_args
 
-from jaxcomp.compress.kinds import CONNECTORS, KINDS
+from jaxcomp.compress.kinds import CONNECTORS, KINDS, connector_of, kind_of
 from jaxcomp.config import Config, ConfigError, MemoryConfig, ModelConfig, Positions, TrainConfig
 from jaxcomp.runtime.registry import unknown
 
@@ -73,10 +73,11 @@ def check_towers(memory: MemoryConfig, train: TrainConfig) -> None:
 
 def check(memory: MemoryConfig) -> None:
     """Raises ConfigError where a name or layout is unknown, kind or connector is not the recipe's,
-    or the kind does not take the connector."""
+    the kind does not take the connector, or neither can work with `memory.trained`."""
     kind = KINDS[memory.kind]
     if memory.positions not in get_args(Positions):
         raise unknown("memory.positions", memory.positions, get_args(Positions))
+    _check_trained(memory)
     if memory.recipe == CUSTOM:
         if CONNECTORS[memory.connector].name not in (kind.connectors or CONNECTORS):
             raise ConfigError(
@@ -92,6 +93,27 @@ def check(memory: MemoryConfig) -> None:
                 f"memory.{field} = {found!r}: recipe {memory.recipe!r} means {wanted!r}; set "
                 f"memory.{field}={wanted}, or memory.recipe={_named(memory)}"
             )
+
+
+def _check_trained(memory: MemoryConfig) -> None:
+    if memory.trained == "tower":
+        return
+    head = f"memory.trained = {memory.trained!r} with memory."
+    if memory.lora.rank:
+        raise ConfigError(
+            f"{head}lora.rank = {memory.lora.rank}: adapters are trained in the whole tower alone; "
+            "set memory.lora.rank=0, or memory.trained=tower"
+        )
+    if kind_of(memory).memory_tokens:
+        raise ConfigError(
+            f"{head}kind = {memory.kind!r}: a frozen tower cannot use memory tokens that it has "
+            "never seen; use memory.kind=pool (memory.recipe=mean_pool)"
+        )
+    if not connector_of(memory).weights(1, 1, 1):
+        raise ConfigError(
+            f"{head}connector = {memory.connector!r}, which has nothing to train; choose another "
+            "connector, such as mlp, or memory.trained=tower"
+        )
 
 
 def alike(memory: MemoryConfig) -> tuple[str, ...]:

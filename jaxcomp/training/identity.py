@@ -176,7 +176,7 @@ def decoder_identity(cfg: Config) -> Identity:
         "reference": lm_identity(cfg, dec.reference, dec.pretrain, seeds[1]),
         "adapt": _without(to_dict(adapt_settings(cfg)), (*_LOGGED, *_RECOMPUTED)),
         # The others are of the compressors, not of the adaptation.
-        "memory": _without(to_dict(cfg.memory), ("ratio", "lora", "marker_steps")),
+        "memory": _without(to_dict(cfg.memory), ("ratio", "lora", "marker_steps", "trained")),
         "data": shape | {"train_prior_strength": cfg.world.train_prior_strength},
         "seed": dec.seed,
     }

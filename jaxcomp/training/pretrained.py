@@ -58,7 +58,9 @@ def check_shapes(cfg: Config) -> None:
 def adapt_config(cfg: Config) -> Config:
     """The config under which the reference compressor and the decoder are trained together."""
     adapt = adapt_settings(cfg)
-    memory = dataclasses.replace(cfg.memory, ratio=min(adapt.ratios), lora=LoraConfig())
+    memory = dataclasses.replace(
+        cfg.memory, ratio=min(adapt.ratios), lora=LoraConfig(), trained="tower"
+    )
     return dataclasses.replace(cfg, train=adapt, memory=memory, seed=cfg.decoder.seed)
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from jaxcomp.compress.autoencoder import AutoEncoder, dtypes, slots_of, trainable_filter
 from jaxcomp.compress.kinds import connector_of, kind_of
 from jaxcomp.compress.memory import scale_of, unit_of
-from jaxcomp.config import Config, ConfigError
+from jaxcomp.config import Config, ConfigError, Trained
 from jaxcomp.runtime import paths
 from jaxcomp.training.checkpoint import Checkpoints, saved_steps
 from jaxcomp.training.identity import of_training
@@ -28,7 +28,7 @@ from jaxcomp.training.manifest import (
 from jaxcomp.training.optim import Layout, Params, init_state, split_model, split_optim
 
 # Fields of `memory` that shape no weight and place no vector: they may differ between the runs.
-_FREE = ("recipe", "ratio", "marker_steps")
+_FREE = ("recipe", "ratio", "marker_steps", "trained")
 
 
 def parent_of(
@@ -119,6 +119,10 @@ def _fits(cfg: Config, found: Manifest, weights: dict[str, Weights]) -> None:
         slots = [slots_of(c.memory, c.train, c.data.segment) for c in (other, cfg)]
         pairs["memory tokens (data.segment / the smallest ratio)"] = slots[0], slots[1]
     differ = [f"{key} {a!r} there, {b!r} here" for key, (a, b) in pairs.items() if a != b]
+    less = get_args(Trained).index
+    # What that run trained and this one does not would be the base model's again.
+    if less(other.memory.trained) < less(cfg.memory.trained):
+        differ.append(f"memory.trained {other.memory.trained!r} there, {cfg.memory.trained!r} here")
     learned, learns = other.train.train_decoder, cfg.train.train_decoder
     if learned and not learns:
         differ.append("train.train_decoder True there, False here")

@@ -7,7 +7,7 @@ import pytest
 from jaxcomp.cli.overrides import override
 from jaxcomp.cli.validate import validate
 from jaxcomp.compress import recipes
-from jaxcomp.config import Config, ConfigError, MemoryConfig, SweepConfig
+from jaxcomp.config import Config, ConfigError, LoraConfig, MemoryConfig, SweepConfig
 from jaxcomp.runtime.fields import from_dict
 
 
@@ -41,6 +41,30 @@ def test_a_recipe_that_trains_its_decoder_is_not_the_name_of_one_that_does_not()
     with pytest.raises(ConfigError, match=r"train.train_decoder = False.*recipe=arc or mean_pool"):
         validate(cfg)
     validate(override(cfg, "train.train_decoder", "true"))
+
+
+@pytest.mark.parametrize(
+    ("memory", "message"),
+    [
+        (
+            {},
+            r"memory.kind = 'append': a frozen tower cannot use memory tokens .*use memory.kind=po",
+        ),
+        ({"lora": LoraConfig(rank=2)}, r"memory.lora.rank = 2: adapters .*set memory.lora.rank=0"),
+        ({"recipe": "custom", "kind": "pool", "connector": "none"}, "'none', which has nothing to"),
+    ],
+)
+def test_a_frozen_tower_needs_a_kind_and_a_connector_that_can_use_it(memory, message):
+    with pytest.raises(ConfigError, match=f"memory.trained = 'connector' with .*{message}"):
+        validate(Config(memory=MemoryConfig(trained="connector", **memory)))
+
+
+def test_a_sweep_of_recipes_with_a_frozen_tower_names_the_recipe_that_cannot(tmp_path):
+    pool = MemoryConfig(trained="connector", **recipes.recipe("arc")["memory"])
+    cfg = Config(memory=pool, folders={"decoder": "owner/name"})
+    validate(dataclasses.replace(cfg, sweep=SweepConfig(recipes=("arc", "mean_pool"))))
+    with pytest.raises(ConfigError, match=r"memory.kind = 'interleave': a frozen tower"):
+        validate(dataclasses.replace(cfg, sweep=SweepConfig(recipes=("arc", "pisco"))))
 
 
 def test_a_comparison_keeps_the_objective_and_takes_memory_and_towers():

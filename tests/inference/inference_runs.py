@@ -17,7 +17,7 @@ from jaxcomp.training import compressor, pretrained
 LORA = LoraConfig(rank=2, alpha=8.0)
 
 
-def config(lora=None, positions="spread"):
+def config(lora=None, positions="spread", **of_memory):
     """Two steps of a shipped base against the shipped decoder."""
     cfg = overrides.load(
         "configs/tiny.py",
@@ -31,8 +31,8 @@ def config(lora=None, positions="spread"):
             ("memory.ratio", "16"),
         ],
     )
-    memory = dataclasses.replace(cfg.memory, lora=lora or LoraConfig())
-    if positions != "spread":  # the shipped decoder was taught the other places
+    memory = dataclasses.replace(cfg.memory, lora=lora or LoraConfig(), **of_memory)
+    if positions != "spread" or of_memory:  # the shipped decoder was taught another memory
         memory = dataclasses.replace(memory, positions=positions)
         decoder = overrides.load("configs/tiny.py", [])
         folder = pretrained.resolve_decoder(decoder)

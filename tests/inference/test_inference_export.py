@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 import jaxcomp
 from jaxcomp.analysis.overlaps import memories
 from jaxcomp.cli import main
+from jaxcomp.compress.recipes import recipe
 from jaxcomp.config import ConfigError
 from jaxcomp.evals.checkpoints import follow
 from jaxcomp.inference import export
@@ -44,7 +45,16 @@ def full_run(tmp_path_factory):
         yield jaxcomp.load(place / "run"), place / "run", place / "out"
 
 
-@pytest.fixture(params=["lora_run", "full_run"])
+@pytest.fixture(scope="module")
+def frozen_run(tmp_path_factory):
+    place = tmp_path_factory.mktemp("frozen")
+    with use_mesh(ONE):
+        compressor.train(config(trained="connector", **recipe("arc")["memory"]), place / "run")
+        assert export(place / "run", place / "out")
+        yield jaxcomp.load(place / "run"), place / "run", place / "out"
+
+
+@pytest.fixture(params=["lora_run", "full_run", "frozen_run"])
 def exported(request):
     return request.getfixturevalue(request.param)
 

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -47,6 +48,21 @@ def whole(tmp_path_factory):
     """One uninterrupted run: its folder and what it gave."""
     folder = tmp_path_factory.mktemp("whole")
     return folder, fit(tiny.run(), folder, mesh_of((1, 1, 1)))
+
+
+@pytest.mark.parametrize("trained", tiny.TRAINED)
+def test_half_and_half_is_the_whole_whatever_is_trained(mesh, tmp_path, trained):
+    """Bit for bit, and what is frozen never changes."""
+    make = partial(tiny.run, memory=tiny.TRAINED[trained])
+    one, frozen = fit(make(), tmp_path / "one", mesh), split_model(make().model(), make().trainable)
+    with pytest.raises(Killed):
+        fit(make(make_batches=killed_after(3)), tmp_path / "two", mesh)
+    two = fit(make(), tmp_path / "two", mesh)
+    assert two.numbers == one.numbers
+    assert digest(two.trained) == digest(one.trained) != digest(frozen[1])
+    assert digest(two.frozen) == digest(one.frozen) == digest(frozen[2])
+    parts = {"/".join(name.split("/")[:2]) for name in two.trained}
+    assert parts == {"connector": {"compressor/connector", "markers_4D"}}[trained]
 
 
 def test_a_killed_run_ends_bit_for_bit_like_a_whole_one(whole, mesh, tmp_path):

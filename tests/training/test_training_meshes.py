@@ -11,6 +11,7 @@ from flax import nnx
 from training_models import batch
 
 from jaxcomp.compress.autoencoder import build, trainable_filter
+from jaxcomp.compress.recipes import recipe
 from jaxcomp.config import LoraConfig, MemoryConfig, ModelConfig, OptimConfig, TrainConfig
 from jaxcomp.models.model import Transformer
 from jaxcomp.runtime.sharding import put_batch, use_mesh
@@ -23,8 +24,15 @@ MESHES = [(1, 8, 1), (1, 2, 4), (2, 2, 2)]
 # Every axis divides by 8 or, where tp cuts it, by 4.
 COMP = ModelConfig("qwen3", 32, 16, 2, 8, 4, 4, 32, tie_word_embeddings=False)
 DEC = ModelConfig("llama", 32, 24, 2, 4, 4, 4, 32)
+
+
+def recipe_of(name, **fields):
+    return MemoryConfig(ratio=2, **recipe(name)["memory"], **fields)
+
+
 CASES = {
     "lora": (MemoryConfig(ratio=2, lora=LoraConfig(2, 4.0, 0.0)), "none", 0, 1),
+    "connector": (recipe_of("mean_pool", trained="connector"), "none", 0, 2),
     "everything, remat, chunks, micro-batches": (MemoryConfig(ratio=2), "full", 3, 2),
 }
 
@@ -32,7 +40,7 @@ CASES = {
 def gradients(case, shape):
     """(sums of the loss, gradient of every trained array) on a mesh of `shape`, on the host."""
     memory, remat, chunk, accumulate = CASES[case]
-    train = TrainConfig(train_decoder=memory.lora.rank == 0)
+    train = TrainConfig(train_decoder=case.startswith("everything"))
     mesh = mesh_of(shape)
     with use_mesh(mesh):
         rngs = nnx.Rngs(params=0)
@@ -78,6 +86,7 @@ def test_bfloat16_towers_keep_what_is_trained_in_float32(mesh):
     half = TrainConfig(dtype="bfloat16")
     assert dtypes(half, lora) == ("bfloat16", "bfloat16", "bfloat16")
     assert dtypes(half, full) == ("float32", "bfloat16", "bfloat16")
+    assert dtypes(half, MemoryConfig(trained="connector")).compressor == "bfloat16"
     assert set(dtypes(TrainConfig(), full)) == {"float32"}
     of = dtypes(half, lora)
     rngs = nnx.Rngs(params=0)

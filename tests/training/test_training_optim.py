@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import training_models as tiny
 
 from jaxcomp.compress.autoencoder import trainable_filter
@@ -32,8 +33,8 @@ def gradients(spec, state, frozen, batch):
     return _gradients(spec, state, frozen, batch, None)
 
 
-def loss_and_gradients(accumulate):
-    layout, trained, frozen = parts()
+def loss_and_gradients(accumulate, memory):
+    layout, trained, frozen = parts(memory)
     adam = Adam(0.9, 0.95, 0.0, 1.0, accumulate)
     spec = StepSpec(layout, SumObjective(2, 0.3), adam)
     batch = tiny.put(tiny.batch(rows=8, targets=2))
@@ -41,9 +42,10 @@ def loss_and_gradients(accumulate):
     return jax.tree.map(np.array, grads), np.array(sums_K)
 
 
-def test_gradients_do_not_depend_on_accumulation(mesh):
+@pytest.mark.parametrize("memory", [tiny.FULL, *tiny.TRAINED.values()], ids=["all", *tiny.TRAINED])
+def test_gradients_do_not_depend_on_accumulation(mesh, memory):
     """Of 8 rows at a time, and of each alone."""
-    (wanted, sums), (found, found_sums) = loss_and_gradients(1), loss_and_gradients(8)
+    (wanted, sums), (found, found_sums) = (loss_and_gradients(n, memory) for n in (1, 8))
     np.testing.assert_allclose(found_sums, sums, rtol=1e-5)
     assert found.keys() == wanted.keys()
     for name, grad in found.items():

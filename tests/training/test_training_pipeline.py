@@ -12,6 +12,7 @@ from conftest import mesh_of
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
+from jaxcomp.compress.recipes import recipe
 from jaxcomp.config import (
     Config,
     ConfigError,
@@ -398,6 +399,31 @@ def test_a_first_stage_that_does_not_fit_is_refused(root, mesh, memory, message)
     cfg = dataclasses.replace(asking(root), memory=other, folders=decoder)
     with pytest.raises(ConfigError, match="train.start = .*" + message):
         planned(cfg, root)
+
+
+def test_the_tower_may_join_in_the_second_stage_but_not_leave(root, mesh, tmp_path):
+    pool = MemoryConfig(ratio=8, marker_steps=1, **recipe("mean_pool")["memory"])
+    alone = dataclasses.replace(pool, trained="connector")
+    # The decoder is the same, whatever is trained.
+    assert ids.decoder_hash(dataclasses.replace(CFG, memory=alone)) == ids.decoder_hash(
+        dataclasses.replace(CFG, memory=pool)
+    )
+    decoder = {"decoder": str(pretrained.made_decoder(root, CFG))}
+    first = dataclasses.replace(CFG, memory=alone, folders=decoder)
+    summary = train(first, tmp_path / "run", root=root)
+    model = load_run(first, tmp_path / "run", root=root)
+    base = hf.load(pretrained.resolve_base(CFG, "llama", "a", 0, root))
+    assert_same(model.compressor.llm, base)
+    assert summary["parameters_trained"] == 4 * 16 + sum(
+        x.size for x in jax.tree.leaves(nnx.state(model.compressor.connector))
+    )
+    second = dataclasses.replace(asking(tmp_path), folders=decoder, memory=pool)
+    run, _ = planned(second, root)
+    assert_same(run.model(), model)
+    train(second, tmp_path / "second", root=root)
+    back = dataclasses.replace(first, train=asking(tmp_path, "second").train)
+    with pytest.raises(ConfigError, match=r"memory.trained 'tower' there, 'connector' here"):
+        planned(back, root)
 
 
 def test_a_first_stage_whose_decoder_learned_needs_one_that_learns(root, mesh, tmp_path):

@@ -1,6 +1,7 @@
 """The tiniest pair, batches and runs, for the tests of this package."""
 
 import functools
+from dataclasses import replace
 
 import grain
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 from flax import nnx
 
 from jaxcomp.compress.autoencoder import build, trainable_filter
+from jaxcomp.compress.recipes import recipe
 from jaxcomp.config import Config, LoraConfig, MemoryConfig, ModelConfig, OptimConfig, TrainConfig
 from jaxcomp.data.batches import Batch
 from jaxcomp.models.model import Transformer, layer_leaves, top_leaves
@@ -23,6 +25,8 @@ SHAPE = ModelConfig(
     vocab_size=V, hidden_size=16, num_hidden_layers=1, head_dim=8, intermediate_size=32
 )
 FULL = MemoryConfig(ratio=2, marker_steps=3)
+POOL = MemoryConfig(ratio=2, marker_steps=3, **recipe("mean_pool")["memory"])
+TRAINED = {"connector": replace(POOL, trained="connector")}  # what is trained, but the whole tower
 OPTIM = OptimConfig(steps=6, batch=8, lr=3e-3, warmup=2)
 
 

@@ -124,7 +124,8 @@ def learns(p: Preview) -> Finding:
     wanted |= {"decoder"} if cfg.train.train_decoder else set()
     wanted |= {"markers"} if p.run.marker_steps > 0 else set()
     tower = {"compressor: embeddings", "compressor: attention", "compressor: MLP"}
-    wanted |= {"compressor: LoRA"} if cfg.memory.lora.rank > 0 else tower
+    of_tower = {"tower": tower, "connector": set()}[cfg.memory.trained]
+    wanted |= {"compressor: LoRA"} if cfg.memory.lora.rank > 0 else of_tower
     moved = {group_of(x) for x in before if not np.array_equal(before[x], after[x])}
     left, changed = wanted - moved, (moved - wanted) & {"decoder", "markers", *tower}
     found = f"one step moved {', '.join(sorted(moved))}"

@@ -2,8 +2,9 @@
 
 Per token and parameter of a matrix: 2 forward, 2 more to carry the gradient through it, 2 more for
 the gradient of the parameter itself. So a frozen tower through which gradients flow costs 4P, a
-trained one 6P, one that is only run 2P. Causal attention is counted at half its square, three
-times forward in training. Every slot counts, padding too: that is what a chip computes.
+trained one 6P, one that is only run (`memory.trained` = connector) 2P. Causal attention is counted
+at half its square, three times forward in training. Every slot counts, padding too: that is what a
+chip computes.
 """
 
 from __future__ import annotations
@@ -74,14 +75,15 @@ def train_step(cfg: Config) -> dict[str, Work]:
     comp, dec = compressor_shape(cfg), cfg.decoder.model
     own, read = lengths(cfg, ratio)
     rows = batch * cfg.data.segments
-    out = {}
-    through = 4 if rank else 6
+    out, backward = {}, cfg.memory.trained != "connector"
+    through = (4 if rank else 6) if backward else 2
     forward = 2.0 * rows * own * matrix_parameters(comp) + rows * attention(comp, own)
-    model = rows * own * float(through * matrix_parameters(comp)) + 3 * rows * attention(comp, own)
+    model = rows * own * float(through * matrix_parameters(comp))
+    model += (3 if backward else 1) * rows * attention(comp, own)
     model += 6.0 * rows * own * lora_parameters(comp, rank) if rank else 0.0
     vectors = rows * (cfg.data.segment // ratio)
     model += 6.0 * vectors * connector_parameters(cfg)
-    out["compressor"] = Work(rows * own, model, model + again * forward)
+    out["compressor"] = Work(rows * own, model, model + (again and backward) * forward)
     objective = OBJECTIVES[cfg.train.objective]
     rows = batch * objective.per_example
     forward = 2.0 * rows * read * matrix_parameters(dec) + rows * attention(dec, read)

@@ -135,8 +135,9 @@ def _sizes(cfg: Config) -> _Sizes:
     width = 2 if cfg.train.dtype == "bfloat16" else 4
     rank = cfg.memory.lora.rank
     trained = 4.0 * flops.connector_parameters(cfg)
-    trained += 4.0 * (flops.lora_parameters(comp, rank) if rank else count_params(comp))
-    frozen = float(width * count_params(comp)) if rank else 0.0
+    whole = not rank and cfg.memory.trained == "tower"
+    trained += 4.0 * (count_params(comp) if whole else flops.lora_parameters(comp, rank))
+    frozen = 0.0 if whole else float(width * count_params(comp))
     if cfg.train.train_decoder:
         trained += 4.0 * count_params(dec)
     else:
@@ -144,10 +145,14 @@ def _sizes(cfg: Config) -> _Sizes:
     return _Sizes(frozen, trained, width)
 
 
-def _towers(cfg: Config) -> list[tuple[ModelConfig, int]]:
-    """Both towers, with the slots of an example."""
+def _towers(cfg: Config) -> list[tuple[ModelConfig, int, int]]:
+    """Both towers, with the slots of an example and the passes over them: one where no gradient
+    goes through, else forward, backward and recomputation."""
     own, read = flops.lengths(cfg, cfg.memory.ratio)
-    return [(compressor_shape(cfg), own * cfg.data.segments), (cfg.decoder.model, read)]
+    passes = 3 if cfg.train.remat != "none" else 2
+    first = 1 if cfg.memory.trained == "connector" else passes
+    comp, dec = compressor_shape(cfg), cfg.decoder.model
+    return [(comp, own * cfg.data.segments, first), (dec, read, passes)]
 
 
 def _memory(cfg: Config, layout: Layout) -> float:
@@ -159,11 +164,12 @@ def _memory(cfg: Config, layout: Layout) -> float:
     copies = 4 if layout.accumulate == 1 else 5
     total = (sizes.frozen + copies * sizes.trained) / (fsdp * tp)
     largest = 0.0
-    for model, length in _towers(cfg):
+    for model, length, passes in _towers(cfg):
         slots = rows * length
         layer = slots * _activations(model, tp) * sizes.width
         kept = slots * model.hidden_size * sizes.width
-        total += model.num_hidden_layers * (kept if layout.remat == "full" else layer)
+        if passes > 1:
+            total += model.num_hidden_layers * (kept if layout.remat == "full" else layer)
         weights = flops.matrix_parameters(model) / model.num_hidden_layers * sizes.width / tp
         largest = max(largest, 2 * layer + 3 * weights * (fsdp > 1))
     dec = cfg.decoder.model
@@ -189,9 +195,8 @@ def traffic(cfg: Config, layout: Layout) -> float:
     """
     _, fsdp, tp = layout.mesh
     sizes, rows = _sizes(cfg), layout.rows(cfg)
-    passes = 3 if layout.remat != "none" else 2
     total = 8.0 * sizes.trained / (fsdp * tp)
-    for model, length in _towers(cfg):
+    for model, length, passes in _towers(cfg):
         weights = flops.matrix_parameters(model) * sizes.width / tp
         moved = _activations(model, tp) * model.num_hidden_layers * sizes.width
         each = weights * (2 if fsdp > 1 else 1) + rows * length * moved
@@ -215,7 +220,7 @@ def _links(cfg: Config, where: Slice, layout: Layout) -> tuple[float, float]:
     seconds += 2 * sizes.trained / tp * (ways - 1) / ways / where.speed(ways)
     seconds, waited = (seconds, 0.0) if where.chip.hides else (0.0, seconds)
     if tp > 1:
-        for model, length in _towers(cfg):
+        for model, length, passes in _towers(cfg):
             # Two sums over tp a layer and pass: after attention and after the MLP.
             sums = 2 * passes * model.num_hidden_layers * layout.accumulate
             moved = rows * length * model.hidden_size * sizes.width * 2 * (tp - 1) / tp

@@ -7,6 +7,8 @@ import pytest
 from conftest import mesh_of
 from preview_models import CFG, KV, OTHER, T, preview, with_folders
 
+from jaxcomp.compress.recipes import recipe
+from jaxcomp.config import MemoryConfig
 from jaxcomp.data.batches import data_tokenizer
 from jaxcomp.evals.held import Row
 from jaxcomp.evals.preview import loss, memory, picture
@@ -47,7 +49,11 @@ def step(root):
         return preview(with_folders(CFG, root)).step
 
 
-@pytest.mark.parametrize("cfg", [CFG, OTHER], ids=["plain", "everything else"])
+FROZEN = MemoryConfig(ratio=4, trained="connector", **recipe("mean_pool")["memory"])
+FROZEN = dataclasses.replace(CFG, memory=FROZEN)
+
+
+@pytest.mark.parametrize("cfg", [CFG, OTHER, FROZEN], ids=["plain", "everything else", "frozen"])
 def test_a_healthy_run_passes(examined, cfg):
     assert examined(cfg) == set()
 

@@ -58,8 +58,9 @@ def square_attention(cfg) -> float:
     own, read = flops.lengths(cfg, cfg.memory.ratio)
     rows = cfg.train.optim.batch
     passes = 3 if cfg.train.remat == "none" else 4
+    first = 1 if cfg.memory.trained == "connector" else passes
     each = rows * cfg.data.segments * flops.attention(LARGER, own)
-    return passes * (each + rows * flops.attention(SMALL, read))
+    return first * each + passes * rows * flops.attention(SMALL, read)
 
 
 @pytest.mark.parametrize(
@@ -73,6 +74,19 @@ def test_a_step_does_the_products_that_are_counted(rank, remat, chunk):
     counted = sum(w.executed for w in work.values()) + square_attention(cfg)
     # Recomputing LoRA's own products and the markers' choice are left out of the count.
     assert found == pytest.approx(counted, rel=0.03)
+
+
+@pytest.mark.parametrize("remat", ["none", "full"])
+def test_no_gradient_goes_through_a_frozen_tower(remat):
+    pool = recipes.recipe("mean_pool")["memory"]
+    frozen, whole = (config(0, remat, 0, trained=each, **pool) for each in ("connector", "tower"))
+    mesh = mesh_of((1, 1, 1))
+    found = products(train_program(frozen, mesh, abstract_pair(frozen, mesh)).jaxpr.jaxpr)
+    works = [flops.train_step(each) for each in (frozen, whole)]
+    counted = sum(w.executed for w in works[0].values()) + square_attention(frozen)
+    assert found == pytest.approx(counted, rel=0.03)
+    assert works[0]["decoder"] == works[1]["decoder"]
+    assert works[0]["compressor"].executed < works[1]["compressor"].executed / 2.5
 
 
 @pytest.mark.parametrize("name", ["icae", "pisco", "arc"])
