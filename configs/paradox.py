@@ -1,4 +1,4 @@
-"""Prior strength as a dose: how strongly the world believes, against size and fidelity.
+"""Prior strength against size and fidelity.
 
     configs/paradox.py:bases=0.8           only the compressors' base models read text in which a fact
                                            is the favourite in 80% of the cases
@@ -8,7 +8,7 @@
 
 Everything else is configs/tiny.py:full: decoder, recipe, test passages. bases=0.95,text=0.5 is that
 config itself (with reference=2, that of its second decoder), so its finished rows are taken over.
-Held-out `counterfactual` passages are the same at every dose. What came of it:
+Held-out `counterfactual` passages are the same at every prior strength. What came of it:
 docs/results/prior-strength.md.
 """
 
@@ -32,7 +32,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.world.prior_strength = given.bases
     config.world.train_prior_strength = given.text
     if given.text == 0.5 and given.bases != 0.95:
-        # One decoder for every dose of the bases, whose own text this is not.
+        # One decoder for every prior strength of the bases, whose own text this is not.
         config.folders = {"decoder": str(SHIPPED / f"decoder-s{config.decoder.seed}")}
     config.sweep.families = ["llama"]
     config.sweep.sizes = ["24", "40", "64"]

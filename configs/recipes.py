@@ -11,8 +11,8 @@
 
 Data, base models, schedule and objective are those of configs/tiny.py: recipes differ in how a
 memory is written (`memory.kind`, `memory.connector`) and, for `lclm`, in a decoder that is trained
-too. The decoder of all is the one in the package, which a reference compressor of recipe `pcc`
-taught to be steered: the others have to speak to a listener of `pcc`'s. `mean_pool` is not run: at
+too. All train against the shipped decoder, which was adapted to a reference compressor of recipe
+`pcc`. `mean_pool` is not run: at
 an equal objective it is `arc`. The size is as wide as the decoder, as `icae` needs, and has its
 layers and heads, as `500x` does.
 

@@ -1,4 +1,4 @@
-"""The size-fidelity sweep on real text, with edit survival in place of the world's slots.
+"""The size-fidelity sweep on real text, with edit survival in place of the world's facts.
 
     configs/text.py:path=FILE    a .jsonl[.gz] (field "text", or field=NAME), .parquet or .txt file,
                                  or a glob

@@ -111,7 +111,7 @@ class WorldConfig:
     """The controlled world (`jaxcomp.data.world`)."""
 
     seed: Seed = 0  # which world: lexicon order and every entity's favourites
-    prior_strength: Probability = 0.95  # P(a slot is its entity's favourite) in pretraining text
+    prior_strength: Probability = 0.95  # P(a fact is its entity's favourite) in pretraining text
     train_prior_strength: Probability = 0.95  # the same in the compressor's training text
     # Only of the text that compressors' base models are pretrained on
     # (docs/explanation/controlled-world.md). The seed of a world that shares every word with this

@@ -95,10 +95,10 @@ def _why(
         f"At {v.ratio}x as size grows, {tested}. A fall by {smallest} is not excluded: it may be "
         f"up to {phrase(w.bound, kept.unit, step=True)} ({bound})."
     )
-    if v.no_room:
+    if v.at_baseline:
         return (
-            f"{why} {', '.join(v.no_room)} is within {smallest} of the no-memory baseline, so no "
-            "such fall could show.",
+            f"{why} {', '.join(v.at_baseline)} is within {smallest} of the no-memory baseline, so "
+            "no such fall could show.",
             "Train longer or choose a lower ratio; more pretraining seeds would not help.",
         )
     needed = v.needed

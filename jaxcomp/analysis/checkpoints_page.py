@@ -1,4 +1,4 @@
-"""What `eval --checkpoints=all` writes: trajectory.md and .html, with plots."""
+"""What `eval --checkpoints=all` writes: checkpoints.md and .html, with plots."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def write(runs: Sequence[Followed], folder: Path) -> Path:
     """The document of one run or of several of one kind, into `folder`; the page's place."""
     terms = {h.label: f"{h.meaning} ({h.metric})" for h in heads_of(runs[0])}
     title = f"Training dynamics: {', '.join(names(runs))}"
-    return document.write(folder, "trajectory", title, _blocks(runs), terms)
+    return document.write(folder, "checkpoints", title, _blocks(runs), terms)
 
 
 def names(runs: Sequence[Followed]) -> list[str]:
-    """llama/24 r16 b0 s0, as the jobs of a sweep are told apart."""
+    """llama/24 r16 b0 s0, by which the jobs of a sweep differ."""
     return [
         f"{r.cfg.compressor} r{r.cfg.memory.ratio} b{r.cfg.base_seed} s{r.cfg.seed}" for r in runs
     ]
@@ -165,7 +165,7 @@ def _plots(runs: Sequence[Followed]) -> Chart:
         "models."
     )
     rows = [[p for p in row if p] for row in (along, across)]
-    return Chart("trajectory", [r for r in rows if r], "Metrics over training", caption)
+    return Chart("checkpoints", [r for r in rows if r], "Metrics over training", caption)
 
 
 def _panel(

@@ -1,4 +1,4 @@
-"""The part of a report that compares sweeps at several doses, or of several texts (compare.py)."""
+"""Report section that compares several prior strengths or pretraining texts (factor.py)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from jaxcomp.analysis import charts, stats
 from jaxcomp.analysis.charts import Chart
-from jaxcomp.analysis.compare import Change, Factor, Found, claimed, least
 from jaxcomp.analysis.document import Block, Head, Para, Table
+from jaxcomp.analysis.factor import Factor
+from jaxcomp.analysis.factor_effect import Change, Found, claimed, least
 from jaxcomp.analysis.tables import cell, counted, csv_of, header, p_phrase, p_value, phrase
 
 COLUMNS = (
@@ -75,7 +76,7 @@ def claim(factor: Factor, found: Found) -> str:
     if found.cramped:
         out += (
             f" At {' and at '.join(found.cramped)} no size is {phrase(smallest, unit, True)} above "
-            "the no-memory baseline, so a smaller slope may be want of room."
+            "the no-memory baseline, so a smaller slope may be a floor effect."
         )
     if factor.own_decoders:
         out += (

@@ -52,7 +52,7 @@ def pairs(first: Results, second: Results) -> list[Pair]:
     same_sizes(first.cfg, second.cfg)
     if same_decoder(first.cfg, second.cfg):
         raise ConfigError(
-            "--beside: the other sweep has the same decoder; expected one against another decoder "
+            "--compare: the other sweep has the same decoder; expected one against another decoder "
             "(as :full,reference=2 of configs/tiny.py)"
         )
     ratios = sorted(set(grid.ratios(first.cfg)) & set(grid.ratios(second.cfg)))
@@ -71,14 +71,14 @@ def same_sizes(first: Config, other: Config) -> None:
     mine, theirs = grid.sizes(first), grid.sizes(other)
     if mine != theirs:
         raise ConfigError(
-            f"--beside: {other.name} has sizes {theirs}, {first.name} has {mine}; expected the "
+            f"--compare: {other.name} has sizes {theirs}, {first.name} has {mine}; expected the "
             "same families and sizes"
         )
     shapes = grid.shapes(first), grid.shapes(other)
     odd = [f"{f}/{s}" for f in mine for s in sorted(mine[f]) if len({x[f][s] for x in shapes}) > 1]
     if odd:
         raise ConfigError(
-            f"--beside: {', '.join(odd)} of {other.name} has another shape than that of "
+            f"--compare: {', '.join(odd)} of {other.name} has another shape than that of "
             f"{first.name}; expected one shape (families) under one name"
         )
 
@@ -88,7 +88,7 @@ def different(others: Sequence[Config]) -> None:
     for one, two in itertools.combinations(others, 2):
         if same_decoder(one, two):
             raise ConfigError(
-                f"--beside: {one.name} and {two.name} have the same decoder; expected sweeps "
+                f"--compare: {one.name} and {two.name} have the same decoder; expected sweeps "
                 "against different ones"
             )
 

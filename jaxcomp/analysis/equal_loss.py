@@ -22,7 +22,16 @@ from jaxcomp.analysis.document import Answer, Block, Para, Table
 from jaxcomp.analysis.relations import around, levels
 from jaxcomp.analysis.stats import ALPHA, MIN_REPLICATES, Estimate, Point, Trend
 from jaxcomp.analysis.tables import header, number, p_value, phrase
-from jaxcomp.analysis.verdict import ABSENT, PRESENT, UNDECIDED, Asked, Fall, falls, few, no_room
+from jaxcomp.analysis.verdict import (
+    ABSENT,
+    INCONCLUSIVE,
+    PRESENT,
+    Criteria,
+    Fall,
+    at_baseline,
+    falls,
+    few,
+)
 from jaxcomp.config import Config
 from jaxcomp.evals.bootstrap import ratio_interval
 from jaxcomp.evals.checkpoints import Followed
@@ -97,7 +106,7 @@ def _read(
         return None, None
     a, b = (np.array(r.passages, float) for r in (before, row))
     kept_now = first * (1 - share) + last * share
-    # A passage has the same slots at every checkpoint, so sums lie on the line that the rates do.
+    # A passage has the same facts at every checkpoint, so sums lie on the line that the rates do.
     if not a.size or a.shape != b.shape or (a[:, 1] != b[:, 1]).any():
         return kept_now, None
     return kept_now, np.stack([a[:, 0] * (1 - share) + b[:, 0] * share, b[:, 1]])
@@ -131,13 +140,13 @@ def _word(
     if trend.bases < MIN_REPLICATES:
         return None, few(trend.bases)
     kept = endpoints(cfg)[1]
-    floors = [run.rows[-1].metrics.get(without_memory(kept.metric)) or 0.0 for run in runs]
-    asked = Asked(cfg.sweep.smallest_effect, max(floors))
+    baselines = [run.rows[-1].metrics.get(without_memory(kept.metric)) or 0.0 for run in runs]
+    criteria = Criteria(cfg.sweep.smallest_effect, max(baselines))
     worst = max(falls(sample), key=lambda f: f.bound)
     if trend.p_fall < ALPHA:
         return worst, PRESENT
-    absent = worst.bound < asked.smallest and not no_room(sample, asked)
-    return worst, ABSENT if absent else UNDECIDED
+    absent = worst.bound < criteria.smallest and not at_baseline(sample, criteria)
+    return worst, ABSENT if absent else INCONCLUSIVE
 
 
 # --- the page ---------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from jaxcomp.analysis import charts, stats
 from jaxcomp.analysis.charts import Chart, Point
-from jaxcomp.analysis.tables import floor_of, phrase, points
+from jaxcomp.analysis.tables import no_memory_of, phrase, points
 from jaxcomp.evals.metrics import Headline, endpoints
 from jaxcomp.sweep import grid
 from jaxcomp.sweep.collect import Result, Results
@@ -30,7 +30,7 @@ def main(results: Results) -> Chart | None:
 
 
 def _baseline(results: Results) -> str:
-    found = [(h, floor_of(results, h.metric)) for h in endpoints(results.cfg)]
+    found = [(h, no_memory_of(results, h.metric)) for h in endpoints(results.cfg)]
     said = [f"{h.label} {phrase(v, h.unit)}" for h, v in found if v is not None]
     return f" Without memory: {', '.join(said)}." if said else ""
 

@@ -13,7 +13,7 @@ from jaxcomp.evals.metrics import every
 
 TITLE = "# Metrics"
 # The order of sections; a module that is not named comes after these.
-FIRST = ("reconstruction", "slots", "prior_conflict", "edits", "geometry", "uncertainty")
+FIRST = ("reconstruction", "facts", "prior_conflict", "edits", "geometry", "uncertainty")
 LAST = ("pairs", "training")
 INSPECT = ("jaxcomp.evals.attribution", "jaxcomp.evals.linear_probe")
 HEAD = """

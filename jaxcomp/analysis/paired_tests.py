@@ -2,7 +2,7 @@
 
 The test flips signs: were the two sizes exchangeable inside a replicate, the difference of each
 replicate could as well have the other sign (Fisher 1935). Of n replicates the two-sided p is never
-below 2 / 2^n, which is 0.25 at three: no pair of sizes can be told apart there at 0.05, however
+below 2 / 2^n, which is 0.25 at three: no pair of sizes can differ there at 0.05, however
 clear the difference. `Pair.least` says so.
 """
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from jaxcomp.analysis import stats
 from jaxcomp.analysis.document import Folded, Table
 from jaxcomp.analysis.tables import cell, points
+from jaxcomp.evals.metrics.prior_conflict import column
 from jaxcomp.sweep.collect import Results
 
-_SPLIT = "counterfactual/split"
 _HEADER = (
     "family", "size", "parameters", "ratio", "preserved (%)", "decoder's (%)", "compressors' (%)",
     "compressors' if even (%)", "pull (points)", "lead (points)", "whose prior wins",
@@ -37,7 +37,7 @@ def _row(results: Results, line: str, params: float, size: str, ratio: int) -> l
         return stats.mean(every[0] if not minus else _less(*every))
 
     lead = mean("decoder", "compressor")
-    cells = [mean("kept"), mean("decoder"), mean("compressor"), mean("even")]
+    cells = [mean("preserved"), mean("decoder"), mean("compressor"), mean("even")]
     cells += [mean("compressor", "even"), lead]
     said = [cell(c, "share") for c in cells]
     return [line, size, f"{params:,}", f"{ratio}x", *said, winner(lead)]
@@ -46,13 +46,13 @@ def _row(results: Results, line: str, params: float, size: str, ratio: int) -> l
 def winner(lead: stats.Estimate | None) -> str:
     """Of the lead of the decoder's prior over the compressors'."""
     if lead is None or lead.bounds is None or "base seeds" not in lead.levels:
-        return "undecided"
+        return "inconclusive"
     low, high = lead.bounds
-    return "decoder's" if low > 0 else "compressors'" if high < 0 else "undecided"
+    return "decoder's" if low > 0 else "compressors'" if high < 0 else "inconclusive"
 
 
 def _of(results: Results, name: str, line: str, size: str, ratio: int) -> list[stats.Point]:
-    found = points(results.rows, f"{_SPLIT}/{name}", ratio)
+    found = points(results.rows, column(name), ratio)
     return [p for p in found if (p.family, p.size) == (line, size)]
 
 

@@ -155,8 +155,8 @@ def around(rows: Sequence[Row], loss: str, level: float) -> tuple[Row, Row, floa
 
 
 def after_peak(rows: Sequence[Row], seed: int = 0) -> Peak | None:
-    """None where a half has no slot, or there are fewer than two checkpoints."""
-    table = np.array([row.passages for row in rows], float)  # rows x passages x (kept, slots)
+    """None where a half has no fact, or there are fewer than two checkpoints."""
+    table = np.array([row.passages for row in rows], float)  # rows x passages x (kept, facts)
     if len(rows) < 2 or table.ndim != 3:
         return None
     choose, test = table[:, 0::2], table[:, 1::2]
@@ -174,7 +174,7 @@ def after_peak(rows: Sequence[Row], seed: int = 0) -> Peak | None:
 
 
 def _rate(table: np.ndarray) -> np.ndarray:
-    """Sum over sum of each row; NaN where a draw holds no slot."""
+    """Sum over sum of each row; NaN where a draw holds no fact."""
     top, bottom = table[..., 0].sum(-1), table[..., 1].sum(-1)
     return np.divide(top, bottom, out=np.full_like(top, np.nan), where=bottom > 0)
 

@@ -9,12 +9,13 @@ from typing import NamedTuple
 
 from jaxcomp.analysis import (
     charts,
-    compare,
     compare_page,
     compare_runs,
     correlations,
     document,
     examples,
+    factor,
+    factor_effect,
     figures,
     prior_conflict,
     size_tables,
@@ -25,9 +26,9 @@ from jaxcomp.analysis.document import Alert, Block, Folded, Head, Link, Para, Ta
 from jaxcomp.analysis.tables import (
     cell,
     counted,
-    floor_of,
     header,
     lr_grid_csv,
+    no_memory_of,
     number,
     own_decoder,
     points,
@@ -64,7 +65,7 @@ def report(cfg: Config, workdir: Path, others: Sequence[tuple[Config, Path]] = (
     """
     results = with_passages(collect(cfg, Ledger(workdir)), workdir)
     folder = workdir / "report"
-    kinds = [compare.kind_of(cfg, other) for other, _ in others]
+    kinds = [factor.kind_of(cfg, other) for other, _ in others]
     swaps = [x for kind, x in zip(kinds, others, strict=True) if kind == "decoder"]
     compared = compare_runs.blocks(results, [collect(c, Ledger(place)) for c, place in swaps])
     measured = []
@@ -100,13 +101,13 @@ def report(cfg: Config, workdir: Path, others: Sequence[tuple[Config, Path]] = (
 
 def _factor(
     kind: str, sweeps: Sequence[tuple[Config, Path]]
-) -> tuple[compare.Factor, list[compare.Found]]:
+) -> tuple[factor.Factor, list[factor_effect.Found]]:
     """Do prior strengths, or texts, change what size does?"""
     raw = [collect(cfg, Ledger(place)) for cfg, place in sweeps]
-    names = [h.metric for h in compare.factor_of(kind, raw).heads]
+    names = [h.metric for h in factor.factor_of(kind, raw).heads]
     held = [with_passages(r, place, names) for r, (_, place) in zip(raw, sweeps, strict=True)]
-    made = compare.factor_of(kind, held)
-    return made, compare.measure(made)
+    made = factor.factor_of(kind, held)
+    return made, factor_effect.measure(made)
 
 
 # --- content ---------------------------------------------------------------------------------
@@ -215,7 +216,7 @@ def _table(results: Results, workdir: Path) -> Table:
     mean = f"mean over {'its' if len(counts) > 1 else max(counts)} runs"
     interval = " ± half of its 95% interval, from three runs on"
     what = "one run" if counts == {1} else f"one setup, {mean}{interval}"
-    caption = f"Each row: {what}.{_floors(results, heads)}"
+    caption = f"Each row: {what}.{_no_memory_note(results, heads)}"
     return Table([*head, *(["jobs"] if kept else [])], body, caption, 3, ids)
 
 
@@ -256,8 +257,8 @@ def _memory(found: list[Result], metric: str) -> str:
     return ", ".join(sorted(said)) or "–"
 
 
-def _floors(results: Results, heads: Sequence[Headline]) -> str:
-    found = [(h, floor_of(results, h.metric)) for h in heads]
+def _no_memory_note(results: Results, heads: Sequence[Headline]) -> str:
+    found = [(h, no_memory_of(results, h.metric)) for h in heads]
     said = [f"{header(h)} {number(v, h.unit)}" for h, v in found if v is not None]
     return f" The frozen decoder without memory: {', '.join(said)}." if said else ""
 

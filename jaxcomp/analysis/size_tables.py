@@ -93,7 +93,7 @@ def _pair_table(found: list[Evidence]) -> Table:
     counts = Counter((e.head, p.family) for e in found for p in e.pairs)
     least = min(p.least for e in found for p in e.pairs)
     holm = min(1.0, least * min(counts.values()))
-    reach = ", so no pair can be told apart at 0.05" if holm >= stats.ALPHA else ""
+    reach = ", so no pair can be significant at 0.05" if holm >= stats.ALPHA else ""
     caption = (
         "The larger size less the smaller one: mean over pretraining seeds ± half of its 95% "
         "interval. p: two-sided sign flips of the differences inside a pretraining seed; Holm: "

@@ -62,37 +62,39 @@ def verdict(results: Results, tuned: bool = False) -> Verdict:
         {r: points(results.rows, kept.metric, r, tuned) for r in ratios},
         cfg.sweep.primary_ratio,
         smallest_effect=cfg.sweep.smallest_effect,
-        floor=floor_of(results, kept.metric) or 0.0,
-        own_floors={r: own_floors(results, kept.metric, r, tuned) for r in ratios},
+        no_memory=no_memory_of(results, kept.metric) or 0.0,
+        own_no_memory={r: own_no_memory(results, kept.metric, r, tuned) for r in ratios},
         sizes={r: grid.sizes(cfg, r) for r in ratios},
     )
 
 
-def floor_of(results: Results, metric: str) -> float | None:
+def no_memory_of(results: Results, metric: str) -> float | None:
     """The same metric of the frozen decoder without memory, where it was measured. A run that
-    trains its decoder too has a floor of its own, which is no part of it."""
-    values = [_floor(r.metrics, metric) for r in results.rows if not own_decoder(r)]
+    trains its decoder too has a no-memory baseline of its own, which is no part of it."""
+    values = [_no_memory(r.metrics, metric) for r in results.rows if not own_decoder(r)]
     held = [v for v in values if v is not None]
     return statistics.fmean(held) if held else None
 
 
-def own_floors(results: Results, metric: str, ratio: int, tuned: bool = False) -> dict[str, float]:
-    """Line -> the highest floor of its runs at a ratio, where they train their decoders too."""
+def own_no_memory(
+    results: Results, metric: str, ratio: int, tuned: bool = False
+) -> dict[str, float]:
+    """Line -> the highest no-memory baseline of its runs, where they train their decoders too."""
     out: dict[str, float] = {}
     for r in results.rows:
         if own_decoder(r) and r.job.setup.ratio == ratio:
-            value = _floor(r.metrics if not tuned else (r.tuned[1] if r.tuned else {}), metric)
+            value = _no_memory(r.metrics if not tuned else (r.tuned[1] if r.tuned else {}), metric)
             if value is not None:
                 out[r.job.setup.line] = max(value, out.get(r.job.setup.line, value))
     return out
 
 
 def own_decoder(r: Result) -> bool:
-    """Did this run train its decoder too? Nothing else can then be read beside its floor."""
+    """Whether this run trained its decoder too, so that no other run shares its baseline."""
     return r.job.config.train.train_decoder
 
 
-def _floor(metrics: Mapping[str, Any], metric: str) -> float | None:
+def _no_memory(metrics: Mapping[str, Any], metric: str) -> float | None:
     value = metrics.get(without_memory(metric))
     return value if value is not None and math.isfinite(value) else None
 

@@ -32,7 +32,7 @@ from jaxcomp.analysis.monotonicity import residual_variance
 from jaxcomp.analysis.paired_tests import holm
 from jaxcomp.analysis.stats import ALPHA, MIN_REPLICATES, Point, Sizes, Trend
 
-PRESENT, ABSENT, UNDECIDED = "yes", "no", "inconclusive (power too low)"
+PRESENT, ABSENT, INCONCLUSIVE = "yes", "no", "inconclusive (power too low)"
 THESE_BASES = "inconclusive (under 3 pretraining seeds)"
 POWER = 0.8
 TRIED = (3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64)  # base seeds
@@ -66,18 +66,18 @@ class RatioVerdict(NamedTuple):
     kept: Trend
     worst: Fall | None = None  # the one with the highest bound; None under 3 base seeds
     needed: Needed | None = None  # where more base seeds would decide, from 3 on
-    no_room: tuple[str, ...] = ()  # families too near the no-memory baseline for a fall to show
+    at_baseline: tuple[str, ...] = ()  # families too near the no-memory baseline for a fall to show
 
 
-class Asked(NamedTuple):
+class Criteria(NamedTuple):
     """The smallest effect, and the endpoint's value without memory."""
 
     smallest: float
-    floor: float
-    own_floors: Mapping[str, float] = MappingProxyType({})  # families that train their decoders
+    no_memory: float
+    own_no_memory: Mapping[str, float] = MappingProxyType({})  # families that train their decoders
 
-    def floor_of(self, family: str) -> float:
-        return self.own_floors.get(family, self.floor)
+    def no_memory_of(self, family: str) -> float:
+        return self.own_no_memory.get(family, self.no_memory)
 
 
 class Verdict(NamedTuple):
@@ -96,14 +96,15 @@ def judge(
     primary_ratio: int,
     *,
     smallest_effect: float,
-    floor: float = 0.0,
-    own_floors: Mapping[int, Mapping[str, float]] | None = None,
+    no_memory: float = 0.0,
+    own_no_memory: Mapping[int, Mapping[str, float]] | None = None,
     sizes: Mapping[int, Sizes] | None = None,
 ) -> Verdict:
     """In which ratios does loss fall with size while fidelity (`kept`) falls?
 
-    `smallest_effect` is in the endpoint's unit, and `floor` its value without memory; `own_floors`,
-    of each ratio, of families that have another. `sizes`: of each ratio, as for `stats.replicates`.
+    `smallest_effect` is in the endpoint's unit, and `no_memory` its value without memory;
+    `own_no_memory`, of each ratio, of families that have another. `sizes`: of each ratio, as
+    for `stats.replicates`.
     """
     at = {r: None if sizes is None else sizes[r] for r in loss}
     trends = {r: (stats.trend(loss[r], at[r]), stats.trend(kept[r], at[r])) for r in sorted(loss)}
@@ -113,36 +114,38 @@ def judge(
     out = []
     for ratio, (a, b) in trends.items():
         alpha = ALPHA / max(len(secondary), 1) if ratio in secondary else ALPHA
-        asked = Asked(smallest_effect, floor, (own_floors or {}).get(ratio, {}))
+        criteria = Criteria(smallest_effect, no_memory, (own_no_memory or {}).get(ratio, {}))
         plain = RatioVerdict(ratio, few(min(a.bases, b.bases)), adjusted[ratio], a, b)
         enough = min(a.bases, b.bases) >= MIN_REPLICATES
         found = stats.sample(kept[ratio], at[ratio])
-        out.append(_decided(plain, found, alpha, asked) if enough else plain)
+        out.append(_decided(plain, found, alpha, criteria) if enough else plain)
     return Verdict(primary_ratio, smallest_effect, tuple(out))
 
 
-def _decided(v: RatioVerdict, found: stats.Sample, alpha: float, asked: Asked) -> RatioVerdict:
+def _decided(
+    v: RatioVerdict, found: stats.Sample, alpha: float, criteria: Criteria
+) -> RatioVerdict:
     worst = max(falls(found, alpha), key=lambda f: f.bound)
-    low = no_room(found, asked)
-    absent = worst.bound < asked.smallest and not low
-    word = PRESENT if v.p < ALPHA else ABSENT if absent else UNDECIDED
-    ask = word == UNDECIDED and not low
-    needed = replicates_needed(found, asked.smallest, alpha) if ask else None
-    return v._replace(word=word, worst=worst, needed=needed, no_room=tuple(low))
+    low = at_baseline(found, criteria)
+    absent = worst.bound < criteria.smallest and not low
+    word = PRESENT if v.p < ALPHA else ABSENT if absent else INCONCLUSIVE
+    ask = word == INCONCLUSIVE and not low
+    needed = replicates_needed(found, criteria.smallest, alpha) if ask else None
+    return v._replace(word=word, worst=worst, needed=needed, at_baseline=tuple(low))
 
 
 def few(bases: int) -> str:
     """The word of under three base seeds; of none, where no replicate is whole."""
-    return THESE_BASES if bases else UNDECIDED
+    return THESE_BASES if bases else INCONCLUSIVE
 
 
-def no_room(found: stats.Sample, asked: Asked) -> list[str]:
-    """Families of which no size is above the floor by the smallest effect, in the mean."""
+def at_baseline(found: stats.Sample, criteria: Criteria) -> list[str]:
+    """Families without a size whose mean is the smallest effect above the no-memory baseline."""
     mean_C = found.value_RC.mean(axis=0)
     return [
         f
         for f in found.families
-        if mean_C[found.columns(f)].max() < asked.floor_of(f) + asked.smallest
+        if mean_C[found.columns(f)].max() < criteria.no_memory_of(f) + criteria.smallest
     ]
 
 
@@ -174,7 +177,7 @@ def change_word(
     half = math.inf if change.half is None else change.half
     if p_fall < ALPHA and change.value + half < 0:
         return PRESENT
-    return ABSENT if smallest > 0 and change.value - half > -smallest else UNDECIDED
+    return ABSENT if smallest > 0 and change.value - half > -smallest else INCONCLUSIVE
 
 
 # --- how many base seeds would decide -------------------------------------------------------------

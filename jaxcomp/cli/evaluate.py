@@ -214,7 +214,7 @@ def along(flags: Flags) -> int:
     ]
     folder = here(flags.out) if flags.out else runs[0].place / RESULTS
     page = write(runs, folder)
-    print((folder / "trajectory.md").read_text(), flush=True)
+    print((folder / "checkpoints.md").read_text(), flush=True)
     if not any(run.made for run in runs):
         tell("nothing was measured: every checkpoint has its row already")
     tell(f"written: {page}")

@@ -26,7 +26,7 @@ from jaxcomp.runtime import distributed
 from jaxcomp.runtime.allocator import one_arena
 from jaxcomp.runtime.preemption import Terminated, on_sigterm
 
-ABOUT = "Train, evaluate and dissect soft context compressors in JAX."
+ABOUT = "Train, evaluate and inspect soft context compressors in JAX."
 USAGE = 2
 INTERRUPTED, TERMINATED, CUT = 130, 143, 141  # as a shell reports SIGINT, SIGTERM and SIGPIPE
 LONGEST = 2000  # characters of an error's line
@@ -81,7 +81,7 @@ def _main(argv: list[str]) -> int:
     except KeyboardInterrupt as e:
         _complain(f"stopped; the same command resumes: jaxcomp {shlex.join(argv)}", "")
         code = TERMINATED if isinstance(e, Terminated) else INTERRUPTED
-        distributed.leave(code, "it was told to stop")
+        distributed.leave(code, "a stop was requested")
         return code
     except Exception as e:
         if isinstance(e, BrokenPipeError) and _output_is_cut():
@@ -147,7 +147,7 @@ def _failed(error: Exception) -> int:
 
 
 def expected(error: Exception) -> str | None:
-    """The message of an error that a user can mend; None for a bug, which shows its traceback.
+    """The message of an error that a user can fix; None for a bug, which shows its traceback.
 
     Expected are the error classes that the packages of jaxcomp define, and what the operating
     system says about files.

@@ -49,7 +49,7 @@ def _report_flags(parser: argparse.ArgumentParser) -> None:
     common.common_flags(parser)
     _reuse_flag(parser)
     parser.add_argument(
-        "--beside",
+        "--compare",
         metavar="DIR[,DIR]",
         action="append",
         default=[],
@@ -160,7 +160,7 @@ def report(flags: Flags) -> int:
     cfg = _made_by(workdir)
     if asked is not None:
         store.Ledger(workdir).check(asked)
-    others = [paths.path(place) for given in flags.beside for place in _places(given)]
+    others = [paths.path(place) for given in flags.compare for place in _places(given)]
     written = write_report(cfg, workdir, [(_made_by(other), other) for other in others])
     return FAILED if _print_report(written).failed else 0
 
@@ -174,7 +174,7 @@ def _places(given: str) -> list[str]:
     places = [x for x in given.split(",") if x]
     if not places:
         raise ConfigError(
-            f"--beside={given} names no folder; expected the workdir of a sweep, or leave it out"
+            f"--compare={given} names no folder; expected the workdir of a sweep, or leave it out"
         )
     return [given] if paths.path(given).exists() else places
 

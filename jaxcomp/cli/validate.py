@@ -42,7 +42,7 @@ OPTIMS = ("train.optim", "pretrain.optim", "decoder.pretrain.optim", "decoder.ad
 
 
 def validate(cfg: Config) -> None:
-    """Raises ConfigError that names the field, what was found, what works and the mend."""
+    """Raises ConfigError that names the field, what was found, what works and the fix."""
     read(Config, cfg, "config")
     for key, allowed in CHOICES.items():
         _choice(key, attrgetter(key)(cfg), allowed)

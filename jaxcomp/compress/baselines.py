@@ -5,7 +5,7 @@ Each is a pair without a compressor. Its `memory` reads *decoder* tokens, so tha
 the decoder's tokenizer is given in both places. The budget of a text is that of a compressor at the
 same ratio: K = sum over segments of ceil(t / ratio) vectors, t in decoder tokens.
 
-    nothing   no vector: what each evaluation also reports as its floor
+    nothing   no vector: the no-memory baseline of each evaluation
     lead      the embeddings of the first K tokens: truncation
     strided   of K tokens at equal distances: the floor((2 m + 1) n / 2 K)-th of n, m = 0 .. K - 1
     random    of K tokens drawn without replacement, in their order

@@ -1,9 +1,9 @@
 """Cramming (arXiv 2502.13063): the vectors of one text, optimised for that text alone.
 
-What the frozen decoder can be told by so many vectors: the bound above every compressor, as far as
-the steps reach. The loss is that of rebuilding, teacher-forced; Adam moves the vectors, in units of
-the spread of the decoder's token embeddings, and nothing else. Rows are independent of each other:
-each has a loss of its own, and Adam works number by number.
+What so many vectors can carry to the frozen decoder: the upper bound of every compressor, as far
+as the steps reach. The loss is that of rebuilding, teacher-forced. Adam updates only the vectors,
+in units of the spread of the decoder's token embeddings. Rows are independent: each has its own
+loss, and Adam is elementwise.
 """
 
 from __future__ import annotations

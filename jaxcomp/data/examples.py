@@ -64,7 +64,7 @@ def world_examples(
     passages: Sequence[Passage], cfg: Config, comp: Tokenizer, dec: Tokenizer
 ) -> Found:
     """One example a passage. A passage that does not fit is left out whole: cutting it would
-    break its slots. With the world's own tokenizer every passage fits by construction."""
+    break its facts. With the world's own tokenizer every passage fits by construction."""
     T, L = cfg.data.segment, cfg.data.target
     texts = [p.text for p in passages]
     follows = dec.encode_batch([p.continuation for p in passages])

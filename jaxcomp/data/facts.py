@@ -1,6 +1,6 @@
 """What a fact of the controlled world is, and how any text is read back into facts.
 
-Slot kinds: colour, material, size, profession, home (entity-attribute); relation (who did it to
+Kinds of facts: colour, material, size, profession, home (entity-attribute); relation (who did it to
 whom); modifier (which of two animals has which mood); polarity; quantity; order (in time); topic.
 """
 
@@ -18,10 +18,10 @@ OUTCOMES = ("preserved", "overwritten", "swapped", "substituted", "omitted")
 Key = tuple[str, ...]
 
 
-class Slot(NamedTuple):
+class Fact(NamedTuple):
     """One fact of a passage.
 
-    `start:end` are the characters of the slot's value in the text (for relation and order, of the
+    `start:end` are the characters of the fact's value in the text (for relation and order, of the
     clause). `swap` is the value this fact would have had its two arguments been exchanged ("" where
     the kind has no arguments to exchange).
     """
@@ -40,22 +40,22 @@ class Slot(NamedTuple):
         return self.value == self.favourite
 
 
-def outcome(slot: Slot, facts: Mapping[Key, str]) -> str:
-    """The one name of what became of `slot` in a text that reads as `facts`.
+def outcome(fact: Fact, values: Mapping[Key, str]) -> str:
+    """The one name of what became of `fact` in a text that reads as `values`.
 
     preserved: the same value. swapped: the two arguments exchanged. overwritten: the prior's
     favourite instead. substituted: another value. omitted: no such fact. An exchange that is also
     the favourite counts as swapped, so relation, modifier and order report drift and never
     overwriting for it.
     """
-    value = facts.get(slot.key)
+    value = values.get(fact.key)
     if value is None:
         return "omitted"
-    if value == slot.value:
+    if value == fact.value:
         return "preserved"
-    if slot.swap and value == slot.swap:
+    if fact.swap and value == fact.swap:
         return "swapped"
-    return "overwritten" if value == slot.favourite else "substituted"
+    return "overwritten" if value == fact.favourite else "substituted"
 
 
 class Mention(NamedTuple):

@@ -26,7 +26,7 @@ from jaxcomp.runtime.files import digest
 
 QUESTION = "\nQuestion: {question}\nAnswer:"
 FIELDS = ("question", "context", "answers")
-# Kinds of slots whose value is one word of the text.
+# Kinds of facts whose value is one word of the text.
 ASKED = ("topic", "colour", "material", "size", "profession", "home", "quantity", "modifier")
 
 
@@ -109,16 +109,16 @@ def of_passage(passage: Passage) -> tuple[Question, ...]:
     without that word, which the world's tokenizer can say. "The strawberry was white." gives "The
     strawberry was" and "white"; "Bob bought seven candles." gives "Bob bought candles"."""
     found = []
-    for slot in passage.slots:
-        if slot.kind not in ASKED:
+    for fact in passage.facts:
+        if fact.kind not in ASKED:
             continue
-        text, before = passage.text, passage.text.rfind(". ", 0, slot.start)
+        text, before = passage.text, passage.text.rfind(". ", 0, fact.start)
         start = before + 2 if before >= 0 else 0
-        parts = text[start : slot.start], text[slot.end : text.index(".", slot.end)]
+        parts = text[start : fact.start], text[fact.end : text.index(".", fact.end)]
         clause = " ".join(" ".join(parts).split())
         for opening in lx.OPENINGS:
             clause = clause.removeprefix(f"{opening} ")
-        found.append(Question(clause[0].upper() + clause[1:], text[slot.start : slot.end]))
+        found.append(Question(clause[0].upper() + clause[1:], text[fact.start : fact.end]))
     return tuple(found)
 
 

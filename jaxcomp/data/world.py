@@ -1,9 +1,9 @@
 """The controlled world: a seeded generator of short passages whose every fact is known.
 
 A passage is a handful of sentences about things, animals, persons, places and events. Each sentence
-carries one or two *slots*: a value that its entity has by a strong prior (`prior_strength`) but may
-not have here. Any text, also a rebuilt and damaged one, is read back into facts (facts.py), so the
-fate of every slot has exactly one name. Nothing is judged; everything is known.
+carries one or two *facts*: a value that its entity has by a strong prior (`prior_strength`) but may
+not have here. Any text, also a rebuilt and damaged one, is read back into facts (facts.py), so
+every fact has exactly one outcome, without a judge.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import NamedTuple
 
 from jaxcomp.config import WorldConfig
 from jaxcomp.data import lexicon as lx
-from jaxcomp.data.facts import ATTRIBUTES, VALUES, Key, Mention, Slot, mentions, read
+from jaxcomp.data.facts import ATTRIBUTES, VALUES, Fact, Key, Mention, mentions, read
 
 SPLITS = {"train": range(14), "val": range(14, 15), "test": range(15, 16)}
 BUCKETS = 16  # a text's hash decides its split, so splits are disjoint by construction
-COUNTERFACTUAL_RATE = 0.5  # P(a slot of a counterfactual passage is not the favourite)
+COUNTERFACTUAL_RATE = 0.5  # P(a fact of a counterfactual passage is not the favourite)
 
 
 def own_world(config: WorldConfig) -> WorldConfig:
@@ -45,7 +45,7 @@ class Passage(NamedTuple):
 
     id: int
     text: str
-    slots: tuple[Slot, ...]
+    facts: tuple[Fact, ...]
     continuation: str
     bits: float
 
@@ -83,11 +83,11 @@ class _Draw:
         return others[int(self.rng.random() * len(others))]
 
 
-class _Fact(NamedTuple):
-    """A sentence's words with slot values in place, and its slots without character positions."""
+class _Clause(NamedTuple):
+    """A sentence's words with values in place, and its facts without character positions."""
 
     clause: str
-    slots: tuple[tuple[str, Slot], ...]  # (the words to find in the clause, slot)
+    facts: tuple[tuple[str, Fact], ...]  # (the words to find in the clause, fact)
 
 
 class World:
@@ -100,7 +100,7 @@ class World:
         self._events = self._permute("event", lx.EVENTS)
         self._rank = {p: i for i, p in enumerate(self._persons)}
         self._time = {e: i for i, e in enumerate(self._events)}
-        self._makers: dict[str, Callable[[_Draw], _Fact]] = {
+        self._makers: dict[str, Callable[[_Draw], _Clause]] = {
             **{kind: self._attribute(kind) for kind in ATTRIBUTES},
             "relation": self._relation,
             "modifier": self._modifier,
@@ -130,11 +130,11 @@ class World:
         rng = random.Random(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()))
         while True:
             draw = _Draw(rng, favoured, prior)
-            text, slots, facts = self._write(draw, max_words)
+            text, facts, clauses = self._write(draw, max_words)
             if hashlib.blake2b(text.encode(), digest_size=1).digest()[0] % BUCKETS in SPLITS[split]:
                 break
         bits = draw.bits
-        return Passage(index, text, slots, self._continue(draw, facts, max_words), bits)
+        return Passage(index, text, facts, self._continue(draw, clauses, max_words), bits)
 
     def favourite(self, key: Key) -> str | None:
         """This world's favourite for an entity's fact; None for relation and order, which have two
@@ -148,8 +148,8 @@ class World:
         """Facts of any text, however damaged (`facts.read`)."""
         return read(text)
 
-    def slots(self, text: str) -> list[Slot]:
-        """The facts of any text as slots, in the order of the text: of a passage, its `slots`."""
+    def facts(self, text: str) -> list[Fact]:
+        """The facts of any text, in its order; for a passage, its `facts`."""
         found = sorted(mentions(text).items(), key=lambda item: item[1].start)
         moods = [(key, m) for key, m in found if key[0] == "modifier"]
         out = []
@@ -167,7 +167,7 @@ class World:
                 options = tuple(sorted(key[1:], key=self._time.__getitem__))
             if kind in ("relation", "order"):
                 favourite, swap = options[0], options[value == options[0]]
-            out.append(Slot(kind, key, value, favourite, swap, options, start, end))
+            out.append(Fact(kind, key, value, favourite, swap, options, start, end))
         return out
 
     def words(self) -> list[str]:
@@ -183,25 +183,25 @@ class World:
     # Writing
 
     def _write(self, draw: _Draw, max_words: int):
-        text, slots, facts = "", [], []
+        text, facts, clauses = "", [], []
         kinds = self._left(draw)
-        while not facts or (kinds and len(_words(text)) + LONGEST_SENTENCE <= max_words):
-            kind = draw.pick(kinds) if facts else "topic"
-            fact = self._makers[kind](draw)
-            facts.append(fact)
-            text, found = _append(text, fact, draw.opening())
-            slots += found
+        while not clauses or (kinds and len(_words(text)) + LONGEST_SENTENCE <= max_words):
+            kind = draw.pick(kinds) if clauses else "topic"
+            sentence = self._makers[kind](draw)
+            clauses.append(sentence)
+            text, found = _append(text, sentence, draw.opening())
+            facts += found
             kinds = self._left(draw)
-        return text, tuple(slots), facts
+        return text, tuple(facts), clauses
 
-    def _continue(self, draw: _Draw, facts: list[_Fact], max_words: int) -> str:
+    def _continue(self, draw: _Draw, clauses: list[_Clause], max_words: int) -> str:
         """More of the same story: every other sentence repeats a fact of the passage."""
         text = ""
         while len(_words(text)) + LONGEST_SENTENCE <= max_words:
             kinds = self._left(draw)
             again = not kinds or draw.pick((True, False))
-            fact = draw.pick(facts) if again else self._makers[draw.pick(kinds)](draw)
-            text, _ = _append(text, fact, draw.opening())
+            sentence = draw.pick(clauses) if again else self._makers[draw.pick(kinds)](draw)
+            text, _ = _append(text, sentence, draw.opening())
         return text
 
     def _left(self, draw: _Draw) -> list[str]:
@@ -218,21 +218,21 @@ class World:
     def _favourite(self, kind: str, natural: str) -> str:
         return self._shuffled[kind][VALUES[kind].index(natural)]
 
-    def _attribute(self, kind: str) -> Callable[[_Draw], _Fact]:
+    def _attribute(self, kind: str) -> Callable[[_Draw], _Clause]:
         table, values, form = ATTRIBUTES[kind]
 
-        def make(draw: _Draw) -> _Fact:
+        def make(draw: _Draw) -> _Clause:
             entity = draw.fresh(kind, tuple(table))
             favourite = self._favourite(kind, table[entity])
             value = draw.value(favourite, values)
             who = draw.pick(tuple(lx.PERSONS)) if "{who}" in form else ""
             clause = form.format(entity=entity, value=value, who=who)
-            slot = Slot(kind, (kind, entity), value, favourite, "", values)
-            return _Fact(clause, ((value, slot),))
+            fact = Fact(kind, (kind, entity), value, favourite, "", values)
+            return _Clause(clause, ((value, fact),))
 
         return make
 
-    def _relation(self, draw: _Draw) -> _Fact:
+    def _relation(self, draw: _Draw) -> _Clause:
         first = draw.fresh("relation", tuple(lx.PERSONS))
         second = draw.fresh("relation", tuple(lx.PERSONS))
         deed = draw.pick(lx.DEEDS)
@@ -243,10 +243,10 @@ class World:
         value = draw.value(usual, (usual, turned))
         swap = turned if value == usual else usual
         key = ("relation", *sorted((first, second)))
-        slot = Slot("relation", key, value, usual, swap, (usual, turned))
-        return _Fact(value, ((value, slot),))
+        fact = Fact("relation", key, value, usual, swap, (usual, turned))
+        return _Clause(value, ((value, fact),))
 
-    def _modifier(self, draw: _Draw) -> _Fact:
+    def _modifier(self, draw: _Draw) -> _Clause:
         animals = [draw.fresh("modifier", tuple(lx.SIZE_OF)) for _ in range(2)]
         liked = [self._favourite("modifier", lx.MOOD_OF[a]) for a in animals]
         first = draw.value(liked[0], lx.MOODS)
@@ -255,22 +255,22 @@ class World:
         second = draw.value(liked[1], left) if liked[1] != first else draw.pick(left)
         clause = f"the {first} {animals[0]} {draw.pick(lx.GAZES)} the {second} {animals[1]}"
         rows = zip(animals, (first, second), (second, first), liked, strict=True)
-        slots = (
-            (f"{mine} {a}", Slot("modifier", ("modifier", a), mine, favourite, his, lx.MOODS))
+        facts = (
+            (f"{mine} {a}", Fact("modifier", ("modifier", a), mine, favourite, his, lx.MOODS))
             for a, mine, his, favourite in rows
         )
-        return _Fact(clause, tuple(slots))
+        return _Clause(clause, tuple(facts))
 
-    def _polarity(self, draw: _Draw) -> _Fact:
+    def _polarity(self, draw: _Draw) -> _Clause:
         person, action = draw.pick(tuple(lx.PERSONS)), draw.fresh("polarity", tuple(lx.ACTION_IS))
         favourite = self._favourite("polarity", lx.ACTION_IS[action])
         value = draw.value(favourite, lx.POLARITIES)
         clause = f"{person} did {'not ' if value == 'no' else ''}{action}"
         words = "did not" if value == "no" else "did"
-        slot = Slot("polarity", ("polarity", person, action), value, favourite, "", lx.POLARITIES)
-        return _Fact(clause, ((words, slot),))
+        fact = Fact("polarity", ("polarity", person, action), value, favourite, "", lx.POLARITIES)
+        return _Clause(clause, ((words, fact),))
 
-    def _order(self, draw: _Draw) -> _Fact:
+    def _order(self, draw: _Draw) -> _Clause:
         pair = (draw.fresh("order", lx.EVENTS), draw.fresh("order", lx.EVENTS))
         draw.bits -= 1.0  # as in _relation
         usual, late = sorted(pair, key=self._time.__getitem__)
@@ -278,8 +278,8 @@ class World:
         second = late if first == usual else usual
         before = draw.pick((True, False))
         clause = f"{first} before {second}" if before else f"{second} after {first}"
-        slot = Slot("order", ("order", *sorted(pair)), first, usual, second, (usual, late))
-        return _Fact(clause, ((clause, slot),))
+        fact = Fact("order", ("order", *sorted(pair)), first, usual, second, (usual, late))
+        return _Clause(clause, ((clause, fact),))
 
 
 # kind -> (entities there are, entities a fact takes); a passage has one topic, at its beginning.
@@ -312,14 +312,18 @@ def _between(text: str, other: Mention, start: int) -> str:
     return text[min(other.start, start) : max(other.start, start)]
 
 
-def _append(text: str, fact: _Fact, opening: str) -> tuple[str, list[Slot]]:
-    """The text with the fact as one more sentence, and the fact's slots at their characters."""
-    clause = f"{opening} {fact.clause}" if opening else fact.clause[0].upper() + fact.clause[1:]
+def _append(text: str, sentence: _Clause, opening: str) -> tuple[str, list[Fact]]:
+    """The text with `sentence` appended, and its facts with their character positions."""
+    clause = (
+        f"{opening} {sentence.clause}"
+        if opening
+        else sentence.clause[0].upper() + sentence.clause[1:]
+    )
     base = len(text) + 1 if text else 0
-    slots = []
-    for words, slot in fact.slots:
+    facts = []
+    for words, fact in sentence.facts:
         # rindex: the value stands at or after its entity, and an opening never holds a value.
         at = base + clause.lower().rindex(words.lower())
-        length = len(slot.value) if slot.kind == "modifier" else len(words)
-        slots.append(slot._replace(start=at, end=at + length))
-    return f"{text} {clause}." if text else f"{clause}.", slots
+        length = len(fact.value) if fact.kind == "modifier" else len(words)
+        facts.append(fact._replace(start=at, end=at + length))
+    return f"{text} {clause}." if text else f"{clause}.", facts

@@ -14,8 +14,8 @@ marks. Shares are of the words of a side, sums over sums.
   which the two words part. A tie is not overwritten.
 - **replaced** (source), **invented** (rebuilt): the two sides of any other contested link. A
   rebuilt word without a link is invented too; a source word without one is **lost**.
-- **undecided**: contested links of which the decoder without memory could not be asked at one
-  token. They are replaced and invented.
+- **unattributed**: contested links whose two words do not part at a single token, so that the
+  decoder without memory cannot compare them. They count as replaced and invented.
 - **departure**: a rebuilt word, neither copied nor paraphrased, at the beginning or after one that
   is. What follows it follows from the decoder's own words.
 - Of each rebuilt word: its *entropy*, –Σ p ln p with the memory, the largest of its tokens' (TF on

@@ -27,14 +27,14 @@ from jaxcomp.training.loop import mesh_for
 from jaxcomp.training.manifest import CheckpointError, open_manifest
 from jaxcomp.training.metrics import duration
 
-ROWS = "trajectory.jsonl"
+ROWS = "checkpoints.jsonl"
 Say = Callable[[str], None]
 More = Callable[[Path, int], dict[str, Any]]  # (run, step) -> further numbers by name
 
 
 class Row(NamedTuple):
     """One checkpoint. `metrics`: the metrics page; `passages`: what each passage gives to the
-    primary endpoint, (kept, slots), in the order of the set."""
+    primary endpoint, (kept, facts), in the order of the set."""
 
     step: int
     metrics: dict[str, Any]
@@ -60,7 +60,7 @@ def follow(
     **moved: str,
 ) -> Followed:
     """Measures every saved checkpoint of the finished run in `place` that has no row yet, and keeps
-    the rows in its trajectory.jsonl. `more` adds numbers of its own to every row. `moved`: as in
+    the rows in its checkpoints.jsonl. `more` adds numbers of its own to every row. `moved`: as in
     `open_run`.
 
     Raises:
@@ -72,9 +72,9 @@ def follow(
     steps = saved_steps(place)
     if len(steps) < 2:
         raise CheckpointError(
-            f"{place}: {len(steps)} checkpoint(s) saved; a trajectory needs at least 2: train with "
-            "--train.keep_checkpoints=100 and a --train.checkpoint_every that gives as many as you "
-            "want (neither changes the result)"
+            f"{place}: {len(steps)} checkpoint(s) saved; training dynamics need at least 2: train "
+            "with --train.keep_checkpoints=100 and a --train.checkpoint_every that gives as many "
+            "as you want (neither changes the result)"
         )
     about = {
         "version": EVALUATION,

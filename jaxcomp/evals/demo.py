@@ -151,10 +151,10 @@ def _shown(trace: Trace, world: World | None) -> Shown:
     if world is not None:
         there = mentions(rebuilt)
         values = {key: found.value for key, found in there.items()}
-        for slot in world.slots(source):
-            name, found = outcome(slot, values), there.get(slot.key)
-            facts.append(Fact(_about(slot.key), slot.value, found and found.value, name))
-            in_source.append((Mention(slot.value, slot.start, slot.end), name))
+        for fact in world.facts(source):
+            name, found = outcome(fact, values), there.get(fact.key)
+            facts.append(Fact(_about(fact.key), fact.value, found and found.value, name))
+            in_source.append((Mention(fact.value, fact.start, fact.end), name))
             if found:
                 in_rebuilt.append((found, name))
     # In the world only facts are overwritten: other words are there or they are not.
@@ -193,7 +193,7 @@ def _spans(
             out.append(Span(text[at : word.start]))
         of_fact = [name for m, name in facts if m.start <= word.start and word.end <= m.end]
         found = of_fact[0] if of_fact else of_label.get(label, "")
-        p = [math.exp(x) for x in (said[number].logp, said[number].logp_floor)] if said else []
+        p = [math.exp(x) for x in (said[number].logp, said[number].logp_no_memory)] if said else []
         out.append(Span(word.text, found, *p))
         at = word.end
     return [*out, Span(text[at:])] if at < len(text) else out

@@ -23,9 +23,9 @@ from jaxcomp.data.eval_sets import held_out
 from jaxcomp.data.segments import cut
 from jaxcomp.data.sources import TEXT_SET, source_of
 from jaxcomp.data.tokenizer import Tokenizer
-from jaxcomp.evals.held import Held, Rebuilt, Row, Sureness
+from jaxcomp.evals.eval_set import EvalSet, Rebuilt, Row, Sureness
 from jaxcomp.evals.metric import EDITS, Record, Values, measured
-from jaxcomp.evals.metrics import edits, reconstruction, slots
+from jaxcomp.evals.metrics import edits, facts, reconstruction
 from jaxcomp.evals.metrics.prior_conflict import contested, rival_of
 from jaxcomp.inference import decode
 from jaxcomp.runtime.sharding import on_host, put_batch, whole_batch
@@ -54,11 +54,11 @@ def evaluate(
         examples, left_out = held_out(cfg, name, comp_tok, dec_tok)
         rebuilt, samples = pair.rebuild(examples), partial(pair.samples, examples)
         size = model.width * model.decoder.dtype.itemsize
-        held = Held(name, cfg, examples, rebuilt, left_out, size, dec_tok, samples)
-        metrics |= measured(cfg, name, held)
-        records += _records(held)
+        eval_set = EvalSet(name, cfg, examples, rebuilt, left_out, size, dec_tok, samples)
+        metrics |= measured(cfg, name, eval_set)
+        records += _records(eval_set)
         if name == TEXT_SET:
-            edited = _edits(pair, held, comp_tok)
+            edited = _edits(pair, eval_set, comp_tok)
             metrics |= measured(cfg, EDITS, edited)
             records += edited.records
     return Evaluation(metrics, records)
@@ -150,9 +150,12 @@ class Rebuilder:
                 float(free.top1_BL[b, :steps].sum(dtype=np.float64)),
                 steps,
             )
-            floor, vec_MD = self._row(example, forced_0, free_0, b)[0], vec_BMD[b, seg_BM[b] > 0]
+            no_memory, vec_MD = (
+                self._row(example, forced_0, free_0, b)[0],
+                vec_BMD[b, seg_BM[b] > 0],
+            )
             tokens = forced.top1_BL[b, : row.targets], forced.correct_BL[b, : row.targets]
-            out.append(Rebuilt(row, floor, sure, vec_MD, *tokens))
+            out.append(Rebuilt(row, no_memory, sure, vec_MD, *tokens))
         return out
 
     def _row(self, example: Example, forced: Any, free: Any, b: int) -> tuple[Row, int]:
@@ -169,12 +172,12 @@ class Rebuilder:
         return row, steps
 
 
-def _records(held: Held) -> list[Record]:
-    out, rival = [], rival_of(held.cfg.world) if held.passages else None
-    for example, (row, *_, vec_MD, _, _) in zip(held.examples, held.rebuilt, strict=True):
+def _records(eval_set: EvalSet) -> list[Record]:
+    out, rival = [], rival_of(eval_set.cfg.world) if eval_set.passages else None
+    for example, (row, *_, vec_MD, _, _) in zip(eval_set.examples, eval_set.rebuilt, strict=True):
         same, length = reconstruction.matches(row.source_ids, row.rebuilt_ids)
         record: Record = {
-            "set": held.name,
+            "set": eval_set.name,
             "id": example.id,
             "text": row.source,
             "rebuilt": row.rebuilt,
@@ -186,27 +189,27 @@ def _records(held: Held) -> list[Record]:
             "vectors": len(vec_MD),
         }
         if example.passage is not None:
-            fates = slots.fates(held.world, example.passage, row.rebuilt)
+            outcomes = facts.compare(eval_set.world, example.passage, row.rebuilt)
             record["bits"] = example.passage.bits
-            record["counts"] = slots.counts(fates)
+            record["counts"] = facts.counts(outcomes)
             if rival is not None:
                 record["counts"] |= contested(rival, example.passage, row.rebuilt)
-            record["facts"] = [fate._asdict() for fate in fates]
+            record["facts"] = [fact_outcome._asdict() for fact_outcome in outcomes]
         out.append(record)
     return out
 
 
-def _edits(pair: Rebuilder, held: Held, comp_tok: Tokenizer) -> edits.Edited:
+def _edits(pair: Rebuilder, eval_set: EvalSet, comp_tok: Tokenizer) -> edits.Edited:
     """What became of edited passages of the set."""
     cfg, records = pair.cfg, []
-    texts = [e.text for e in held.examples]
+    texts = [e.text for e in eval_set.examples]
     made = edits.make_edits(texts, cfg.eval.edits_per_kind, cfg.data.seed)
     every = [(e, _example(cfg, e.text, comp_tok, pair.tok)) for e in made]
     # An edit can lengthen a full passage; one whose spot no longer fits would be lost unread.
     fitted = [(e, x) for e, x in every if len(x.target) <= cfg.data.target and e.end <= len(x.text)]
     rebuilt = pair.tokens([x for _, x in fitted])
     for (edit, _), ids in zip(fitted, rebuilt, strict=True):
-        text, unedited = pair.tok.decode(ids), held.rebuilt[edit.source].row
+        text, unedited = pair.tok.decode(ids), eval_set.rebuilt[edit.source].row
         control = edits.control_returned(edit, unedited.source, unedited.rebuilt)
         record = {"set": EDITS, **edit._asdict(), "rebuilt": text}
         records.append(record | {"outcome": edits.outcome(edit, text), "control": control})

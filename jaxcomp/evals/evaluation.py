@@ -114,18 +114,18 @@ class Evaluation:
     needs: tuple[str, ...] = ()
     several: bool = False
 
-    def __call__(self, asked: Request) -> Report | None:
+    def __call__(self, request: Request) -> Report | None:
         """Run it. None: it said all that there is to say.
 
         Raises:
           ConfigError: a number of runs that it does not take.
         """
-        if not asked.runs or (len(asked.runs) > 1 and not self.several):
+        if not request.runs or (len(request.runs) > 1 and not self.several):
             expected = "finished runs" if self.several else "one finished run or export"
             raise ConfigError(
-                f"--task={self.name} needs --run=DIR, {expected}; found {len(asked.runs)}"
+                f"--task={self.name} needs --run=DIR, {expected}; found {len(request.runs)}"
             )
-        return self.function(asked)
+        return self.function(request)
 
 
 EVALUATIONS: Registry[Evaluation] = Registry("--task")

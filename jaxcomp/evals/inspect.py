@@ -14,7 +14,7 @@ from jaxcomp.data.eval_sets import eval_examples
 from jaxcomp.data.sources import TEXT_SET, WORLD_SETS, source_of
 from jaxcomp.data.world import World
 from jaxcomp.evals import attribution, inspect_page, linear_probe, tracing
-from jaxcomp.evals.metrics import slots
+from jaxcomp.evals.metrics import facts
 from jaxcomp.evals.tracing import Trace
 from jaxcomp.inference.format import ABOUT
 from jaxcomp.inference.load import load, open_run
@@ -24,7 +24,7 @@ from jaxcomp.runtime.sharding import use_mesh
 from jaxcomp.training.manifest import SUMMARY, CheckpointError, read_json
 
 PAGE = "inspect.html"
-PROBED = "counterfactual"  # the set of the linear probe: half of its slots are off the favourite
+PROBED = "counterfactual"  # the set of the linear probe: half of its facts are off the favourite
 PROBE_PASSAGES = 768
 _EVERY_S = 15.0  # seconds between two lines of progress
 
@@ -156,8 +156,8 @@ def _traces(cfg: Config, pair: Pair, name: str, say: Say) -> list[Trace]:
 
 
 def value_words(world: World, traces: Sequence[Trace]) -> dict[str, Counter[str]]:
-    """Of the slots whose value is one word of their own (linear_probe.KINDS without polarity): by
-    the slot's outcome, how the attribution labelled that word of the source.
+    """Of the facts whose value is one word of their own (linear_probe.KINDS without polarity): by
+    the fact's outcome, how the attribution labelled that word of the source.
 
     Two readings that know nothing of each other: the world's grammar and the alignment.
     """
@@ -166,8 +166,8 @@ def value_words(world: World, traces: Sequence[Trace]) -> dict[str, Counter[str]
         passage = trace.example.passage
         spans = [(word.start, word.end) for word in trace.source_words]
         labels = dict(zip(spans, trace.labels.source, strict=True))
-        fates = slots.fates(world, passage, trace.rebuilt)
-        for slot, fate in zip(passage.slots, fates, strict=True):
-            if slot.kind in linear_probe.KINDS and slot.kind != "polarity":
-                out.setdefault(fate.outcome, Counter())[labels[slot.start, slot.end]] += 1
+        outcomes = facts.compare(world, passage, trace.rebuilt)
+        for fact, fact_outcome in zip(passage.facts, outcomes, strict=True):
+            if fact.kind in linear_probe.KINDS and fact.kind != "polarity":
+                out.setdefault(fact_outcome.outcome, Counter())[labels[fact.start, fact.end]] += 1
     return out

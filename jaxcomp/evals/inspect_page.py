@@ -51,7 +51,7 @@ _DEPARTURE = (
 
 
 class Probed(NamedTuple):
-    """The linear probe of one set: its passages, readings, and the slots that were not asked."""
+    """The linear probe of one set: its passages, readings, and the facts that were not asked."""
 
     set: str
     passages: int
@@ -141,9 +141,9 @@ def _counts(content: Content) -> list[Table]:
         nll = math.fsum(t.loss * len(t.example.target) for t in traces)
         row = [name, str(len(traces)), f"{nll / targets:.3g}", str(c["source/all"])]
         rows.append(row + [_of(c, "source", label) for label in SOURCE])
-        undecided = str(sum(t.undecided for t in traces))
+        unattributed = str(sum(t.unattributed for t in traces))
         row = [name, str(c["rebuilt/all"]), *(_of(c, "rebuilt", label) for label in REBUILT)]
-        row += [str(c["departure/all"]), _of(c, "departure", "overwritten"), undecided]
+        row += [str(c["departure/all"]), _of(c, "departure", "overwritten"), unattributed]
         back.append(row)
     source = Table(
         ["source", "passages", "loss (nats/token)", "words", *SOURCE],
@@ -152,7 +152,7 @@ def _counts(content: Content) -> list[Table]:
         "all words of the row. Loss: teacher-forced, end token included.",
     )
     rebuilt = Table(
-        ["rebuilt", "words", *REBUILT, "departures", "overwritten among them", "undecided"],
+        ["rebuilt", "words", *REBUILT, "departures", "overwritten among them", "unattributed"],
         back,
         "Words of the rebuilt text (greedy), by where they came from. Undecided: words in the "
         "place of another one that the decoder without memory could not be scored on at one token; "
@@ -176,7 +176,7 @@ def _probe(probed: Probed) -> Table:
         shares = [_share(s) for s in (r.every, r.control, r.returned)]
         shares += [str(r.moved), _share(r.wrong)]
         beyond = f"{r.wrong.beyond_chance:.2f}" if r.wrong else "–"
-        row = [r.kind, str(r.slots), str(r.entities), str(r.values), *shares, beyond]
+        row = [r.kind, str(r.facts), str(r.entities), str(r.values), *shares, beyond]
         rows.append([*row, _share(r.as_decoder), r.verdict or f"none: {r.reason}"])
     left = "; ".join(f"{n} {why}" for why, n in sorted(probed.left_out.items()))
     caption = (
@@ -233,9 +233,13 @@ def _row(name: str, trace: Trace) -> dict[str, Any]:
 
 def _mark(label: str, away: bool, said: Said) -> Piece:
     bar = min(HIGHEST, round(said.entropy / STEP))
-    title = f"entropy {said.entropy:.2f}, p {_p(said.logp)}, without memory {_p(said.logp_floor)}"
-    if said.margin is not None and said.margin_floor is not None:
-        title += f"; over the source's word {said.margin:+.2f}, without {said.margin_floor:+.2f}"
+    title = (
+        f"entropy {said.entropy:.2f}, p {_p(said.logp)}, without memory {_p(said.logp_no_memory)}"
+    )
+    if said.margin is not None and said.margin_no_memory is not None:
+        title += (
+            f"; over the source's word {said.margin:+.2f}, without {said.margin_no_memory:+.2f}"
+        )
     names = [label[0], *(["d"] if away else []), *([f"h{bar}"] if bar else [])]
     return Piece("", " ".join(names), title)
 

@@ -1,27 +1,27 @@
 """Linear probe: `jaxcomp inspect`.
 
 Was a fact lost in compression, or overridden in decoding? (Controlled world, `counterfactual`, 768
-passages.) Features of a slot: the memory vector of the block in which its value's last token stands
+passages.) Features of a fact: the memory vector of the block in which its value's last token stands
 and the two beside it (zeros where there is none), 3 D numbers; with `consecutive` positions the
-whole memory. Kinds are those whose values entities share; slots are the only ones of their kind in
+whole memory. Kinds are those whose values entities share; facts are the only ones of their kind in
 the passage. Numbers standardised; multinomial logistic regression, L2, C of 0.001, 0.01, 0.1 by
 3-fold cross-validation inside the training part. Five folds *by entity*: no entity of a test fold
 (all mice, then all strawberries) is in its training part.
 
-- **read**: slots whose value the probe says / slots, with Wilson's 95% interval. **chance**: the
+- **read**: facts whose value the probe says / facts, with Wilson's 95% interval. **chance**: the
   larger of the training parts' most frequent value said of each, and the probe's own answers dealt
   out at random (Σ over values of share said × share true). **control**: the same procedure with
   shuffled values; read less control is the selectivity (Hewitt & Liang 2019).
-- **wrong**: the same over slots that did not come back, less the **moved** ones: lost as facts,
+- **wrong**: the same over facts that did not come back, less the **moved** ones: lost as facts,
   while the words of the value came back beside another entity. *beyond chance* is (rate – chance) /
-  (1 – chance), at least 0. **returned**: over slots off their favourite that did come back. **reads
+  (1 – chance), at least 0. **returned**: over facts off their favourite that did come back. **reads
   the decoder's**: of the wrong ones with another value in the rebuilt text, those of which the
   probe says that value.
 - **verdict** of a kind: *overridden in decoding* where the lower end of wrong's interval is above
   its chance and above the control's rate; else *lost in compression*: not to be read by a linear
-  probe at that place. None where fewer than 20 slots are wrong, fewer than 50 slots or 8 entities
-  were asked, or 20 or more returned slots cannot be read above chance either. Unadjusted for the
-  number of kinds; slots of one entity are not independent, which the intervals ignore.
+  probe at that place. None where fewer than 20 facts are wrong, fewer than 50 facts or 8 entities
+  were asked, or 20 or more returned facts cannot be read above chance either. Unadjusted for the
+  number of kinds; facts of one entity are not independent, which the intervals ignore.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from jaxcomp.config import Config
-from jaxcomp.data.facts import VALUES, Slot
+from jaxcomp.data.facts import VALUES, Fact
 from jaxcomp.data.segments import cut_encoded
 from jaxcomp.data.tokenizer import Tokenizer
 from jaxcomp.data.world import World
 from jaxcomp.evals.attribution import KEPT
-from jaxcomp.evals.metrics import slots
+from jaxcomp.evals.metrics import facts
 from jaxcomp.evals.tracing import Trace
 
 # A relation's and an order's values are words of their own entities, which no probe of others can
@@ -52,14 +52,14 @@ from jaxcomp.evals.tracing import Trace
 KINDS = tuple(kind for kind in VALUES if kind != "modifier")
 FOLDS, INNER_FOLDS = 5, 3
 PENALTIES = (0.001, 0.01, 0.1)  # scikit-learn's C, the inverse of the strength
-FEWEST = 50  # slots of a kind, below which none is probed
-FEWEST_JUDGED = 20  # slots below which a share decides nothing
+FEWEST = 50  # facts of a kind, below which none is probed
+FEWEST_JUDGED = 20  # facts below which a share decides nothing
 VERSION = 1  # of the definitions, as attribution.VERSION
 OVERRIDDEN, LOST = "overridden in decoding", "lost in compression"
 
 
 class Question(NamedTuple):
-    """One slot, what the decoder `said` of it (None: nothing), and the vectors it is read from."""
+    """One fact, what the decoder `said` of it (None: nothing), and the vectors it is read from."""
 
     kind: str
     entity: str
@@ -94,7 +94,7 @@ class Reading(NamedTuple):
     set is empty, `verdict` (OVERRIDDEN or LOST) for the `reason` given."""
 
     kind: str
-    slots: int
+    facts: int
     entities: int
     values: int
     moved: int = 0
@@ -110,24 +110,24 @@ class Reading(NamedTuple):
 def questions(
     cfg: Config, comp_tok: Tokenizer, traces: Sequence[Trace]
 ) -> tuple[list[Question], dict[str, int]]:
-    """The slots that can be asked for, and how many were left out for which reason."""
+    """The facts that can be asked for, and how many were left out for which reason."""
     world, out, left_out = World(cfg.world), [], Counter()
     for trace in traces:
         passage = trace.example.passage
-        count = Counter(slot.kind for slot in passage.slots)
-        fates = slots.fates(world, passage, trace.rebuilt)
+        count = Counter(fact.kind for fact in passage.facts)
+        outcomes = facts.compare(world, passage, trace.rebuilt)
         labels = list(zip(trace.source_words, trace.labels.source, strict=True))
-        for slot, fate in zip(passage.slots, fates, strict=True):
-            if slot.kind not in KINDS:
+        for fact, fact_outcome in zip(passage.facts, outcomes, strict=True):
+            if fact.kind not in KINDS:
                 left_out["of a kind without values that entities share"] += 1
                 continue
-            if count[slot.kind] > 1:
-                left_out["with a second slot of its kind in the passage"] += 1
+            if count[fact.kind] > 1:
+                left_out["with a second fact of its kind in the passage"] += 1
                 continue
-            mine = [x for word, x in labels if word.start < slot.end and word.end > slot.start]
-            moved = fate.outcome == "omitted" and set(mine) <= set(KEPT)
-            asked = slot.kind, slot.key[-1], slot.value, slot.favourite, fate.rebuilt, moved
-            out.append(Question(*asked, _features(cfg, comp_tok, trace, slot)))
+            mine = [x for word, x in labels if word.start < fact.end and word.end > fact.start]
+            moved = fact_outcome.outcome == "omitted" and set(mine) <= set(KEPT)
+            asked = fact.kind, fact.key[-1], fact.value, fact.favourite, fact_outcome.rebuilt, moved
+            out.append(Question(*asked, _features(cfg, comp_tok, trace, fact)))
     return out, dict(left_out)
 
 
@@ -137,11 +137,11 @@ def read_out(
     """One `Reading` for each of KINDS that was asked; `seed` draws the control's shuffling."""
     out = []
     for kind in KINDS:
-        # Folds and shuffling depend on the order: one order, so that the slots alone decide.
+        # Folds and shuffling depend on the order: one order, so that the facts alone decide.
         mine = [q for q in asked if q.kind == kind]
         mine.sort(key=lambda q: (q.entity, q.value, q.x_F.tobytes()))
         if mine:
-            say(f"linear probe: {kind}, {len(mine)} slots")
+            say(f"linear probe: {kind}, {len(mine)} facts")
             # These matrices are small: threads cost ten times what they save.
             with threadpool_limits(limits=1):
                 out.append(judged(_read_kind(kind, mine, np.random.default_rng(seed))))
@@ -149,7 +149,7 @@ def read_out(
 
 
 def judged(reading: Reading) -> Reading:
-    """`reading` with its verdict: is the true value of the slots that came back wrong there?"""
+    """`reading` with its verdict: is the true value of the facts that came back wrong there?"""
     wrong, returned, control = reading.wrong, reading.returned, reading.control
     if reading.reason or control is None:
         return reading
@@ -159,7 +159,7 @@ def judged(reading: Reading) -> Reading:
 
     if wrong is None or wrong.n < FEWEST_JUDGED:
         n = wrong.n if wrong else 0
-        return reading._replace(reason=f"{n} slots came back wrong, under {FEWEST_JUDGED}")
+        return reading._replace(reason=f"{n} facts came back wrong, under {FEWEST_JUDGED}")
     if is_read(wrong):
         return reading._replace(verdict=OVERRIDDEN)
     # Lost in compression, only where the probe is no worse a reader than the decoder.
@@ -195,8 +195,8 @@ def _read_kind(kind: str, asked: Sequence[Question], rng: np.random.Generator) -
 
 def _unusable(about: Reading, value_W: np.ndarray, entity_W: np.ndarray) -> str:
     """Why no probe can be fitted; "" where one can."""
-    if about.slots < FEWEST:
-        return f"{about.slots} slots, under {FEWEST}"
+    if about.facts < FEWEST:
+        return f"{about.facts} facts, under {FEWEST}"
     needed = FOLDS + INNER_FOLDS  # so that every part of every split has an entity
     if about.entities < needed:
         return f"{about.entities} entities, under {needed}"
@@ -210,7 +210,7 @@ def _unusable(about: Reading, value_W: np.ndarray, entity_W: np.ndarray) -> str:
 def _held_out(
     x_WF: np.ndarray, value_W: np.ndarray, entity_W: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What is read of each slot by a probe fitted on the other folds' entities, and the most
+    """What is read of each fact by a probe fitted on the other folds' entities, and the most
     frequent value of those folds."""
     read_W, usual_W = np.empty_like(value_W), np.empty_like(value_W)
     for train, test in GroupKFold(FOLDS).split(x_WF, groups=entity_W):
@@ -229,7 +229,7 @@ def _held_out(
 def _share(
     true_W: np.ndarray, read_W: np.ndarray, usual_W: np.ndarray, which_W: np.ndarray
 ) -> Share | None:
-    """Of the slots `which_W`, those whose true value is read."""
+    """Of the facts `which_W`, those whose true value is read."""
     true, read, usual = true_W[which_W], read_W[which_W], usual_W[which_W]
     n, count = len(true), int((true == read).sum())
     if not n:
@@ -240,12 +240,12 @@ def _share(
     return Share(count, n, float(interval.low), float(interval.high), chance)
 
 
-def _features(cfg: Config, comp_tok: Tokenizer, trace: Trace, slot: Slot) -> np.ndarray:
+def _features(cfg: Config, comp_tok: Tokenizer, trace: Trace, fact: Fact) -> np.ndarray:
     vec_MD = trace.vec_MD
     if cfg.memory.positions == "consecutive":
         most = cfg.data.segments * (cfg.data.segment // cfg.memory.ratio)
         return np.pad(vec_MD, ((0, most - len(vec_MD)), (0, 0))).ravel()
-    m = _block(cfg, comp_tok, trace.example.text, slot.end - 1)
+    m = _block(cfg, comp_tok, trace.example.text, fact.end - 1)
     padded = np.pad(vec_MD, ((1, 1), (0, 0)))
     return padded[m : m + 3].ravel()
 

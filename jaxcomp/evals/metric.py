@@ -127,7 +127,7 @@ class Measure:
     without: tuple[str, ...] = ()
     applies: Callable[[Config], bool] = lambda cfg: True
 
-    def of(self, name: str, held: Any) -> Values:
+    def of(self, name: str, eval_set: Any) -> Values:
         """The values of the set `name`, by column.
 
         Raises:
@@ -135,7 +135,7 @@ class Measure:
         """
         if self.function is None:
             return {}
-        out = {f"{name}/{key}": value for key, value in self.function(held).items()}
+        out = {f"{name}/{key}": value for key, value in self.function(eval_set).items()}
         missing = self.columns(name) ^ out.keys()
         if missing:
             raise ValueError(
@@ -143,7 +143,7 @@ class Measure:
                 f"{', '.join(sorted(missing))}"
             )
         if self.without:
-            bare = self.function(held.without_memory())
+            bare = self.function(eval_set.without_memory())
             out |= {f"{name}/{WITHOUT}/{key}": bare[key] for key in self.without}
         return out
 
@@ -184,7 +184,7 @@ def metric(name: str, unit: str, definition: str, *, without: bool = False, **mo
 
     def register(function: Callable[[Any], Value]) -> Callable[[Any], Value]:
         one = Metric(name, unit, definition, **more)
-        measure = (lambda held: {key: function(held)}), (one,), (key,) * without
+        measure = (lambda eval_set: {key: function(eval_set)}), (one,), (key,) * without
         _add(Measure(function.__module__, *measure))
         return function
 
@@ -214,12 +214,12 @@ def every() -> list[Measure]:
     return list({id(measure): measure for measure, _ in _COLUMNS.values()}.values())
 
 
-def measured(cfg: Config, name: str, held: Any) -> Values:
+def measured(cfg: Config, name: str, eval_set: Any) -> Values:
     """All metrics of the held-out set `name`, by column."""
     out: Values = {}
     for measure in every():
         if measure.applies(cfg) and measure.columns(name):
-            out |= measure.of(name, held)
+            out |= measure.of(name, eval_set)
     return out
 
 

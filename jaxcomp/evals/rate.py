@@ -16,7 +16,7 @@ from jaxcomp.data.sources import source_of
 from jaxcomp.data.tokenizer import Tokenizer
 from jaxcomp.data.world import World
 from jaxcomp.evals.evaluate import Rebuilt, rebuild
-from jaxcomp.evals.metrics import reconstruction, slots
+from jaxcomp.evals.metrics import facts, reconstruction
 
 
 class Rate(NamedTuple):
@@ -56,8 +56,8 @@ def rates(
 
 def _kept(world: World, examples: Sequence[Example], found: Sequence[Rebuilt]) -> float | None:
     pairs = [(e.passage, f.row.rebuilt) for e, f in zip(examples, found, strict=True)]
-    counts = [slots.counts(slots.fates(world, p, text)) for p, text in pairs if p is not None]
-    return slots.rates(counts)["nonfavourite/all/preserved"]
+    counts = [facts.counts(facts.compare(world, p, text)) for p, text in pairs if p is not None]
+    return facts.rates(counts)["nonfavourite/all/preserved"]
 
 
 @partial(jax.jit, static_argnames=("form",))

@@ -1,7 +1,7 @@
 """What the decoder expected, with the memory and without, at each word it wrote by itself.
 
 A passage is rebuilt (greedy), its words are attributed (attribution.py), and the decoder is run
-along its own tokens twice more: after the memory, and after none (`floor`). Where a word of the
+along its own tokens twice more: after the memory, and after none (`no_memory`). Where a word of the
 source was replaced, that says which of the two words it finds likelier without memory.
 """
 
@@ -39,7 +39,7 @@ class Expected(NamedTuple):
 
 class Said(NamedTuple):
     """What was expected of one rebuilt word, in nats, summed over its tokens, with the memory and
-    without (`floor`).
+    without (`no_memory`).
 
     `entropy` is the largest of its tokens', with the memory. The margins are of a contested word
     (None elsewhere, and where no one token decides): ln p of the first token at which it and the
@@ -48,16 +48,16 @@ class Said(NamedTuple):
 
     entropy: float
     logp: float
-    logp_floor: float
+    logp_no_memory: float
     margin: float | None = None
-    margin_floor: float | None = None
+    margin_no_memory: float | None = None
 
 
 class Trace(NamedTuple):
     """One passage, rebuilt and accounted for. `said` are of the rebuilt words, in their order.
 
-    `loss` is that of the source (nats/token, TF); `undecided` counts contested words that part at
-    no one token (see `parting`), which are never called overwritten.
+    `loss` is that of the source (nats/token, TF); `unattributed` counts contested words that
+    part at no single token (see `parting`), which are never called overwritten.
     """
 
     example: Example
@@ -67,7 +67,7 @@ class Trace(NamedTuple):
     labels: Attribution
     said: list[Said]
     loss: float
-    undecided: int
+    unattributed: int
     vec_MD: np.ndarray
 
 
@@ -98,10 +98,10 @@ def trace(
                 other_BL[b, found.at] = found.token
         rows = batch.mode_BO[:, 0], *put_batch((tok_BL, other_BL, len_B), mesh)
         memories = memory, decode.no_memory(memory)
-        here, floor = (on_host(expected(pair.graphdef, pair.state, m, *rows)) for m in memories)
+        here, no_memory = (on_host(expected(pair.graphdef, pair.state, m, *rows)) for m in memories)
         vec_BMD, seg_BM = on_host((memory.vec_BMD, memory.seg_BM))
         for b, (example, one) in enumerate(zip(part, every, strict=True)):
-            labels, said = _accounted(one, b, here, floor)
+            labels, said = _accounted(one, b, here, no_memory)
             yield Trace(
                 example=example,
                 rebuilt=one.text,
@@ -110,7 +110,7 @@ def trace(
                 labels=labels,
                 said=said,
                 loss=float(nll_BL[b].sum(dtype=np.float64)) / len(example.target),
-                undecided=one.contested - len(one.partings),
+                unattributed=one.contested - len(one.partings),
                 vec_MD=vec_BMD[b, seg_BM[b] > 0],
             )
 
@@ -177,18 +177,18 @@ def _align(source: str, own_L: np.ndarray, tok: Tokenizer) -> _Aligned:
 
 
 def _accounted(
-    one: _Aligned, b: int, here: Expected, floor: Expected
+    one: _Aligned, b: int, here: Expected, no_memory: Expected
 ) -> tuple[Attribution, list[Said]]:
     """The labels of passage `one`, row `b` of the batch, and what was expected of its words."""
     said = []
     for word in one.rebuilt_words:
         mine = tokens_of(word, one.spans)
-        logp = (float(x.logp_BL[b, mine].sum(dtype=np.float64)) for x in (here, floor))
+        logp = (float(x.logp_BL[b, mine].sum(dtype=np.float64)) for x in (here, no_memory))
         said.append(Said(float(here.entropy_BL[b, mine].max()), *logp))
     preferred = set()
     for link, (at, _) in one.partings.items():
-        ours, theirs = (float(x.logp_BL[b, at] - x.other_BL[b, at]) for x in (here, floor))
-        said[link.rebuilt] = said[link.rebuilt]._replace(margin=ours, margin_floor=theirs)
+        ours, theirs = (float(x.logp_BL[b, at] - x.other_BL[b, at]) for x in (here, no_memory))
+        said[link.rebuilt] = said[link.rebuilt]._replace(margin=ours, margin_no_memory=theirs)
         if theirs > 0:
             preferred.add(link)
     before, after = ([w.text for w in x] for x in (one.source_words, one.rebuilt_words))

@@ -62,7 +62,7 @@ def load(
 
     Raises:
         ExportError, CheckpointError, ConfigError, HfError, HubError: what is missing or does not
-        fit, and the mend.
+        fit, and the fix.
     """
     keep_freed_memory()
     place = place_of(place)

@@ -29,7 +29,7 @@ Seen = Callable[[int, int], None]  # (segments done, segments in all)
 
 
 class PairError(ValueError):
-    """A pair was asked for something it cannot do; the message says what and the mend."""
+    """The pair cannot do this; the message says why and what to do."""
 
 
 class Traits(NamedTuple):
@@ -177,13 +177,13 @@ class Pair(FrozenDecoder):
         text: str | Sequence[str],
         *,
         mode: str = "rebuild",
-        withheld: bool = False,
+        no_memory: bool = False,
     ) -> list[Score]:
         """How likely the decoder finds a text (one for all, or one a memory) given each memory.
 
         `rebuild`: as the memory's own text, end token included; `continue`: as what follows it,
-        without the end token. A text that becomes no token has 0 nats in 0 tokens. `withheld`: the
-        floor, the same prompt at the same positions, and no vector that the decoder may attend to.
+        without the end token. A text that becomes no token has 0 nats in 0 tokens. `no_memory`: the
+        same prompt at the same positions, without a vector that the decoder may attend to.
         """
         modes = {"rebuild": REBUILD, "continue": CONTINUE}
         if mode not in modes:
@@ -196,7 +196,7 @@ class Pair(FrozenDecoder):
             with use_mesh(self.mesh):
                 tok_BL, len_B = self._padded([labels[row] for row in which])
                 self._fits(placed, len_B)
-                placed = decode.no_memory(placed) if withheld else placed
+                placed = decode.no_memory(placed) if no_memory else placed
                 args = (self._graphdef, self._state, placed, mode_B, tok_BL, len_B)
                 found = decode.forced(*args)
                 nll_B = np.asarray(found.nll_BL, np.float64).sum(1)

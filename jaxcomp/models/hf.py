@@ -28,7 +28,7 @@ from jaxcomp.runtime.sharding import check_model, spec_of
 
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 _POINTER = b"version https://git-lfs"  # what a clone without Git LFS holds in a file's place
-_MEND = f"take {CONFIG} and the weights from the same model"
+_FIX = f"take {CONFIG} and the weights from the same model"
 Files = dict[str, Stored]  # by tensor name
 
 
@@ -127,7 +127,7 @@ def _checked(folder: Path) -> tuple[ModelConfig, dict[str, Weight], Files]:
     if layers > len(files):  # before names are made for each of what may be a billion
         raise HfError(
             f"{folder / CONFIG}: num_hidden_layers is {layers}, but the weights have only "
-            f"{len(files)} tensors; {_MEND}"
+            f"{len(files)} tensors; {_FIX}"
         )
     stored_as = tower(config, files)
     table = weights(cfg, stored_as)
@@ -187,15 +187,15 @@ def _check_tensors(
     expected = {name: weight.stored for weight in table.values() for name in weight.names}
     for name, shape in expected.items():
         if name not in files:
-            mend = " (or set tie_word_embeddings in it)" if name == stored_as.head else ""
+            fix = " (or set tie_word_embeddings in it)" if name == stored_as.head else ""
             raise HfError(
-                f"{folder} lacks the tensor {name} {shape} that {CONFIG} implies; {_MEND}{mend}"
+                f"{folder} lacks the tensor {name} {shape} that {CONFIG} implies; {_FIX}{fix}"
             )
         found = files[name]
         if found.shape != shape:
             raise HfError(
                 f"{found.path}: {name} has shape {found.shape}, expected {shape} by {CONFIG}; "
-                f"{_MEND}"
+                f"{_FIX}"
             )
         if found.dtype not in DTYPES:
             raise HfError(
@@ -212,5 +212,5 @@ def _check_tensors(
     if unknown:
         raise HfError(
             f"{folder} holds {len(unknown)} tensor(s) that a {cfg.model_type} of this {CONFIG} "
-            f"does not have, such as {', '.join(unknown[:3])}; {_MEND}"
+            f"does not have, such as {', '.join(unknown[:3])}; {_FIX}"
         )

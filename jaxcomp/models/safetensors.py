@@ -24,7 +24,7 @@ Index = tuple[slice, ...]
 
 
 class HfError(ValueError):
-    """A Hugging Face folder cannot be read; the message names the file and the mend."""
+    """A Hugging Face folder cannot be read; the message names the file and the fix."""
 
 
 class Stored(NamedTuple):

@@ -65,20 +65,21 @@ class AnswerObjective(MemoryObjective):
     ) -> dict[str, float | int | None]:
         """Teacher-forced, of every question about the validation set's contexts: `answers`, their
         number; `loss_answer` (nats a label), `accuracy_answer` and `exact_answer` as above;
-        `floor_loss_answer` and `floor_exact_answer` with the memory withheld. None without one."""
+        `no_memory_loss_answer` and `no_memory_exact_answer` without memory. None without one."""
         size = whole_batch(cfg.eval.batch, jax.sharding.get_mesh())
         batches = [batch for batch, _ in answer_batches(cfg, "val", size, *toks)]
         if not batches:
             return {"answers": 0} | dict.fromkeys(NAMES)
         blank = [b._replace(ctx_len_BG=np.zeros_like(b.ctx_len_BG)) for b in batches]
         objective = AnswerObjective(cfg.memory.ratio, chunk=cfg.train.loss_chunk)
-        total, floor = (summed(model, objective, each) for each in (batches, blank))
+        total, no_memory = (summed(model, objective, each) for each in (batches, blank))
         count, labels = int(total[8]), total[6]
         values = (total[4] / labels, total[5] / labels, total[7] / count)
-        floors = (floor[4] / labels, floor[7] / count)
-        return {"answers": count, **dict(zip(NAMES, map(float, values + floors), strict=True))}
+        baselines = (no_memory[4] / labels, no_memory[7] / count)
+        return {"answers": count, **dict(zip(NAMES, map(float, values + baselines), strict=True))}
 
 
 NAMES = (
-    "loss_answer", "accuracy_answer", "exact_answer", "floor_loss_answer", "floor_exact_answer",
+    "loss_answer", "accuracy_answer", "exact_answer", "no_memory_loss_answer",
+    "no_memory_exact_answer",
 )  # fmt: skip

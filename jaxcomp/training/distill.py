@@ -25,7 +25,7 @@ class DistilObjective(SumObjective):
     """p_reconstruct * (mean nats of rebuilding) + (1 - p) * (mean KL of continuing).
 
     Batches hold both targets of every example (O = 2), rebuilding first. The KL is of examples with
-    a memory and a text: one whose memory is withheld (`p_blank`) could only be taught to guess what
+    a memory and a text: one whose memory is dropped (`p_blank`) could only be taught to guess what
     the text says, and without a text there is no teacher. Metrics: those of
     `MemoryObjective` (of continuing too: its nats by the true tokens), and `kl_continue`.
     """

@@ -114,7 +114,7 @@ def test_passages_are_read_at_the_loss_too():
 
 
 def test_rounding_does_not_decide_whether_passages_count():
-    """One slot a passage at both checkpoints: between them it is still one, to the last bit."""
+    """One fact a passage at both checkpoints: between them it is still one, to the last bit."""
     made = runs((0.0, 0.0, 0.0))
     for r in made:
         for i, row in enumerate(r.rows):
@@ -167,6 +167,6 @@ def test_only_runs_that_differ_in_size_and_seeds_are_compared():
 def test_the_document_has_the_claim_and_the_figure(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints_page, "overlaps", lambda runs: {})
     write(runs((0.0, -0.05, -0.1)), tmp_path)
-    text = (tmp_path / "trajectory.md").read_text()
+    text = (tmp_path / "checkpoints.md").read_text()
     assert "larger compressors have fewer counterfactual facts preserved? Yes.** 3 pretr" in text
     assert (tmp_path / "equal-loss.png").read_bytes().startswith(b"\x89PNG")

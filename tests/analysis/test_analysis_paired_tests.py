@@ -67,10 +67,10 @@ def test_what_no_pair_can_reach_is_said_of_the_adjusted_p():
         return str(size_tables.folded([at], 16))
 
     said = "no p can be under 0.031, none by Holm under"
-    assert f"{said} 0.19, so no pair can be told apart at 0.05." in note(6, {"a": 4})
+    assert f"{said} 0.19, so no pair can be significant at 0.05." in note(6, {"a": 4})
     assert f"{said} 0.031. p over" in note(6, {"a": 2})
     assert f"{said} 0.031. p over" in note(6, {"a": 2, "b": 4})
-    assert "told apart" not in note(9, {"a": 4})
+    assert "can be significant" not in note(9, {"a": 4})
     assert note(2, {"a": 4}) == "[]"
 
 

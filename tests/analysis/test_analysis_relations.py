@@ -141,9 +141,9 @@ def test_a_peak_of_luck_is_no_fall():
     rng = np.random.default_rng(3)
     out = []
     for seed in range(100):
-        slots = np.full((12, 80), 3.0)
+        facts = np.full((12, 80), 3.0)
         kept = rng.binomial(3, 0.5, (12, 80))
-        passages = np.stack([kept, slots], axis=-1)
+        passages = np.stack([kept, facts], axis=-1)
         peak: Any = after_peak(run(range(12), range(12), kept.mean(1) / 3, passages).rows, seed)
         out.append(peak.low <= 0 <= peak.high)
     assert np.mean(out) >= 0.88
@@ -161,7 +161,7 @@ def test_a_real_fall_after_the_peak_is_seen():
     assert peak.last == pytest.approx(0.4, abs=0.06)
 
 
-def test_without_slots_there_is_no_peak():
+def test_without_facts_there_is_no_peak():
     none = np.zeros((3, 4, 2))
     assert after_peak(run(range(3), range(3), [0, 0, 0], none).rows) is None
     assert after_peak(run([1], [1], [0]).rows) is None
@@ -175,7 +175,7 @@ def test_a_document_of_several_runs_compares_them_at_equal_loss(tmp_path, monkey
     passages = np.stack([rng.binomial(3, 0.5, (8, 20)), np.full((8, 20), 3)], axis=-1)
     runs = [run(loss + 0.1 * i, loss + i, 1 - loss / 3, passages) for i in range(4)]
     write(runs, tmp_path)
-    text = (tmp_path / "trajectory.md").read_text()
+    text = (tmp_path / "checkpoints.md").read_text()
     assert "## At equal loss" in text
     assert "run 4" in text
     assert "permutation p" in text
@@ -185,5 +185,5 @@ def test_a_document_of_several_runs_compares_them_at_equal_loss(tmp_path, monkey
     write(runs[:2], tmp_path)
     assert (
         "Correlations between runs are given from 4 runs on"
-        in (tmp_path / "trajectory.md").read_text()
+        in (tmp_path / "checkpoints.md").read_text()
     )

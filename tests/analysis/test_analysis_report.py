@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 def fill(cfg, workdir, trend=-0.1, skip=(), failed=()):
-    """A ledger in which loss falls with size and slots kept follow `trend`."""
+    """A ledger in which loss falls with size and facts kept follow `trend`."""
     ledger = Ledger(workdir)
     rng = np.random.default_rng(0)
     for job in grid.expand(cfg):
@@ -205,7 +205,7 @@ def test_several_decoders_are_different_ones_and_all_must_show_it(tmp_path):
     page = (tmp_path / "a/report/report.md").read_text()
     (said,) = (x for x in page.splitlines() if "against all 3 decoders" in x)
     assert "loss falls at 16x" in said
-    assert "slots kept" not in said  # it rises against the third
+    assert "facts kept" not in said  # it rises against the third
     again = dataclasses.replace(second, name="again")
     with pytest.raises(ConfigError, match="second and again have the same decoder"):
         report(cfg, tmp_path / "a", [*others, (again, tmp_path / "b")])
@@ -225,7 +225,9 @@ def test_nothing_is_written_where_a_later_comparison_is_refused(tmp_path):
         report(cfg, tmp_path / "a", others)
     assert not (tmp_path / "a/report").exists()
     report(cfg, tmp_path / "a", others[:2])
-    assert {"dose.csv", "mismatch.csv"} <= {p.name for p in (tmp_path / "a/report").iterdir()}
+    assert {"prior_strength.csv", "mismatch.csv"} <= {
+        p.name for p in (tmp_path / "a/report").iterdir()
+    }
 
 
 def test_no_effect_is_claimed_where_the_order_of_sizes_changes():
@@ -399,14 +401,14 @@ def test_markdown_has_examples_as_text_and_no_hints_of_the_page():
     assert "<p>Passages. Coloured.</p>" in document.page("t", blocks)
 
 
-def passage_lines(value, slots, kept, shift=0):
-    """Twenty ordinary passages of that mean loss, and as many of `slots` slots, `kept` in all."""
+def passage_lines(value, facts, kept, shift=0):
+    """Twenty ordinary passages of that mean loss, and as many of `facts` facts, `kept` in all."""
     made = [
         {"set": "ordinary", "id": f"o{i + shift}", "loss": value, "targets": 9} for i in range(20)
     ]
     for i in range(20):
         mine = kept // 20 + (i < kept % 20)
-        counts = {"nonfavourite/all/preserved": mine, "nonfavourite/all/omitted": slots - mine}
+        counts = {"nonfavourite/all/preserved": mine, "nonfavourite/all/omitted": facts - mine}
         made.append(
             {"set": "counterfactual", "id": f"c{i + shift}", "counts": counts, "text": "\x85"}
         )

@@ -4,9 +4,9 @@ import pytest
 from jaxcomp.analysis.stats import Point, sample, way
 from jaxcomp.analysis.verdict import (
     ABSENT,
+    INCONCLUSIVE,
     PRESENT,
     THESE_BASES,
-    UNDECIDED,
     Verdict,
     falls,
     judge,
@@ -30,15 +30,15 @@ def noisy(slope, noise, rng):
     return lambda f, i, b: slope * i + noise * rng.standard_normal()
 
 
-def said(loss, kept, primary=16, smallest=0.05, floor=-10.0, **more) -> Verdict:
-    """Values here are around 0, far above their floor."""
+def said(loss, kept, primary=16, smallest=0.05, no_memory=-10.0, **more) -> Verdict:
+    """Values here are around 0, far above their no-memory baseline."""
     one = isinstance(loss, list)
     return judge(
         {16: loss} if one else loss,
         {16: kept} if one else kept,
         primary,
         smallest_effect=smallest,
-        floor=floor,
+        no_memory=no_memory,
         **more,
     )
 
@@ -58,13 +58,13 @@ def test_planted_paradox_antiparadox_and_null():
     assert word(loss, points(flat)) == ABSENT
     # Fidelity falls, but so does quality at large: loss rises. That is not the paradox, and it is
     # not shown to be absent either.
-    assert word(points(rise), points(fall)) == UNDECIDED
+    assert word(points(rise), points(fall)) == INCONCLUSIVE
 
 
 def test_no_evidence_is_not_evidence_of_absence():
     rng = np.random.default_rng(2)
     loss = points(noisy(-1, 0.2, rng))
-    assert word(loss, points(noisy(0, 0.3, rng))) == UNDECIDED
+    assert word(loss, points(noisy(0, 0.3, rng))) == INCONCLUSIVE
     # The same spread with a coarser question.
     assert word(loss, points(noisy(0, 0.3, rng)), smallest=5.0) == ABSENT
 
@@ -75,7 +75,7 @@ def test_a_peak_in_the_middle_is_no_absence():
     rng = np.random.default_rng(3)
     kept = points(lambda f, i, b: hump[i] + 0.01 * rng.standard_normal())
     verdict = said(points(noisy(-1, 0.2, rng)), kept)
-    assert verdict.ratios[0].word == UNDECIDED
+    assert verdict.ratios[0].word == INCONCLUSIVE
     worst = verdict.ratios[0].worst
     assert worst is not None
     assert (worst.small, worst.large) == ("m", "l")
@@ -87,14 +87,14 @@ def test_what_is_at_the_floor_cannot_fall_and_is_not_absent():
     loss = points(noisy(-1, 0.2, rng), families=("a", "b"))
     above = {"a": 0.5, "b": 0.12}
     kept = points(lambda f, i, b: above[f] + 0.001 * rng.standard_normal(), families=("a", "b"))
-    assert word(loss, kept, floor=0.0) == ABSENT
-    near = said(loss, kept, floor=0.1)
-    assert near.ratios[0].word == UNDECIDED
-    assert (near.ratios[0].no_room, near.ratios[0].needed) == (("b",), None)
-    # A family whose runs train their decoders has a floor of its own.
-    own = said(loss, kept, floor=0.0, own_floors={16: {"a": 0.48}, 4: {"b": 0.48}})
-    assert own.ratios[0].word == UNDECIDED
-    assert own.ratios[0].no_room == ("a",)
+    assert word(loss, kept, no_memory=0.0) == ABSENT
+    near = said(loss, kept, no_memory=0.1)
+    assert near.ratios[0].word == INCONCLUSIVE
+    assert (near.ratios[0].at_baseline, near.ratios[0].needed) == (("b",), None)
+    # A family whose runs train their decoders has a baseline of its own.
+    own = said(loss, kept, no_memory=0.0, own_no_memory={16: {"a": 0.48}, 4: {"b": 0.48}})
+    assert own.ratios[0].word == INCONCLUSIVE
+    assert own.ratios[0].at_baseline == ("a",)
 
 
 def test_error_rates_of_both_words():
@@ -150,7 +150,7 @@ def test_an_unfinished_grid_is_undecided():
         [],
     ):
         verdict = said(left, left, sizes={16: whole})
-        assert verdict.ratios[0].word == UNDECIDED
+        assert verdict.ratios[0].word == INCONCLUSIVE
 
 
 def test_secondary_ratios_are_adjusted():

@@ -54,8 +54,8 @@ def runs(monkeypatch, tmp_path):
     monkeypatch.setattr(sys.modules["jaxcomp.inference.load"], "open_run", open_run)
 
     def write(found, folder):
-        (folder / "trajectory.md").write_text("the table")
-        return folder / "trajectory.html"
+        (folder / "checkpoints.md").write_text("the table")
+        return folder / "checkpoints.html"
 
     monkeypatch.setattr(checkpoints_page, "write", write)
     return asked
@@ -63,7 +63,7 @@ def runs(monkeypatch, tmp_path):
 
 def test_base_models_of_several_runs_are_named_for_all_or_for_each(runs, tmp_path, capsys):
     argv = ["eval", "--run=a,b", "--checkpoints=all", f"--out={tmp_path}"]
-    (tmp_path / "trajectory.md").write_text("")
+    (tmp_path / "checkpoints.md").write_text("")
     assert main.main([*argv, "--compressor=x,y", "--decoder=d"]) == 0
     assert runs == [("a", None, "x", "d"), ("b", None, "y", "d")]
     assert main.main([*argv, "--compressor=x,y,z"]) == 2

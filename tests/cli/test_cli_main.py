@@ -76,11 +76,11 @@ def test_sweep_then_again_then_report(flags, tmp_path, capsys):
     # Another config in the same workdir is refused by its field.
     assert main.main(["sweep", *flags, "--train.optim.lr=0.5"]) == 2
     assert "train.optim.lr was 0.001, now 0.5" in error(capsys)
-    assert main.main(["report", flags[1], f"--beside={tmp_path}"]) == 2
+    assert main.main(["report", flags[1], f"--compare={tmp_path}"]) == 2
     assert "sweep.json" in error(capsys)
     for empty in ("", ","):
-        assert main.main(["report", flags[1], f"--beside={empty}"]) == 2
-        assert f"--beside={empty} names no folder" in error(capsys)
+        assert main.main(["report", flags[1], f"--compare={empty}"]) == 2
+        assert f"--compare={empty} names no folder" in error(capsys)
 
 
 def test_a_failed_setup_is_exit_code_1_and_shown(flags, tmp_path, capsys):

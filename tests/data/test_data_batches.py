@@ -189,8 +189,8 @@ def test_pretraining_and_training_texts_have_their_own_priors():
     world = World(WorldConfig(prior_strength=0.999, train_prior_strength=0.2))
     cfg = dataclasses.replace(world_config(train_passages=72), world=world.config)
     tok = data_tokenizer(cfg)
-    slots = [s for i in range(400) for s in world.passage("train", i).slots]
-    favourites = {s.key: s.favourite for s in slots}
+    facts = [s for i in range(400) for s in world.passage("train", i).facts]
+    favourites = {s.key: s.favourite for s in facts}
     pretrain = dataclasses.replace(cfg.pretrain, copy_fraction=1.0)
     documents = [i for b in draw(lm_batches(cfg, pretrain, tok), 6) for i in b.tok_BL]
     contexts = [i for b in draw(train_batches(cfg, tok, tok), 6) for i in b.ctx_BGT[:, 0]]

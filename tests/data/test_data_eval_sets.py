@@ -19,7 +19,7 @@ def prose(tmp_path_factory):
     return write_prose(tmp_path_factory.mktemp("prose"))
 
 
-def test_world_sets_are_disjoint_fit_and_carry_their_slots():
+def test_world_sets_are_disjoint_fit_and_carry_their_facts():
     cfg = world_config()
     tok = data_tokenizer(cfg)
     texts = {}
@@ -35,12 +35,12 @@ def test_world_sets_are_disjoint_fit_and_carry_their_slots():
                 e.continuation[: len(e.continuation) - 1]
                 == tok.encode(e.passage.continuation)[: len(e.continuation) - 1]
             )
-            assert all(e.text[s.start : s.end] for s in e.passage.slots)
+            assert all(e.text[s.start : s.end] for s in e.passage.facts)
     assert len(set.union(*texts.values())) == 36
     turned = [not s.is_favourite for e in eval_examples(cfg, "counterfactual", tok, tok)
-              for s in e.passage.slots]  # fmt: skip
+              for s in e.passage.facts]  # fmt: skip
     usual = [not s.is_favourite for e in eval_examples(cfg, "ordinary", tok, tok)
-             for s in e.passage.slots]  # fmt: skip
+             for s in e.passage.facts]  # fmt: skip
     assert np.mean(turned) > 0.3 > np.mean(usual)
 
 

@@ -45,10 +45,10 @@ def passages(ordinary, counterfactual):
 def test_a_passage_reads_back_as_exactly_its_own_facts(passages):
     for p in passages:
         facts = WORLD.read(p.text)
-        assert facts == {s.key: s.value for s in p.slots}, p.text
-        assert {outcome(s, facts) for s in p.slots} == {"preserved"}
-        assert len({s.key for s in p.slots}) == len(p.slots)
-    assert {s.kind for p in passages for s in p.slots} == set(KINDS)
+        assert facts == {s.key: s.value for s in p.facts}, p.text
+        assert {outcome(s, facts) for s in p.facts} == {"preserved"}
+        assert len({s.key for s in p.facts}) == len(p.facts)
+    assert {s.kind for p in passages for s in p.facts} == set(KINDS)
 
 
 def test_the_first_mention_of_a_fact_counts():
@@ -58,7 +58,7 @@ def test_the_first_mention_of_a_fact_counts():
 
 def test_spans_hold_the_value(passages):
     for p in passages:
-        for s in p.slots:
+        for s in p.facts:
             said = p.text[s.start : s.end]
             if s.kind == "polarity":
                 assert said == {"yes": "did", "no": "did not"}[s.value]
@@ -84,24 +84,24 @@ def without_sentence(text, at):
     return cut(text, start, text.index(".", at) + 1, "")
 
 
-def rival(slot, *taken):
+def rival(fact, *taken):
     """An option that is neither the value nor the favourite nor among `taken`."""
-    return next(o for o in slot.options if o not in (slot.value, slot.favourite, *taken))
+    return next(o for o in fact.options if o not in (fact.value, fact.favourite, *taken))
 
 
-def plants(p, slot):
-    """(planned outcome, changed text) for every change that `slot` can suffer."""
-    a, b, said = slot.start, slot.end, p.text[slot.start : slot.end]
+def plants(p, fact):
+    """(planned outcome, changed text) for every change that `fact` can suffer."""
+    a, b, said = fact.start, fact.end, p.text[fact.start : fact.end]
     yield "omitted", without_sentence(p.text, a)
-    if slot.kind in ATTRIBUTES:
-        if not slot.is_favourite:
-            yield "overwritten", cut(p.text, a, b, slot.favourite)
-        yield "substituted", cut(p.text, a, b, rival(slot))
+    if fact.kind in ATTRIBUTES:
+        if not fact.is_favourite:
+            yield "overwritten", cut(p.text, a, b, fact.favourite)
+        yield "substituted", cut(p.text, a, b, rival(fact))
         yield "substituted", cut(p.text, a, b, "nonsense")
-    elif slot.kind == "polarity":
-        turned = cut(p.text, a, b, "did not" if slot.value == "yes" else "did")
-        yield "substituted" if slot.is_favourite else "overwritten", turned
-    elif slot.kind == "relation":
+    elif fact.kind == "polarity":
+        turned = cut(p.text, a, b, "did not" if fact.value == "yes" else "did")
+        yield "substituted" if fact.is_favourite else "overwritten", turned
+    elif fact.kind == "relation":
         agent, deed, patient = said.split()
         yield "swapped", cut(p.text, a, b, f"{patient} {deed} {agent}")
         yield (
@@ -110,32 +110,32 @@ def plants(p, slot):
         )
         stranger = next(n for n in lx.PERSONS if n not in p.text)
         yield "omitted", cut(p.text, a, b, f"{agent} {deed} {stranger}")
-    elif slot.kind == "order":
+    elif fact.kind == "order":
         turn = {" before ": " after ", " after ": " before "}
         yield "swapped", cut(p.text, a, b, re.sub("|".join(turn), lambda m: turn[m[0]], said))
-        yield "omitted", cut(p.text, a, b, re.sub(slot.value, "the cow moved", said, flags=re.I))
-    elif slot.kind == "modifier":
-        i = p.slots.index(slot)
-        partner = next(s for s in p.slots[max(0, i - 1) : i + 2] if s.value == slot.swap)
-        one, two = sorted((slot, partner), key=lambda s: s.start)
+        yield "omitted", cut(p.text, a, b, re.sub(fact.value, "the cow moved", said, flags=re.I))
+    elif fact.kind == "modifier":
+        i = p.facts.index(fact)
+        partner = next(s for s in p.facts[max(0, i - 1) : i + 2] if s.value == fact.swap)
+        one, two = sorted((fact, partner), key=lambda s: s.start)
         both = cut(p.text, two.start, two.end, one.value)
         yield "swapped", cut(both, one.start, one.end, two.value)
-        yield "substituted", cut(p.text, a, b, rival(slot, partner.value))
-        if not slot.is_favourite and slot.favourite != partner.value:
-            yield "overwritten", cut(p.text, a, b, slot.favourite)
+        yield "substituted", cut(p.text, a, b, rival(fact, partner.value))
+        if not fact.is_favourite and fact.favourite != partner.value:
+            yield "overwritten", cut(p.text, a, b, fact.favourite)
 
 
 def test_every_planted_change_has_its_name_and_touches_nothing_else(counterfactual):
     seen = defaultdict(set)
     for p in counterfactual[:200]:
-        for slot in p.slots:
-            seen[slot.kind].add(outcome(slot, WORLD.read(p.text)))
-            for planned, text in plants(p, slot):
+        for fact in p.facts:
+            seen[fact.kind].add(outcome(fact, WORLD.read(p.text)))
+            for planned, text in plants(p, fact):
                 facts = WORLD.read(text)
-                assert outcome(slot, facts) == planned, (slot, text)
-                seen[slot.kind].add(planned)
-                others = [s for s in p.slots if s.key != slot.key]
-                if slot.kind == "modifier":  # two facts share its sentence
+                assert outcome(fact, facts) == planned, (fact, text)
+                seen[fact.kind].add(planned)
+                others = [s for s in p.facts if s.key != fact.key]
+                if fact.kind == "modifier":  # two facts share its sentence
                     others = [s for s in others if s.kind != "modifier"]
-                assert {outcome(s, facts) for s in others} <= {"preserved"}, (slot, text)
+                assert {outcome(s, facts) for s in others} <= {"preserved"}, (fact, text)
     assert dict(seen) == POSSIBLE

@@ -132,17 +132,17 @@ def test_a_world_question_is_answered_by_its_passage_alone():
     seen = set()
     for i in range(60):
         p = world.passage("test", i, counterfactual=True)
-        asked = [s for s in p.slots if s.kind in ASKED]
+        asked = [s for s in p.facts if s.kind in ASKED]
         found = of_passage(p)
         assert [q.answer for q in found] == [s.value for s in asked]
         assert len({q.question for q in found}) == len(found)
-        for slot, q in zip(asked, found, strict=True):
-            kept = [w for w in q.question.split() if w.lower() != slot.value.lower()]
+        for fact, q in zip(asked, found, strict=True):
+            kept = [w for w in q.question.split() if w.lower() != fact.value.lower()]
             assert len(kept) >= 2
             words = q.question.split()
             told = [" ".join([*words[:k], q.answer, *words[k:]]) for k in range(len(words) + 1)]
-            assert slot.key in {k for t in told for k in world.read(t)}
-            seen.add(slot.kind)
+            assert fact.key in {k for t in told for k in world.read(t)}
+            seen.add(fact.kind)
     assert seen == set(ASKED)
 
 

@@ -284,14 +284,14 @@ def test_another_edition_of_training_text_is_not_held_out(tmp_path):
     found = names(split_documents(docs))
     victim, held = found["test"][0], next(d for d in data if d["id"] == found["test"][0])
     # The same words in an older spelling, at a place that goes to training.
-    twin = {"id": "twin", "text": "A preface. " + held["text"].replace("o", "oe").upper()}
+    copy = {"id": "copy", "text": "A preface. " + held["text"].replace("o", "oe").upper()}
     for k in range(100):
-        twin["id"] = f"twin{k}x"
-        docs = load_documents(text_config(write_jsonl(tmp_path / f"t{k}.jsonl", [*data, twin])))
+        copy["id"] = f"copy{k}x"
+        docs = load_documents(text_config(write_jsonl(tmp_path / f"t{k}.jsonl", [*data, copy])))
         again = names(split_documents(docs))
-        if twin["id"] in again["train"]:
+        if copy["id"] in again["train"]:
             break
-    assert twin["id"] in again["train"]
+    assert copy["id"] in again["train"]
     assert victim not in chain(*again.values())
     assert set(again["test"]) == set(found["test"]) - {victim}
 

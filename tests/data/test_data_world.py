@@ -53,11 +53,11 @@ def within_binomial_bounds(hits, count, p, alpha=1e-6):
 
 
 def favourites(passages):
-    """kind -> [slots at the favourite, slots]; of two moods only the first is drawn freely."""
+    """kind -> [facts at the favourite, facts]; of two moods only the first is drawn freely."""
     count = defaultdict(lambda: [0, 0])
     for p in passages:
         before = None
-        for s in p.slots:
+        for s in p.facts:
             second = s.kind == "modifier" and before is not None and before.swap == s.value
             before = s if s.kind == "modifier" and not second else None
             if not second:
@@ -131,8 +131,8 @@ def test_the_world_that_the_shipped_models_learned_is_still_the_same():
 
 def usual(passages):
     """key -> favourite; of a relation, who usually acts (its deed is drawn freely)."""
-    slots = [s for p in passages for s in p.slots]
-    return {s.key: s.favourite.split()[0] if s.kind == "relation" else s.favourite for s in slots}
+    facts = [s for p in passages for s in p.facts]
+    return {s.key: s.favourite.split()[0] if s.kind == "relation" else s.favourite for s in facts}
 
 
 def test_another_seed_is_another_prior_in_the_same_words():
@@ -142,7 +142,7 @@ def test_another_seed_is_another_prior_in_the_same_words():
         assert other.words() == WORLD.words()
         theirs = draws("train", 100, other)
         for p in theirs:
-            assert other.read(p.text) == {s.key: s.value for s in p.slots}
+            assert other.read(p.text) == {s.key: s.value for s in p.facts}
         favoured = usual(theirs)
         shared = mine.keys() & favoured.keys()
         moved.update(k[0] for k in shared if mine[k] != favoured[k])

@@ -16,7 +16,7 @@ WORDS = st.lists(
 
 
 def labelled(source, rebuilt, preferred=()):
-    """Labels of two texts; `preferred` are the rebuilt words that the floor would have said."""
+    """Labels of two texts; `preferred` are the rebuilt words that are likelier without memory."""
     before, after = source.split(), rebuilt.split()
     links = align(before, after)
     chosen = {link for link in links if after[link.rebuilt] in preferred}

@@ -64,8 +64,8 @@ def test_every_checkpoint_has_a_row_and_the_last_is_the_finished_run(fresh):
     assert found.rows[-1].metrics == finite(whole.metrics)
     losses = [row.metrics["ordinary/loss"] for row in found.rows]
     assert len(set(losses)) == 3  # other weights at every step
-    kept, slots = map(sum, zip(*found.rows[0].passages, strict=True))
-    assert kept / slots == found.rows[0].metrics["counterfactual/nonfavourite/all/preserved"]
+    kept, facts = map(sum, zip(*found.rows[0].passages, strict=True))
+    assert kept / facts == found.rows[0].metrics["counterfactual/nonfavourite/all/preserved"]
     assert "3 of 3" in said[-1]
 
 
@@ -102,7 +102,7 @@ def test_damaged_rows_are_named(fresh):
     for damaged in ("{", "[]", "1", "\0" * 40, "[" * 100_000, '{"step": 4}', '{"step": []}'):
         for text in (damaged, f"{about}\n{damaged}\n"):
             file.write_text(text)
-            with pytest.raises(CheckpointError, match=r"trajectory.jsonl is .*; remove it"):
+            with pytest.raises(CheckpointError, match=r"checkpoints.jsonl is .*; remove it"):
                 follow(fresh)
 
 

@@ -19,13 +19,13 @@ def pair() -> Pair:
     return jaxcomp.load(NAME)
 
 
-def test_the_facts_of_a_text_are_the_slots_of_its_passage():
+def test_the_facts_of_a_text_are_the_facts_of_its_passage():
     world = World()
     for index in range(50):
         passage = world.passage("test", index, counterfactual=True)
-        assert world.slots(passage.text) == list(passage.slots)
-        for slot, found in zip(passage.slots, mentions(passage.text).values(), strict=True):
-            assert (slot.value, slot.start, slot.end) == found
+        assert world.facts(passage.text) == list(passage.facts)
+        for fact, found in zip(passage.facts, mentions(passage.text).values(), strict=True):
+            assert (fact.value, fact.start, fact.end) == found
 
 
 def test_every_word_stands_in_its_text_and_every_fact_has_its_outcome(pair: Pair):
@@ -37,7 +37,7 @@ def test_every_word_stands_in_its_text_and_every_fact_has_its_outcome(pair: Pair
         assert "".join(span.text for span in shown.source) == text
         assert "".join(span.text for span in shown.rebuilt) == back
         assert [f.outcome for f in shown.facts] == [
-            outcome(slot, world.read(back)) for slot in world.slots(text)
+            outcome(fact, world.read(back)) for fact in world.facts(text)
         ]
         assert {span.outcome for span in shown.source} <= {"", *MEANING}
         assert all(0 <= s.p <= 1 for s in shown.rebuilt if s.p is not None)
@@ -77,10 +77,10 @@ def test_a_shipped_pair_is_what_its_card_says(name: str):
     passages = [world.passage("test", i, counterfactual=True) for i in range(256)]
     rebuilt = found.reconstruct(found.compress([p.text for p in passages]))
     outcomes = [
-        outcome(slot, world.read(text))
+        outcome(fact, world.read(text))
         for p, text in zip(passages, rebuilt, strict=True)
-        for slot in p.slots
-        if not slot.is_favourite
+        for fact in p.facts
+        if not fact.is_favourite
     ]
     metrics = read_about(place_of(name)).metrics
     for each in OUTCOMES:

@@ -166,7 +166,7 @@ def test_calibration_is_of_every_slot_whose_value_is_one_word(world, world_resul
     for name in WORLD_SETS:
         examples = eval_examples(world.cfg, name, world.tok, world.tok)
         facts = [
-            (s.is_favourite, e.text[s.start : s.end]) for e in examples for s in e.passage.slots
+            (s.is_favourite, e.text[s.start : s.end]) for e in examples for s in e.passage.facts
         ]
         single = [favourite for favourite, value in facts if " " not in value]
         assert 0 < len(single) < len(facts)
@@ -219,10 +219,10 @@ def test_the_floor_knows_nothing_of_the_text(world):
     examples = eval_examples(world.cfg, "counterfactual", world.tok, world.tok)
     others = [e._replace(ctx=o.ctx) for e, o in zip(examples, examples[::-1], strict=True)]
     right, wrong = (rebuild(world.cfg, world.model, x, world.tok) for x in (examples, others))
-    assert [r.floor for r in right] == [w.floor for w in wrong]
+    assert [r.no_memory for r in right] == [w.no_memory for w in wrong]
     moved = [abs(r.row.nll - w.row.nll) for r, w in zip(right, wrong, strict=True)]
     assert max(moved) > 1e-4
-    assert len({r.floor.rebuilt for r in right}) == 1
+    assert len({r.no_memory.rebuilt for r in right}) == 1
 
 
 def test_rates_in_full_precision_are_those_of_evaluation_and_bits_are_counted(world, world_result):

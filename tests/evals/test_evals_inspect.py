@@ -121,7 +121,7 @@ def test_the_page_holds_every_passage_once_a_set(world_page):
     assert set(keys) == {"number", "loss", *inspect_page.LABELS}
     assert all(float(attrs[f"data-{key}"]) >= 0 for key in keys for attrs, _ in rows)
     assert any("counterfactual: rebuilding 55 passages" in line for line in said)
-    assert any("linear probe: topic, 55 slots" in line for line in said)
+    assert any("linear probe: topic, 55 facts" in line for line in said)
 
 
 @pytest.mark.parametrize("which", ["world_page", "text_page"])
@@ -204,18 +204,18 @@ def test_a_page_says_what_it_is_of():
     assert Rows(text).tags["script"] == 1
 
 
-def test_slots_are_laid_beside_their_own_words(world_run):
+def test_facts_are_laid_beside_their_own_words(world_run):
     """On texts that came back whole, all are kept and copied; where the value's word alone did not,
     that one is found."""
     cfg = inspect._sized(inspect._config(world_run), 4, 20)
     traces = inspect._traces(cfg, load(world_run, batch=20), "counterfactual", lambda _: None)
-    slots = [s for t in traces for s in t.example.passage.slots]
-    asked = [s for s in slots if s.kind not in ("relation", "order", "modifier", "polarity")]
+    facts = [s for t in traces for s in t.example.passage.facts]
+    asked = [s for s in facts if s.kind not in ("relation", "order", "modifier", "polarity")]
 
     def found(rebuilt, is_lost):
         made = []
         for trace in traces:
-            spans = [(s.start, s.end) for s in trace.example.passage.slots] if is_lost else []
+            spans = [(s.start, s.end) for s in trace.example.passage.facts] if is_lost else []
             words = [(w.start, w.end) for w in trace.source_words]
             source = tuple("lost" if span in spans else "copied" for span in words)
             labels = trace.labels._replace(source=source)

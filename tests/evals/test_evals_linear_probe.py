@@ -30,17 +30,17 @@ def code(name: str) -> np.ndarray:
     return CODES[names.index(name)]
 
 
-def planted(held: str, *, slots=120, wrong=0.5, seed=0) -> list[Question]:
+def planted(stored: str, *, facts=120, wrong=0.5, seed=0) -> list[Question]:
     """Slots whose vectors hold, beside noise and their entity: the true value (`value`), what the
     decoder said (`said`), or neither (`nothing`)."""
     rng, out = np.random.default_rng(seed), []
-    for _ in range(slots):
+    for _ in range(facts):
         entity = f"thing-{rng.integers(12)}"
         value, other = rng.choice(VALUES, 2, replace=False)
         said = str(other) if rng.random() < wrong else str(value)
         x_F = code(entity) + 0.3 * rng.normal(size=12)
-        if held != "nothing":
-            x_F = x_F + 2 * code(str(value) if held == "value" else said)
+        if stored != "nothing":
+            x_F = x_F + 2 * code(str(value) if stored == "value" else said)
         out.append(Question("colour", entity, str(value), "black", said, False, x_F))
     return out
 
@@ -64,12 +64,12 @@ def test_a_value_that_the_memory_holds_was_overridden():
     assert rate(reading.control) < 0.55
     assert reading.wrong is not None
     assert reading.wrong.beyond_chance > 0.9
-    assert (reading.slots, reading.entities, reading.values) == (120, 12, 3)
+    assert (reading.facts, reading.entities, reading.values) == (120, 12, 3)
 
 
 def test_a_memory_that_holds_what_the_decoder_said_lost_the_value():
-    """The returned slots show that the probe can read; of the wrong ones it reads the decoder's."""
-    reading = one(planted("said", wrong=0.25, slots=140))
+    """The returned facts show that the probe can read; of the wrong ones it reads the decoder's."""
+    reading = one(planted("said", wrong=0.25, facts=140))
     assert reading.verdict == LOST
     assert rate(reading.returned) > 0.9
     assert rate(reading.as_decoder) > 0.9
@@ -98,21 +98,21 @@ def test_entities_are_held_out():
     assert rate(one(asked).every) < 0.6
 
 
-def test_the_order_of_the_slots_changes_nothing():
-    asked = planted("value", slots=60)
+def test_the_order_of_the_facts_changes_nothing():
+    asked = planted("value", facts=60)
     assert one(asked) == one(asked[::-1])
 
 
 @pytest.mark.parametrize(
     ("asked", "reason"),
     [
-        (planted("value", slots=49), "49 slots, under 50"),
+        (planted("value", facts=49), "49 facts, under 50"),
         ([q._replace(value="red") for q in planted("value")], "one value only in a training part"),
         (
             [q._replace(entity=str(i % 7)) for i, q in enumerate(planted("value"))],
             "7 entities, under 8",
         ),
-        (planted("value", wrong=0.1), "9 slots came back wrong, under 20"),
+        (planted("value", wrong=0.1), "9 facts came back wrong, under 20"),
     ],
 )
 def test_too_little_to_tell(asked, reason):
@@ -156,7 +156,7 @@ def test_a_slot_is_read_from_the_block_it_stands_in(segments):
             vec_MD[m, block] = 1
         traces.append(traced(example, example.text, vec_MD))
     asked, left_out = linear_probe.questions(cfg, tok, traces)
-    assert len(asked) + sum(left_out.values()) == sum(len(e.passage.slots) for e in examples)
+    assert len(asked) + sum(left_out.values()) == sum(len(e.passage.facts) for e in examples)
     for q in asked:
         assert q.x_F.shape == (3 * tok.vocab_size,)
         assert q.said == q.value  # rebuilt is the source
@@ -172,9 +172,9 @@ def test_a_value_beside_another_entity_was_moved_and_is_not_wrong():
     tok = data_tokenizer(CFG)
     found = {"entity": [], "both": [], "value": []}
     for example in eval_examples(CFG, "counterfactual", tok, tok):
-        for slot in example.passage.slots:
-            entity, value, text = slot.key[-1], slot.value, example.text
-            other = {"home": "Zoe", "colour": "ink"}.get(slot.kind, "")
+        for fact in example.passage.facts:
+            entity, value, text = fact.key[-1], fact.value, example.text
+            other = {"home": "Zoe", "colour": "ink"}.get(fact.kind, "")
             if other in ("", entity):
                 continue
             for name, rebuilt in (
@@ -184,7 +184,7 @@ def test_a_value_beside_another_entity_was_moved_and_is_not_wrong():
             ):
                 trace = traced(example, rebuilt, np.zeros((12, 2)))
                 asked, _ = linear_probe.questions(CFG, tok, [trace])
-                mine = [q for q in asked if (q.kind, q.entity) == (slot.kind, entity)]
+                mine = [q for q in asked if (q.kind, q.entity) == (fact.kind, entity)]
                 found[name] += [(q.said, q.moved) for q in mine]
     assert len(found["entity"]) > 5
     assert set(found["entity"]) == {(None, True)}

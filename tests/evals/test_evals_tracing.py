@@ -119,11 +119,11 @@ def test_labels_follow_the_decoder_without_memory_and_sums_the_tokens(world, own
         assert trace.rebuilt == world.tok.decode(own.ids[b])
         links, asked = contested(trace), 0
         for link in links:
-            margin = trace.said[link.rebuilt].margin_floor
+            margin = trace.said[link.rebuilt].margin_no_memory
             labels.append(trace.labels.rebuilt[link.rebuilt])
             asked += margin is not None
             assert (labels[-1] == "overwritten") == ((margin or 0.0) > 0)
-        assert trace.undecided == len(links) - asked
+        assert trace.unattributed == len(links) - asked
         spans = tracing.token_spans(world.tok, own.ids[b], trace.rebuilt)
         for k, nll in enumerate(nll_BL):
             for word, said in zip(trace.rebuilt_words, trace.said, strict=True):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxcomp.analysis import compare
+from jaxcomp.analysis import factor
 from jaxcomp.cli import overrides
 from jaxcomp.config import ConfigError, PretrainConfig, WorldConfig
 from jaxcomp.data import lexicon
@@ -49,7 +49,7 @@ def test_a_text_of_the_bases_changes_the_bases_and_no_decoder(tiny, arg):
     assert ids.base_hash(cfg, "llama", "24", 0) != ids.base_hash(tiny, "llama", "24", 0)
     assert pretrained.find_decoder(cfg) == pretrained.find_decoder(tiny) is not None
     assert pretrained.find_base(cfg, "llama", "24", 0) is None
-    assert compare.kind_of(load("control=mismatch,text=same"), cfg) == "mismatch"
+    assert factor.kind_of(load("control=mismatch,text=same"), cfg) == "mismatch"
 
 
 @pytest.mark.parametrize("name", ["qwen3", "small", "large"])
@@ -59,7 +59,7 @@ def test_a_decoder_changes_the_decoder_and_no_base(tiny, name):
     assert pretrained.find_decoder(cfg) is None
     assert ids.base_hash(cfg, "llama", "24", 0) == ids.base_hash(tiny, "llama", "24", 0)
     assert grid.sizes(cfg) == {"llama": set(SIZES), "qwen3": set(SIZES)}
-    assert compare.kind_of(load("control=decoder"), cfg) == "decoder"
+    assert factor.kind_of(load("control=decoder"), cfg) == "decoder"
 
 
 @pytest.mark.parametrize(

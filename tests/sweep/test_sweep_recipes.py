@@ -16,7 +16,7 @@ from jaxcomp.sweep.store import DONE, Ledger
 
 SHIPPED = "jaxcomp/assets/decoders/decoder-s0"
 KEPT = "counterfactual/nonfavourite/all/preserved"
-FLOOR = "counterfactual/no_memory/nonfavourite/all/preserved"
+NO_MEMORY = "counterfactual/no_memory/nonfavourite/all/preserved"
 
 
 def ratios(cfg):
@@ -53,8 +53,8 @@ def test_a_line_that_is_absent_at_a_ratio_is_not_missed_there(tmp_path):
     }
 
 
-def with_floors(folder, floors, recipes):
-    """A finished sweep of `recipes`; `floors` are of facts kept, by recipe."""
+def with_baselines(folder, baselines, recipes):
+    """A finished sweep of `recipes`; `baselines` are of facts kept, by recipe."""
     cfg = config(recipes=recipes, ratios=(4, 16), base_seeds=(0, 1, 2))
     ledger = Ledger(folder)
     for job in grid.expand(cfg):
@@ -63,7 +63,7 @@ def with_floors(folder, floors, recipes):
             "params": size,
             "ordinary/loss": 3 - size / 32 + 0.01 * job.base_seed,
             KEPT: 0.3 + 0.001 * job.base_seed,
-            FLOOR: floors[recipe] + 0.001 * (job.setup.ratio == 16),
+            NO_MEMORY: baselines[recipe] + 0.001 * (job.setup.ratio == 16),
             "ordinary/passages": 10,
             "ordinary/vectors": 640 // job.setup.ratio,
             "ordinary/bytes": 3000,
@@ -76,15 +76,15 @@ def with_floors(folder, floors, recipes):
 
 
 def test_a_floor_is_that_of_the_frozen_decoder(tmp_path, undrawn):
-    """Runs of lclm train their decoders: their floors are their own."""
-    floors = {"pcc": 0.1, "arc": 0.1, "lclm": 0.29}
-    cfg, found = with_floors(tmp_path, floors, ("pcc", "arc", "lclm"))
-    assert results.floor_of(found, KEPT) == pytest.approx(0.1005)
-    assert results.own_floors(found, KEPT, 4) == pytest.approx({"toy lclm": 0.29})
-    assert results.own_floors(found, KEPT, 16) == pytest.approx({"toy lclm": 0.291})
+    """Runs of lclm train their decoders: their baselines are their own."""
+    baselines = {"pcc": 0.1, "arc": 0.1, "lclm": 0.29}
+    cfg, found = with_baselines(tmp_path, baselines, ("pcc", "arc", "lclm"))
+    assert results.no_memory_of(found, KEPT) == pytest.approx(0.1005)
+    assert results.own_no_memory(found, KEPT, 4) == pytest.approx({"toy lclm": 0.29})
+    assert results.own_no_memory(found, KEPT, 16) == pytest.approx({"toy lclm": 0.291})
     primary = results.verdict(found).primary
     assert primary is not None
-    assert primary.no_room == ("toy lclm",)
+    assert primary.at_baseline == ("toy lclm",)
     report(cfg, tmp_path)
     page = (tmp_path / "report/report.md").read_text()
     assert "The frozen decoder without memory: " in page
@@ -94,7 +94,7 @@ def test_a_floor_is_that_of_the_frozen_decoder(tmp_path, undrawn):
 
 def test_the_table_says_how_large_each_memory_is(tmp_path, undrawn):
     for recipes in (("pcc", "500x"), ("pcc",)):
-        cfg, _ = with_floors(tmp_path, {"pcc": 0.1, "500x": 0.1}, recipes)
+        cfg, _ = with_baselines(tmp_path, {"pcc": 0.1, "500x": 0.1}, recipes)
         report(cfg, tmp_path)
         page = (tmp_path / "report/report.md").read_text()
         assert ("vectors x bytes of a memory" in page) == (len(recipes) > 1)

@@ -123,9 +123,9 @@ def _plot(runs: Sequence[Measured], stem: str) -> Chart:
 
 
 @evaluation("rate", about="the same memories in fewer bits", options=(OUT, RATIO), several=True)
-def rate(asked: Request) -> Report:
-    folder = asked.given_out or paths.path(asked.place) / RESULTS
-    found = [measure(place, asked.say, asked.ratio, **moved) for place, moved in asked.runs]
+def rate(request: Request) -> Report:
+    folder = request.given_out or paths.path(request.place) / RESULTS
+    found = [measure(place, request.say, request.ratio, **moved) for place, moved in request.runs]
     page_ = write(found, folder)
     made = any(one.made for one in found)
     return Report(page_.with_suffix(".md").read_text(), page_, made)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from jaxcomp.evals.held import Held
+from jaxcomp.evals.eval_set import EvalSet
 from jaxcomp.evals.metric import HIGHER, LOWER, Metric, Values, forced, metrics
 
 if TYPE_CHECKING:  # loads slowly, and headlines need no tokenizer
@@ -24,7 +24,7 @@ BINS = 10  # equal in width, of confidence 0 to 1
 
 
 class Guess(NamedTuple):
-    """The decoder's most likely token where a slot's value stands."""
+    """The decoder's most likely token where a fact's value stands."""
 
     confidence: float
     right: bool
@@ -73,14 +73,14 @@ def _declared(group: str, which: str) -> tuple[Metric, ...]:
 
 
 @metrics(*(one for group, which in GROUPS.items() for one in _declared(group, which)))
-def calibration(held: Held) -> Values:
+def calibration(eval_set: EvalSet) -> Values:
     guesses = []
-    for example, one in zip(held.examples, held.rebuilt, strict=True):
-        slots = example.passage.slots
-        spans = [(slot.start, slot.end) for slot in slots]
-        places = value_tokens(example.text, spans, held.dec_tok)
-        for slot, at in zip(slots, places, strict=True):
+    for example, one in zip(eval_set.examples, eval_set.rebuilt, strict=True):
+        facts = example.passage.facts
+        spans = [(fact.start, fact.end) for fact in facts]
+        places = value_tokens(example.text, spans, eval_set.dec_tok)
+        for fact, at in zip(facts, places, strict=True):
             if at is not None and at < len(one.top1_L):
                 right = bool(one.correct_L[at])
-                guesses.append(Guess(float(one.top1_L[at]), right, slot.is_favourite))
+                guesses.append(Guess(float(one.top1_L[at]), right, fact.is_favourite))
     return measure(guesses)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcomp.evals.held import Held
+from jaxcomp.evals.eval_set import EvalSet
 from jaxcomp.evals.metric import PASSAGES, PREDICTOR, Metric, Show, Values, metrics
 
 SPECTRUM = 8  # singular values that are reported
@@ -58,8 +58,8 @@ def centred(vec_MD: np.ndarray) -> np.ndarray:
 def at_positions(memories: Sequence[np.ndarray]) -> list[np.ndarray]:
     """For each memory position that at least two passages have: its vector in each of them."""
     most = max((len(vec_MD) for vec_MD in memories), default=0)
-    held = ([vec_MD[m] for vec_MD in memories if len(vec_MD) > m] for m in range(most))
-    return [np.stack(vec_WD).astype(np.float64) for vec_WD in held if len(vec_WD) > 1]
+    columns = ([vec_MD[m] for vec_MD in memories if len(vec_MD) > m] for m in range(most))
+    return [np.stack(vec_WD).astype(np.float64) for vec_WD in columns if len(vec_WD) > 1]
 
 
 def measure(memories: Sequence[np.ndarray]) -> Values:
@@ -179,5 +179,5 @@ KEYS = tuple(c.partition("/")[2] for m in SHAPES for c in m.columns() if c.start
 
 
 @metrics(*SHAPES)
-def shapes(held: Held) -> Values:
-    return measure([one.vec_MD for one in held.rebuilt])
+def shapes(eval_set: EvalSet) -> Values:
+    return measure([one.vec_MD for one in eval_set.rebuilt])

@@ -12,7 +12,7 @@ declare(
     forced(
         "pairs/<dimension>/memory",
         "share",
-        "pairs of which the passage is likelier than its twin, given the passage's memory / pairs",
+        "pairs of which the passage is likelier than its foil, given the passage's memory / pairs",
         HIGHER,
     ),
     forced("pairs/<dimension>/no_memory", "share", "the same of the decoder without memory"),

@@ -3,7 +3,7 @@
 Only with `world.base_favourites` (docs/explanation/controlled-world.md): the compressors' base
 models were pretrained on a world of other favourites, and the decoder and all other text keep this
 one's. A fact is *contested* where the source says neither world's favourite and the two differ;
-kinds of two values (polarity, relation, order) have no such slot, and a modifier whose exchange
+kinds of two values (polarity, relation, order) have no such fact, and a modifier whose exchange
 with the other animal's would be a favourite is left out. In the rebuilt text (FR) a contested fact
 is **preserved** (the source's value), back as the **decoder**'s favourite, as the **compressor**'s
 (that of its base's world), **swapped** (the other animal's), **substituted**, or **omitted** (no
@@ -16,9 +16,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from jaxcomp.config import WorldConfig
-from jaxcomp.data.facts import Slot
+from jaxcomp.data.facts import Fact
 from jaxcomp.data.world import Passage, World, bases_world
-from jaxcomp.evals.held import Held
+from jaxcomp.evals.eval_set import EvalSet
 from jaxcomp.evals.metric import (
     FREE_RUNNING,
     POOLED,
@@ -27,6 +27,7 @@ from jaxcomp.evals.metric import (
     Show,
     Sums,
     Values,
+    headline,
     metrics,
 )
 
@@ -44,25 +45,25 @@ def rival_of(config: WorldConfig) -> World | None:
 def contested(rival: World, passage: Passage, rebuilt: str) -> Counts:
     """Of one passage: `split/n`, the contested facts, and the sums over them that `rates` divides
     by n; zeros are left out."""
-    facts, out = rival.read(rebuilt), defaultdict[str, float](float)
-    for slot in passage.slots:
-        theirs = _their_favourite(slot, rival)
+    values, out = rival.read(rebuilt), defaultdict[str, float](float)
+    for fact in passage.facts:
+        theirs = _their_favourite(fact, rival)
         if theirs is None:
             continue
-        value = facts.get(slot.key)
-        named = {slot.value: "preserved", slot.favourite: "decoder", theirs: "compressor"}
-        named |= {None: "omitted"} | ({slot.swap: "swapped"} if slot.swap else {})
+        value = values.get(fact.key)
+        named = {fact.value: "preserved", fact.favourite: "decoder", theirs: "compressor"}
+        named |= {None: "omitted"} | ({fact.swap: "swapped"} if fact.swap else {})
         out["split/n"] += 1
         out[f"split/{named.get(value, 'substituted')}"] += 1
-        out["split/chance"] += 1 / len(slot.options)
-        rest = set(slot.options) - {slot.value, slot.favourite, slot.swap}
+        out["split/chance"] += 1 / len(fact.options)
+        rest = set(fact.options) - {fact.value, fact.favourite, fact.swap}
         if value in rest:
             out["split/even"] += 1 / len(rest)
     return dict(out)
 
 
 def rates(passage_counts: Sequence[Counts]) -> Values:
-    """The metrics of all passages' counts; None where no slot is contested."""
+    """The metrics of all passages' counts; None where no fact is contested."""
     total = defaultdict[str, float](float)
     for one in passage_counts:
         for name, count in one.items():
@@ -76,12 +77,21 @@ def rates(passage_counts: Sequence[Counts]) -> Values:
     return out
 
 
-def _their_favourite(slot: Slot, rival: World) -> str | None:
-    """The other world's favourite of a contested slot."""
-    theirs = rival.favourite(slot.key)
-    if theirs is None or slot.swap in (slot.favourite, theirs):
+def column(name: str) -> str:
+    """Return the declared column of counterfactual passages for an outcome, "lead" or "even".
+
+    Raises:
+      KeyError: no such column is declared below.
+    """
+    return headline(f"counterfactual/split/{name}").metric
+
+
+def _their_favourite(fact: Fact, rival: World) -> str | None:
+    """The other world's favourite of a contested fact."""
+    theirs = rival.favourite(fact.key)
+    if theirs is None or fact.swap in (fact.favourite, theirs):
         return None
-    return theirs if len({slot.value, slot.favourite, theirs}) == 3 else None
+    return theirs if len({fact.value, fact.favourite, theirs}) == 3 else None
 
 
 def _sums(record: Record, name: str) -> Sums | None:
@@ -136,22 +146,22 @@ _BACK = (
     ),
     _split(
         "chance",
-        "mean of 1 / number of the slot's values: what a decoder that guesses evenly among all of "
+        "mean of 1 / number of the fact's values: what a decoder that guesses evenly among all of "
         "them gives to each",
         run="–",
     ),
     _split(
         "even",
-        "what `compressor` would be if the compressors' favourite had no pull: slots that came "
+        "what `compressor` would be if the compressors' favourite had no pull: facts that came "
         "back as a value that is neither the source's nor the decoder's favourite (nor an "
         "exchange), each counted 1 / number of such values, / n",
     ),
     without=["split/preserved", "split/decoder", "split/compressor"],
     applies=lambda cfg: bool(cfg.world.base_favourites),
 )
-def split(held: Held) -> Values:
-    rival = rival_of(held.cfg.world)
+def split(eval_set: EvalSet) -> Values:
+    rival = rival_of(eval_set.cfg.world)
     if rival is None:
         return {}
-    pairs = zip(held.passages, held.rows, strict=True)
+    pairs = zip(eval_set.passages, eval_set.rows, strict=True)
     return rates([contested(rival, p, row.rebuilt) for p, row in pairs])

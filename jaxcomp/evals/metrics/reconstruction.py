@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxcomp.evals.held import Held, Row
+from jaxcomp.evals.eval_set import EvalSet, Row
 from jaxcomp.evals.metric import (
     FREE_RUNNING,
     HIGHER,
@@ -157,17 +157,17 @@ def measure(rows: Sequence[Row]) -> Values:
         average=POOLED,
     ),
 )
-def size(held: Held) -> Values:
-    tokens = sum(len(row.source_ids) for row in held.rows)
-    text = sum(len(row.source.encode()) for row in held.rows)
-    memory = held.vectors * held.vector_bytes
+def size(eval_set: EvalSet) -> Values:
+    tokens = sum(len(row.source_ids) for row in eval_set.rows)
+    text = sum(len(row.source.encode()) for row in eval_set.rows)
+    memory = eval_set.vectors * eval_set.vector_bytes
     return {
-        "passages": len(held.rebuilt),
-        "left_out": held.left_out,
+        "passages": len(eval_set.rebuilt),
+        "left_out": eval_set.left_out,
         "tokens": tokens,
         "bytes": text,
-        "vectors": held.vectors,
-        "tokens_per_vector": tokens / held.vectors if held.vectors else None,
+        "vectors": eval_set.vectors,
+        "tokens_per_vector": tokens / eval_set.vectors if eval_set.vectors else None,
         "text_bytes_per_memory_byte": text / memory if memory else None,
     }
 
@@ -230,5 +230,5 @@ REBUILDING = (
 
 
 @metrics(*REBUILDING, without=[m.name.removeprefix("<set>/") for m in REBUILDING])
-def rebuilding(held: Held) -> Values:
-    return measure(held.rows)
+def rebuilding(eval_set: EvalSet) -> Values:
+    return measure(eval_set.rows)

@@ -11,7 +11,7 @@ from itertools import combinations
 
 import numpy as np
 
-from jaxcomp.evals.held import Held, Sureness
+from jaxcomp.evals.eval_set import EvalSet, Sureness
 from jaxcomp.evals.metric import (
     FREE_RUNNING,
     PASSAGES,
@@ -74,8 +74,8 @@ _own = partial(Metric, run=FREE_RUNNING, average=POOLED)
     ),
     _own("<set>/top1_own", "probability", "the same along its own greedy output"),
 )
-def sureness(held: Held) -> Values:
-    return measure([one.sure for one in held.rebuilt])
+def sureness(eval_set: EvalSet) -> Values:
+    return measure([one.sure for one in eval_set.rebuilt])
 
 
 @metric(
@@ -88,5 +88,5 @@ def sureness(held: Held) -> Values:
     run=SAMPLED,
     average=PASSAGES,
 )
-def agreement_of_set(held: Held) -> Value:
-    return agreement(held.samples())
+def agreement_of_set(eval_set: EvalSet) -> Value:
+    return agreement(eval_set.samples())

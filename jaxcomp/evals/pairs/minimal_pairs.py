@@ -1,6 +1,6 @@
-"""Minimal pairs: a text and its twin, which differs in one spot and says something else.
+"""Minimal pairs: a text and its foil, which differs in one spot and says something else.
 
-Of a passage of the controlled world the twin follows from its slots and is exactly false; of real
+Of a passage of the controlled world the foil follows from its facts and is exactly false; of real
 text rules make it (edit_rules.py). A passage gives at most one pair of a dimension.
 """
 
@@ -12,14 +12,14 @@ from typing import NamedTuple
 
 from jaxcomp.data import lexicon as lx
 from jaxcomp.data import world
-from jaxcomp.data.facts import Slot
+from jaxcomp.data.facts import Fact
 from jaxcomp.data.segments import cut_encoded
 from jaxcomp.data.tokenizer import Tokenizer
 from jaxcomp.evals.pairs.edit_rules import DIMENSIONS, Change, Spot, TwinRules, changed
 
 
 class Passage(NamedTuple):
-    """`source`: the set it is of. `world`: the passage of the controlled world, for its slots."""
+    """`source`: the set it is of. `world`: the passage of the controlled world, for its facts."""
 
     id: str
     text: str
@@ -28,7 +28,7 @@ class Passage(NamedTuple):
 
 
 class MinimalPair(NamedTuple):
-    """`text` is what is compressed, a passage or one window of it; `twin` is the same with the
+    """`text` is what is compressed, a passage or one window of it; `foil` is the same with the
     `changes` made, by one rule."""
 
     id: str  # <passage>/<dimension>
@@ -36,13 +36,13 @@ class MinimalPair(NamedTuple):
     dimension: str
     rule: str
     text: str
-    twin: str
+    foil: str
     changes: tuple[Change, ...]
 
 
 def windows(text: str, tok: Tokenizer, segment: int, segments: int) -> list[str]:
     """The text in windows of what one example of the training holds, `segments` of `segment`
-    compressor tokens, less an eighth of a segment: a twin may take a few tokens more. What is left
+    compressor tokens, less an eighth of a segment: a foil may take a few tokens more. What is left
     of a text that is longer counts where it fills half a segment."""
     ids, offsets = tok.encode_with_offsets(text)
     most = segments * segment - segment // 8
@@ -65,7 +65,7 @@ def make(
         for dimension in DIMENSIONS:
             rng = random.Random(f"{seed}/{passage.id}/{dimension}")
             if passage.world is not None:
-                of_text = [(passage.text, _slots(passage.world, dimension, rng))]
+                of_text = [(passage.text, _facts(passage.world, dimension, rng))]
             else:
                 order = list(places)
                 rng.shuffle(order)
@@ -86,13 +86,13 @@ def _first(
         if spots:
             rule = rng.choice(sorted({spot.rule for spot in spots}))
             spot = rng.choice([spot for spot in spots if spot.rule == rule])
-            name, twin = f"{passage.id}/{dimension}", changed(text, spot.changes)
+            name, foil = f"{passage.id}/{dimension}", changed(text, spot.changes)
             source, changes = passage.source, spot.changes
-            return [MinimalPair(name, source, dimension, rule, text, twin, changes)]
+            return [MinimalPair(name, source, dimension, rule, text, foil, changes)]
     return []
 
 
-# --- the controlled world: from its slots ---------------------------------------------------------
+# --- the controlled world: from its facts ---------------------------------------------------------
 
 _DIMENSION = {
     "topic": "topic", "profession": "relation", "home": "relation", "colour": "modifier",
@@ -100,33 +100,33 @@ _DIMENSION = {
 }  # fmt: skip
 
 
-def _slots(passage: world.Passage, dimension: str, rng: random.Random) -> list[Spot]:
+def _facts(passage: world.Passage, dimension: str, rng: random.Random) -> list[Spot]:
     """Every way to falsify a fact of that dimension; what it says is then in no fact."""
-    return [s for d, s in _all_slots(passage, rng) if d == dimension]
+    return [s for d, s in _all_facts(passage, rng) if d == dimension]
 
 
-def _all_slots(passage: world.Passage, rng: random.Random) -> Iterator[tuple[str, Spot]]:
-    moods = [slot for slot in passage.slots if slot.kind == "modifier"]
+def _all_facts(passage: world.Passage, rng: random.Random) -> Iterator[tuple[str, Spot]]:
+    moods = [fact for fact in passage.facts if fact.kind == "modifier"]
     for one, two in zip(moods[::2], moods[1::2], strict=True):  # of one clause
         yield "modifier", Spot("exchanged", (_to(one, one.swap), _to(two, two.swap)))
-    for slot in passage.slots:
-        text = passage.text[slot.start : slot.end]
-        if slot.kind in _DIMENSION:
-            value = rng.choice([o for o in slot.options if o != slot.value])
-            yield _DIMENSION[slot.kind], Spot(slot.kind, (_to(slot, value),))
-        elif slot.kind == "relation":
-            yield "role", Spot("exchanged", (_to(slot, slot.swap),))
+    for fact in passage.facts:
+        text = passage.text[fact.start : fact.end]
+        if fact.kind in _DIMENSION:
+            value = rng.choice([o for o in fact.options if o != fact.value])
+            yield _DIMENSION[fact.kind], Spot(fact.kind, (_to(fact, value),))
+        elif fact.kind == "relation":
+            yield "role", Spot("exchanged", (_to(fact, fact.swap),))
             agent, deed, patient = text.split()
             other = rng.choice([d for d in lx.DEEDS if d != deed])
-            yield "relation", Spot("deed", (_to(slot, f"{agent} {other} {patient}"),))
-        elif slot.kind == "polarity":
-            rule, new = ("affirmed", "did") if slot.value == "no" else ("negated", "did not")
-            yield "polarity", Spot(rule, (_to(slot, new),))
-        elif slot.kind == "order":
+            yield "relation", Spot("deed", (_to(fact, f"{agent} {other} {patient}"),))
+        elif fact.kind == "polarity":
+            rule, new = ("affirmed", "did") if fact.value == "no" else ("negated", "did not")
+            yield "polarity", Spot(rule, (_to(fact, new),))
+        elif fact.kind == "order":
             old, new = ("before", "after") if " before " in text else ("after", "before")
-            at = slot.start + text.index(f" {old} ") + 1
+            at = fact.start + text.index(f" {old} ") + 1
             yield "order", Spot("turned", (Change(at, at + len(old), new),))
 
 
-def _to(slot: Slot, new: str) -> Change:
-    return Change(slot.start, slot.end, new)
+def _to(fact: Fact, new: str) -> Change:
+    return Change(fact.start, fact.end, new)

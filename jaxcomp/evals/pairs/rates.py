@@ -40,16 +40,16 @@ def _by_dimension(records: Sequence[Record]) -> dict[str, Any]:
 def _of(records: Sequence[Record]) -> dict[str, Any]:
     # The id of a pair is <passage>/<dimension>.
     passages = [r["id"].rpartition("/")[0] for r in records]
-    # The true text is the likelier of (true, twin); a tie is not right.
+    # The true text is the likelier of (true, foil); a tie is not right.
     right = {c: [r["nats"][c][0] < r["nats"][c][1] for r in records] for c in CONDITIONS}
-    # From its own memory the twin is the true text.
-    twins = [r["nats"]["twin_memory"][1] < r["nats"]["twin_memory"][0] for r in records]
+    # From its own memory the foil is the true text.
+    foils = [r["nats"]["foil_memory"][1] < r["nats"]["foil_memory"][0] for r in records]
     even = [r["tokens"][0] == r["tokens"][1] for r in records]
-    over = [not floor for floor in right["no_memory"]]
+    over = [not hit for hit in right["no_memory"]]
     memory_only = _among(right["memory"], passages, over)
     gained = memory_only["count"]
     lost = sum(f and not m for m, f in zip(right["memory"], right["no_memory"], strict=True))
-    both = [a and b for a, b in zip(right["memory"], twins, strict=True)]
+    both = [a and b for a, b in zip(right["memory"], foils, strict=True)]
     return {
         "n": len(records),
         **{c: proportion(right[c], passages) for c in CONDITIONS},
@@ -77,7 +77,7 @@ def _among(hits: list[bool], passages: list[str], which: list[bool]) -> dict[str
 
 
 def _margin(records: Sequence[Record], condition: str) -> float | None:
-    """Nats by which the twin is the less likely one, mean over pairs."""
+    """Nats by which the foil is the less likely one, mean over pairs."""
     gaps = [r["nats"][condition][1] - r["nats"][condition][0] for r in records]
     return sum(gaps) / len(gaps) if gaps else None
 
@@ -95,14 +95,14 @@ def table(result: dict[str, Any]) -> str:
         f"{pairs['trained_segments']} segment(s) this pair was trained with"
     )
     for name, found in result["sources"].items():
-        lines += ["", f"{name}: the true text is likelier than its twin, from"]
+        lines += ["", f"{name}: the true text is likelier than its foil, from"]
         lines += [_HEAD, *(_row(d, found[d]) for d in (*DIMENSIONS, "all") if found[d]["n"])]
         lines += [f"{d:10} not measurable: no pair" for d in DIMENSIONS if not found[d]["n"]]
     lines += [
         "",
         "memory: its memory. no memory: same prompt (chance and prior). text alone: the",
-        "decoder as a language model. pair accuracy: right from its memory, and the twin from the",
-        "twin's; without memory none can be. p: memory against no memory, McNemar's test, exact,",
+        "decoder as a language model. pair accuracy: right from its memory, and the foil from the",
+        "foil's; without memory none can be. p: memory against no memory, McNemar's test, exact,",
         "two-sided. equal: the rate from memory of pairs of as many decoder tokens, and how many",
         "they are. Wilson 95% intervals; that of `all` takes the pairs of a passage together, and",
         "its p does not. Definitions: python -m jaxcomp.analysis.metrics_page",

@@ -195,7 +195,7 @@ def _probe(batch: Batch, rows: int) -> Batch:
     """The batch's rows with a memory (those to rebuild first), cut to several lengths.
 
     Row 0 is as it was drawn, so it can be shown; row i loses about i / rows of its last segment and
-    of its targets; the last row's memory is withheld.
+    of its targets; the last row's memory is dropped.
     """
     batch = Batch(*map(np.asarray, batch))
     drawn = np.flatnonzero(batch.ctx_len_BG.sum(1) > 0)

@@ -34,11 +34,11 @@ def memory_read(p: Preview) -> Finding:
     read, count = int((meant_RM & reads_RM).sum()), int(meant_RM.sum())
     slots, empty = int((~valid_RM & reads_RM).sum()), int((~valid_RM).sum())
     others = p.rebuild(p.sample._replace(ctx_BGT=p.others(p.sample.ctx_BGT, 0)))
-    leaks = sum(a.floor.nll != b.floor.nll for a, b in zip(p.rebuilt, others, strict=True))
+    leaks = sum(a.no_memory.nll != b.no_memory.nll for a, b in zip(p.rebuilt, others, strict=True))
     return Finding(
         read == count and not slots + leaks,
         f"{read} of {count} memory vectors and {slots} of {empty} empty slots reach the last "
-        f"label; with the memory withheld, {leaks} of {len(others)} losses change with the text",
+        f"label; without the memory, {leaks} of {len(others)} losses change with the text",
     )
 
 

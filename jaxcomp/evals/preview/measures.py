@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxcomp.data.batches import REBUILD
-from jaxcomp.evals.held import Row
+from jaxcomp.evals.eval_set import Row
 from jaxcomp.evals.metrics import reconstruction
 from jaxcomp.evals.preview.batch import Preview
 from jaxcomp.evals.preview.check import Finding, check

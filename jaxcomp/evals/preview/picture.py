@@ -46,7 +46,7 @@ def text(p: Preview) -> list[str]:
     return [
         *out,
         f"The batch: {rows} texts; {rebuilt} targets to rebuild, {b.mode_BO.size - rebuilt} to "
-        f"continue; {blank} memories withheld;",
+        f"continue; {blank} memories dropped;",
         f"{int(b.ctx_len_BG.sum())} context tokens in {b.ctx_BGT.size} slots, "
         f"{int(b.tok_len_BO.sum())} target tokens in {b.tok_BOL.size} slots; the rest is padding.",
     ]
@@ -191,7 +191,7 @@ def first_loss(p: Preview) -> list[str]:
     if p.trained is not None:
         found = rebuild(p.cfg, p.trained, chosen, p.toks[1])
         rows["memory of the trained pair"] = [f.row for f in found]
-    rows["no memory"] = [f.floor for f in fresh]
+    rows["no memory"] = [f.no_memory for f in fresh]
     out = [f"{'':32}{'loss, nats a token':>20}{'teacher-forced':>16}{'free-running':>16}"]
     for what, each in rows.items():
         m = reconstruction.measure(each)

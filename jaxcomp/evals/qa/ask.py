@@ -21,7 +21,7 @@ from jaxcomp.evals.evaluation import (
     Request,
 )
 from jaxcomp.evals.qa import selection
-from jaxcomp.evals.qa.conditions import Asked, Reading, batches, measure, prepare
+from jaxcomp.evals.qa.conditions import Prepared, Reading, batches, measure, prepare
 from jaxcomp.evals.qa.filters import Holds, Rules, Step, applied, parse
 from jaxcomp.evals.qa.items import EvalError, Item
 from jaxcomp.evals.qa.readers import read
@@ -43,7 +43,7 @@ class Task(NamedTuple):
 
     name: str
     version: int
-    scored: Callable[[Asked, dict[str, Reading]], Record]
+    scored: Callable[[Prepared, dict[str, Reading]], Record]
     rates: Callable[[Sequence[Record]], dict[str, Any]]
     answerable: Holds
     known: Holds
@@ -79,19 +79,19 @@ def run(
     with intact(journal.read):
         if journal.found and journal.found["filter"]["rules"] == dataclasses.asdict(rules):
             return Evaluated(journal.found, False)
-    asked, left_out = prepare(pair, items, max_new=max_new)
-    if not asked:
+    prepared, left_out = prepare(pair, items, max_new=max_new)
+    if not prepared:
         raise EvalError(f"none of the {len(items)} items can be asked: {reasons(left_out)}")
     if left_out:
         journal.say(f"left out: {reasons(left_out)}")
     contexts = {c: n for n, c in enumerate(dict.fromkeys(item.context for item in items))}
-    described = {a.item.id: _described(task, a, contexts) for a in asked}
+    described = {a.item.id: _described(task, a, contexts) for a in prepared}
     chosen, steps = applied(rules.before(), list(described.values()))
-    read_and_asked = {"read": len(items), "can be asked": len(asked)}
+    read_and_asked = {"read": len(items), "can be asked": len(prepared)}
     steps = [*({"rule": r, "left": n} for r, n in read_and_asked.items()), *steps]
     _some_left(chosen, steps)
 
-    def made(part: Sequence[Asked]) -> list[Record]:
+    def made(part: Sequence[Prepared]) -> list[Record]:
         found = measure(pair, part, max_new=max_new, also=also)
         return [
             described[a.item.id]
@@ -101,7 +101,7 @@ def run(
             for a, readings in zip(part, found, strict=True)
         ]
 
-    todo = [a for a in asked if a.item.id in {r["id"] for r in chosen} - journal.records.keys()]
+    todo = [a for a in prepared if a.item.id in {r["id"] for r in chosen} - journal.records.keys()]
     journal.measure(batches(todo, pair.batch), len(todo), made, "items")
     records = journal.records
     with intact(journal.read):
@@ -114,7 +114,7 @@ def run(
             "items": _counts(pair, counted, left_out),
             **({"selection": _selection(counted, also)} if also else {}),
             **task.rates(counted),
-            "records": [records[a.item.id] for a in asked if a.item.id in records],
+            "records": [records[a.item.id] for a in prepared if a.item.id in records],
         }
     return Evaluated(journal.finish(result), True)
 
@@ -131,14 +131,14 @@ def about_of(pair: Pair, task: str, version: int, **more: Any) -> dict[str, Any]
     }
 
 
-def asked_of_file(task: Task, asked: Request, table: Callable[[dict[str, Any]], str]) -> Report:
+def asked_of_file(task: Task, request: Request, table: Callable[[dict[str, Any]], str]) -> Report:
     """`run` of the items in a file, as the command line asks for it."""
-    rules, also = parse(asked.filter or ""), selection.parse(asked.select)
-    out = asked.out("-".join([asked.stem, *also]))
-    assert asked.data is not None  # it is in `needs`
-    items = read(asked.data, asked.limit, task=task.name)
-    found = run(task, asked.pair, items, out, rules=rules, also=also, say=asked.say)
-    return asked.report(found, table, out)
+    rules, also = parse(request.filter or ""), selection.parse(request.select)
+    out = request.out("-".join([request.stem, *also]))
+    assert request.data is not None  # it is in `needs`
+    items = read(request.data, request.limit, task=task.name)
+    found = run(task, request.pair, items, out, rules=rules, also=also, say=request.say)
+    return request.report(found, table, out)
 
 
 def head(result: dict[str, Any]) -> list[str]:
@@ -180,18 +180,18 @@ def shown(found: dict[str, Any]) -> str:
     return f"{100 * middle:.1f}% [{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
 
 
-def _described(task: Task, asked: Asked, contexts: dict[str, int]) -> Record:
-    """What is known of an item before it is asked. `context`: the number of its passage;
+def _described(task: Task, prepared: Prepared, contexts: dict[str, int]) -> Record:
+    """What is known of an item before it is prepared. `context`: the number of its passage;
     `world_in_question`: the question itself holds an answer of the world's."""
     return {
-        "id": asked.item.id,
-        "context": contexts[asked.item.context],
-        "world_in_question": holds(asked.item.question, asked.item.world),
-        "segments": asked.segments,
-        "context_tokens": asked.context_tokens,
-        "vectors": asked.vectors,
-        "stated": task.stated(asked.item),
-        "tokens": [len(ids) for ids in asked.options],
+        "id": prepared.item.id,
+        "context": contexts[prepared.item.context],
+        "world_in_question": holds(prepared.item.question, prepared.item.world),
+        "segments": prepared.segments,
+        "context_tokens": prepared.context_tokens,
+        "vectors": prepared.vectors,
+        "stated": task.stated(prepared.item),
+        "tokens": [len(ids) for ids in prepared.options],
     }
 
 

@@ -35,7 +35,7 @@ _MARKERS = 3  # positions beside a memory's own: begin, end and the marker
 _TOKENS = 2**14  # most text tokens of a batch: what attention and a cache hold grows with them
 
 
-class Asked(NamedTuple):
+class Prepared(NamedTuple):
     """An item in tokens. The decoder's, but for `segments`: how many the compressor cuts."""
 
     item: Item
@@ -59,13 +59,15 @@ class Reading(NamedTuple):
     kept: int = 0
 
 
-def prepare(pair: Pair, items: Sequence[Item], *, max_new: int) -> tuple[list[Asked], Counter[str]]:
+def prepare(
+    pair: Pair, items: Sequence[Item], *, max_new: int
+) -> tuple[list[Prepared], Counter[str]]:
     """The items that can be asked in every condition, and how many cannot, by reason."""
-    out: list[Asked] = []
+    out: list[Prepared] = []
     left_out: Counter[str] = Counter()
     for item in items:
         try:
-            found = _asked(pair, item, max_new)
+            found = _prepared(pair, item, max_new)
         except (TokenizerError, SegmentError):
             found = "a text that a tokenizer cannot say"
         if isinstance(found, str):
@@ -75,12 +77,14 @@ def prepare(pair: Pair, items: Sequence[Item], *, max_new: int) -> tuple[list[As
     return out, left_out
 
 
-def batches(asked: Sequence[Asked], most: int) -> Iterator[list[Asked]]:
+def batches(prepared: Sequence[Prepared], most: int) -> Iterator[list[Prepared]]:
     """All of them, at most `most` at a time and fewer where texts are long. Those of equally many
     segments and of about the same length stand together, so that few shapes are compiled, and
     so do questions about one text. Long ones come first: what does not fit the machine's memory
     shows at once."""
-    order = sorted(asked, key=lambda a: (-a.segments, -a.context_tokens, a.item.context, a.item.id))
+    order = sorted(
+        prepared, key=lambda a: (-a.segments, -a.context_tokens, a.item.context, a.item.id)
+    )
     start = 0
     while start < len(order):
         part = order[start : start + most]
@@ -92,7 +96,7 @@ def batches(asked: Sequence[Asked], most: int) -> Iterator[list[Asked]]:
 
 
 def measure(
-    pair: Pair, part: Sequence[Asked], *, max_new: int, also: Sequence[str] = ()
+    pair: Pair, part: Sequence[Prepared], *, max_new: int, also: Sequence[str] = ()
 ) -> list[dict[str, Reading]]:
     """Of each item of a batch what the decoder says, by condition: CONDITIONS, and those of
     SELECTIONS that `also` names. Raises EvalError where a likelihood is not a number: nothing
@@ -164,27 +168,27 @@ def _judged(
     return [tuple(scores[: len(row)]) for scores, row in each], answers
 
 
-def _fitting(pair: Pair, text: str, asked: Asked, max_new: int) -> tuple[list[int], bool]:
+def _fitting(pair: Pair, text: str, prepared: Prepared, max_new: int) -> tuple[list[int], bool]:
     """The tokens of a rebuilt text and the question, and whether some of the text is left out:
     its end, as it may be longer than its source, which fits; all of it, if the decoder wrote what
     its tokenizer cannot say."""
     tok, cut = pair.dec_tok, False
     most = pair.model.decoder.cfg.max_position_embeddings - max(
-        max_new, *map(len, asked.options), 0
+        max_new, *map(len, prepared.options), 0
     )
     try:
-        ids = tok.encode(text + asked.tail)
+        ids = tok.encode(text + prepared.tail)
         while len(ids) > most and text:
             spans = tok.encode_with_offsets(text)[1]
             first = max(0, len(spans) - (len(ids) - most))  # of the tokens that go
             text, cut = text[: min(spans[first][0], len(text) - 1)], True
-            ids = tok.encode(text + asked.tail)
+            ids = tok.encode(text + prepared.tail)
     except TokenizerError:
-        return asked.tail_ids, True
+        return prepared.tail_ids, True
     return ids, cut
 
 
-def _asked(pair: Pair, item: Item, max_new: int) -> Asked | str:
+def _prepared(pair: Pair, item: Item, max_new: int) -> Prepared | str:
     """The item in tokens, or why it is left out."""
     why = _ambiguous(item)
     if why:
@@ -205,11 +209,11 @@ def _asked(pair: Pair, item: Item, max_new: int) -> Asked | str:
     if len(tail_ids) + longest > room(pair, [len(piece.ids) for piece in pieces]):
         return "a memory too long for the decoder"
     vectors = sum(-(-len(piece.ids) // pair.traits.ratio) for piece in pieces)
-    return Asked(item, tail, tail_ids, text_ids, context_tokens, options, len(pieces), vectors)
+    return Prepared(item, tail, tail_ids, text_ids, context_tokens, options, len(pieces), vectors)
 
 
 def _ambiguous(item: Item) -> str:
-    """Why its answers cannot be told apart, if they cannot."""
+    """Why its answers cannot be distinguished, if they cannot."""
     if not item.answers:
         return "no answer"
     if len(item.options) < 2:

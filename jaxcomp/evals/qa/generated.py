@@ -22,7 +22,7 @@ from jaxcomp.evals.pairs.edit_rules import DIMENSIONS
 from jaxcomp.evals.pairs.minimal_pairs import Passage
 from jaxcomp.evals.qa import ask, squad
 from jaxcomp.evals.qa.ask import Task, head, shown
-from jaxcomp.evals.qa.conditions import CONDITIONS, Asked, Reading
+from jaxcomp.evals.qa.conditions import CONDITIONS, Prepared, Reading
 from jaxcomp.evals.qa.items import EvalError, Item
 from jaxcomp.evals.qa.readers import Id, Text, check_limit, row_of, rows
 from jaxcomp.evals.qa.resumable import Record, Say, reasons
@@ -200,8 +200,8 @@ def run(
         answers = squad.REFUSALS if q.unanswerable else (q.answer,)
         return Item(q.id, q.question, q.passage, answers, (), q.options)
 
-    def scored(asked: Asked, readings: dict[str, Reading]) -> Record:
-        question = by_id[asked.item.id]
+    def scored(prepared: Prepared, readings: dict[str, Reading]) -> Record:
+        question = by_id[prepared.item.id]
         conditions = {c: _scored(question, readings[c]) for c in CONDITIONS}
         return {"dimension": question.dimension, "conditions": conditions}
 

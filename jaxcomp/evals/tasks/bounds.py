@@ -38,7 +38,7 @@ from jaxcomp.evals.evaluation import (
     Request,
     evaluation,
 )
-from jaxcomp.evals.metrics import reconstruction, slots
+from jaxcomp.evals.metrics import facts, reconstruction
 from jaxcomp.evals.qa.ask import about_of
 from jaxcomp.evals.qa.items import EvalError
 from jaxcomp.evals.qa.resumable import Journal, Record, Say, intact
@@ -96,23 +96,25 @@ def held_out(place: Path | str, limit: int | None = None, **moved: str) -> HeldO
     return HeldOut(cfg, name, eval_examples(cfg, name, *tokenizers(cfg, root))[:limit])
 
 
-def run(pair: Pair, held: HeldOut, out: Path | None = None, *, say: Say | None = None) -> Evaluated:
+def run(
+    pair: Pair, held_out_set: HeldOut, out: Path | None = None, *, say: Say | None = None
+) -> Evaluated:
     """Measures every memory of MEMORIES.
 
     With `out` the result is written there, whole or not at all; stopped, the same call goes on
     after the last memory; finished, it reads the file. Raises EvalError where `out` holds
     something else, or the decoder has too few positions for the text in its own tokens.
     """
-    texts = config_hash([[held.name, e.id, e.text] for e in held.examples])
+    texts = config_hash([[held_out_set.name, e.id, e.text] for e in held_out_set.examples])
     about = about_of(pair, "bounds", VERSION, passages=texts, steps=STEPS, rate=LR, seed=SEED)
     journal = Journal(out, about, say, key="memory")
     if journal.found is not None:
         return Evaluated(journal.found, False)
-    recut = _recut(pair, held)
+    recut = _recut(pair, held_out_set)
 
     def made(part: Sequence[str]) -> list[Record]:
         with use_mesh(pair.mesh):
-            return [_measured(pair, name, held if name == OWN else recut) for name in part]
+            return [_measured(pair, name, held_out_set if name == OWN else recut) for name in part]
 
     todo = [[name] for name in MEMORIES if name not in journal.records]
     journal.measure(todo, len(todo), made, "memories")
@@ -120,8 +122,8 @@ def run(pair: Pair, held: HeldOut, out: Path | None = None, *, say: Say | None =
         memories = {name: _counted(journal.records[name]) for name in MEMORIES}
     result = {
         "about": about,
-        "set": held.name,
-        "passages": len(held.examples),
+        "set": held_out_set.name,
+        "passages": len(held_out_set.examples),
         "memories": memories,
         "definitions": DEFINITIONS,
         "records": [journal.records[name] for name in MEMORIES],
@@ -151,22 +153,22 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _recut(pair: Pair, held: HeldOut) -> HeldOut:
+def _recut(pair: Pair, held_out_set: HeldOut) -> HeldOut:
     """The same passages with contexts in the decoder's tokens, as all but the compressor read
     them: perhaps in more segments."""
-    tok, T = pair.dec_tok, held.cfg.data.segment
-    contexts = [[piece.ids for piece in cut(e.text, tok, T)] for e in held.examples]
-    G = max(held.cfg.data.segments, *map(len, contexts))
-    data = dataclasses.replace(held.cfg.data, segments=G)
+    tok, T = pair.dec_tok, held_out_set.cfg.data.segment
+    contexts = [[piece.ids for piece in cut(e.text, tok, T)] for e in held_out_set.examples]
+    G = max(held_out_set.cfg.data.segments, *map(len, contexts))
+    data = dataclasses.replace(held_out_set.cfg.data, segments=G)
     need, most = G * T + 3 + data.target, pair.model.decoder.cfg.max_position_embeddings
     if need > most:
         raise EvalError(
-            f"{held.name}: {G} segments of {T} decoder tokens and a target of {data.target} need "
-            f"{need} positions, this decoder has {most} (max_position_embeddings); give a smaller "
-            "--limit, or a run whose decoder has more"
+            f"{held_out_set.name}: {G} segments of {T} decoder tokens and a target of "
+            f"{data.target} need {need} positions, this decoder has {most} "
+            "(max_position_embeddings); give a smaller --limit, or a run whose decoder has more"
         )
-    examples = [e._replace(ctx=c) for e, c in zip(held.examples, contexts, strict=True)]
-    return HeldOut(dataclasses.replace(held.cfg, data=data), held.name, examples)
+    examples = [e._replace(ctx=c) for e, c in zip(held_out_set.examples, contexts, strict=True)]
+    return HeldOut(dataclasses.replace(held_out_set.cfg, data=data), held_out_set.name, examples)
 
 
 def _model(pair: Pair, name: str) -> AutoEncoder:
@@ -177,7 +179,7 @@ def _model(pair: Pair, name: str) -> AutoEncoder:
     return Baseline(name, pair.model, seed=SEED)
 
 
-def _measured(pair: Pair, name: str, held: HeldOut) -> Record:
+def _measured(pair: Pair, name: str, held_out_set: HeldOut) -> Record:
     """What one memory gives, a list over passages of each number. Needs a mesh."""
     decoder = pair.model.decoder
     writer = nnx.split(_model(pair, name))
@@ -185,12 +187,12 @@ def _measured(pair: Pair, name: str, held: HeldOut) -> Record:
     reader = writer if name == OWN else nnx.split(Plain(pair.model))
     rows = pair.batch
     if name == CRAMMED:  # whose logits exist at once
-        logits = (held.cfg.data.target + 1) * decoder.cfg.vocab_size
+        logits = (held_out_set.cfg.data.target + 1) * decoder.cfg.vocab_size
         rows = max(1, min(rows, decode.LOGITS_ELEMENTS // logits))
-    size = whole_batch(min(rows, len(held.examples)), pair.mesh)
-    world = World(held.cfg.world) if source_of(held.cfg).facts else None
+    size = whole_batch(min(rows, len(held_out_set.examples)), pair.mesh)
+    world = World(held_out_set.cfg.world) if source_of(held_out_set.cfg).facts else None
     found: list[Record] = []
-    for batch, valid in batch_examples(held.examples, size, held.cfg):
+    for batch, valid in batch_examples(held_out_set.examples, size, held_out_set.cfg):
         put = put_batch(batch, pair.mesh)
         memory = decode.read(*writer, put.ctx_BGT, put.ctx_len_BG, pair.traits.ratio)
         mode_B, tok_BL, len_B = put.mode_BO[:, 0], put.tok_BOL[:, 0], put.tok_len_BO[:, 0]
@@ -200,7 +202,7 @@ def _measured(pair: Pair, name: str, held: HeldOut) -> Record:
             max_new=tok_BL.shape[1], eos_id=pair.dec_tok.eos_id,
         )  # fmt: skip
         nll_BL, free_BL, seg_BM = on_host((forced.nll_BL, free.tok_BL, memory.seg_BM))
-        part = held.examples[len(found) : len(found) + valid]
+        part = held_out_set.examples[len(found) : len(found) + valid]
         for b, example in enumerate(part):
             found.append(
                 {
@@ -225,7 +227,7 @@ def _rebuilt(pair: Pair, example: Example, tok_L: np.ndarray, world: World | Non
     same, length = reconstruction.matches(source_ids, ids)
     out: Record = {"id": example.id, "targets": len(example.target), "same": same, "length": length}
     if world is not None:
-        counts = slots.counts(slots.fates(world, example.passage, pair.dec_tok.decode(ids)))
+        counts = facts.counts(facts.compare(world, example.passage, pair.dec_tok.decode(ids)))
         odd = {o: counts.get(f"nonfavourite/all/{o}", 0) for o in OUTCOMES}
         out |= {"odd": sum(odd.values())} | {o: odd[o] for o in ("preserved", "overwritten")}
     return out
@@ -260,7 +262,7 @@ def _shown(found: dict[str, float | None] | None) -> str:
     about="the run's memory between no memory and the best there is",
     options=(LIMIT, OUT, RATIO, BATCH),
 )
-def bounds(asked: Request) -> Report:
-    out = asked.out()
-    held = held_out(asked.place, asked.limit, **asked.moved)
-    return asked.report(run(asked.pair, held, out, say=asked.say), table, out)
+def bounds(request: Request) -> Report:
+    out = request.out()
+    held_out_set = held_out(request.place, request.limit, **request.moved)
+    return request.report(run(request.pair, held_out_set, out, say=request.say), table, out)

@@ -1,22 +1,22 @@
 """Drift on minimal pairs: `jaxcomp eval --task=drift`.
 
-Of each pair two texts: the passage (or one window of it) and its **twin**, the same with one spot
+Of each pair two texts: the passage (or one window of it) and its **foil**, the same with one spot
 changed ([rules and their precision](../explanation/minimal-pairs.md)). No generation and no judge:
 -ln p (nats, TF) of each whole text is the sum over its decoder tokens in four conditions.
 
-- `memory`: given the passage's memory, as its rebuilt text, the end token included. `twin_memory`:
-  given the twin's. `no_memory`: no memory, same prompt at the same positions. `plain`: the decoder
+- `memory`: given the passage's memory, as its rebuilt text, the end token included. `foil_memory`:
+  given the foil's. `no_memory`: no memory, same prompt at the same positions. `plain`: the decoder
   as a language model, from the second token on, no end token.
 - **right** (by condition): -ln p of the passage is the smaller. Equal is not right; `ties` counts
   the equal ones from memory. `memory`, `no_memory`, `plain`: right / pairs, with Wilson's 95%
   interval.
-- **pair_accuracy**: pairs right from `memory` whose twin is the likelier one from `twin_memory` /
+- **pair_accuracy**: pairs right from `memory` whose foil is the likelier one from `foil_memory` /
   pairs. A decoder that does not look at the memory gets 0, one that guesses each 25%.
-- **mcnemar**: `memory_only` pairs right from memory and not from the floor, `no_memory_only` the
+- **mcnemar**: `memory_only` pairs right from memory and not without it, `no_memory_only` the
   reverse, `p` two-sided exact binomial (McNemar's test), not corrected for seven dimensions.
-  **against_no_memory**: memory_only / pairs that the floor has not right.
-- **margin**: -ln p of the twin less that of the passage, nats, mean over pairs, by condition.
-- **equal_tokens**: a sum grows with the number of tokens, so a longer twin is disfavoured. `share`:
+  **against_no_memory**: memory_only / pairs wrong without memory.
+- **margin**: -ln p of the foil less that of the passage, nats, mean over pairs, by condition.
+- **equal_tokens**: a sum grows with the number of tokens, so a longer foil is disfavoured. `share`:
   pairs whose two texts have equally many decoder tokens / pairs; the rates over those.
 - A passage gives at most one pair of a dimension. The intervals of `all` take the pairs of a
   passage together, as questions about one (`overwriting`); its p does not, and is too small.
@@ -84,7 +84,7 @@ class Ready(NamedTuple):
 
     pair: MinimalPair
     true: list[int]
-    twin: list[int]
+    foil: list[int]
     segments: int
 
 
@@ -106,7 +106,7 @@ def read(path: Path, limit: int | None = None) -> list[Passage]:
 
 def passages_of_run(place: Path | str, limit: int | None = None, **moved: str) -> list[Passage]:
     """The first `limit` (None: all) held-out passages of each set of a run, from its own config: of
-    the controlled world `ordinary` and `counterfactual`, with their slots; of real text `test`.
+    the controlled world `ordinary` and `counterfactual`, with their facts; of real text `test`.
     `moved`: where its base models are now (`open_run`).
 
     Raises ExportError where the folder is no run, DataError where its data are not there,
@@ -200,17 +200,17 @@ def batches(ready: Sequence[Ready], most: int) -> Iterator[list[Ready]]:
 
 
 def measure(pair: Pair, part: Sequence[Ready]) -> list[Record]:
-    """The records of a batch: -ln p of the true text and of its twin in every condition."""
-    texts = [text for r in part for text in (r.pair.text, r.pair.twin)]
+    """The records of a batch: -ln p of the true text and of its foil in every condition."""
+    texts = [text for r in part for text in (r.pair.text, r.pair.foil)]
     memories = pair.compress(texts)
     # Both texts of a pair follow the same memory in one batch, so what they share cancels.
     n = len(part)
     true = [2 * i for i in range(n) for _ in range(2)]
-    twin = [row + 1 for row in true]
+    foil = [row + 1 for row in true]
     found = {
         "memory": pair.score(memories[true], texts),
-        "twin_memory": pair.score(memories[twin], texts),
-        "no_memory": pair.score(memories[true], texts, withheld=True),
+        "foil_memory": pair.score(memories[foil], texts),
+        "no_memory": pair.score(memories[true], texts, no_memory=True),
         "plain": _plain(pair, part),
     }
     records = []
@@ -223,7 +223,7 @@ def measure(pair: Pair, part: Sequence[Ready]) -> list[Record]:
             {
                 "id": one.id, "source": one.source, "dimension": one.dimension, "rule": one.rule,
                 "changes": [list(change) for change in one.changes],
-                "segments": r.segments, "tokens": [len(r.true), len(r.twin)], "nats": nats,
+                "segments": r.segments, "tokens": [len(r.true), len(r.foil)], "nats": nats,
             }
         )  # fmt: skip
     return records
@@ -232,34 +232,34 @@ def measure(pair: Pair, part: Sequence[Ready]) -> list[Record]:
 def _ready(pair: Pair, one: MinimalPair) -> Ready | str:
     """The pair in tokens, or why it is left out."""
     try:
-        true, twin = pair.dec_tok.encode_exactly([one.text, one.twin])
+        true, foil = pair.dec_tok.encode_exactly([one.text, one.foil])
         cuts = [
             cut_encoded(text, *pair.comp_tok.encode_with_offsets(text), pair.segment)
-            for text in (one.text, one.twin)
+            for text in (one.text, one.foil)
         ]
     except (TokenizerError, SegmentError):
-        return "a twin that a tokenizer cannot say"
+        return "a foil that a tokenizer cannot say"
     if len(cuts[0]) != len(cuts[1]):
-        return "a twin of more segments or fewer"
-    if true[:1] != twin[:1]:
+        return "a foil of more segments or fewer"
+    if true[:1] != foil[:1]:
         return "a spot at the first token"
     left = min(room(pair, [len(segment.ids) for segment in cut]) for cut in cuts)
-    if max(len(true), len(twin)) + 1 > left:  # the end token
+    if max(len(true), len(foil)) + 1 > left:  # the end token
         return "a text too long for the decoder"
-    return Ready(one, true, twin, len(cuts[0]))
+    return Ready(one, true, foil, len(cuts[0]))
 
 
 def _plain(pair: Pair, part: Sequence[Ready]) -> list[Score]:
     """Both texts of every pair after their first token, which they share, to the decoder as a
     language model; no end token."""
-    longest = max(max(len(r.true), len(r.twin)) for r in part)
+    longest = max(max(len(r.true), len(r.foil)) for r in part)
     rows = LOGITS_ELEMENTS // (longest * pair.model.decoder.cfg.vocab_size)
     rows = max(1, min(pair.batch, rows))
     out: list[Score] = []
     for start in range(0, len(part), rows):
         some = part[start : start + rows]
         prefix = pair.plain([r.true[:1] for r in some])
-        for both in pair.likelihoods(prefix, [(r.true[1:], r.twin[1:]) for r in some]):
+        for both in pair.likelihoods(prefix, [(r.true[1:], r.foil[1:]) for r in some]):
             out += both
     return out
 
@@ -269,22 +269,22 @@ def _plain(pair: Pair, part: Sequence[Ready]) -> list[Score]:
     about="does a memory prefer its text to a counterfactual edit (docs/how-to/measure-drift.md)?",
     options=(DATA, LIMIT, OUT, EXPORT, RATIO, BATCH),
 )
-def drift(asked: Request) -> Report | None:
-    if asked.data is not None and generated.are_questions(asked.data):
-        if asked.export is not None:
-            raise EvalError(f"--export does not go with {asked.data}, which holds questions")
-        found = generated.read(asked.data, asked.limit)
-        asked.say(found.told())
-        made = generated.run(asked.pair, found.questions, asked.out(), say=asked.say)
-        return asked.report(made, generated.table, asked.out())
+def drift(request: Request) -> Report | None:
+    if request.data is not None and generated.are_questions(request.data):
+        if request.export is not None:
+            raise EvalError(f"--export does not go with {request.data}, which holds questions")
+        found = generated.read(request.data, request.limit)
+        request.say(found.told())
+        made = generated.run(request.pair, found.questions, request.out(), say=request.say)
+        return request.report(made, generated.table, request.out())
     passages = (
-        passages_of_run(asked.place, asked.limit, **asked.moved)
-        if asked.data is None
-        else read(asked.data, asked.limit)
+        passages_of_run(request.place, request.limit, **request.moved)
+        if request.data is None
+        else read(request.data, request.limit)
     )
-    if asked.export is not None:
-        count = generated.export(passages, asked.export)
-        asked.say(f"{count} prompts in {asked.export} (docs/how-to/measure-drift.md)")
+    if request.export is not None:
+        count = generated.export(passages, request.export)
+        request.say(f"{count} prompts in {request.export} (docs/how-to/measure-drift.md)")
         return None
-    made = run(asked.pair, passages, asked.out(), say=asked.say)
-    return asked.report(made, table, asked.out())
+    made = run(request.pair, passages, request.out(), say=request.say)
+    return request.report(made, table, request.out())

@@ -62,7 +62,7 @@ from typing import Any
 from jaxcomp.evals.evaluation import Report, Request, evaluation
 from jaxcomp.evals.qa import ask, squad
 from jaxcomp.evals.qa.ask import Task, head, shown
-from jaxcomp.evals.qa.conditions import Asked, Reading, in_order
+from jaxcomp.evals.qa.conditions import Prepared, Reading, in_order
 from jaxcomp.evals.qa.filters import Record
 from jaxcomp.evals.qa.scoring import (
     OUTCOMES,
@@ -135,10 +135,10 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _scored(asked: Asked, readings: dict[str, Reading]) -> Record:
+def _scored(prepared: Prepared, readings: dict[str, Reading]) -> Record:
     """One world's answer in every condition: the file's, else the rival that the decoder finds
     the likeliest from nothing."""
-    item, world = asked.item, 1
+    item, world = prepared.item, 1
     if not item.world:
         means = [score.nats / score.tokens for score in readings["nothing"].options]
         world = min(range(1, len(means)), key=means.__getitem__)
@@ -174,5 +174,5 @@ run = functools.partial(ask.run, TASK)
     options=ask.OPTIONS,
     needs=("data",),
 )
-def overwriting(asked: Request) -> Report:
-    return ask.asked_of_file(TASK, asked, table)
+def overwriting(request: Request) -> Report:
+    return ask.asked_of_file(TASK, request, table)

@@ -15,7 +15,7 @@ from typing import Any
 from jaxcomp.evals.evaluation import Report, Request, evaluation
 from jaxcomp.evals.qa import ask, squad
 from jaxcomp.evals.qa.ask import Task, head, shown
-from jaxcomp.evals.qa.conditions import Asked, Reading, in_order
+from jaxcomp.evals.qa.conditions import Prepared, Reading, in_order
 from jaxcomp.evals.qa.filters import Record
 from jaxcomp.evals.qa.scoring import average, proportion
 
@@ -47,8 +47,8 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _scored(asked: Asked, readings: dict[str, Reading]) -> Record:
-    golds = asked.item.answers
+def _scored(prepared: Prepared, readings: dict[str, Reading]) -> Record:
+    golds = prepared.item.answers
     conditions = {
         name: {
             "answer": readings[name].answer,
@@ -79,5 +79,5 @@ run = functools.partial(ask.run, TASK)
     options=ask.OPTIONS,
     needs=("data",),
 )
-def qa(asked: Request) -> Report:
-    return ask.asked_of_file(TASK, asked, table)
+def qa(request: Request) -> Report:
+    return ask.asked_of_file(TASK, request, table)

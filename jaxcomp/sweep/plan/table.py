@@ -123,8 +123,8 @@ def _failures(rows: Sequence[Row]) -> str:
     lines = []
     for row in rows:
         if row.failure:
-            mend = f"the smallest slice that does: {row.instead}" if row.instead else "none does"
-            lines.append(f"- {row.name} does not fit {row.where.name}: {row.failure}; {mend}")
+            fix = f"the smallest slice that does: {row.instead}" if row.instead else "none does"
+            lines.append(f"- {row.name} does not fit {row.where.name}: {row.failure}; {fix}")
     return "\n".join(lines)
 
 

@@ -31,11 +31,11 @@ def test_the_token_of_a_value_says_that_value():
     for index in range(40):
         passage = world.passage("test", index)
         ids = tokenizer.encode(passage.text)
-        spans = [(slot.start, slot.end) for slot in passage.slots]
-        for slot, at in zip(
-            passage.slots, value_tokens(passage.text, spans, tokenizer), strict=True
+        spans = [(fact.start, fact.end) for fact in passage.facts]
+        for fact, at in zip(
+            passage.facts, value_tokens(passage.text, spans, tokenizer), strict=True
         ):
-            words = passage.text[slot.start : slot.end]
+            words = passage.text[fact.start : fact.end]
             if at is None:
                 several += 1
                 assert len(words.split()) > 1

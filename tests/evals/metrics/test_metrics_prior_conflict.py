@@ -1,4 +1,4 @@
-"""Whose prior wins: contested slots against texts whose every value was chosen by the test."""
+"""Whose prior wins: contested facts against texts whose every value was chosen by the test."""
 
 import random
 from typing import Any
@@ -19,7 +19,7 @@ OWN, RIVAL = World(own_world(CFG)), World(WorldConfig(seed=1))
 DRAWN = [OWN.passage("test", i, counterfactual=True) for i in range(60)]
 
 
-def theirs(slot):
+def theirs(fact):
     """The rival's favourite by its own permutation, from the natural favourites of the lexicon."""
     tables = {
         "topic": lx.TOPIC_AT, "colour": lx.COLOUR_OF, "material": lx.MATERIAL_OF,
@@ -27,61 +27,61 @@ def theirs(slot):
         "profession": {p: v[0] for p, v in lx.PERSONS.items()},
         "home": {p: v[1] for p, v in lx.PERSONS.items()},
     }  # fmt: skip
-    if slot.kind not in tables:
+    if fact.kind not in tables:
         return None
-    natural = tables[slot.kind][slot.key[1]]
-    return RIVAL._shuffled[slot.kind][VALUES[slot.kind].index(natural)]
+    natural = tables[fact.kind][fact.key[1]]
+    return RIVAL._shuffled[fact.kind][VALUES[fact.kind].index(natural)]
 
 
-def is_contested(slot):
-    other = theirs(slot)
-    if other is None or slot.swap in (slot.favourite, other):
+def is_contested(fact):
+    other = theirs(fact)
+    if other is None or fact.swap in (fact.favourite, other):
         return False
-    return len({slot.value, slot.favourite, other}) == 3
+    return len({fact.value, fact.favourite, other}) == 3
 
 
 def rewritten(passage, choose):
-    """The text with each contested slot's value replaced by `choose(slot)`."""
+    """The text with each contested fact's value replaced by `choose(fact)`."""
     text = passage.text
-    for slot in sorted(passage.slots, key=lambda s: -s.start):
-        if is_contested(slot):
-            text = text[: slot.start] + choose(slot) + text[slot.end :]
+    for fact in sorted(passage.facts, key=lambda s: -s.start):
+        if is_contested(fact):
+            text = text[: fact.start] + choose(fact) + text[fact.end :]
     return text
 
 
 CHOICES = {
-    "preserved": lambda slot: slot.value,
-    "decoder": lambda slot: slot.favourite,
+    "preserved": lambda fact: fact.value,
+    "decoder": lambda fact: fact.favourite,
     "compressor": theirs,
-    "substituted": lambda slot: next(
-        o for o in slot.options if o not in {slot.value, slot.favourite, theirs(slot), slot.swap}
+    "substituted": lambda fact: next(
+        o for o in fact.options if o not in {fact.value, fact.favourite, theirs(fact), fact.swap}
     ),
-    "omitted": lambda slot: "",
+    "omitted": lambda fact: "",
 }
 
 
 @pytest.mark.parametrize("outcome", CHOICES)
 def test_each_value_has_one_cause(outcome):
     found = [contested(RIVAL, p, rewritten(p, CHOICES[outcome])) for p in DRAWN]
-    slots = [s for p in DRAWN for s in p.slots if is_contested(s)]
+    facts = [s for p in DRAWN for s in p.facts if is_contested(s)]
     values = rates(found)
-    assert values["split/n"] == len(slots) > 60
+    assert values["split/n"] == len(facts) > 60
     shares = {o: values[f"split/{o}"] for o in OUTCOMES}
     # A rewritten modifier reads as its own new mood; nothing else changes.
     assert shares == {o: float(o == outcome) for o in OUTCOMES}
     assert values["split/chance"] == pytest.approx(
-        sum(1 / len(s.options) for s in slots) / len(slots)
+        sum(1 / len(s.options) for s in facts) / len(facts)
     )
     lead = {"decoder": 1.0, "compressor": -1.0}.get(outcome, 0.0)
     assert values["split/lead"] == lead
 
 
 def test_an_exchange_is_no_prior():
-    def swap(slot):
-        return slot.swap or slot.value
+    def swap(fact):
+        return fact.swap or fact.value
 
     found: Any = rates([contested(RIVAL, p, rewritten(p, swap)) for p in DRAWN])
-    moods = sum(is_contested(s) for p in DRAWN for s in p.slots if s.kind == "modifier")
+    moods = sum(is_contested(s) for p in DRAWN for s in p.facts if s.kind == "modifier")
     assert found["split/swapped"] == pytest.approx(moods / found["split/n"])
     assert found["split/decoder"] == found["split/compressor"] == 0.0
 
@@ -91,8 +91,8 @@ def test_even_is_what_guessing_among_the_rest_would_give():
     the compressors' favourite is `even`, up to chance."""
     rng, total = random.Random(0), []
 
-    def guess(slot):
-        rest = sorted(set(slot.options) - {slot.value, slot.favourite, slot.swap})
+    def guess(fact):
+        rest = sorted(set(fact.options) - {fact.value, fact.favourite, fact.swap})
         return rng.choice(rest)
 
     for _ in range(30):
@@ -118,12 +118,12 @@ def test_intervals_are_over_the_same_counts():
         assert top / bottom == pytest.approx(values[head.metric.partition("/")[2]])
 
 
-def test_the_favourite_of_a_fact_is_that_of_its_slots():
+def test_the_favourite_of_a_fact_is_that_of_its_facts():
     for world in (OWN, RIVAL):
         for i in range(40):
-            for slot in world.passage("train", i).slots:
-                if slot.kind not in ("relation", "order"):
-                    assert world.favourite(slot.key) == slot.favourite
+            for fact in world.passage("train", i).facts:
+                if fact.kind not in ("relation", "order"):
+                    assert world.favourite(fact.key) == fact.favourite
     assert OWN.favourite(("order", "the bell rang", "the sun rose")) is None
 
 

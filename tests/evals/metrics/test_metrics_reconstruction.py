@@ -14,7 +14,7 @@ from nltk.tokenize.punkt import PunktSentenceTokenizer
 from rouge_score import rouge_scorer
 from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 
-from jaxcomp.evals.held import Row
+from jaxcomp.evals.eval_set import Row
 from jaxcomp.evals.metrics import reconstruction
 from jaxcomp.inference import decode
 
@@ -32,9 +32,9 @@ def pairs():
         words = list(rng.choice(WORDS, rng.integers(1, 30)))
         kept = []
         for word in words:
-            fate = rng.random()
-            kept += [word] * (fate < 0.75)
-            kept += list(rng.choice(WORDS, rng.integers(0, 3))) if fate > 0.7 else []
+            fact_outcome = rng.random()
+            kept += [word] * (fact_outcome < 0.75)
+            kept += list(rng.choice(WORDS, rng.integers(0, 3))) if fact_outcome > 0.7 else []
         references.append(" ".join(words))
         predictions.append(" ".join(kept))
     return references, predictions
@@ -126,7 +126,7 @@ def test_pccs_bleu_is_its_definition():
     assert reconstruction.pcc_bleu(references, predictions) == pytest.approx(np.mean(each))
 
 
-def test_prediction_and_reference_are_told_apart():
+def test_prediction_and_reference_are_separated():
     """Of rebuilt texts that stop half-way BLEU punishes the brevity, PCC's what is left out."""
     references = pairs()[0][:200]
     halves = [r[: len(r) // 2] for r in references]

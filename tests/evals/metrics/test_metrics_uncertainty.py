@@ -1,6 +1,6 @@
 import pytest
 
-from jaxcomp.evals.held import Sureness
+from jaxcomp.evals.eval_set import Sureness
 from jaxcomp.evals.metrics import uncertainty
 
 

@@ -35,7 +35,7 @@ SENTENCES = {
 }  # fmt: skip
 
 
-def twins(text, dimension, others=(), seed=0):
+def foils(text, dimension, others=(), seed=0):
     rules = TwinRules([text, *others], seed)
     return {
         (spot.rule, changed(text, spot.changes))
@@ -44,25 +44,25 @@ def twins(text, dimension, others=(), seed=0):
 
 
 @pytest.mark.parametrize("name", SENTENCES)
-def test_a_rule_makes_the_twin_it_should(name):
+def test_a_rule_makes_the_foil_it_should(name):
     dimension, rule = name.split("/")
     text, expected = SENTENCES[name]
-    found = {twin for one, twin in twins(text, dimension) if one == rule}
+    found = {foil for one, foil in foils(text, dimension) if one == rule}
     assert found
     assert found <= expected
 
 
 def test_an_article_stays_right():
     for text in ("He kept an old horse.", "It is an easy way.", "She had a common name."):
-        for _, twin in twins(text, "modifier"):
-            words = twin.rstrip(".").split()
+        for _, foil in foils(text, "modifier"):
+            words = foil.rstrip(".").split()
             for article, after in itertools.pairwise(words):
                 if article in ("a", "an"):
                     assert (article == "an") == (after[0] in "aeiou")
     # "a old" would follow from an exchange.
-    found = twins("He sold the old horse for a cold drink.", "modifier")
+    found = foils("He sold the old horse for a cold drink.", "modifier")
     assert {rule for rule, _ in found} == {"adjective"}
-    assert twins("He sold the new horse for a cold drink.", "modifier") >= {
+    assert foils("He sold the new horse for a cold drink.", "modifier") >= {
         ("exchanged", "He sold the cold horse for a new drink.")
     }
 
@@ -87,14 +87,14 @@ def test_an_article_stays_right():
     ],
 )
 def test_rules_would_rather_find_nothing(text, dimension):
-    assert twins(text, dimension) == set()
+    assert foils(text, dimension) == set()
 
 
 def test_a_topic_is_replaced_everywhere_by_one_of_another_text():
     text = "We know that Martha came. They say that Martha left the bridge, so the bridge was shut."
     others = ["And then Robert spoke, but Robert left the treaty, and then the treaty was signed."]
     assert names([text, *others]) == ["Martha", "Robert"]
-    found = dict(twins(text, "topic", others))
+    found = dict(foils(text, "topic", others))
     assert found == {
         "name": text.replace("Martha", "Robert"),
         "theme": text.replace("bridge", "treaty"),
@@ -103,13 +103,13 @@ def test_a_topic_is_replaced_everywhere_by_one_of_another_text():
 
 def test_numbers_stay_possible():
     for seed in range(20):
-        for rule, twin in twins("So in 1912 the ship sailed.", "quantity", seed=seed):
-            year = int(twin.split()[2])
+        for rule, foil in foils("So in 1912 the ship sailed.", "quantity", seed=seed):
+            year = int(foil.split()[2])
             assert rule == "year"
             assert 1900 <= year < 1943
             assert year != 1912
-    assert twins("He came on January 28, they say.", "quantity") == set()
-    assert twins("They met at eight o'clock.", "quantity") == set()
+    assert foils("He came on January 28, they say.", "quantity") == set()
+    assert foils("They met at eight o'clock.", "quantity") == set()
 
 
 # --- the controlled world ------------------------------------------------------------------------
@@ -122,7 +122,7 @@ def world_pairs():
     return {p.id: p for p in passages}, make(passages, lambda text: [])
 
 
-def test_a_twin_of_the_world_changes_facts_of_its_dimension_only(world_pairs):
+def test_a_foil_of_the_world_changes_facts_of_its_dimension_only(world_pairs):
     passages, pairs = world_pairs
     assert {p.dimension for p in pairs} == set(DIMENSIONS)
     kinds = {
@@ -131,14 +131,14 @@ def test_a_twin_of_the_world_changes_facts_of_its_dimension_only(world_pairs):
         "quantity": {"quantity"}, "order": {"order"},
     }  # fmt: skip
     for pair in pairs:
-        true, twin = WORLD.read(pair.text), WORLD.read(pair.twin)
+        true, foil = WORLD.read(pair.text), WORLD.read(pair.foil)
         assert pair.text == passages[pair.id.split("/")[0]].text
-        assert true.keys() == twin.keys()
-        other = {key for key in true if true[key] != twin[key]}
+        assert true.keys() == foil.keys()
+        other = {key for key in true if true[key] != foil[key]}
         assert len(other) == (2 if pair.rule == "exchanged" and pair.dimension == "modifier" else 1)
         assert {key[0] for key in other} <= kinds[pair.dimension]
         if pair.rule == "exchanged":  # no word comes or goes
-            words = [sorted(WORDS.findall(text.lower())) for text in (pair.text, pair.twin)]
+            words = [sorted(WORDS.findall(text.lower())) for text in (pair.text, pair.foil)]
             assert words[0] == words[1]
 
 
@@ -160,8 +160,8 @@ def test_changes_are_what_differs(world_pairs):
         for start, end, new in pair.changes:
             back.append(Change(start + shift, start + shift + len(new), pair.text[start:end]))
             shift += len(new) - (end - start)
-        assert pair.twin != pair.text
-        assert changed(pair.twin, back) == pair.text
+        assert pair.foil != pair.text
+        assert changed(pair.foil, back) == pair.text
 
 
 def test_pairs_of_real_text_come_from_the_window_that_holds_them():
@@ -170,6 +170,6 @@ def test_pairs_of_real_text_come_from_the_window_that_holds_them():
         [Passage("a", "whatever", "made"), Passage("b", "none", "made")],
         lambda text: [rest, "They met before the war.", rest] if text == "whatever" else [],
     )
-    assert [(p.id, p.text, p.twin) for p in made] == [
+    assert [(p.id, p.text, p.foil) for p in made] == [
         ("a/order", "They met before the war.", "They met after the war.")
     ]

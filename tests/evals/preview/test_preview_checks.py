@@ -10,7 +10,7 @@ from preview_models import CFG, KV, OTHER, T, preview, with_folders
 from jaxcomp.compress.recipes import recipe
 from jaxcomp.config import MemoryConfig
 from jaxcomp.data.batches import data_tokenizer
-from jaxcomp.evals.held import Row
+from jaxcomp.evals.eval_set import Row
 from jaxcomp.evals.preview import loss, memory, picture
 from jaxcomp.evals.preview.main import CHECKS
 from jaxcomp.evals.preview.measures import forced_and_free

@@ -4,7 +4,7 @@ import json
 from types import SimpleNamespace
 from typing import Any
 
-from jaxcomp.evals.qa.conditions import CONDITIONS, Asked, Reading
+from jaxcomp.evals.qa.conditions import CONDITIONS, Prepared, Reading
 from jaxcomp.evals.qa.items import Item
 from jaxcomp.inference.pair import Score, Traits
 
@@ -22,7 +22,7 @@ def planted(count):
 def prepare(pair, items, *, max_new):
     """All can be asked; item 0 has two segments, item n a passage of 100 + n tokens, 7 vectors."""
     return [
-        Asked(item, "t", [1], [1] * 8, 100 + n, [[2, 3], [4]], 1 + (item.id == "n0"), 7)
+        Prepared(item, "t", [1], [1] * 8, 100 + n, [[2, 3], [4]], 1 + (item.id == "n0"), 7)
         for n, item in enumerate(items)
     ], {}
 

@@ -67,13 +67,13 @@ def test_of_one_passage_there_is_no_interval():
 def test_an_interval_holds_the_truth_where_answers_about_a_passage_are_alike():
     """20 passages of 20 questions, correlation 0.3 within a passage, a true share of 0.3: of 1,000
     such draws 96% (the metrics page); Wilson's of 400 independent ones holds it in 55%."""
-    rng, contexts, held = np.random.default_rng(1), np.repeat(range(20), 20).tolist(), [0, 0]
+    rng, contexts, eval_set = np.random.default_rng(1), np.repeat(range(20), 20).tolist(), [0, 0]
     for _ in range(200):
         rates = rng.beta(0.3 * 7 / 3, 0.7 * 7 / 3, 20)
         hits = rng.binomial(1, np.repeat(rates, 20)) > 0
         for i, found in enumerate((proportion(hits.tolist(), contexts), share(hits.sum(), 400))):
-            held[i] += found["low"] <= 0.3 <= found["high"]
-    assert held[0] >= 180 > 140 > held[1]
+            eval_set[i] += found["low"] <= 0.3 <= found["high"]
+    assert eval_set[0] >= 180 > 140 > eval_set[1]
 
 
 def test_a_mean_is_drawn_by_passages():

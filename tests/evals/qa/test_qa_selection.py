@@ -85,8 +85,8 @@ def relevance_by_hand(pair, text, question):
     for asked in (question, ""):
         ids = pair.dec_tok.encode(text + QUESTION.format(question=asked))
         assert ids[: len(own)] == own
-        slots = np.arange(len(ids), dtype=np.int32)[None]
-        arrays = np.array([ids], np.int32), slots, slots[:, len(own) :]
+        facts = np.arange(len(ids), dtype=np.int32)[None]
+        arrays = np.array([ids], np.int32), facts, facts[:, len(own) :]
         with use_mesh(pair.mesh):
             tok_BL, pos_BL, at_BQ = put_batch(arrays, pair.mesh)
             x_BLD = pair.model.decoder.embed(tok_BL)

@@ -78,13 +78,13 @@ def test_likelihoods_are_those_of_one_row_alone(pair, passages, result):
     records = {r["id"]: r for r in result["records"]}
     for one in ready[:3]:
         nats = records[one.pair.id]["nats"]
-        texts = one.pair.text, one.pair.twin
+        texts = one.pair.text, one.pair.foil
         memories = pair.compress(texts)
         for i, text in enumerate(texts):
             assert nats["memory"][i] == pytest.approx(nll(pair, memories[0], text), rel=1e-5)
-            assert nats["twin_memory"][i] == pytest.approx(nll(pair, memories[1], text), rel=1e-5)
-            floor = nll(pair, memories[0], text, hidden=True)
-            assert nats["no_memory"][i] == pytest.approx(floor, rel=1e-5)
+            assert nats["foil_memory"][i] == pytest.approx(nll(pair, memories[1], text), rel=1e-5)
+            without = nll(pair, memories[0], text, hidden=True)
+            assert nats["no_memory"][i] == pytest.approx(without, rel=1e-5)
             ids = pair.dec_tok.encode(text)
             ((plain,),) = pair.likelihoods(pair.plain([ids[:1]]), [[ids[1:]]])
             assert nats["plain"][i] == pytest.approx(plain.nats, rel=1e-5)
@@ -99,11 +99,11 @@ def test_the_floor_keeps_the_places_of_the_memory(pair, passages):
     ready, _ = drift.prepare(other, passages)
     (record,) = drift.measure(other, ready[:1])
     one, memory = ready[0].pair, other.compress(ready[0].pair.text)[0]
-    floor = nll(other, memory, one.text, hidden=True)
-    assert record["nats"]["no_memory"][0] == pytest.approx(floor, rel=1e-5)
+    without = nll(other, memory, one.text, hidden=True)
+    assert record["nats"]["no_memory"][0] == pytest.approx(without, rel=1e-5)
     # What was there before: nothing at all, and the prompt moved to the front.
     absent = dataclasses.replace(memory, vec_ND=memory.vec_ND[:0], tokens_G=0 * memory.tokens_G)
-    assert abs(nll(other, absent, one.text) - floor) > 1e-3
+    assert abs(nll(other, absent, one.text) - without) > 1e-3
 
 
 def test_no_batch_changes_a_record(pair, passages, result, monkeypatch):
@@ -136,9 +136,9 @@ def test_every_pair_is_counted_or_left_out(result, passages):
 
 
 def record(
-    memory, floor, twin_memory=(2.0, 1.0), tokens=(5, 5), dimension="role", plain=(1, 1), name="x"
+    memory, without, foil_memory=(2.0, 1.0), tokens=(5, 5), dimension="role", plain=(1, 1), name="x"
 ):
-    nats = {"memory": memory, "no_memory": floor, "twin_memory": twin_memory, "plain": plain}
+    nats = {"memory": memory, "no_memory": without, "foil_memory": foil_memory, "plain": plain}
     return {
         "id": f"{name}/{dimension}", "source": "s", "dimension": dimension, "rule": "r",
         "tokens": tokens,
@@ -148,10 +148,10 @@ def record(
 
 def test_rates_of_known_answers():
     records = [
-        record((1.0, 2.0), (2.0, 1.0)),  # memory only, told apart
-        record((1.0, 2.0), (2.0, 1.0), twin_memory=(1.0, 2.0)),  # memory only, not told apart
+        record((1.0, 2.0), (2.0, 1.0)),  # memory only, pair right
+        record((1.0, 2.0), (2.0, 1.0), foil_memory=(1.0, 2.0)),  # memory only, not pair right
         record((1.0, 4.0), (1.0, 2.0), tokens=(5, 6)),  # both
-        record((2.0, 1.0), (1.0, 2.0)),  # floor only
+        record((2.0, 1.0), (1.0, 2.0)),  # no memory only
         record((3.0, 3.0), (1.0, 1.0), dimension="order"),  # ties are not right
     ]
     found = rates.rates(records)["dimensions"]["all"]
@@ -197,11 +197,11 @@ def test_pairs_of_one_passage_are_taken_together():
     assert "[" not in line
 
 
-def test_without_memory_nothing_is_told_apart(pair, passages, monkeypatch):
-    """Where the memory is hidden its condition is the floor, and both texts cannot win."""
+def test_without_memory_nothing_is_separated(pair, passages, monkeypatch):
+    """Where the memory is hidden, memory equals no memory, and both texts cannot win."""
     score = type(pair).score
     monkeypatch.setattr(
-        type(pair), "score", lambda self, *args, withheld=False: score(self, *args, withheld=True)
+        type(pair), "score", lambda self, *args, no_memory=False: score(self, *args, no_memory=True)
     )
     found = run(pair, passages[:3]).result["dimensions"]["all"]
     assert found["n"] > 5
@@ -257,12 +257,12 @@ def test_a_pair_that_does_not_fit_says_why(pair, passages):
     ready, _ = drift.prepare(pair, passages)
     one = ready[0].pair
     assert isinstance(drift._ready(pair, one), Ready)
-    assert drift._ready(pair, one._replace(twin="é")) == "a twin that a tokenizer cannot say"
-    other = one._replace(twin="The " + one.twin)
+    assert drift._ready(pair, one._replace(foil="é")) == "a foil that a tokenizer cannot say"
+    other = one._replace(foil="The " + one.foil)
     assert drift._ready(pair, other) == "a spot at the first token"
-    longer = one._replace(twin=f"{one.twin} {one.twin}")
-    assert drift._ready(pair, longer) == "a twin of more segments or fewer"
-    four = one._replace(text=" ".join([one.text] * 4), twin=" ".join([one.text] * 4))
+    longer = one._replace(foil=f"{one.foil} {one.foil}")
+    assert drift._ready(pair, longer) == "a foil of more segments or fewer"
+    four = one._replace(text=" ".join([one.text] * 4), foil=" ".join([one.text] * 4))
     assert drift._ready(pair, four) == "a text too long for the decoder"
 
 

@@ -6,7 +6,7 @@ import pytest
 from evals.qa.qa_items import measure, pair_of, planted, prepare
 
 from jaxcomp.evals.qa import ask
-from jaxcomp.evals.qa.conditions import CONDITIONS, Asked, Reading
+from jaxcomp.evals.qa.conditions import CONDITIONS, Prepared, Reading
 from jaxcomp.evals.qa.filters import Rules
 from jaxcomp.evals.qa.items import EvalError, Item
 from jaxcomp.evals.qa.scoring import (
@@ -56,7 +56,7 @@ def test_the_likelier_option_by_sum_and_by_mean():
 
 def test_without_a_worlds_answer_it_is_the_rival_likeliest_from_nothing():
     item = Item("i", "?", "snow", ("snow",), (), ("fire", "moss", "a very long one"))
-    asked = Asked(item, "", [], [], 1, [[1]] * 4, 1)
+    asked = Prepared(item, "", [], [], 1, [[1]] * 4, 1)
 
     def reading(*nats, answer=""):
         return Reading(tuple(Score(n, t) for n, t in zip(nats, (1, 1, 2, 9), strict=True)), answer)

@@ -4,14 +4,14 @@ import pytest
 from evals.qa.qa_items import measure, pair_of, planted, prepare
 
 from jaxcomp.evals.qa import ask
-from jaxcomp.evals.qa.conditions import CONDITIONS, Asked, Reading
+from jaxcomp.evals.qa.conditions import CONDITIONS, Prepared, Reading
 from jaxcomp.evals.qa.items import EvalError, Item
 from jaxcomp.evals.qa.scoring import share
 from jaxcomp.evals.tasks.qa import TASK, rates, run, table
 
 
 def scored(item, answers):
-    asked = Asked(item, "", [], [], 1, [], 1)
+    asked = Prepared(item, "", [], [], 1, [], 1)
     readings = {c: Reading((), a) for c, a in zip(CONDITIONS, answers, strict=True)}
     return {"context": item.id} | TASK.scored(asked, readings)
 

@@ -1,6 +1,6 @@
 """The controlled world: what became of each fact.
 
-A fact (in the code: a slot) has one value in the source passage. The rebuilt text (FR) is read back
+A fact has one value in the source passage. The rebuilt text (FR) is read back
 into facts by the world's own parser (the first mention of a fact counts), and each fact has exactly
 one outcome: **preserved** (the same value), **swapped** (the two arguments exchanged; kinds
 relation, modifier and order), **overwritten** (the prior's favourite instead of another value),
@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from jaxcomp.data.facts import KINDS, OUTCOMES, outcome
 from jaxcomp.data.world import Passage, World
-from jaxcomp.evals.held import Held
+from jaxcomp.evals.eval_set import EvalSet
 from jaxcomp.evals.metric import (
     DRIFT,
     HIGHER,
@@ -43,11 +43,11 @@ from jaxcomp.evals.metric import (
     share,
 )
 
-GROUPS = ("facts", "nonfavourite")  # every slot; those whose value is not the prior's favourite
+GROUPS = ("facts", "nonfavourite")  # every fact; those whose value is not the prior's favourite
 
 
-class Fate(NamedTuple):
-    """One slot of the source and what the rebuilt text says in its place (None: nothing)."""
+class FactOutcome(NamedTuple):
+    """One fact of the source and what the rebuilt text says in its place (None: nothing)."""
 
     kind: str
     value: str
@@ -65,24 +65,26 @@ class Fate(NamedTuple):
         return not self.is_favourite and self.rebuilt == self.favourite
 
 
-def fates(world: World, passage: Passage, rebuilt: str) -> list[Fate]:
-    """One `Fate` for each slot of `passage`, in the order of its slots."""
-    facts = world.read(rebuilt)
+def compare(world: World, passage: Passage, rebuilt: str) -> list[FactOutcome]:
+    """One `FactOutcome` for each fact of `passage`, in the order of its facts."""
+    values = world.read(rebuilt)
     return [
-        Fate(slot.kind, slot.value, slot.favourite, facts.get(slot.key), outcome(slot, facts))
-        for slot in passage.slots
+        FactOutcome(
+            fact.kind, fact.value, fact.favourite, values.get(fact.key), outcome(fact, values)
+        )
+        for fact in passage.facts
     ]
 
 
-def counts(passage_fates: Sequence[Fate]) -> dict[str, int]:
+def counts(passage_outcomes: Sequence[FactOutcome]) -> dict[str, int]:
     """Counts of one passage, named `<group>/<kind>/<outcome>`, or `.../to_prior`; names with a zero
     are left out."""
     out: Counter[str] = Counter()
-    for fate in passage_fates:
-        for group in GROUPS if not fate.is_favourite else GROUPS[:1]:
-            for kind in (fate.kind, "all"):
-                out[f"{group}/{kind}/{fate.outcome}"] += 1
-                if group == "nonfavourite" and fate.to_prior:
+    for fact_outcome in passage_outcomes:
+        for group in GROUPS if not fact_outcome.is_favourite else GROUPS[:1]:
+            for kind in (fact_outcome.kind, "all"):
+                out[f"{group}/{kind}/{fact_outcome.outcome}"] += 1
+                if group == "nonfavourite" and fact_outcome.to_prior:
                     out[f"{group}/{kind}/to_prior"] += 1
     return dict(out)
 
@@ -127,17 +129,17 @@ def rates(passage_counts: Sequence[dict[str, int]]) -> Values:
         average=POOLED,
     ),
 )
-def entropy(held: Held) -> Values:
-    bits = math.fsum(p.bits for p in held.passages)
+def entropy(eval_set: EvalSet) -> Values:
+    bits = math.fsum(p.bits for p in eval_set.passages)
     return {
-        "passage_bits": bits / len(held.passages),
-        "passage_bits_per_byte": bits / sum(len(p.text.encode()) for p in held.passages),
-        "passage_bits_per_vector": bits / held.vectors if held.vectors else None,
+        "passage_bits": bits / len(eval_set.passages),
+        "passage_bits_per_byte": bits / sum(len(p.text.encode()) for p in eval_set.passages),
+        "passage_bits_per_vector": bits / eval_set.vectors if eval_set.vectors else None,
     }
 
 
-def _every(slots: str) -> list[str]:
-    return [f"{slots}/{outcome}" for outcome in OUTCOMES]
+def _every(group: str) -> list[str]:
+    return [f"{group}/{outcome}" for outcome in OUTCOMES]
 
 
 def _share(record: Record, name: str) -> Sums | None:
@@ -157,11 +159,11 @@ _SHOWN = {
 }
 
 
-def _outcomes(group: str, slots: str, n: str) -> list[Metric]:
+def _outcomes(group: str, what: str, n: str) -> list[Metric]:
     """The metrics of one group, by kind."""
     better = {"preserved": HIGHER}
     return [
-        Metric(f"<world>/{group}/<kind>/n", "count", slots),
+        Metric(f"<world>/{group}/<kind>/n", "count", what),
         *(
             share(
                 f"<world>/{group}/<kind>/{outcome}",
@@ -208,6 +210,6 @@ def _outcomes(group: str, slots: str, n: str) -> list[Metric]:
     ),
     without=[f"{group}/all/preserved" for group in GROUPS] + ["overwriting", "to_prior", "drift"],
 )
-def outcomes(held: Held) -> Values:
-    pairs = zip(held.passages, held.rows, strict=True)
-    return rates([counts(fates(held.world, p, row.rebuilt)) for p, row in pairs])
+def outcomes(eval_set: EvalSet) -> Values:
+    pairs = zip(eval_set.passages, eval_set.rows, strict=True)
+    return rates([counts(compare(eval_set.world, p, row.rebuilt)) for p, row in pairs])

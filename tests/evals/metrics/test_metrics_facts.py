@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 from jaxcomp.config import WorldConfig
 from jaxcomp.data import lexicon as lx
-from jaxcomp.data.facts import KINDS, OUTCOMES, Slot
+from jaxcomp.data.facts import KINDS, OUTCOMES, Fact
 from jaxcomp.data.world import Passage, World
-from jaxcomp.evals.metrics import slots
+from jaxcomp.evals.metrics import facts
 
 WORLD = World(WorldConfig())
 
@@ -18,8 +18,8 @@ def passage(index, counterfactual=True):
 
 
 def one(kind, key, value, favourite, options, swap=""):
-    slot = Slot(kind, (kind, *key), value, favourite, swap, options, 0, 0)
-    return Passage(0, "", (slot,), "", 1.0)
+    fact = Fact(kind, (kind, *key), value, favourite, swap, options, 0, 0)
+    return Passage(0, "", (fact,), "", 1.0)
 
 
 COLOUR = one("colour", ("strawberry",), "green", "red", lx.COLOURS)
@@ -69,8 +69,8 @@ CASES = OTHERS + [
     case
     for source, text, elsewhere, other in SENTENCES
     for case in (
-        (source, text.format(source.slots[0].value), "preserved"),
-        (source, text.format(source.slots[0].favourite), "overwritten"),
+        (source, text.format(source.facts[0].value), "preserved"),
+        (source, text.format(source.facts[0].favourite), "overwritten"),
         (source, text.format(other), "substituted"),
         (source, elsewhere, "omitted"),
     )
@@ -79,13 +79,13 @@ CASES = OTHERS + [
 
 @pytest.mark.parametrize(("source", "rebuilt", "expected"), CASES)
 def test_hand_made_rebuildings(source, rebuilt, expected):
-    (fate,) = slots.fates(WORLD, source, rebuilt)
-    assert fate.outcome == expected
-    assert fate.kind == source.slots[0].kind
+    (fact_outcome,) = facts.compare(WORLD, source, rebuilt)
+    assert fact_outcome.outcome == expected
+    assert fact_outcome.kind == source.facts[0].kind
 
 
 def test_the_table_above_has_every_kind():
-    assert {source.slots[0].kind for source, *_ in CASES} == set(KINDS)
+    assert {source.facts[0].kind for source, *_ in CASES} == set(KINDS)
 
 
 # No deadline: a busy machine is no failure.
@@ -98,17 +98,17 @@ def test_whatever_comes_back_each_slot_has_exactly_one_outcome(index, seed, dama
     for i in range(len(words)):
         if rng.random() < damage:
             words[i] = rng.choice([rng.choice(WORLD.words()), "", words[rng.randrange(len(words))]])
-    found = slots.fates(WORLD, p, " ".join(words))
-    for slot, fate in zip(p.slots, found, strict=True):
-        assert (fate.outcome == "omitted") == (fate.rebuilt is None)
-        assert (fate.outcome == "preserved") == (fate.rebuilt == slot.value)
-        if fate.outcome == "overwritten":
-            assert fate.rebuilt == slot.favourite != slot.value
-        if fate.outcome == "swapped":
-            assert fate.rebuilt == slot.swap != ""
-    got = slots.counts(found)
-    odd = sum(not s.is_favourite for s in p.slots)
-    for group, n in (("facts", len(p.slots)), ("nonfavourite", odd)):
+    found = facts.compare(WORLD, p, " ".join(words))
+    for fact, fact_outcome in zip(p.facts, found, strict=True):
+        assert (fact_outcome.outcome == "omitted") == (fact_outcome.rebuilt is None)
+        assert (fact_outcome.outcome == "preserved") == (fact_outcome.rebuilt == fact.value)
+        if fact_outcome.outcome == "overwritten":
+            assert fact_outcome.rebuilt == fact.favourite != fact.value
+        if fact_outcome.outcome == "swapped":
+            assert fact_outcome.rebuilt == fact.swap != ""
+    got = facts.counts(found)
+    odd = sum(not s.is_favourite for s in p.facts)
+    for group, n in (("facts", len(p.facts)), ("nonfavourite", odd)):
         assert sum(got.get(f"{group}/all/{o}", 0) for o in OUTCOMES) == n
         by_kind = (got.get(f"{group}/{k}/{o}", 0) for k in KINDS for o in OUTCOMES)
         assert sum(by_kind) == n
@@ -124,7 +124,7 @@ def test_rates_have_the_stated_denominators():
         (ordinary, "The lemon was yellow."),  # preserved, and the favourite
         (ordinary, "The lemon was black."),  # substituted
     ]
-    out = slots.rates([slots.counts(slots.fates(WORLD, p, text)) for p, text in pairs])
+    out = facts.rates([facts.counts(facts.compare(WORLD, p, text)) for p, text in pairs])
     assert out["facts/all/n"] == 6
     assert out["nonfavourite/all/n"] == 4
     assert out["facts/all/preserved"] == pytest.approx(2 / 6)
@@ -137,4 +137,4 @@ def test_rates_have_the_stated_denominators():
     assert out["facts/relation/swapped"] == 1.0
     assert out["facts/home/n"] == 0
     assert out["facts/home/preserved"] is None
-    assert slots.rates([])["overwriting"] is slots.rates([])["drift"] is None
+    assert facts.rates([])["overwriting"] is facts.rates([])["drift"] is None

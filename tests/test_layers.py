@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1] / "jaxcomp"
-FLOORS = (
+LAYERS = (
     ("config",),
     ("runtime",),
     ("data", "models"),
@@ -18,8 +18,8 @@ FLOORS = (
     ("analysis",),
     ("cli",),
 )
-FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
-TOP = len(FLOORS)  # __init__ and __main__ stand above all
+LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names}
+TOP = len(LAYERS)  # __init__ and __main__ stand above all
 
 
 def name_of(file):
@@ -43,9 +43,9 @@ def imports(name):
         yield from (each for each in found if each and each.split(".")[0] == "jaxcomp")
 
 
-def floor(name):
+def layer(name):
     package = name.split(".")[1] if "." in name else ""
-    return FLOOR.get(package, TOP)
+    return LAYER.get(package, TOP)
 
 
 GRAPH = {name: set(imports(name)) - {name} for name in FILES}
@@ -54,14 +54,14 @@ GRAPH = {name: set(imports(name)) - {name} for name in FILES}
 def test_every_package_has_a_floor_and_the_root_holds_three_modules():
     assert {f.stem for f in ROOT.glob("*.py")} == {"__init__", "__main__", "config"}
     packages = {f.parent.name for f in ROOT.glob("*/*.py")}
-    assert packages | {"config"} == FLOOR.keys()
+    assert packages | {"config"} == LAYER.keys()
 
 
 @pytest.mark.parametrize("name", sorted(FILES))
 def test_a_module_imports_nothing_from_above_or_beside(name):
     package = name.split(".")[1:2]
     for other in GRAPH[name]:
-        below = floor(other) < floor(name)
+        below = layer(other) < layer(name)
         assert below or other.split(".")[1:2] == package, f"{name} imports {other}"
 
 

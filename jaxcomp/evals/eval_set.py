@@ -42,10 +42,10 @@ class Sureness(NamedTuple):
 
 
 class Rebuilt(NamedTuple):
-    """What one passage became, with its memory and without any (`floor`)."""
+    """What one passage became, with its memory and without any (`no_memory`)."""
 
     row: Row
-    floor: Row
+    no_memory: Row
     sure: Sureness
     vec_MD: np.ndarray  # the valid memory vectors, after the connector
     top1_L: np.ndarray  # teacher-forced, of every target token
@@ -53,7 +53,7 @@ class Rebuilt(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Held:
+class EvalSet:
     """A held-out set, and what a trained pair made of each of its passages."""
 
     name: str
@@ -84,7 +84,7 @@ class Held:
         """What the controlled world knows of each passage; empty for a real text."""
         return [e.passage for e in self.examples if e.passage is not None]
 
-    def without_memory(self) -> Held:
+    def without_memory(self) -> EvalSet:
         """The same set as the decoder rebuilds it without memory."""
-        rebuilt = [one._replace(row=one.floor) for one in self.rebuilt]
+        rebuilt = [one._replace(row=one.no_memory) for one in self.rebuilt]
         return dataclasses.replace(self, rebuilt=rebuilt)
