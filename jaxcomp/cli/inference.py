@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 from jaxcomp.cli.common import Command, Flags
 from jaxcomp.cli.overrides import number
 from jaxcomp.config import ConfigError
-from jaxcomp.runtime import paths
+from jaxcomp.runtime import live, paths
 
 
 def compress(flags: Flags) -> int:
@@ -35,13 +36,14 @@ def reconstruct(flags: Flags) -> int:
     memories = list(_memories(flags))
     pair = pair_of(flags)
     several = len(memories) > 1 or len(memories[0]) > 1
-    for memory in memories:
-        for start in range(0, len(memory), flags.batch):
-            part = memory[start : start + flags.batch]
-            for name, text in zip(
-                part.ids, pair.reconstruct(part, max_new=flags.max_new), strict=True
-            ):
-                _print({"id": name, "text": text}, several, "text")
+    with live.line("rebuilding", sum(map(len, memories)), "texts") as row:
+        for memory in memories:
+            for start in range(0, len(memory), flags.batch):
+                part = memory[start : start + flags.batch]
+                texts = pair.reconstruct(part, max_new=flags.max_new)
+                for name, text in zip(part.ids, texts, strict=True):
+                    _print({"id": name, "text": text}, several, "text")
+                row.done += len(part)
     return 0
 
 
@@ -53,11 +55,12 @@ def ask(flags: Flags) -> int:
         raise ConfigError("no question; expected --question=TEXT, or one a line on standard input")
     pair = pair_of(flags)
     several = len(questions) > 1 or len(memories) > 1 or len(memories[0]) > 1
-    for memory in memories:
-        for question in questions:
+    with live.line("asking", len(memories) * len(questions), "questions") as row:
+        for memory, question in itertools.product(memories, questions):
             answers = pair.ask(memory, question, max_new=flags.max_new or 64)
             for name, answer in zip(memory.ids, answers, strict=True):
                 _print({"id": name, "question": question, "answer": answer}, several, "answer")
+            row.done += 1
     return 0
 
 
@@ -86,7 +89,8 @@ def export(flags: Flags) -> int:
         if getattr(flags, name):
             raise ConfigError(f"--{name} goes with --prompt_embeds; a run is exported as it is")
     out = here(flags.out)
-    made = write(paths.path(flags.run), out, dtype=flags.dtype, **places_of(flags))
+    with live.line("exporting"):
+        made = write(paths.path(flags.run), out, dtype=flags.dtype, **places_of(flags))
     tell(f"{flags.out} {'is written' if made else 'is there already: nothing to do'}")
     return 0
 

@@ -120,9 +120,16 @@ def _output_is_cut() -> bool:
     return found
 
 
+class _Notes(logging.Handler):
+    """To the standard error of the moment: that of a live display puts lines above it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)
+
+
 def _notes() -> logging.Handler:
     """Brings what jaxcomp logs (how far a long preparation is, among others) to standard error."""
-    notes = logging.StreamHandler()
+    notes = _Notes()
     notes.addFilter(lambda one: distributed.is_lead() or one.levelno > logging.INFO)
     logger = logging.getLogger("jaxcomp")
     logger.setLevel(logging.INFO)

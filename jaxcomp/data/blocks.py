@@ -19,8 +19,8 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from filelock import FileLock
 
-from jaxcomp.data import phases
 from jaxcomp.data.npz import packed, unpacked
+from jaxcomp.runtime import live
 from jaxcomp.runtime.cache import cache_dir, damaged, unwritable
 
 SHARDS = 256  # of a set, about: one that has fewer blocks has a block a shard
@@ -64,7 +64,7 @@ class Blocks(Generic[AnyBlock]):
         missing = self.missing(numbers)
         # Each process in an order of its own: workers that start together share the making.
         random.Random(os.getpid()).shuffle(missing)
-        with phases.phase("tokenising examples to train on", len(missing), "shards") as progress:
+        with live.phase("tokenising examples to train on", len(missing), "shards") as progress:
             for shard in missing:
                 if not self.make_shard(shard):
                     return

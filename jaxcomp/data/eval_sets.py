@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxcomp.config import Config, ConfigError
-from jaxcomp.data import phases
 from jaxcomp.data.corpus import corpus
 from jaxcomp.data.documents import DataError
 from jaxcomp.data.examples import Counts, Example, Found
 from jaxcomp.data.prepare import Block, block_of, padded, padded_contexts, questions
 from jaxcomp.data.sources import source_of, title_of
 from jaxcomp.data.tokenizer import Tokenizer
+from jaxcomp.runtime import live
 
 REBUILD, CONTINUE = 0, 1  # values of Batch.mode_BO
 
@@ -108,7 +108,7 @@ def held_out(cfg: Config, which: str, comp_tok: Tokenizer, dec_tok: Tokenizer) -
     names = [(tok.name, tok.eos_id) for tok in (comp_tok, dec_tok)]
     key = (which, cfg.data, cfg.world, text.fingerprint, *names)
     if key not in _kept:
-        with phases.phase(f"tokenising the examples of the set {which!r}"):
+        with live.phase(f"tokenising the examples of the set {which!r}"):
             _kept[key] = text.held_out(which, wanted, comp_tok, dec_tok)
         if len(_kept) > _KEPT:
             del _kept[next(iter(_kept))]

@@ -18,7 +18,6 @@ import pyarrow.compute as pc
 from filelock import FileLock
 
 from jaxcomp.config import DataConfig
-from jaxcomp.data import phases
 from jaxcomp.data.documents import (
     MANY_SOURCES,
     WORK_FIELDS,
@@ -29,6 +28,7 @@ from jaxcomp.data.documents import (
     work_of,
 )
 from jaxcomp.data.readers import check_text_column, files_of, rows, suffix_of, texts_of
+from jaxcomp.runtime import live
 from jaxcomp.runtime.cache import cache_dir, damaged
 from jaxcomp.runtime.files import digest, size_of
 
@@ -117,7 +117,7 @@ def _mapped(place: Path) -> pa.Table | None:
 
 
 def _batches(file: Path, text_field: str) -> Iterator[pa.RecordBatch]:
-    with phases.phase(f"reading {file.name}", unit="documents") as progress:
+    with live.phase(f"reading {file.name}", unit="documents") as progress:
         found = _txt(file) if suffix_of(file) == ".txt" else _fields(file, text_field)
         while some := list(itertools.islice(found, _ROWS)):
             columns = zip(SCHEMA, zip(*some, strict=True), strict=True)

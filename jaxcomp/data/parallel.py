@@ -12,12 +12,12 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any, NamedTuple
 
 from jaxcomp.config import Config, config_hash
-from jaxcomp.data import phases
 from jaxcomp.data.blocks import Blocks
 from jaxcomp.data.corpus import DOCUMENTS, corpus
 from jaxcomp.data.documents import DataError
 from jaxcomp.data.prepare import example_blocks, lm_blocks
 from jaxcomp.data.tokenizer import load_tokenizer
+from jaxcomp.runtime import live
 from jaxcomp.runtime.plugins import load_plugins
 
 
@@ -53,7 +53,7 @@ def prepare(sets: Sequence[Set], workers: int) -> list[Blocks[Any]]:
     context = mp.get_context("spawn")  # fork is not safe once JAX has threads
     what = f"tokenising with {workers} processes"
     with (
-        phases.phase(what, sum(size.values()), "documents") as progress,
+        live.phase(what, sum(size.values()), "documents") as progress,
         ProcessPoolExecutor(workers, context, initializer=_start, initargs=(found,)) as pool,
     ):
         try:

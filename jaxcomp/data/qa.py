@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 
 from jaxcomp.config import DataConfig
 from jaxcomp.data import lexicon as lx
-from jaxcomp.data import phases
 from jaxcomp.data.documents import WORK_FIELDS, DataError, Documents, no_field, word, work_of
 from jaxcomp.data.readers import files_of, place_of, rows, suffix_of
 from jaxcomp.data.sources import Question
 from jaxcomp.data.world import Passage
+from jaxcomp.runtime import live
 from jaxcomp.runtime.files import digest
 
 QUESTION = "\nQuestion: {question}\nAnswer:"
@@ -66,7 +66,7 @@ def _load(path: str, files: tuple[Path, ...], digests: tuple[str, ...]) -> Quest
     found: dict[str, list[Question]] = {}
     first: dict[str, tuple[str, str]] = {}  # of a context: the first source and work named
     unanswered = not_stated = 0
-    with phases.phase(f"reading {path}"):
+    with live.phase(f"reading {path}"):
         for where, row in (r for f in files for r in _rows(f)):
             context, question, answers = _fields(row, where)
             if not answers:

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxcomp.data import phases
 from jaxcomp.data.documents import MANY_SOURCES, DataError, Documents, str_at
 from jaxcomp.data.npz import packed, unpacked
+from jaxcomp.runtime import live
 from jaxcomp.runtime.cache import cache_dir, damaged, write_atomically
 
 SHARE = 0.05  # of the documents, for validation and for test each
@@ -173,7 +173,7 @@ def _overlapping(docs: Documents, rows: Split) -> set[int]:
     wanted = set().union(*held.values()) if held else set()
     seen: set[int] = set()
     count = len(rows["train"])
-    with phases.phase("comparing held-out with training documents", count, "documents") as progress:
+    with live.phase("comparing held-out with training documents", count, "documents") as progress:
         for progress.done, row in enumerate(rows["train"]):
             seen |= wanted & _shingles(str_at(docs.texts, row))
     return {r for r, own in held.items() if own and len(own & seen) > OVERLAP * len(own)}

@@ -20,10 +20,9 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from jaxcomp.data import phases
 from jaxcomp.data import spec as parts
 from jaxcomp.data.spec import EOS, PAD, UNK, TokenizerError
-from jaxcomp.runtime import paths, strict_json
+from jaxcomp.runtime import live, paths, strict_json
 
 _SPACE = "\u2581"  # how Metaspace writes a space
 LONGEST_WORD = 1000  # characters of a word that a tokenizer is trained on
@@ -264,7 +263,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str | os.Path
     )
     seen = 0
     splitter = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    with phases.phase(f"training a tokenizer of {vocab_size:,} tokens: reading text") as progress:
+    with live.phase(f"training a tokenizer of {vocab_size:,} tokens: reading text") as progress:
 
         def counted():
             nonlocal seen

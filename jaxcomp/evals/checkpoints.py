@@ -19,13 +19,13 @@ from jaxcomp.evals.evaluate import evaluate
 from jaxcomp.evals.metrics import endpoints
 from jaxcomp.evals.versions import EVALUATION
 from jaxcomp.inference.load import open_run
-from jaxcomp.runtime import paths, strict_json
+from jaxcomp.runtime import live, paths, strict_json
+from jaxcomp.runtime.live import duration
 from jaxcomp.runtime.sharding import use_mesh
 from jaxcomp.training.checkpoint import saved_steps
 from jaxcomp.training.compressor import load_run, tokenizers
 from jaxcomp.training.loop import mesh_for
 from jaxcomp.training.manifest import CheckpointError, open_manifest
-from jaxcomp.training.metrics import duration
 
 ROWS = "checkpoints.jsonl"
 Say = Callable[[str], None]
@@ -85,18 +85,19 @@ def follow(
     rows = _rows(place / ROWS, about)
     todo = [step for step in steps if step not in rows]
     toks = tokenizers(cfg, root)
-    began = time.perf_counter()
-    for done, step in enumerate(todo, start=1):
-        with use_mesh(mesh_for(cfg)):
-            model = load_run(cfg, place, root=root, step=step)
-            found = evaluate(cfg, model, *toks)
-        metrics = finite(found.metrics | (more(place, step) if more is not None else {}))
-        rows[step] = Row(step, metrics, counted(found.passages, endpoints(cfg)[1].metric))
-        lines = [about, *(row._asdict() for row in rows.values())]
-        text = "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines)
-        paths.write_bytes(place / ROWS, text.encode())
-        left = duration((time.perf_counter() - began) / done * (len(todo) - done))
-        say(f"checkpoint {step:,}: {done} of {len(todo)} measured, {left} left")
+    with live.line(place.name, len(todo), "checkpoints") as shown:
+        for done, step in enumerate(todo, start=1):
+            with use_mesh(mesh_for(cfg)):
+                model = load_run(cfg, place, root=root, step=step)
+                found = evaluate(cfg, model, *toks)
+            metrics = finite(found.metrics | (more(place, step) if more is not None else {}))
+            rows[step] = Row(step, metrics, counted(found.passages, endpoints(cfg)[1].metric))
+            lines = [about, *(row._asdict() for row in rows.values())]
+            text = "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines)
+            paths.write_bytes(place / ROWS, text.encode())
+            shown.done = done
+            left = duration((time.monotonic() - shown.began) / done * (len(todo) - done))
+            say(f"checkpoint {step:,}: {done} of {len(todo)} measured, {left} left")
     return Followed(place, cfg, [rows[step] for step in sorted(rows)], len(todo), moved)
 
 

@@ -28,6 +28,7 @@ from jaxcomp.evals.metric import EDITS, Record, Values, measured
 from jaxcomp.evals.metrics import edits, facts, reconstruction
 from jaxcomp.evals.metrics.prior_conflict import contested, rival_of
 from jaxcomp.inference import decode
+from jaxcomp.runtime import live
 from jaxcomp.runtime.sharding import on_host, put_batch, whole_batch
 
 
@@ -128,9 +129,10 @@ class Rebuilder:
         """Device batches of one shape, with the examples that fill their first rows."""
         at, mesh = 0, jax.sharding.get_mesh()
         size = whole_batch(self.cfg.eval.batch, mesh)
-        for batch, valid in batch_examples(examples, size, self.cfg):
-            yield examples[at : at + valid], put_batch(batch, mesh)
-            at += valid
+        with live.line("rebuilding", len(examples), "passages") as row:
+            for batch, valid in batch_examples(examples, size, self.cfg):
+                yield examples[at : at + valid], put_batch(batch, mesh)
+                row.done = at = at + valid
 
     def _rebuilt(self, examples: Sequence[Example], batch: Batch) -> list[Rebuilt]:
         memory = self.read(batch)

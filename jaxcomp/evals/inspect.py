@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,14 +18,13 @@ from jaxcomp.evals.tracing import Trace
 from jaxcomp.inference.format import ABOUT
 from jaxcomp.inference.load import load, open_run
 from jaxcomp.inference.pair import Pair
-from jaxcomp.runtime import paths
+from jaxcomp.runtime import live, paths
 from jaxcomp.runtime.sharding import use_mesh
 from jaxcomp.training.manifest import SUMMARY, CheckpointError, read_json
 
 PAGE = "inspect.html"
 PROBED = "counterfactual"  # the set of the linear probe: half of its facts are off the favourite
 PROBE_PASSAGES = 768
-_EVERY_S = 15.0  # seconds between two lines of progress
 
 Say = Callable[[str], None]
 
@@ -146,12 +144,11 @@ def _traces(cfg: Config, pair: Pair, name: str, say: Say) -> list[Trace]:
     with use_mesh(pair.mesh):
         examples = eval_examples(cfg, name, pair.comp_tok, pair.dec_tok)
         say(f"{name}: rebuilding {len(examples)} passages")
-        out, last = [], time.monotonic()
-        for trace in tracing.trace(cfg, pair.model, examples, pair.dec_tok):
-            out.append(trace)
-            if time.monotonic() - last > _EVERY_S:
-                say(f"{name}: {len(out)} of {len(examples)} passages")
-                last = time.monotonic()
+        out = []
+        with live.phase(name, len(examples), "passages") as row:
+            for trace in tracing.trace(cfg, pair.model, examples, pair.dec_tok):
+                out.append(trace)
+                row.done = len(out)
         return out
 
 

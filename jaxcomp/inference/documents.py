@@ -17,9 +17,8 @@ from jaxcomp.data.loading import load
 from jaxcomp.data.readers import SUFFIXES, decode
 from jaxcomp.data.tokenizer import TokenizerError
 from jaxcomp.inference.memory import Memory, MemoryFileError
-from jaxcomp.inference.pair import Pair, Seen
-from jaxcomp.runtime import paths
-from jaxcomp.training.metrics import duration
+from jaxcomp.inference.pair import Pair
+from jaxcomp.runtime import live, paths
 
 STDIN = "-"
 Say = Callable[[str], None]
@@ -81,13 +80,13 @@ def compress(
     texts = iter(texts)
     if out.suffix == ".safetensors":
         every = list(texts)
-        made = _part(pair, every, out, dtype, _progress(say, len(every)))
+        made = _part(pair, every, out, dtype)
         return Done(len(every) * made, len(every) * (not made), [out])
     done, before, files = 0, 0, []
     began = time.perf_counter()
     while some := list(islice(texts, part)):
         file = out / f"part-{len(files):05d}.safetensors"
-        made = _part(pair, some, file, dtype, None)
+        made = _part(pair, some, file, dtype)
         done, before = done + len(some) * made, before + len(some) * (not made)
         files.append(file)
         if say is not None and made:
@@ -104,7 +103,7 @@ def _name(name: Path | str) -> str:
     return str(name).encode("utf-8", "backslashreplace").decode()
 
 
-def _part(pair: Pair, texts: Sequence[Text], file: Path, dtype: str, seen: Seen | None) -> bool:
+def _part(pair: Pair, texts: Sequence[Text], file: Path, dtype: str) -> bool:
     """Makes one file; False where it is there already."""
     names = hashlib.sha256()
     for one in texts:
@@ -126,7 +125,12 @@ def _part(pair: Pair, texts: Sequence[Text], file: Path, dtype: str, seen: Seen 
             )
         return False
     try:
-        memory = pair.compress([t.text for t in texts], ids=[t.id for t in texts], seen=seen)
+        with live.phase(f"compressing {len(texts):,} texts", unit="segments") as row:
+
+            def seen(done: int, every: int) -> None:
+                row.done, row.total = done, every
+
+            memory = pair.compress([t.text for t in texts], ids=[t.id for t in texts], seen=seen)
     except TokenizerError:
         _check_each(pair, texts)
         raise
@@ -142,22 +146,6 @@ def _check_each(pair: Pair, texts: Sequence[Text]) -> None:
             pair.dec_tok.encode_exactly(pair.dec_tok.respell([one.text]))
         except TokenizerError as error:
             raise TokenizerError(f"{one.id}: {error}") from error
-
-
-def _progress(say: Say | None, texts: int) -> Seen | None:
-    if say is None:
-        return None
-    began = shown = time.perf_counter()
-
-    def seen(done: int, every: int) -> None:
-        nonlocal shown
-        now = time.perf_counter()
-        if now - shown > 5 and done < every:
-            shown = now
-            left = (now - began) * (every - done) / done
-            say(f"{done:,} of {every:,} segments of {texts} texts, {duration(left)} left")
-
-    return seen
 
 
 def _files(place: Path) -> list[Path]:

@@ -142,13 +142,13 @@ class Dispatch:
         while self.pending or self.crew.busy():
             self._assign()
             busy = self.crew.busy()
-            ended = wait_for([s.future for s in busy], 1.0, FIRST_COMPLETED).done
+            waiting = [name for name in self.elsewhere if name in self.pending]
+            self.progress.tick(self.crew.running(), waiting)
+            ended = wait_for([s.future for s in busy], 0.5, FIRST_COMPLETED).done
             for slot in busy:
                 slot.listen()
                 if slot.future in ended:
                     self._finish(slot)
-            waiting = [name for name in self.elsewhere if name in self.pending]
-            self.progress.tick(self.crew.running(), waiting)
             if not busy:
                 time.sleep(0.2)
         return self.failed

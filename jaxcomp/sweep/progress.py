@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+from jaxcomp.runtime import live
+from jaxcomp.runtime.live import Line, duration
 from jaxcomp.sweep.tasks import Task
 
 Out = Callable[[str], None]
@@ -29,6 +31,11 @@ class Running(NamedTuple):
             return now
         return now._replace(share=share, found=share if self.found is None else self.found)
 
+    def row(self) -> Line:
+        row = Line(self.task.id, 1, done=self.share)
+        row.text = self.text
+        return row
+
     def __str__(self) -> str:
         said = f"{self.task.id} {self.share:.0%} {self.text}".strip()
         age = time.monotonic() - self.since
@@ -36,11 +43,14 @@ class Running(NamedTuple):
 
 
 class Progress:
-    """Counts finished jobs and prints a line every EVERY_S seconds."""
+    """Counts finished jobs, in the row of the display with a row a worker; where there is no
+    terminal, prints a line every EVERY_S seconds."""
 
-    def __init__(self, tasks: Sequence[Task], out: Out):
-        self.out = out
-        self.jobs, self.ended = sum(t.job is not None for t in tasks), 0
+    def __init__(self, tasks: Sequence[Task], out: Out, row: Line):
+        self.out, self.row = out, row
+        self.only_models = all(t.job is None for t in tasks)  # of `jaxcomp pretrain`
+        self.jobs, self.ended = sum(map(self._counts, tasks)), 0
+        row.total, row.unit = self.jobs, "models" if self.only_models else "jobs"
         self.total = sum(t.cost for t in tasks)
         self.spent = 0.0  # cost of the tasks that have ended
         self.found = 0.0  # the part of it that was there when its task was resumed
@@ -49,7 +59,7 @@ class Progress:
 
     def end(self, task: Task, found: float | None = 0.0) -> None:
         """`task` is done, here or elsewhere, or has failed."""
-        self.ended += task.job is not None
+        self.ended += self._counts(task)
         self.spent += task.cost
         self.found += (found or 0.0) * task.cost
 
@@ -58,12 +68,20 @@ class Progress:
         self._next = time.monotonic() + EVERY_S
 
     def tick(self, running: Sequence[Running], waiting: Sequence[str] = ()) -> None:
-        """Print what is running, or which tasks of other processes are waited for, when due."""
+        """Show what is running, or print it when due, or which tasks of other processes are waited
+        for."""
+        self.row.done, self.row.left = self.ended, self.left(running)
+        self.row.below = [one.row() for one in running]
+        if live.drawn():
+            return
         if time.monotonic() >= self._next:
             what = " | ".join(map(str, running))
             if not running and waiting:
                 what = f"waiting for {', '.join(waiting[:3])}, run by another process"
             self.say(what, running)
+
+    def _counts(self, task: Task) -> bool:
+        return self.only_models or task.job is not None
 
     def left(self, running: Iterable[Running] = ()) -> str:
         there, found = self.spent, self.found
@@ -74,11 +92,3 @@ class Progress:
         if there - found < 0.02 * self.total or elapsed < 1:
             return "time left unknown yet"
         return f"about {duration(elapsed * (self.total - there) / (there - found))} left"
-
-
-def duration(seconds: float) -> str:
-    """`75` -> `1m15s`, `4000` -> `1h07m`."""
-    s = round(seconds)
-    if s < 60:
-        return f"{s}s"
-    return f"{s // 60}m{s % 60:02d}s" if s < 3600 else f"{s // 3600}h{s % 3600 // 60:02d}m"

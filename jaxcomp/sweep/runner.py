@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxcomp.config import Config, ConfigError
-from jaxcomp.runtime import distributed, preemption
+from jaxcomp.runtime import distributed, live, preemption
 from jaxcomp.sweep import grid
 from jaxcomp.sweep.pool import Crew, Dispatch, crew
 from jaxcomp.sweep.progress import Out, Progress, Running
@@ -94,14 +94,15 @@ def run_tasks(
     tasks: Sequence[Task], results: Results, hands: Crew, out: Out = print
 ) -> dict[str, str]:
     """Run tasks in the order their needs allow; returns the failed ones with their messages."""
-    progress = Progress(tasks, out)
-    if distributed.count() > 1:
-        out(f"{len(tasks)} tasks, each on {distributed.count()} processes")
-        _together(tasks, results, progress)
-        return {}
-    hands.count = min(hands.count, len(tasks))
-    out(f"{len(tasks)} tasks on {hands.count} worker{'s' if hands.count > 1 else ''}")
-    return Dispatch(tasks, hands, results, progress).loop()
+    with live.line(results.workdir.name) as row:
+        progress = Progress(tasks, out, row)
+        if distributed.count() > 1:
+            out(f"{len(tasks)} tasks, each on {distributed.count()} processes")
+            _together(tasks, results, progress)
+            return {}
+        hands.count = min(hands.count, len(tasks))
+        out(f"{len(tasks)} tasks on {hands.count} worker{'s' if hands.count > 1 else ''}")
+        return Dispatch(tasks, hands, results, progress).loop()
 
 
 def _together(tasks: Sequence[Task], results: Results, progress: Progress) -> None:

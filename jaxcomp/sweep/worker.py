@@ -20,8 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from jaxcomp.data import phases
-from jaxcomp.runtime import paths
+from jaxcomp.runtime import live, paths
 from jaxcomp.runtime.allocator import one_arena
 from jaxcomp.runtime.errors import chain
 from jaxcomp.runtime.preemption import Terminated, on_sigterm
@@ -113,7 +112,7 @@ def logged(work: Work, workdir: Path, task: Task, say: Say) -> Answer:
     try:
         with log_to(workdir / "jobs" / task.id / "log.txt"):
             try:
-                with phases.reported_to(lambda text: say(text, None)):
+                with live.reported_to(lambda text: say(text, None)):
                     answer = "done", work.run(task, workdir, say)
             except Exception as error:  # a job may fail in any way; the others must go on
                 answer = _failure(error)

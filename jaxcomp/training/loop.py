@@ -15,9 +15,8 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from jaxcomp.config import Config, ConfigError, OptimConfig, PretrainConfig, TrainConfig
-from jaxcomp.data import phases
 from jaxcomp.models import attention
-from jaxcomp.runtime import distributed, paths, preemption
+from jaxcomp.runtime import distributed, live, paths, preemption
 from jaxcomp.runtime.allocator import keep_freed_memory
 from jaxcomp.runtime.sharding import make_mesh, put_batch, use_mesh, whole_batch
 from jaxcomp.training.checkpoint import Checkpoints
@@ -113,7 +112,7 @@ def fit(
     steps = run.optim.steps
     keep_freed_memory()
     _check_batch(run, mesh)
-    with use_mesh(mesh):
+    with use_mesh(mesh), contextlib.ExitStack() as show:
         # ---- input ------------------------------------------------------------------------------
         begin(workdir, run.manifest)
         keep = run.settings.keep_checkpoints
@@ -121,7 +120,7 @@ def fit(
         batches = run.batches()
 
         # ---- model, on its shards ---------------------------------------------------------------
-        with phases.phase(f"{run.what}: loading the model"):
+        with live.phase(f"{run.what}: loading the model"):
             layout, trained, frozen = split_model(run.model(), run.trainable)
         adam, schedule = split_optim(run.optim, run.marker_steps)
         state, schedule = init_state(trained, adam), on_mesh(schedule)
@@ -139,8 +138,9 @@ def fit(
 
         # ---- loop -------------------------------------------------------------------------------
         tracer = Tracer(profile, workdir, start)
-        watch = _Watch(run, workdir, start, clock, checkpoints, say)
         compiled: set[Objective] = set()
+        row = show.enter_context(live.line(run.what, steps, "steps", start))
+        watch = _Watch(run, workdir, start, clock, checkpoints, say, row)
         try:
             with preemption.steps() as brake:
                 for step in range(start, steps):
@@ -153,7 +153,7 @@ def fit(
                         if objective in compiled:
                             around.enter_context(clock.part("step"))
                         else:
-                            around.enter_context(phases.phase(f"{run.what}: compiling the step"))
+                            around.enter_context(live.phase(f"{run.what}: compiling the step"))
                             around.enter_context(clock.part("compile"))
                         around.enter_context(jax.transfer_guard("disallow"))
                         around.enter_context(tracer.step(step))
@@ -212,11 +212,12 @@ class _Watch:
         clock: Clock,
         checkpoints: Checkpoints,
         say: Say | None,
+        row: live.Line,
     ):
         self.run, self.clock, self.checkpoints, self.say = run, clock, checkpoints, say
         self.pending: tuple[int, dict[str, jax.Array]] | None = None
         self.logger = Logger(workdir, start) if distributed.is_lead() else None
-        self.progress = Progress(run.what, run.optim.steps, start)
+        self.progress = Progress(row, run.optim.steps, start)
 
     def draw(self, batches: Iterator[Any], mesh: Mesh) -> Any:
         """The next batch, on the mesh. Time counts as waiting only if the device had run dry."""
@@ -240,24 +241,25 @@ class _Watch:
             return
         (step, metrics), self.pending = self.pending, None
         with self.clock.part("step"):
-            loss, norm, tokens = jax.device_get(
-                (metrics["loss"], metrics["grad_norm"], metrics["tokens"])
-            )
+            names = ("loss", "loss_ema", "grad_norm", "tokens")
+            loss, mean, norm, tokens = jax.device_get([metrics[name] for name in names])
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise Diverged(self._not_finite(step, float(loss), float(norm)))
         self.progress.count(int(tokens))
+        self.progress.show(step, float(mean))
         steps = self.run.optim.steps
         if self.logger is None or (step % self.run.settings.log_every and step != steps):
             return
         values = {k: float(v) for k, v in jax.device_get(metrics).items()}
         self.logger.write(step, values, self.progress.rates(step))
         if self.say is None:
-            self.progress.show(step, values, last=step == steps)
+            self.progress.print(step)
         else:
             self.say(f"{self.run.what}: step {step}, loss {values['loss_ema']:.3f}", step / steps)
 
     def say_first(self, step: int) -> None:
         """That training has begun, and which attention the step was compiled with."""
+        self.progress.row.count()
         if self.say is not None:
             self.say(f"{self.run.what}: step {step + 1}", step / self.run.optim.steps)
         elif distributed.is_lead():

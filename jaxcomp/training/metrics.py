@@ -17,11 +17,13 @@ from typing import Any
 import tensorboardX
 from tensorboardX import record_writer
 
-from jaxcomp.runtime import paths, strict_json
+from jaxcomp.runtime import live, paths, strict_json
+from jaxcomp.runtime.live import Line, duration
 from jaxcomp.training.manifest import unwritable
 
 METRICS = "metrics.jsonl"
 TIMINGS = "timings.json"
+PRINT_S = 10.0  # between plain lines of progress
 # The whole of a run's time, in parts that do not overlap; "idle" is the rest: reading weights,
 # preparing data, writing logs.
 PARTS = ("compile", "data_wait", "step", "checkpoint", "evaluation", "idle")
@@ -142,18 +144,13 @@ def _lines_until(path: Path, step: int) -> list[str]:
 
 
 class Progress:
-    """One line on stderr: what, step/steps, loss, tokens a second, time left.
+    """Loss, tokens a second and time left: in the row of the display, or where there is no terminal
+    in a line on stderr at most every ten seconds."""
 
-    On a terminal the line is rewritten; elsewhere a new one appears at most every ten seconds.
-    """
-
-    def __init__(self, what: str, steps: int, start_step: int):
-        self.what, self.steps, self.start_step = what, steps, start_step
-        self.begin = time.perf_counter()
+    def __init__(self, row: Line, steps: int, start_step: int):
+        self.row, self.steps, self.start_step = row, steps, start_step
+        self.begin = self._shown = time.perf_counter()
         self.tokens = 0
-        self._tty = sys.stderr.isatty()
-        self._every = 0.2 if self._tty else 10.0
-        self._shown = -math.inf if self._tty else self.begin
 
     def count(self, tokens: int) -> None:
         self.tokens += tokens
@@ -165,26 +162,21 @@ class Progress:
             "steps_per_second": (step - self.start_step) / seconds,
         }
 
-    def show(self, step: int, metrics: Mapping[str, Any], *, last: bool = False) -> None:
-        now = time.perf_counter()
-        if not last and now - self._shown < self._every:
+    def show(self, step: int, loss: float) -> None:
+        """`loss`: its exponential mean."""
+        rates = self.rates(step)
+        text = f"loss {loss:.4f}  {rates['tokens_per_second']:,.0f} tokens/s"
+        self.row.done, self.row.text = step, text
+
+    def print(self, step: int) -> None:
+        """A plain line, where one is due; the last step's also on a terminal."""
+        now, last = time.perf_counter(), step == self.steps
+        if not last and (live.drawn() or now - self._shown < PRINT_S):
             return
         self._shown = now
-        rates = self.rates(step)
-        left = (self.steps - step) / max(rates["steps_per_second"], 1e-9)
-        text = (
-            f"{self.what}: step {step}/{self.steps}  loss {metrics['loss_ema']:.4f}  "
-            f"{rates['tokens_per_second']:,.0f} tokens/s  {duration(left)} left"
+        left = (self.steps - step) / max(self.rates(step)["steps_per_second"], 1e-9)
+        print(
+            f"{self.row.what}: step {step}/{self.steps}  {self.row.text}  {duration(left)} left",
+            file=sys.stderr,
+            flush=True,
         )
-        end = "\n" if last or not self._tty else ""
-        sys.stderr.write((f"\r\033[K{text}" if self._tty else text) + end)
-        sys.stderr.flush()
-
-
-def duration(seconds: float) -> str:
-    """90 -> "1m30s"."""
-    whole = round(seconds)
-    hours, minutes = whole // 3600, whole % 3600 // 60
-    if hours:
-        return f"{hours}h{minutes:02d}m"
-    return f"{minutes}m{whole % 60:02d}s" if minutes else f"{whole}s"

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from jaxcomp.config import Config, ModelConfig, SweepConfig
-from jaxcomp.data import phases
+from jaxcomp.runtime import live
 from jaxcomp.sweep import grid, runner
 from jaxcomp.sweep.tasks import Task
 
@@ -59,7 +59,7 @@ class StubWork:
             threading.Thread(target=fails_later).start()
             raise RuntimeError("write failed") from OSError(28, "No space left on device")
         if kind == "prepare":
-            with phases.phase("reading a.jsonl", 10, "lines") as progress:
+            with live.phase("reading a.jsonl", 10, "lines") as progress:
                 progress.done = 3
                 time.sleep(3)
         with open(workdir / "ran.txt", "a") as f:

@@ -16,6 +16,7 @@ from sweep.sweep_stub import config, workers_of
 from jaxcomp.analysis.tables import lr_grid_csv, results_csv
 from jaxcomp.config import Config, ConfigError
 from jaxcomp.runtime import errors, paths
+from jaxcomp.runtime.live import Line
 from jaxcomp.sweep import grid, progress, runner, worker
 from jaxcomp.sweep.collect import collect
 from jaxcomp.sweep.progress import Progress, Running
@@ -245,7 +246,7 @@ def test_rate_grid_jobs_make_the_tuned_column(tmp_path):
 
 def test_what_a_killed_process_left_is_no_speed():
     tasks = [Task(name, "job", Config()) for name in "ab"]
-    progress = Progress(tasks, print)
+    progress = Progress(tasks, print, Line("a sweep"))
     progress.began = time.monotonic() - 100
     running = Running(tasks[0]).after("resumed", 0.5).after("trained on", 0.75)
     # A quarter of one of two equal tasks in 100 s; 1.25 tasks are left.

@@ -14,6 +14,7 @@ from jaxcomp.evals.preview import loss, measures, memory
 from jaxcomp.evals.preview.batch import Preview
 from jaxcomp.evals.preview.check import Check, Finding
 from jaxcomp.evals.preview.picture import SECTIONS, WIDTH
+from jaxcomp.runtime import live
 from jaxcomp.runtime.sharding import use_mesh
 from jaxcomp.training.compressor import check_run, load_run, planned
 from jaxcomp.training.loop import mesh_for
@@ -45,7 +46,8 @@ def check(
             "check the same run with --train.objective=coin in a --workdir of its own"
         )
     finished, failed = (workdir / SUMMARY).is_file(), []
-    with use_mesh(mesh_for(cfg)):
+    parts = len(SECTIONS) + len(CHECKS)
+    with use_mesh(mesh_for(cfg)), live.line("check", parts, "parts") as row:
         run, toks = planned(cfg, root, workdir)
         if finished:
             check_run(cfg, workdir)
@@ -57,12 +59,14 @@ def check(
             out(_title(title))
             for line in lines(preview):
                 out(line)
+            row.done += 1
         out(_title("checks"))
         for one in CHECKS:
             finding = one(preview)
             failed += [one.name] * (finding.ok is False)
             for line in told(one, finding):
                 out(line)
+            row.done += 1
     return failed
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from jaxcomp.evals.qa.items import EvalError
-from jaxcomp.runtime import strict_json
+from jaxcomp.runtime import live, strict_json
+from jaxcomp.runtime.live import duration
 from jaxcomp.training.manifest import write_json
-from jaxcomp.training.metrics import duration
 
 Record = dict[str, Any]
 Say = Callable[[str], None]
@@ -94,22 +94,18 @@ class Journal:
         `count`: how many there are in all parts; `what` they are."""
         if self.records:
             self.say(f"{len(self.records):,} {what} were done already")
-        began = shown = time.perf_counter()
-        done = 0
-        for part in parts:
-            records = made(part)
-            self._write(records)
-            self.records |= {record[self.key]: record for record in records}
-            done, now = done + len(part), time.perf_counter()
-            spent = now - began
-            if done == count:
-                self.say(
-                    f"{done:,} {what} measured in {duration(spent)}: {spent / done:.3g} s "
-                    f"each, compiling included"
-                )
-            elif now - shown > 5:
-                shown, left = now, duration(spent * (count - done) / done)
-                self.say(f"{done:,} of {count:,} {what}, {done / spent:.2f} a second, {left} left")
+        with live.phase("measuring", count, what) as row:
+            for part in parts:
+                records = made(part)
+                self._write(records)
+                self.records |= {record[self.key]: record for record in records}
+                row.done += len(part)
+        if count:
+            spent = time.monotonic() - row.began
+            self.say(
+                f"{count:,} {what} measured in {duration(spent)}: {spent / count:.3g} s each, "
+                "compiling included"
+            )
 
     def finish(self, result: Record) -> Record:
         """Writes the whole result in place of the records, and returns it."""

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 
 from jaxcomp.compress import recipes
 from jaxcomp.config import Config, ConfigError, config_hash, to_dict
+from jaxcomp.runtime import live
 from jaxcomp.runtime.cache import cache_dir, damaged, write_atomically
 from jaxcomp.sweep import grid
 from jaxcomp.sweep.plan import compile as compiler
@@ -85,14 +86,15 @@ def plan(
     for one in setups:  # a mesh that divides nothing is said before the first long compile
         for where in slices:
             candidates(one, where)
-    rows, start = [], time.monotonic()
-    with _own_process() as own:
+    rows: list[Row] = []
+    with _own_process() as own, live.line("plan", len(setups), "setups") as row:
         run = _Remembered(compile or own)
-        for n, one in enumerate(setups):
+        for one in setups:
+            row.done, row.text = len(rows), f"{one.compressor} r{one.memory.ratio}"
             rows.append(place(one, slices, run))
-            spent = time.monotonic() - start
-            left = spent / (n + 1) * (len(setups) - n - 1)
-            out(f"[{n + 1}/{len(setups)}] {rows[-1]}; {spent:.0f} s, about {left:.0f} s left")
+            spent = time.monotonic() - row.began
+            left = spent / len(rows) * (len(setups) - len(rows))
+            out(f"[{len(rows)}/{len(setups)}] {rows[-1]}; {spent:.0f} s, about {left:.0f} s left")
     return rows
 
 
