@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxcomp.models.attention import BLOCKED, grouped
-from jaxcomp.models.model import Seen, Transformer
+from jaxcomp.models.model import Cache, Seen, Transformer
 from jaxcomp.runtime.sharding import constrain
 
 
@@ -73,6 +73,61 @@ def _attended(
     count_B1 = jnp.maximum(jnp.sum(asked_BQ1, axis=1), 1)
     share_BL = jnp.sum(jnp.where(asked_BQ1, jnp.mean(share_YBQS, axis=0), 0.0), axis=1) / count_B1
     return Attended(share_BL, hidden_BLD)
+
+
+@functools.partial(jax.jit, static_argnames=("graphdef", "room"))
+def read_rows(
+    graphdef: nnx.GraphDef[Transformer],
+    weights: nnx.State,
+    tok_BP: jax.Array,
+    len_B: jax.Array,
+    room: int,
+) -> Cache:
+    """Keys and values of rows of `len_B` tokens from position 0, with room for `room` more."""
+    model = nnx.merge(graphdef, weights)
+    pos_BP, seg_BP = _places(tok_BP, len_B)
+    return model.prefill(model.embed(tok_BP), pos_BP, seg_BP, tok_BP.shape[1] + room)[1]
+
+
+@functools.partial(jax.jit, static_argnames=("graphdef",))
+def tail_attention(
+    graphdef: nnx.GraphDef[Transformer],
+    weights: nnx.State,
+    cache: Cache,
+    start_B: jax.Array,
+    tok_BL: jax.Array,
+    len_B: jax.Array,
+) -> jax.Array:
+    """Attention of a tail to the tokens that were read before it.
+
+    Args:
+        graphdef, weights: of the model that made the cache.
+        cache: of `read_rows`, not changed; it has room for L tokens.
+        start_B: position of each row's first tail token.
+        tok_BL, len_B: tail tokens, padded at the end.
+
+    Returns:
+        score_BS: the probability that goes to each place of the cache, summed over layers, heads
+        and tail tokens, / tail tokens (float32). Each layer is summed where it is computed, so
+        B x N x L x S probabilities exist at once.
+    """
+    model = nnx.merge(graphdef, weights)
+    place_BL, seg_BL = _places(tok_BL, len_B)
+    counted_BL1 = seg_BL[:, :, None] > 0
+
+    def look(seen: Seen) -> jax.Array:
+        share_BLS = _mean_over_heads(seen.q_BLNH, seen.k_BSKH, seen.mask.allowed_BLS())
+        return jnp.sum(jnp.where(counted_BL1, share_BLS, 0.0), axis=1) * seen.q_BLNH.shape[2]
+
+    pos_BL = place_BL + constrain(start_B, "batch")[:, None]
+    *_, score_YBS = model.step_through(model.embed(tok_BL), pos_BL, seg_BL, cache, look)
+    return jnp.sum(score_YBS, axis=0) / jnp.maximum(constrain(len_B, "batch"), 1)[:, None]
+
+
+def _places(tok_BL: jax.Array, len_B: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Of each token its index in the row; 1, or 0 for padding."""
+    place_BL = constrain(jnp.broadcast_to(jnp.arange(tok_BL.shape[1]), tok_BL.shape), "batch")
+    return place_BL, (place_BL < constrain(len_B, "batch")[:, None]).astype(jnp.int32)
 
 
 def _mean_over_heads(q_BQNH: jax.Array, k_BSKH: jax.Array, allowed_BQS: jax.Array) -> jax.Array:

@@ -32,17 +32,17 @@ _FIXED: dict[str, Any] = {
 # meaning (`*_token_id`), and what older releases of transformers wrote for generation and training.
 _INERT = frozenset(
     """
-    _attn_implementation_autoset _name_or_path architectures auto_map bad_words_ids
-    begin_suppress_tokens cache_implementation chunk_size_feed_forward cross_attention_hidden_size
-    diversity_penalty do_sample dtype early_stopping encoder_no_repeat_ngram_size
-    exponential_decay_length_penalty finetuning_task id2label initializer_range is_decoder label2id
-    length_penalty max_length min_length model_max_length no_repeat_ngram_size num_beam_groups
-    num_beams num_return_sequences original_max_position_embeddings output_attentions
-    output_hidden_states output_scores prefix problem_type pruned_heads remove_invalid_values
-    repetition_penalty return_dict return_dict_in_generate suppress_tokens task_specific_params
-    temperature tf_legacy_loss tie_encoder_decoder tokenizer_class top_k top_p torch_dtype
-    torchscript transformers.js_config transformers_version typical_p unsloth_fixed
-    unsloth_version use_bfloat16 use_cache
+    _attn_implementation_autoset _model_name_or_path _name_or_path architectures auto_map
+    bad_words_ids begin_suppress_tokens cache_implementation chunk_size_feed_forward
+    cross_attention_hidden_size diversity_penalty do_sample dtype early_stopping
+    encoder_no_repeat_ngram_size exponential_decay_length_penalty finetuning_task id2label
+    initializer_range is_decoder label2id length_penalty max_length min_length model_max_length
+    no_repeat_ngram_size num_beam_groups num_beams num_return_sequences
+    original_max_position_embeddings output_attentions output_hidden_states output_scores prefix
+    problem_type pruned_heads remove_invalid_values repetition_penalty return_dict
+    return_dict_in_generate suppress_tokens task_specific_params temperature tf_legacy_loss
+    tie_encoder_decoder tokenizer_class top_k top_p torch_dtype torchscript transformers.js_config
+    transformers_version typical_p unsloth_fixed unsloth_version use_bfloat16 use_cache
     """.split()  # noqa: SIM905 (one a line would be a page)
 )
 _OMITTED = {

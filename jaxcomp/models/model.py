@@ -94,7 +94,8 @@ class Cache(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """One layer at work: its own keys (before RoPE) and values, and what its attention takes."""
+    """One layer at work: its own keys (before RoPE; of a step after it) and values, and what its
+    attention takes."""
 
     kv: KeyValues
     q_BLNH: jax.Array
@@ -263,12 +264,23 @@ class Transformer(nnx.Module):
         self, x_BLD: jax.Array, pos_BL: jax.Array, seg_BL: jax.Array, cache: Cache
     ) -> tuple[jax.Array, Cache]:
         """As `__call__` for the next L tokens after those in the cache, which it extends."""
+        return self.step_through(x_BLD, pos_BL, seg_BL, cache)[:2]
+
+    def step_through(
+        self,
+        x_BLD: jax.Array,
+        pos_BL: jax.Array,
+        seg_BL: jax.Array,
+        cache: Cache,
+        look: Callable[[Seen], Any] = lambda seen: None,
+    ) -> tuple[jax.Array, Cache, Any]:
+        """As `step`, and what `look` took of every layer, stacked on axis Y."""
         x_BLD, seen = self._start(x_BLD, pos_BL, seg_BL)
         at, q_seg_BL = cache.length, seen.mask.q_seg_BL
         seg_BS = jax.lax.dynamic_update_slice(cache.seg_BS, q_seg_BL, (0, at))
         seen = seen._replace(mask=Mask(True, q_seg_BL, seg_BS, at))
 
-        def body(carry: Any, xs: Any) -> tuple[Any, None]:
+        def body(carry: Any, xs: Any) -> tuple[Any, Any]:
             # The whole cache is carried and written in place: as xs and ys it would be copied.
             x_BLD, k_YBKSH, v_YBKSH = carry
             layer, y, window = xs
@@ -279,13 +291,15 @@ class Transformer(nnx.Module):
             k_YBKSH = jax.lax.dynamic_update_slice(k_YBKSH, k_BKLH[None], where)
             v_YBKSH = jax.lax.dynamic_update_slice(v_YBKSH, v_BKLH[None], where)
             heads_BLNH = cached(q_BLNH, k_YBKSH[y], v_YBKSH[y], mask)
-            return (layer.mix(x_BLD, heads_BLNH, None), k_YBKSH, v_YBKSH), None
+            k_BSKH, v_BSKH = (x[y].transpose(0, 2, 1, 3) for x in (k_YBKSH, v_YBKSH))
+            taken = look(Seen(KeyValues(k_BLKH, v_BLKH), q_BLNH, k_BSKH, v_BSKH, mask))
+            return (layer.mix(x_BLD, heads_BLNH, None), k_YBKSH, v_YBKSH), taken
 
         carry = (x_BLD, cache.k_YBKSH, cache.v_YBKSH)
         layers = (self.layers, jnp.arange(self.cfg.num_hidden_layers), windows(self.cfg))
-        (x_BLD, k_YBKSH, v_YBKSH), _ = jax.lax.scan(body, carry, layers)
-        hidden_BLD = self.last_norm(x_BLD)
-        return hidden_BLD, Cache(k_YBKSH, v_YBKSH, seg_BS, at + x_BLD.shape[1])
+        (x_BLD, k_YBKSH, v_YBKSH), taken = jax.lax.scan(body, carry, layers)
+        length = at + x_BLD.shape[1]
+        return self.last_norm(x_BLD), Cache(k_YBKSH, v_YBKSH, seg_BS, length), taken
 
     def _start(
         self, x_BLD: jax.Array, pos_BL: jax.Array, seg_BL: jax.Array, packed: bool = True
