@@ -23,6 +23,11 @@ _COLOURS = {
     "omitted": ("#4b5563", "#e5e7eb"),
     "added": ("#164e63", "#cffafe"),
 }
+# Gradio's own orange and grey are under 4.5 to 1.
+_STYLE = (
+    "<style>button.primary { background: #1d4ed8 !important; color: #fff !important }"
+    " footer, footer * { color: inherit !important; opacity: 1 !important }</style>"
+)
 
 
 def serve(names: Sequence[str], places: dict[str, Any], port: int) -> int:
@@ -72,7 +77,7 @@ def serve(names: Sequence[str], places: dict[str, Any], port: int) -> int:
         with gr.Row():
             source = gr.HTML(container=True)
             rebuilt = gr.HTML(container=True)
-        gr.HTML(legend())
+        gr.HTML(legend() + _STYLE)
         facts = gr.HTML()
         gr.on(
             [page.load, go.click, size.change, ratio.change],
@@ -131,8 +136,11 @@ def facts_of(shown: Shown) -> str:
         for f in shown.facts
     ]
     head = "<tr><th>fact</th><th>source</th><th>rebuilt</th><th>outcome</th></tr>"
-    size = f"<p>{shown.tokens} tokens, {shown.vectors} memory vectors</p>"
-    return f"{size}<table>{head}{''.join(rows)}</table>" if rows else size
+    plural = "s" * (shown.vectors != 1)
+    size = f"<p>{shown.tokens} tokens, {shown.vectors} memory vector{plural}</p>"
+    if not rows:
+        return size
+    return f"{size}<div style='overflow-x:auto'><table>{head}{''.join(rows)}</table></div>"
 
 
 def legend() -> str:
