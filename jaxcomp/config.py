@@ -206,6 +206,9 @@ class TrainConfig:
     # word dropout, share of the target's words that the decoder cannot read where it has a memory
     # (arXiv 1511.06349): a decoder in training learns to read the memory
     word_dropout: Share = 0.0
+    # weight of the tower's language-modelling loss on the text that base models read, added to the
+    # objective: what the base model knows is kept
+    replay: NotNegative = field(default=0.0, metadata=OMIT_IF_DEFAULT)
     train_decoder: bool = False  # only the joint adaptation of a base decoder
     ratios: tuple[Size, ...] = ()  # each step draws one of these; (): memory.ratio (adapt: sweep's)
     curriculum: tuple[Size, ...] = ()  # ratios trained at before that, one after the other

@@ -166,10 +166,31 @@ def _stages(cfg: Config) -> None:
             "which has no questions; give rows of question, context and answers with "
             "--data.source=qa --data.path=FILE, or take --data.source=world"
         )
+    if cfg.decoder.adapt.replay:
+        raise ConfigError(
+            f"decoder.adapt.replay = {cfg.decoder.adapt.replay}: only a compressor's own training "
+            "(train.replay) replays the base models' text; leave it out"
+        )
+    _replay(cfg)
     if cfg.decoder.adapt.start:
         raise ConfigError(
             f"decoder.adapt.start = {cfg.decoder.adapt.start!r}: only a compressor's own training "
             "(train.start) may begin with another run"
+        )
+
+
+def _replay(cfg: Config) -> None:
+    replay, given = cfg.train.replay, sorted(cfg.folders.keys() - {"decoder"})
+    if replay and cfg.memory.trained == "connector":
+        raise ConfigError(
+            f"train.replay = {replay} with memory.trained = 'connector': a frozen tower forgets "
+            "nothing; set train.replay=0, or memory.trained=tower"
+        )
+    if replay and given and not source_of(cfg).facts:
+        raise ConfigError(
+            f"train.replay = {replay} with folders.{given[0]}: the text that this base model read "
+            "is not known here; set train.replay=0, or pretrain the base on data.path "
+            "(jaxcomp pretrain) and leave its folder out"
         )
 
 

@@ -13,17 +13,17 @@ from safetensors.numpy import load_file
 
 from jaxcomp.compress.autoencoder import AutoEncoder, build, dtypes, trainable_filter
 from jaxcomp.config import Config, LoraConfig
-from jaxcomp.data.batches import CONTINUE, REBUILD, batch_examples, eval_examples, train_batches
+from jaxcomp.data.batches import CONTINUE, REBUILD, batch_examples, eval_examples
 from jaxcomp.data.eval_sets import check_held_out
 from jaxcomp.data.tokenizer import Tokenizer
 from jaxcomp.models import hf
 from jaxcomp.models.model import Transformer, count_params
 from jaxcomp.runtime import distributed, locks, paths
 from jaxcomp.runtime.sharding import use_mesh, whole_batch
-from jaxcomp.training import pretrained, ratio_schedule, warm_start
+from jaxcomp.training import pretrained, ratio_schedule, replay, warm_start
 from jaxcomp.training.identity import of_training, split_name
 from jaxcomp.training.loop import Run, Say, fit, mesh_for
-from jaxcomp.training.loss import MemoryObjective, objective_of
+from jaxcomp.training.loss import MemoryObjective, Objective, objective_of
 from jaxcomp.training.manifest import (
     RUN,
     SUMMARY,
@@ -226,15 +226,16 @@ def run_of(
     already."""
     train, memory = cfg.train, cfg.memory
 
-    def objective(step: int) -> MemoryObjective:
-        return objective_of(train, ratio_schedule.ratio_at(train, memory.ratio, cfg.seed, step))
+    def objective(step: int) -> Objective:
+        ratio = ratio_schedule.ratio_at(train, memory.ratio, cfg.seed, step)
+        return replay.with_replay(objective_of(train, ratio), train)
 
     return Run(
         what=what,
         manifest=made,
         model=lambda: warm_start.begun(cfg, pair(cfg, comp_folder, dec_folder), workdir),
         trainable=trainable_filter(train, memory),
-        batches=lambda: train_batches(cfg, *toks),
+        batches=lambda: replay.train_batches(cfg, *toks),
         objective=objective,
         settings=train,
         seed=cfg.seed,

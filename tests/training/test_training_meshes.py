@@ -1,6 +1,7 @@
 """Loss and gradients of a step are the same wherever its arrays lie."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import mesh_of
 from flax import nnx
-from training_models import batch
+from training_models import batch, lm_batch
 
 from jaxcomp.compress.autoencoder import build, trainable_filter
 from jaxcomp.compress.recipes import recipe
@@ -16,7 +17,8 @@ from jaxcomp.config import LoraConfig, MemoryConfig, ModelConfig, OptimConfig, T
 from jaxcomp.models.model import Transformer
 from jaxcomp.runtime.sharding import put_batch, use_mesh
 from jaxcomp.training import optim
-from jaxcomp.training.loss import SumObjective
+from jaxcomp.training.loss import LmObjective, SumObjective
+from jaxcomp.training.replay import Replayed, ReplayObjective
 
 pytestmark = pytest.mark.slow
 
@@ -32,6 +34,7 @@ def recipe_of(name, **fields):
 
 CASES = {
     "lora": (MemoryConfig(ratio=2, lora=LoraConfig(2, 4.0, 0.0)), "none", 0, 1),
+    "replay, chunks, micro-batches": (MemoryConfig(ratio=2), "none", 3, 2),
     "connector": (recipe_of("mean_pool", trained="connector"), "none", 0, 2),
     "everything, remat, chunks, micro-batches": (MemoryConfig(ratio=2), "full", 3, 2),
 }
@@ -50,10 +53,14 @@ def gradients(case, shape):
         # New adapters are zero, and so would be half of their gradients.
         trained = {k: x + 0.1 if k.endswith("lora/b") else x for k, x in trained.items()}
         adam, _ = optim.split_optim(OptimConfig(accumulate=accumulate))
-        objective = SumObjective(2, 0.5, remat, chunk)
+        objective: Any = SumObjective(2, 0.5, remat, chunk)
+        drawn: Any = batch(rows=16, targets=2)
+        if case.startswith("replay"):
+            objective = ReplayObjective(objective, 0.5, LmObjective(remat, chunk))
+            drawn = Replayed(drawn, lm_batch(rows=16))
         spec = optim.StepSpec(layout, objective, adam)
         state = optim.init_state(trained, adam)
-        rows = put_batch(batch(rows=16, targets=2), mesh)
+        rows = put_batch(drawn, mesh)
         step = jax.jit(partial(optim._gradients, spec, dropout_key=None))
         grads, sums_K = step(state, frozen, rows)
         placed = {k: jax.typeof(g).sharding.spec for k, g in grads.items()}

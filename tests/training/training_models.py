@@ -12,7 +12,7 @@ from flax import nnx
 from jaxcomp.compress.autoencoder import build, trainable_filter
 from jaxcomp.compress.recipes import recipe
 from jaxcomp.config import Config, LoraConfig, MemoryConfig, ModelConfig, OptimConfig, TrainConfig
-from jaxcomp.data.batches import Batch
+from jaxcomp.data.batches import Batch, LmBatch
 from jaxcomp.models.model import Transformer, layer_leaves, top_leaves
 from jaxcomp.runtime.sharding import constrain, put_batch
 from jaxcomp.training.loop import Run
@@ -65,6 +65,15 @@ def batch(rows=8, targets=1, seed=0):
     if targets == 1:
         mode[::2] = 1
     return Batch(ctx, ctx_len, tok, length, mode)
+
+
+def lm_batch(rows=8, seed=0):
+    """Two packed documents a row, the second shorter by some padding."""
+    rng, at_L = np.random.default_rng(seed), np.arange(L)
+    tok_BL, second_BL = rng.integers(3, V, (rows, L)), at_L >= rng.integers(2, L - 3, (rows, 1))
+    first_B1 = np.argmax(second_BL, axis=1, keepdims=True)
+    seg_BL = np.where(at_L >= L - rng.integers(0, 3, (rows, 1)), 0, 1 + second_BL)
+    return LmBatch(*(x.astype(np.int32) for x in (tok_BL, seg_BL, at_L - first_B1 * second_BL)))
 
 
 @functools.cache

@@ -14,12 +14,13 @@ from flax import nnx
 from jaxcomp.compress import kv
 from jaxcomp.compress.autoencoder import AutoEncoder, Memory
 from jaxcomp.config import Config, ConfigError
-from jaxcomp.data.batches import REBUILD, Batch, Example, eval_examples, train_batches
+from jaxcomp.data.batches import REBUILD, Batch, Example, eval_examples
 from jaxcomp.data.tokenizer import Tokenizer
 from jaxcomp.evals.evaluate import Rebuilt, rebuild
 from jaxcomp.evals.preview.gradients import Ask, Heard, listen
 from jaxcomp.inference import decode
 from jaxcomp.runtime.sharding import put_batch, whole_batch
+from jaxcomp.training import replay
 from jaxcomp.training.loop import Run
 from jaxcomp.training.loss import objective_of
 from jaxcomp.training.optim import (
@@ -79,7 +80,8 @@ class Preview:
         # Of one step: with all steps, everything the run will draw would be made.
         optim = dataclasses.replace(cfg.train.optim, steps=1)
         brief = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, optim=optim))
-        self.batch: Batch = next(train_batches(brief, *toks))
+        self.drawn: Any = next(replay.train_batches(brief, *toks))
+        self.batch: Batch = self.drawn.examples if cfg.train.replay else self.drawn
         self.sample = _probe(self.batch, self.rows)
         self.spoiler = np.random.default_rng(0)
 
@@ -151,7 +153,7 @@ class Preview:
             StepSpec(self.layout, run.objective(0), adam),
             init_state(copies, adam),
             self.frozen,
-            put_batch(self.batch, self.mesh),
+            put_batch(self.drawn, self.mesh),
             on_mesh(schedule),
             key,
         )

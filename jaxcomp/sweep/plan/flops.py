@@ -77,13 +77,19 @@ def train_step(cfg: Config) -> dict[str, Work]:
     rows = batch * cfg.data.segments
     out, backward = {}, cfg.memory.trained != "connector"
     through = (4 if rank else 6) if backward else 2
-    forward = 2.0 * rows * own * matrix_parameters(comp) + rows * attention(comp, own)
-    model = rows * own * float(through * matrix_parameters(comp))
-    model += (3 if backward else 1) * rows * attention(comp, own)
-    model += 6.0 * rows * own * lora_parameters(comp, rank) if rank else 0.0
+    tokens, forward, model, text = 0, 0.0, 0.0, cfg.pretrain.seq_len - 1
+    for count, length in [(rows, own), (batch, text)] if cfg.train.replay else [(rows, own)]:
+        tokens += count * length
+        forward += 2.0 * count * length * matrix_parameters(comp) + count * attention(comp, length)
+        model += count * length * float(through * matrix_parameters(comp))
+        model += (3 if backward else 1) * count * attention(comp, length)
+        model += 6.0 * count * length * lora_parameters(comp, rank) if rank else 0.0
+    if cfg.train.replay:  # logits, by a head that learns only where it is the embeddings
+        learns = comp.tie_word_embeddings and not rank
+        model += 2.0 * batch * text * comp.vocab_size * comp.hidden_size * (3 if learns else 2)
     vectors = rows * (cfg.data.segment // ratio)
     model += 6.0 * vectors * connector_parameters(cfg)
-    out["compressor"] = Work(rows * own, model, model + (again and backward) * forward)
+    out["compressor"] = Work(tokens, model, model + (again and backward) * forward)
     objective = OBJECTIVES[cfg.train.objective]
     rows = batch * objective.per_example
     forward = 2.0 * rows * read * matrix_parameters(dec) + rows * attention(dec, read)

@@ -152,7 +152,8 @@ def _towers(cfg: Config) -> list[tuple[ModelConfig, int, int]]:
     passes = 3 if cfg.train.remat != "none" else 2
     first = 1 if cfg.memory.trained == "connector" else passes
     comp, dec = compressor_shape(cfg), cfg.decoder.model
-    return [(comp, own * cfg.data.segments, first), (dec, read, passes)]
+    slots = own * cfg.data.segments + (cfg.pretrain.seq_len if cfg.train.replay else 0)
+    return [(comp, slots, first), (dec, read, passes)]
 
 
 def _memory(cfg: Config, layout: Layout) -> float:

@@ -17,12 +17,12 @@ from jax.sharding import PartitionSpec as P
 from jaxcomp.compress.autoencoder import build, dtypes, trainable_filter
 from jaxcomp.compress.memory import Scale
 from jaxcomp.config import Config
-from jaxcomp.data.batches import batch_shapes
 from jaxcomp.inference.decode import _prefix, read
 from jaxcomp.models import generate
 from jaxcomp.models.model import Transformer
 from jaxcomp.runtime.sharding import SPECS, check_model, use_mesh
 from jaxcomp.sweep.grid import model as compressor_shape
+from jaxcomp.training import replay
 from jaxcomp.training.loss import objective_of
 from jaxcomp.training.optim import (
     Layout,
@@ -82,12 +82,15 @@ def abstract_pair(cfg: Config, mesh: Mesh) -> Abstract:
 def train_program(cfg: Config, mesh: Mesh, pair: Abstract) -> Any:
     """The update step, traced: `.lower(...)` it."""
     train = cfg.train
-    objective = objective_of(train, cfg.memory.ratio)
+    objective = replay.with_replay(objective_of(train, cfg.memory.ratio), train)
     adam, _ = split_optim(train.optim)
     whole = NamedSharding(mesh, P())
     scalar = jax.ShapeDtypeStruct((), jnp.float32, sharding=whole)
-    shapes = batch_shapes(cfg)
-    batch = shapes._make(_int32(shape, mesh, "batch") for shape in shapes)
+    batch = jax.tree.map(
+        lambda shape: _int32(shape, mesh, "batch"),
+        replay.batch_shapes(cfg),
+        is_leaf=lambda x: type(x) is tuple,  # a shape, no NamedTuple of shapes
+    )
     drops = train.word_dropout > 0 or (cfg.memory.lora.rank > 0 and cfg.memory.lora.dropout > 0)
     with use_mesh(mesh):
         state = _on(jax.eval_shape(lambda p: fresh_state(p, adam), pair.trained), mesh)

@@ -53,7 +53,11 @@ FROZEN = MemoryConfig(ratio=4, trained="connector", **recipe("mean_pool")["memor
 FROZEN = dataclasses.replace(CFG, memory=FROZEN)
 
 
-@pytest.mark.parametrize("cfg", [CFG, OTHER, FROZEN], ids=["plain", "everything else", "frozen"])
+REPLAY = dataclasses.replace(OTHER, train=dataclasses.replace(OTHER.train, replay=0.1))
+HEALTHY = {"plain": CFG, "everything else": OTHER, "frozen": FROZEN, "replay": REPLAY}
+
+
+@pytest.mark.parametrize("cfg", HEALTHY.values(), ids=HEALTHY)
 def test_a_healthy_run_passes(examined, cfg):
     assert examined(cfg) == set()
 

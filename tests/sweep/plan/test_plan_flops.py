@@ -107,6 +107,21 @@ def test_each_kind_of_memory_is_counted_as_it_is(name):
     assert found == pytest.approx(counted + square, rel=0.03)
 
 
+@pytest.mark.parametrize(("rank", "remat", "chunk"), [(0, "none", 0), (4, "full", 8)])
+def test_replay_is_counted(rank, remat, chunk):
+    """With an untied head, which stays frozen."""
+    cfg, mesh = config(rank, remat, chunk), mesh_of((1, 1, 1))
+    cfg = dataclasses.replace(
+        cfg,
+        pretrain=dataclasses.replace(cfg.pretrain, seq_len=25),
+        train=dataclasses.replace(cfg.train, replay=0.1),
+    )
+    found = products(train_program(cfg, mesh, abstract_pair(cfg, mesh)).jaxpr.jaxpr)
+    passes, rows = 3 if remat == "none" else 4, cfg.train.optim.batch
+    counted = sum(w.executed for w in flops.train_step(cfg).values()) + square_attention(cfg)
+    assert found == pytest.approx(counted + passes * rows * flops.attention(LARGER, 24), rel=0.03)
+
+
 def test_recomputation_is_no_work_of_the_model():
     kept, again = (flops.train_step(config(4, remat, 0)) for remat in ("none", "full"))
     assert {k: w.model for k, w in kept.items()} == {k: w.model for k, w in again.items()}
