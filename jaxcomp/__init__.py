@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from jaxcomp.evals.evaluation import evaluation
     from jaxcomp.evals.metric import metric
     from jaxcomp.inference import Memory, Pair, Score, export, load
+    from jaxcomp.inference.sage import load_scorer
+    from jaxcomp.inference.selecting import select
     from jaxcomp.models.families import Family
 
 _HOME = {
@@ -26,6 +28,9 @@ _HOME = {
     "Memory": "inference",
     "Score": "inference",
     "export": "inference",
+    # text reduced without training
+    "select": "inference.selecting",
+    "load_scorer": "inference.sage",
     # configuration
     "Config": "config",
     "ConfigError": "config",
@@ -47,9 +52,11 @@ __all__ = [
     "evaluation",
     "export",
     "load",
+    "load_scorer",
     "memory_kind",
     "metric",
     "objective",
+    "select",
     "source",
 ]
 

@@ -1,6 +1,6 @@
 """The command line: parsing, exit codes, and which errors are a user's.
 
-Which commands there are, and their flags: train.py, sweep.py, evaluate.py, inference.py.
+Which commands there are, and their flags: the files of `PARTS`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from jaxcomp.cli import demo, evaluate, inference, sweep, train
+from jaxcomp.cli import demo, evaluate, inference, selecting, sweep, train
 from jaxcomp.cli.overrides import pairs
 from jaxcomp.config import ConfigError
 from jaxcomp.runtime import distributed
@@ -32,7 +32,8 @@ INTERRUPTED, TERMINATED, CUT = 130, 143, 141  # as a shell reports SIGINT, SIGTE
 LONGEST = 2000  # characters of an error's line
 
 
-COMMANDS = tuple(c for part in (demo, train, sweep, evaluate, inference) for c in part.COMMANDS)
+PARTS = (demo, train, sweep, evaluate, inference, selecting)
+COMMANDS = tuple(command for part in PARTS for command in part.COMMANDS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

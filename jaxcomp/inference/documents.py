@@ -46,7 +46,7 @@ def read(inputs: Sequence[str], field: str = "text", stdin: TextIO | None = None
     an input does not exist or is of another kind, else when its turn comes and it cannot be read.
     """
     places = [name if name == STDIN else paths.path(name) for name in inputs or [STDIN]]
-    files = [[place] if isinstance(place, str) else _files(place) for place in places]
+    files = [[place] if isinstance(place, str) else files_of(place) for place in places]
     return _texts([file for some in files for file in some], field, stdin)
 
 
@@ -148,7 +148,8 @@ def _check_each(pair: Pair, texts: Sequence[Text]) -> None:
             raise TokenizerError(f"{one.id}: {error}") from error
 
 
-def _files(place: Path) -> list[Path]:
+def files_of(place: Path) -> list[Path]:
+    """The text files of a file or folder. Raises DataError where there is none."""
     if place.is_file():
         if not place.name.endswith(SUFFIXES):
             raise DataError(f"{place}: unsupported kind; expected one of {', '.join(SUFFIXES)}")

@@ -19,10 +19,13 @@ the line break after the chunk is no part of the tail.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
@@ -30,8 +33,9 @@ from jax.sharding import Mesh
 from jaxcomp.config import Config
 from jaxcomp.data.tokenizer import Tokenizer
 from jaxcomp.inference.scoring import padded, rounded
+from jaxcomp.inference.windows import SelectError
 from jaxcomp.models import hf
-from jaxcomp.models.attention_scores import read_rows, tail_attention
+from jaxcomp.models.attention_scores import places, read_rows, tail_attention
 from jaxcomp.models.hub import folder_of
 from jaxcomp.models.model import Transformer
 from jaxcomp.runtime.sharding import put_batch, use_mesh, whole_batch
@@ -45,10 +49,6 @@ CHUNK = 2000  # most tokens of a chunk
 _BEFORE, _AFTER, _TAIL = "Context: ", "\n", "Question: {question}\nAnswer:"
 _CHUNK_STEP, _TAIL_STEP = 256, 32  # lengths are rounded up to these, so that few shapes compile
 Seen = Callable[[int, int], None]  # (tokens scored, tokens in all)
-
-
-class SelectError(ValueError):
-    """A text cannot be reduced; the message says why and what to do."""
 
 
 class Scored(NamedTuple):
@@ -104,6 +104,15 @@ class Scorer:
                 seen(at, len(ids))
         return Scored(offsets, score_QW)
 
+    def embeddings(self, questions: Sequence[str]) -> np.ndarray:
+        """The mean last hidden state of each question, float32."""
+        with use_mesh(self.mesh):
+            rows, out = whole_batch(1, self.mesh), []
+            for ids in self.tok.encode_batch(questions):
+                put = put_batch(padded([ids] * rows, rows, _TAIL_STEP), self.mesh)
+                out.append(np.asarray(_mean_state(self._graphdef, self._state, *put))[0])
+            return np.stack(out)
+
     def _of_chunks(self, rows: Sequence[list[int]], tails: Sequence[list[int]]) -> np.ndarray:
         """score_QBS of a batch of prompts without their tails."""
         B = whole_batch(len(rows), self.mesh)
@@ -145,24 +154,48 @@ def load_scorer(name: str | Path, dtype: str = "float32", mesh: Mesh | None = No
     return Scorer(model, tok, mesh, weights_identity(folder))
 
 
-def farthest(questions: Sequence[str]) -> list[int | None]:
-    """Of each question the index of the least similar other one (the first of equals); None where
-    all are the same.
+def contrasts(variant: str, questions: Sequence[str], embedder: Scorer | None = None) -> list[str]:
+    """Of each question about one text the one whose score is subtracted; "" for `raw`.
 
-    Similarity: cosine of counts of character trigrams within words, in lower case.
+    For `farthest`: the least similar other question, the first of equals; NEUTRAL where there is no
+    other. Similarity: cosine of counts of character trigrams within words, in lower case; with an
+    `embedder` of its mean last hidden states.
     """
+    if variant not in VARIANTS:
+        raise SelectError(f"variant is {variant!r}; expected one of {', '.join(VARIANTS)}")
+    if variant != "farthest" or len(set(questions)) < 2:
+        return ["" if variant == "raw" else NEUTRAL] * len(questions)
+    near_QQ, out = _similarities(questions, embedder), []
+    for q, question in enumerate(questions):
+        others = [o for o, other in enumerate(questions) if other != question]
+        out.append(questions[min(others, key=lambda o, q=q: near_QQ[q, o])])
+    return out
+
+
+def differences(
+    scorer: Scorer, text: str, asked: Sequence[tuple[str, str]], seen: Seen | None = None
+) -> Scored:
+    """Scores of pairs (question, the one that is subtracted or ""), a row each; raises as
+    `Scorer.scores`."""
+    every = list(dict.fromkeys(question for pair in asked for question in pair if question))
+    offsets, score_QW = scorer.scores(text, every, seen)
+    row = dict(zip(every, score_QW, strict=True)) | {"": np.zeros(len(offsets))}
+    return Scored(offsets, np.stack([row[question] - row[other] for question, other in asked]))
+
+
+def _similarities(questions: Sequence[str], embedder: Scorer | None) -> np.ndarray:
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.metrics.pairwise import cosine_similarity
 
-    vectorizer = CountVectorizer(analyzer="char_wb", ngram_range=(3, 3))
-    near_QQ = cosine_similarity(vectorizer.fit_transform(questions))
-    return farthest_of(questions, near_QQ)
+    if embedder is not None:
+        return cosine_similarity(embedder.embeddings(questions))
+    trigrams = CountVectorizer(analyzer="char_wb", ngram_range=(3, 3))
+    return cosine_similarity(trigrams.fit_transform(questions))
 
 
-def farthest_of(questions: Sequence[str], near_QQ: np.ndarray) -> list[int | None]:
-    """As `farthest`, by given similarities."""
-    out = []
-    for q, question in enumerate(questions):
-        others = [o for o, other in enumerate(questions) if other != question]
-        out.append(min(others, key=lambda o, q=q: near_QQ[q, o]) if others else None)
-    return out
+@functools.partial(jax.jit, static_argnames=("graphdef",))
+def _mean_state(graphdef: Any, state: Any, tok_BL: jax.Array, len_B: jax.Array) -> jax.Array:
+    model = nnx.merge(graphdef, state)
+    pos_BL, seg_BL = places(tok_BL, len_B)
+    hidden_BLD = model(model.embed(tok_BL), pos_BL, seg_BL).astype(jnp.float32)
+    return jnp.sum(hidden_BLD * seg_BL[:, :, None], axis=1) / len_B[:, None]

@@ -18,10 +18,14 @@ WINDOW = 0.02  # share of the text's tokens
 Spans = list[tuple[int, int]]
 
 
+class SelectError(ValueError):
+    """A text cannot be reduced; the message says why and what to do."""
+
+
 def check_share(share: float, name: str = "budget") -> None:
-    """Raises ValueError for a budget that is no share of a text."""
+    """Raises SelectError for a budget that is no share of a text."""
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
-        raise ValueError(
+        raise SelectError(
             f"{name} is {share!r}; expected a share of the text's tokens, above 0 and at most 1"
         )
 
@@ -52,5 +56,30 @@ def keep(score_W: np.ndarray, budget: int) -> Spans:
         left -= len(new)
         if not left:
             break
+    return _spans(kept_W)
+
+
+def keep_units(score_W: np.ndarray, unit_W: np.ndarray, budget: int) -> Spans:
+    """As `keep`, of whole units such as sentences, an option of ours: by the mean of their token
+    scores, every next one that still fits, and the best one in any case.
+
+    Args:
+      score_W: finite scores.
+      unit_W: the number of each token's unit, from 0, not falling.
+      budget: tokens to keep.
+    """
+    if not len(score_W):
+        return []
+    sizes_U = np.bincount(unit_W)
+    means_U = np.bincount(unit_W, score_W) / np.maximum(sizes_U, 1)
+    left, kept = budget, []
+    for unit in [u for u in np.argsort(-means_U, kind="stable").tolist() if sizes_U[u]]:
+        if sizes_U[unit] <= left or not kept:
+            kept.append(unit)
+            left -= sizes_U[unit]
+    return _spans(np.isin(unit_W, kept))
+
+
+def _spans(kept_W: np.ndarray) -> Spans:
     edges = np.flatnonzero(np.diff(np.concatenate([[False], kept_W, [False]]))).tolist()
     return list(zip(edges[::2], edges[1::2], strict=True))

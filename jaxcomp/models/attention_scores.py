@@ -85,7 +85,7 @@ def read_rows(
 ) -> Cache:
     """Keys and values of rows of `len_B` tokens from position 0, with room for `room` more."""
     model = nnx.merge(graphdef, weights)
-    pos_BP, seg_BP = _places(tok_BP, len_B)
+    pos_BP, seg_BP = places(tok_BP, len_B)
     return model.prefill(model.embed(tok_BP), pos_BP, seg_BP, tok_BP.shape[1] + room)[1]
 
 
@@ -112,7 +112,7 @@ def tail_attention(
         B x N x L x S probabilities exist at once.
     """
     model = nnx.merge(graphdef, weights)
-    place_BL, seg_BL = _places(tok_BL, len_B)
+    place_BL, seg_BL = places(tok_BL, len_B)
     counted_BL1 = seg_BL[:, :, None] > 0
 
     def look(seen: Seen) -> jax.Array:
@@ -124,7 +124,7 @@ def tail_attention(
     return jnp.sum(score_YBS, axis=0) / jnp.maximum(constrain(len_B, "batch"), 1)[:, None]
 
 
-def _places(tok_BL: jax.Array, len_B: jax.Array) -> tuple[jax.Array, jax.Array]:
+def places(tok_BL: jax.Array, len_B: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Of each token its index in the row; 1, or 0 for padding."""
     place_BL = constrain(jnp.broadcast_to(jnp.arange(tok_BL.shape[1]), tok_BL.shape), "batch")
     return place_BL, (place_BL < constrain(len_B, "batch")[:, None]).astype(jnp.int32)

@@ -45,9 +45,9 @@ def test_help_answers_without_jax(command):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    using = command in ("demo", "compress", "reconstruct", "ask", "inspect", "export")
+    using = command in ("demo", "compress", "reconstruct", "ask", "inspect", "export", "select")
     assert ("--config" in done.stdout) != using
-    assert ("--run" in done.stdout) == (using or command == "eval")
+    assert ("--run" in done.stdout) == ((using and command != "select") or command == "eval")
     assert ("--workdir" in done.stdout) == (not using and command != "plan")
     # A report is of what was run; everything else that makes something takes any field.
     assert ("--train.optim.lr=3e-4" in done.stdout) == (not using and command != "report")

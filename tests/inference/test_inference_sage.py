@@ -10,7 +10,8 @@ from models.golden_cases import SMOLLM2
 
 from jaxcomp.data.tokenizer import TokenizerError
 from jaxcomp.inference import sage
-from jaxcomp.inference.sage import SelectError, farthest, load_scorer
+from jaxcomp.inference.sage import NEUTRAL, contrasts, differences, load_scorer
+from jaxcomp.inference.windows import SelectError
 from jaxcomp.models import hf
 from jaxcomp.models.attention_scores import attended
 from jaxcomp.runtime.sharding import put_batch, use_mesh
@@ -151,7 +152,26 @@ def test_a_scorer_without_a_tokenizer(folders, tmp_path):
 
 def test_the_farthest_question_is_the_least_similar():
     asked = ["Who bought the house?", "Who bought the houses?", "When did it rain?"]
-    assert farthest(asked) == [2, 2, 1]
-    assert farthest([*asked, asked[2]])[2:] == [1, 1]
-    assert farthest(["Who?"]) == farthest(["Who?", "Who?"])[:1] == [None]
-    assert farthest(["誰が来た？", "いつ？"]) == [1, 0]
+    assert contrasts("farthest", asked) == [asked[2], asked[2], asked[1]]
+    assert contrasts("farthest", [*asked, asked[2]])[2:] == [asked[1]] * 2
+    assert contrasts("farthest", ["誰が来た？", "いつ？"]) == ["いつ？", "誰が来た？"]
+    assert contrasts("farthest", ["Who?"] * 2) == contrasts("baseline", asked)[:2] == [NEUTRAL] * 2
+    assert contrasts("raw", asked) == [""] * 3
+    with pytest.raises(SelectError, match="variant is 'far'; expected one of farthest, baseline"):
+        contrasts("far", asked)
+
+
+def test_an_embedder_decides_by_its_states(scorer, monkeypatch):
+    state_QD = scorer.embeddings(QUESTIONS)
+    assert state_QD.shape == (3, CFG.hidden_size)
+    np.testing.assert_allclose(scorer.embeddings(QUESTIONS[1:2])[0], state_QD[1], atol=1e-6)
+    at = np.array([[1.0, 0], [1, 0.1], [0, 1]])
+    monkeypatch.setattr(scorer, "embeddings", lambda questions: at)
+    assert contrasts("farthest", QUESTIONS, scorer) == [QUESTIONS[i] for i in (2, 2, 0)]
+
+
+def test_differences_are_of_raw_scores(scorer):
+    raw = scorer.scores(TEXT, [*QUESTIONS, NEUTRAL]).score_QW
+    asked = [(QUESTIONS[0], QUESTIONS[1]), (QUESTIONS[2], NEUTRAL), (QUESTIONS[0], "")]
+    found = differences(scorer, TEXT, asked).score_QW
+    np.testing.assert_array_equal(found, [raw[0] - raw[1], raw[2] - raw[3], raw[0]])

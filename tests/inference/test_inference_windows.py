@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxcomp.inference.windows import check_share, keep, tokens_of
+from jaxcomp.inference.windows import SelectError, check_share, keep, keep_units, tokens_of
 
 
 def reference(scores, budget):
@@ -70,5 +70,16 @@ def test_shares():
         7,
     ]
     for bad in (0, -0.1, 1.5, float("nan"), "0.1", True, None):
-        with pytest.raises(ValueError, match=r"budget is .*above 0 and at most 1"):
+        with pytest.raises(SelectError, match=r"budget is .*above 0 and at most 1"):
             check_share(bad)
+
+
+def test_units_are_kept_whole():
+    unit_W = np.array([0, 0, 1, 1, 1, 3])  # unit 2 has no token
+    scores = np.array([1.0, 3, 9, 0, 0, 8])
+    assert keep_units(scores, unit_W, 1) == [(5, 6)]
+    assert keep_units(scores, unit_W, 3) == [(0, 2), (5, 6)]  # 1 is next and does not fit
+    assert keep_units(scores, unit_W, 4) == [(2, 6)]
+    assert keep_units(scores * [9, 9, 1, 1, 1, 1], unit_W, 1) == [(0, 2)]  # the best in any case
+    assert keep_units(scores, unit_W, 6) == [(0, 6)]
+    assert keep_units(np.zeros(0), np.zeros(0, int), 1) == []

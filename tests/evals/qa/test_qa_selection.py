@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from inference.inference_runs import texts, trained_pair
 
+from jaxcomp.data.sentences import sentences
 from jaxcomp.evals.qa import selection
 from jaxcomp.evals.qa.items import EvalError
-from jaxcomp.evals.qa.selection import Question, parse, select, sentences
+from jaxcomp.evals.qa.selection import Question, parse, select
 from jaxcomp.inference.pair import QUESTION
 from jaxcomp.models.attention_scores import attended
 from jaxcomp.runtime.sharding import put_batch, use_mesh
@@ -17,23 +18,6 @@ from jaxcomp.runtime.sharding import put_batch, use_mesh
 @pytest.fixture(scope="module")
 def pair():
     return trained_pair()
-
-
-@pytest.mark.parametrize(
-    ("text", "cut"),
-    [
-        ("One. Two! Three?", ["One. ", "Two! ", "Three?"]),
-        ("Mr. Oda of the U.S. Army saw 3.5 m. He left.", ["Mr. Oda of the U.S. Army saw 3.5 m. ",
-                                                          "He left."]),
-        ('"Who?" she said. "I am."', ['"Who?" she said. ', '"I am."']),
-        ("A head\n\nThe text goes. on\n", ["A head\n\n", "The text goes. on\n"]),
-        ("彼は来た。彼女も。", ["彼は来た。", "彼女も。"]),
-        ("no end", ["no end"]),
-        ("", [""]),
-    ],
-)  # fmt: skip
-def test_sentences_cover_the_text(text, cut):
-    assert [text[a:b] for a, b in sentences(text)] == cut
 
 
 def made(pair, budget, number=0, question="who ?"):
