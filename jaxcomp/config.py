@@ -122,10 +122,32 @@ class WorldConfig:
 
 
 @dataclass(frozen=True)
+class PeopleConfig:
+    """The people world (`jaxcomp.data.people`): some people are read about more than others."""
+
+    seed: Seed = 0  # which world: names, favourites and passages
+    people: Annotated[int, Interval(ge=64, le=MOST)] = 2048  # whom texts are about
+    unseen: Count = 256  # people of the evaluation sets, never in any training text
+    kinds: Annotated[int, Interval(ge=2, le=6)] = 4  # attributes that a person has
+    values: Annotated[int, Interval(ge=2, le=16)] = 16  # of each kind
+    # The person of rank r (from 0) comes up with weight 1 / (r + 1 + zipf_shift)**zipf.
+    zipf: NotNegative = 1.0
+    zipf_shift: NotNegative = 8.0
+    # P(a value is its person's favourite), at least 1 / values (uniform): in the text that
+    # compressors' base models read, in the compressor's training text, and in all text of the
+    # decoder and its reference compressor
+    prior_strength: Fraction = 0.95
+    train_prior_strength: Fraction = 0.95
+    decoder_prior_strength: Fraction = 0.0
+    filler: Fraction = 0.0  # share of sentences that carry no fact, after a passage's first three
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """Where text comes from and how it is cut."""
 
-    source: Text = "world"  # world | text | tfds | qa, or one of your own (docs/how-to/extend.md)
+    # world | people | text | tfds | qa, or one of your own (docs/how-to/extend.md)
+    source: Text = "world"
     # options of a source of your own: name=value,name=value
     options: Text = field(default="", metadata=OMIT_IF_DEFAULT)
     # text: a .jsonl[.gz], .parquet or .txt file, or a glob; qa: the same, no .txt, of rows with
@@ -305,6 +327,7 @@ class Config:
     base_seed: Seed = 0  # which pretrained base of that size
     seed: Seed = 0  # training seed: memory tokens, connector, order of passages
     world: WorldConfig = field(default_factory=WorldConfig)
+    people: PeopleConfig = field(default_factory=PeopleConfig, metadata=OMIT_IF_DEFAULT)
     data: DataConfig = field(default_factory=DataConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)

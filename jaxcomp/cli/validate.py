@@ -15,11 +15,14 @@ from jaxcomp.config import (
     DataConfig,
     ModelConfig,
     OptimConfig,
+    PeopleConfig,
     SweepConfig,
     suggestion,
 )
+from jaxcomp.data import people
+from jaxcomp.data.draw import context_words
 from jaxcomp.data.objectives import OBJECTIVES
-from jaxcomp.data.sources import check_source, has_questions, source_of
+from jaxcomp.data.sources import check_source, has_questions, source_of, world_config
 from jaxcomp.models.config import check_shape
 from jaxcomp.models.families import FAMILIES
 from jaxcomp.models.hub import is_id
@@ -62,7 +65,7 @@ def validate(cfg: Config) -> None:
         )
     _data(cfg.data)
     _stages(cfg)
-    _bases_world(cfg)
+    _worlds(cfg)
     _sweep(cfg)
 
 
@@ -140,10 +143,19 @@ def _data(data: DataConfig) -> None:
         )
 
 
-def _bases_world(cfg: Config) -> None:
-    world = cfg.world
+def _worlds(cfg: Config) -> None:
+    source, world = source_of(cfg), cfg.world
+    if not source.facts or world_config(cfg) is not cfg.people:
+        if cfg.people != PeopleConfig():
+            raise ConfigError(
+                f"people.* is set with data.source = {cfg.data.source!r}, which does not read it; "
+                "take --data.source=people, or leave it out"
+            )
+    else:
+        lengths = cfg.pretrain.seq_len, cfg.decoder.pretrain.seq_len
+        people.check(cfg, min(context_words(cfg), *((length - 2) // 2 for length in lengths)))
     for key in ("base_favourites", "base_scrambled"):
-        if getattr(world, key) and not source_of(cfg).facts:
+        if getattr(world, key) and not (source.facts and world_config(cfg) is world):
             raise ConfigError(
                 f"world.{key} = {getattr(world, key)} with data.source = {cfg.data.source!r}: only "
                 "base models of the controlled world read another one; leave it out"

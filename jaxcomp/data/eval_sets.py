@@ -77,7 +77,8 @@ def eval_examples(
 ) -> list[Example]:
     """Held-out examples: `val_passages` of "val", `eval_passages` of any other set.
 
-    World: "val", "ordinary", "counterfactual" ("train" shows what training saw). Text and tfds:
+    World: "val", "ordinary", "counterfactual" ("train" shows what training saw); people: "erased"
+    too, of which one fact's value is left out. Text and tfds:
     "val", "test", "train": full contexts with a continuation, one a document before any document
     gives a second; fewer where the split is small. qa: the same sets, of whole contexts.
 
@@ -106,7 +107,7 @@ def held_out(cfg: Config, which: str, comp_tok: Tokenizer, dec_tok: Tokenizer) -
     text = corpus(cfg)
     # Looked at before training, read after it, and the same in all jobs of a sweep.
     names = [(tok.name, tok.eos_id) for tok in (comp_tok, dec_tok)]
-    key = (which, cfg.data, cfg.world, text.fingerprint, *names)
+    key = (which, cfg.data, cfg.world, cfg.people, text.fingerprint, *names)
     if key not in _kept:
         with live.phase(f"tokenising the examples of the set {which!r}"):
             _kept[key] = text.held_out(which, wanted, comp_tok, dec_tok)

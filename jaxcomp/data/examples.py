@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from jaxcomp.config import Config
 from jaxcomp.data import segments
 from jaxcomp.data.documents import Document, Documents
+from jaxcomp.data.draw import Passage
 from jaxcomp.data.tokenizer import Encoded, Tokenizer
-from jaxcomp.data.world import Passage
 
 _AT_ONCE = 1 << 22  # characters tokenised together: while they are, a token takes 450 bytes
 
@@ -53,11 +53,6 @@ class Counts(NamedTuple):
 
 
 Found = tuple[list[Example], Counts]
-
-
-def context_words(cfg: Config) -> int:
-    """Longest world passage, in words (tokens of the world's tokenizer)."""
-    return min(cfg.data.segment * cfg.data.segments, cfg.data.target - 1)
 
 
 def world_examples(

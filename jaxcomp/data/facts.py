@@ -34,6 +34,7 @@ class Fact(NamedTuple):
     options: tuple[str, ...]
     start: int = 0
     end: int = 0
+    group: str = ""  # facts that metrics also count together, such as those of one exposure
 
     @property
     def is_favourite(self) -> bool:
@@ -50,12 +51,21 @@ def outcome(fact: Fact, values: Mapping[Key, str]) -> str:
     """
     value = values.get(fact.key)
     if value is None:
-        return "omitted"
+        return "omitted" if fact.value else "preserved"  # a source that leaves the value out
     if value == fact.value:
         return "preserved"
     if fact.swap and value == fact.swap:
         return "swapped"
     return "overwritten" if value == fact.favourite else "substituted"
+
+
+class Prompt(NamedTuple):
+    """The words of a text that stand before a fact's value: what is expected to follow?"""
+
+    text: str
+    options: tuple[str, ...]
+    favourite: str
+    group: str = "all"
 
 
 class Mention(NamedTuple):

@@ -14,7 +14,8 @@ import numpy as np
 from jaxcomp.config import Config, config_hash
 from jaxcomp.data.blocks import Blocks
 from jaxcomp.data.corpus import Corpus
-from jaxcomp.data.examples import Counts, Example, context_words
+from jaxcomp.data.draw import context_words
+from jaxcomp.data.examples import Counts, Example
 from jaxcomp.data.qa import QUESTION
 from jaxcomp.data.tokenizer import Tokenizer
 

@@ -18,16 +18,19 @@ from typing import Any, NamedTuple
 from jaxcomp.config import DataConfig
 from jaxcomp.data import lexicon as lx
 from jaxcomp.data.documents import WORK_FIELDS, DataError, Documents, no_field, word, work_of
+from jaxcomp.data.draw import Passage
 from jaxcomp.data.readers import files_of, place_of, rows, suffix_of
 from jaxcomp.data.sources import Question
-from jaxcomp.data.world import Passage
 from jaxcomp.runtime import live
 from jaxcomp.runtime.files import digest
 
 QUESTION = "\nQuestion: {question}\nAnswer:"
 FIELDS = ("question", "context", "answers")
 # Kinds of facts whose value is one word of the text.
-ASKED = ("topic", "colour", "material", "size", "profession", "home", "quantity", "modifier")
+ASKED = (
+    "topic", "colour", "material", "size", "profession", "home", "quantity", "modifier", "pet",
+    "food", "subject",
+)  # fmt: skip
 
 
 class Questions(NamedTuple):

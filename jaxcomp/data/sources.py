@@ -7,16 +7,20 @@ This module imports neither JAX nor a tokenizer, so that a config is checked at 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from jaxcomp.config import Config, ConfigError, DataConfig, parse_arg
+from jaxcomp.data import facts, people
+from jaxcomp.data.draw import FactWorld
 from jaxcomp.runtime.fields import read
 from jaxcomp.runtime.files import digest, is_file, matching, size_of
 from jaxcomp.runtime.registry import Registry, implementation
 
 WORLD_SETS = ("ordinary", "counterfactual")  # held-out sets of the controlled world
+ERASED = "erased"  # of the people world, beside those: a fact's value is left out
 TEXT_SET = "test"  # of a real text
 
 
@@ -51,7 +55,10 @@ class Source(NamedTuple):
     corpus: str = "jaxcomp.data.corpus:DocumentCorpus"
     sets: tuple[str, ...] = ("train", "val", "test")
     measured: tuple[str, ...] = (TEXT_SET,)  # the held-out sets of evaluation
-    facts: bool = False  # every fact of a passage and its prior are known (`data.world`)
+    facts: bool = False  # every fact of a passage and its prior are known, by its `world`
+    world: str = "jaxcomp.data.world:World"  # a `facts.FactWorld`
+    kinds: tuple[str, ...] = ()  # of its facts
+    groups: tuple[str, ...] = ()  # of facts that metrics also count together
 
 
 SOURCES: Registry[Source] = Registry("data.source")
@@ -73,6 +80,27 @@ def source(name: str, **fields: Any) -> Callable[[Given], Given]:
 def source_of(cfg: Config) -> Source:
     """The row that `data.source` names. Raises ConfigError."""
     return SOURCES[cfg.data.source]
+
+
+def world_config(cfg: Config) -> Any:
+    """The config of the source's world (of real text, which has none, that of the controlled one:
+    it names models made before there were others)."""
+    return getattr(cfg, implementation(source_of(cfg).world).section)
+
+
+def with_world(cfg: Config, config: Any) -> Config:
+    """`cfg` with another `world_config`."""
+    return dataclasses.replace(cfg, **{implementation(source_of(cfg).world).section: config})
+
+
+def world_of(cfg: Config) -> FactWorld | None:
+    """What knows the facts of the source's passages; None for real text."""
+    return _world(source_of(cfg).world, world_config(cfg)) if source_of(cfg).facts else None
+
+
+@functools.lru_cache(maxsize=8)
+def _world(named: str, config: Any) -> FactWorld:
+    return implementation(named)(config)
 
 
 def has_questions(row: Source) -> bool:
@@ -172,6 +200,19 @@ SOURCES.add(
         sets=("train", "val", *WORLD_SETS),
         measured=WORLD_SETS,
         facts=True,
+        kinds=facts.KINDS,
+    ),
+)
+SOURCES.add(
+    "people",
+    Source(
+        corpus="jaxcomp.data.world_corpus:WorldCorpus",
+        sets=("train", "val", *WORLD_SETS, ERASED),
+        measured=(*WORLD_SETS, ERASED),
+        facts=True,
+        world="jaxcomp.data.people:People",
+        kinds=people.KINDS,
+        groups=people.GROUPS,
     ),
 )
 SOURCES.add(

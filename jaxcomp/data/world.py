@@ -9,20 +9,15 @@ every fact has exactly one outcome, without a judge.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import math
 import random
 import re
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxcomp.config import WorldConfig
 from jaxcomp.data import lexicon as lx
-from jaxcomp.data.facts import ATTRIBUTES, VALUES, Fact, Key, Mention, mentions, read
-
-SPLITS = {"train": range(14), "val": range(14, 15), "test": range(15, 16)}
-BUCKETS = 16  # a text's hash decides its split, so splits are disjoint by construction
-COUNTERFACTUAL_RATE = 0.5  # P(a fact of a counterfactual passage is not the favourite)
+from jaxcomp.data.draw import COUNTERFACTUAL_RATE, Draw, Passage, generator, in_split
+from jaxcomp.data.facts import ATTRIBUTES, VALUES, Fact, Key, Mention, Prompt, mentions, read
 
 
 def own_world(config: WorldConfig) -> WorldConfig:
@@ -36,53 +31,6 @@ def bases_world(config: WorldConfig) -> WorldConfig:
     return dataclasses.replace(config, seed=seed, base_favourites=0)
 
 
-class Passage(NamedTuple):
-    """`bits` is -log2 p(text) under the world's own prior_strength, whatever drew the passage.
-
-    p is that of writing the text before it is known to which split it belongs: who knows that it is
-    of "test" or "val" needs 4 bits (log2 of 16 buckets) less.
-    """
-
-    id: int
-    text: str
-    facts: tuple[Fact, ...]
-    continuation: str
-    bits: float
-
-
-class _Draw:
-    """One passage in the making: choices, and their exact probability under the world's prior."""
-
-    def __init__(self, rng: random.Random, favoured: float, prior: float):
-        self.rng, self.favoured, self.prior = rng, favoured, prior
-        self.bits = 0.0
-        self.used: dict[str, set] = {}
-
-    def pick(self, items: Sequence):
-        self.bits += math.log2(len(items))
-        return items[int(self.rng.random() * len(items))]
-
-    def fresh(self, kind: str, items: Sequence):
-        """A uniform choice among what this passage has not yet used under `kind`."""
-        used = self.used.setdefault(kind, set())
-        item = self.pick([i for i in items if i not in used])
-        used.add(item)
-        return item
-
-    def opening(self) -> str:
-        """Half of the sentences stand alone, the others begin with one of the openings."""
-        return self.pick(lx.OPENINGS) if self.pick((True, False)) else ""
-
-    def value(self, favourite: str, options: Sequence[str]) -> str:
-        """The favourite with probability `favoured`, else uniform among the others."""
-        others = [o for o in options if o != favourite]
-        if self.rng.random() < self.favoured:
-            self.bits -= math.log2(self.prior)
-            return favourite
-        self.bits -= math.log2((1.0 - self.prior) / len(others))
-        return others[int(self.rng.random() * len(others))]
-
-
 class _Clause(NamedTuple):
     """A sentence's words with values in place, and its facts without character positions."""
 
@@ -93,6 +41,15 @@ class _Clause(NamedTuple):
 class World:
     """See the module's docstring. All methods are pure functions of the configuration."""
 
+    section = "world"  # of Config
+    decoder_text, base_text = staticmethod(own_world), staticmethod(bases_world)
+
+    @staticmethod
+    def lm_identity(config: WorldConfig) -> dict[str, Any]:
+        """What determines the text that language models read."""
+        scrambled = {"scrambled": True} if config.base_scrambled else {}
+        return {"seed": config.seed, "prior_strength": config.prior_strength} | scrambled
+
     def __init__(self, config: WorldConfig | None = None):
         self.config = config or WorldConfig()
         self._shuffled = {k: self._permute(k, v) for k, v in VALUES.items()}
@@ -100,7 +57,7 @@ class World:
         self._events = self._permute("event", lx.EVENTS)
         self._rank = {p: i for i, p in enumerate(self._persons)}
         self._time = {e: i for i, e in enumerate(self._events)}
-        self._makers: dict[str, Callable[[_Draw], _Clause]] = {
+        self._makers: dict[str, Callable[[Draw], _Clause]] = {
             **{kind: self._attribute(kind) for kind in ATTRIBUTES},
             "relation": self._relation,
             "modifier": self._modifier,
@@ -127,11 +84,11 @@ class World:
         if counterfactual:
             favoured = 1.0 - COUNTERFACTUAL_RATE
         name = f"{self.config.seed}/{split}/{index}/{favoured}/{max_words}"
-        rng = random.Random(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()))
+        rng = generator(name)
         while True:
-            draw = _Draw(rng, favoured, prior)
+            draw = Draw(rng, favoured, prior)
             text, facts, clauses = self._write(draw, max_words)
-            if hashlib.blake2b(text.encode(), digest_size=1).digest()[0] % BUCKETS in SPLITS[split]:
+            if in_split(text, split):
                 break
         bits = draw.bits
         return Passage(index, text, facts, self._continue(draw, clauses, max_words), bits)
@@ -147,6 +104,20 @@ class World:
     def read(self, text: str) -> dict[Key, str]:
         """Facts of any text, however damaged (`facts.read`)."""
         return read(text)
+
+    def mentions(self, text: str) -> dict[Key, Mention]:
+        """`read` with places."""
+        return mentions(text)
+
+    def prompts(self) -> list[Prompt]:
+        """The words before the value, of every entity and every kind whose value stands last."""
+        return [
+            Prompt(text[0].upper() + text[1:], values, self._favourite(kind, natural))
+            for kind, (table, values, form) in ATTRIBUTES.items()
+            if form.endswith("{value}")
+            for entity, natural in table.items()
+            for text in [form.removesuffix(" {value}").format(entity=entity)]
+        ]
 
     def facts(self, text: str) -> list[Fact]:
         """The facts of any text, in its order; for a passage, its `facts`."""
@@ -182,7 +153,7 @@ class World:
 
     # Writing
 
-    def _write(self, draw: _Draw, max_words: int):
+    def _write(self, draw: Draw, max_words: int):
         text, facts, clauses = "", [], []
         kinds = self._left(draw)
         while not clauses or (kinds and len(_words(text)) + LONGEST_SENTENCE <= max_words):
@@ -194,7 +165,7 @@ class World:
             kinds = self._left(draw)
         return text, tuple(facts), clauses
 
-    def _continue(self, draw: _Draw, clauses: list[_Clause], max_words: int) -> str:
+    def _continue(self, draw: Draw, clauses: list[_Clause], max_words: int) -> str:
         """More of the same story: every other sentence repeats a fact of the passage."""
         text = ""
         while len(_words(text)) + LONGEST_SENTENCE <= max_words:
@@ -204,7 +175,7 @@ class World:
             text, _ = _append(text, sentence, draw.opening())
         return text
 
-    def _left(self, draw: _Draw) -> list[str]:
+    def _left(self, draw: Draw) -> list[str]:
         """Kinds of which the passage can still have a new fact: its entities come up once each."""
         used = {kind: len(items) for kind, items in draw.used.items()}
         return [k for k, (count, each) in _SUPPLY.items() if used.get(k, 0) + each <= count]
@@ -218,10 +189,10 @@ class World:
     def _favourite(self, kind: str, natural: str) -> str:
         return self._shuffled[kind][VALUES[kind].index(natural)]
 
-    def _attribute(self, kind: str) -> Callable[[_Draw], _Clause]:
+    def _attribute(self, kind: str) -> Callable[[Draw], _Clause]:
         table, values, form = ATTRIBUTES[kind]
 
-        def make(draw: _Draw) -> _Clause:
+        def make(draw: Draw) -> _Clause:
             entity = draw.fresh(kind, tuple(table))
             favourite = self._favourite(kind, table[entity])
             value = draw.value(favourite, values)
@@ -232,7 +203,7 @@ class World:
 
         return make
 
-    def _relation(self, draw: _Draw) -> _Clause:
+    def _relation(self, draw: Draw) -> _Clause:
         first = draw.fresh("relation", tuple(lx.PERSONS))
         second = draw.fresh("relation", tuple(lx.PERSONS))
         deed = draw.pick(lx.DEEDS)
@@ -246,7 +217,7 @@ class World:
         fact = Fact("relation", key, value, usual, swap, (usual, turned))
         return _Clause(value, ((value, fact),))
 
-    def _modifier(self, draw: _Draw) -> _Clause:
+    def _modifier(self, draw: Draw) -> _Clause:
         animals = [draw.fresh("modifier", tuple(lx.SIZE_OF)) for _ in range(2)]
         liked = [self._favourite("modifier", lx.MOOD_OF[a]) for a in animals]
         first = draw.value(liked[0], lx.MOODS)
@@ -261,7 +232,7 @@ class World:
         )
         return _Clause(clause, tuple(facts))
 
-    def _polarity(self, draw: _Draw) -> _Clause:
+    def _polarity(self, draw: Draw) -> _Clause:
         person, action = draw.pick(tuple(lx.PERSONS)), draw.fresh("polarity", tuple(lx.ACTION_IS))
         favourite = self._favourite("polarity", lx.ACTION_IS[action])
         value = draw.value(favourite, lx.POLARITIES)
@@ -270,7 +241,7 @@ class World:
         fact = Fact("polarity", ("polarity", person, action), value, favourite, "", lx.POLARITIES)
         return _Clause(clause, ((words, fact),))
 
-    def _order(self, draw: _Draw) -> _Clause:
+    def _order(self, draw: Draw) -> _Clause:
         pair = (draw.fresh("order", lx.EVENTS), draw.fresh("order", lx.EVENTS))
         draw.bits -= 1.0  # as in _relation
         usual, late = sorted(pair, key=self._time.__getitem__)

@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 from jaxcomp.config import Config, ConfigError
 from jaxcomp.data.documents import Document
+from jaxcomp.data.draw import FactWorld, context_words
 from jaxcomp.data.eval_sets import Example
 from jaxcomp.data.examples import text_examples
-from jaxcomp.data.facts import Key, Mention, mentions, outcome
-from jaxcomp.data.sources import source_of
+from jaxcomp.data.facts import Key, Mention, outcome
+from jaxcomp.data.sources import world_of
 from jaxcomp.data.world import World
 from jaxcomp.evals import attribution, tracing
 from jaxcomp.evals.attribution import Word
@@ -101,13 +102,21 @@ def show(cfg: Config, pair: Pair, texts: Sequence[str]) -> list[Shown]:
     cfg = dataclasses.replace(cfg, eval=dataclasses.replace(cfg.eval, batch=len(texts)))
     with use_mesh(pair.mesh):
         traces = tracing.trace(cfg, pair.model, examples, pair.dec_tok)
-        world = World(cfg.world) if source_of(cfg).facts else None
+        world = world_of(cfg)
         return [_shown(one, world) for one in traces]
 
 
 def default_texts(cfg: Config) -> tuple[str, ...]:
     """Texts to show where the user gives none."""
-    return WORLD_TEXTS if source_of(cfg).facts else ENGLISH_TEXTS
+    world = world_of(cfg)
+    if world is None:
+        return ENGLISH_TEXTS
+    if isinstance(world, World):
+        return WORLD_TEXTS
+    words = context_words(cfg)
+    return tuple(
+        world.passage("test", i, counterfactual=True, max_words=words).text for i in range(2)
+    )
 
 
 def check(cfg: Config, texts: Sequence[str]) -> None:
@@ -115,9 +124,10 @@ def check(cfg: Config, texts: Sequence[str]) -> None:
     quick, before a pair is loaded."""
     if not all(text.strip() for text in texts):
         raise ConfigError("an empty text; expected at least one word")
-    if not source_of(cfg).facts:
+    world = world_of(cfg)
+    if world is None:
         return
-    known = World(cfg.world).words()
+    known = world.words()
     spelling = {word.casefold(): word for word in known}
     unknown = []
     for text in texts:
@@ -128,7 +138,8 @@ def check(cfg: Config, texts: Sequence[str]) -> None:
     if unknown:
         raise ConfigError(
             f"not in the vocabulary of the controlled world: {', '.join(dict.fromkeys(unknown))}; "
-            f"its {len(known)} words make texts such as {WORLD_TEXTS[0].partition('. The')[0]!r}"
+            f"its {len(known)} words make texts such as "
+            f"{default_texts(cfg)[0].partition('. ')[0]!r}"
         )
 
 
@@ -145,11 +156,11 @@ def _example(cfg: Config, pair: Pair, text: str) -> Example:
     return examples[0]
 
 
-def _shown(trace: Trace, world: World | None) -> Shown:
+def _shown(trace: Trace, world: FactWorld | None) -> Shown:
     source, rebuilt = trace.example.text, trace.rebuilt
     facts, in_source, in_rebuilt = [], list[tuple[Mention, str]](), list[tuple[Mention, str]]()
     if world is not None:
-        there = mentions(rebuilt)
+        there = world.mentions(rebuilt)
         values = {key: found.value for key, found in there.items()}
         for fact in world.facts(source):
             name, found = outcome(fact, values), there.get(fact.key)

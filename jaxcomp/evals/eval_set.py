@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from jaxcomp.data.world import Passage, World
+from jaxcomp.data.draw import FactWorld, Passage
+from jaxcomp.data.sources import world_of
 
 if TYPE_CHECKING:
     from jaxcomp.config import Config
@@ -75,13 +76,16 @@ class EvalSet:
         return sum(len(one.vec_MD) for one in self.rebuilt)
 
     @functools.cached_property
-    def world(self) -> World:
-        """The controlled world, of which the passages are."""
-        return World(self.cfg.world)
+    def world(self) -> FactWorld:
+        """What knows the facts of the passages. Raises ValueError for a real text."""
+        world = world_of(self.cfg)
+        if world is None:
+            raise ValueError(f"data.source = {self.cfg.data.source!r}: no fact is known")
+        return world
 
     @property
     def passages(self) -> list[Passage]:
-        """What the controlled world knows of each passage; empty for a real text."""
+        """What the world knows of each passage; empty for a real text."""
         return [e.passage for e in self.examples if e.passage is not None]
 
     def without_memory(self) -> EvalSet:

@@ -196,9 +196,13 @@ def _records(eval_set: EvalSet) -> list[Record]:
             record["counts"] = facts.counts(outcomes)
             if rival is not None:
                 record["counts"] |= contested(rival, example.passage, row.rebuilt)
-            record["facts"] = [fact_outcome._asdict() for fact_outcome in outcomes]
+            record["facts"] = [_fact(fact_outcome) for fact_outcome in outcomes]
         out.append(record)
     return out
+
+
+def _fact(found: facts.FactOutcome) -> Record:
+    return {name: value for name, value in found._asdict().items() if name != "group" or value}
 
 
 def _edits(pair: Rebuilder, eval_set: EvalSet, comp_tok: Tokenizer) -> edits.Edited:

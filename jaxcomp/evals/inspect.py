@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from jaxcomp.config import Config, ConfigError, config_hash
 from jaxcomp.data.eval_sets import eval_examples
-from jaxcomp.data.sources import TEXT_SET, WORLD_SETS, source_of
+from jaxcomp.data.sources import WORLD_SETS, source_of, world_of
 from jaxcomp.data.world import World
 from jaxcomp.evals import attribution, inspect_page, linear_probe, tracing
 from jaxcomp.evals.metrics import facts
@@ -128,14 +128,18 @@ def _content(
     cfg: Config, pair: Pair, limit: int, about: dict[str, Any], say: Say
 ) -> inspect_page.Content:
     title = f"Where it went: {cfg.name}, {cfg.compressor or 'no name'}, ratio {cfg.memory.ratio}"
-    if not source_of(cfg).facts:
-        return inspect_page.Content(title, about, {TEXT_SET: _traces(cfg, pair, TEXT_SET, say)})
+    world = world_of(cfg)
+    if not isinstance(world, World):
+        if world is not None:
+            say("no linear probe: it reads the kinds of facts of data.source=world only")
+        found = {x: _traces(cfg, pair, x, say) for x in source_of(cfg).measured}
+        return inspect_page.Content(title, about, found)
     more = _sized(cfg, max(limit, PROBE_PASSAGES), cfg.eval.batch)
     found = {x: _traces(more if x == PROBED else cfg, pair, x, say) for x in WORLD_SETS}
     asked, left_out = linear_probe.questions(cfg, pair.comp_tok, found[PROBED])
     readings = linear_probe.read_out(asked, cfg.seed, say)
     probed = inspect_page.Probed(PROBED, len(found[PROBED]), readings, left_out)
-    table = value_words(World(cfg.world), found[PROBED])
+    table = value_words(world, found[PROBED])
     sets = {name: traces[:limit] for name, traces in found.items()}
     return inspect_page.Content(title, about, sets, probed, table)
 

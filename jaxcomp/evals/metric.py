@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxcomp.config import Config
-from jaxcomp.data.facts import KINDS
-from jaxcomp.data.sources import TEXT_SET, WORLD_SETS, source_of
+from jaxcomp.data.sources import ERASED, SOURCES, TEXT_SET, WORLD_SETS, source_of
 
 Value = float | int | None
 Values = dict[str, Value]
@@ -43,11 +42,18 @@ LOSS, PRIMARY, OVERWRITING, DRIFT = "loss", "primary endpoint", "overwriting", "
 PREDICTOR = "predictor"  # of fidelity, among models of one size
 FIDELITY = (PRIMARY, OVERWRITING, DRIFT)
 
+
+def _each(field: str) -> tuple[str, ...]:
+    """What the shipped sources list under `field`, each once."""
+    return tuple(dict.fromkeys(name for row in SOURCES.values() for name in getattr(row, field)))
+
+
 _DIMENSIONS = ("topic", "relation", "role", "modifier", "polarity", "quantity", "order", "all")
 PLACEHOLDERS = {
-    "set": (*WORLD_SETS, TEXT_SET),
-    "world": WORLD_SETS,
-    "kind": ("all", *KINDS),
+    "set": (*WORLD_SETS, ERASED, TEXT_SET),
+    "world": (*WORLD_SETS, ERASED),
+    "kind": ("all", *_each("kinds"), *_each("groups")),
+    "group": ("all", *_each("groups")),
     "edit": ("all", "number", "name", "negation", "role"),
     "dimension": _DIMENSIONS,
     "i": tuple(str(i) for i in range(1, 9)),
@@ -67,14 +73,15 @@ class Headline(NamedTuple):
 
 
 class Show(NamedTuple):
-    """Makes headlines of a metric's columns of some held-out sets, over all kinds. They stand in
-    the order of `place`."""
+    """Makes headlines of a metric's columns of some held-out sets, over all kinds, of one group of
+    facts. They stand in the order of `place`."""
 
     label: str
     place: int
     role: str = ""
     meaning: str = ""  # where it says more than the metric's definition
     sets: tuple[str, ...] = ("ordinary", TEXT_SET)
+    group: str = "all"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,15 +102,19 @@ class Metric:
     shown: tuple[Show, ...] = ()
     sums: Callable[[Record, str], Sums | None] | None = None
 
-    def columns(self) -> list[str]:
-        """All names, placeholders written out."""
-        keys = re.findall("<([a-z]+)>", self.name)
-        every = itertools.product(*(PLACEHOLDERS[key] for key in keys))
+    def columns(self, **only: Sequence[str]) -> list[str]:
+        """All names, placeholders written out; `only`: other values of some of them."""
+        keys, values = re.findall("<([a-z]+)>", self.name), PLACEHOLDERS | only
+        every = itertools.product(*(values[key] for key in keys))
         return [_filled(self.name, dict(zip(keys, values, strict=True))) for values in every]
 
     def shows(self) -> dict[str, Show]:
         """What makes a headline of a column, by column."""
-        return {_filled(self.name, {"set": s, "world": s}): x for x in self.shown for s in x.sets}
+        return {
+            _filled(self.name, {"set": s, "world": s, "group": x.group}): x
+            for x in self.shown
+            for s in x.sets
+        }
 
 
 def share(name: str, definition: str, better: str = "", **more: Any) -> Metric:
@@ -127,8 +138,8 @@ class Measure:
     without: tuple[str, ...] = ()
     applies: Callable[[Config], bool] = lambda cfg: True
 
-    def of(self, name: str, eval_set: Any) -> Values:
-        """The values of the set `name`, by column.
+    def of(self, name: str, eval_set: Any, kinds: Sequence[str] = PLACEHOLDERS["kind"]) -> Values:
+        """The values of the set `name`, by column; `kinds` are those of its facts, and groups.
 
         Raises:
           ValueError: a metric that was not declared, or a declared one is missing.
@@ -136,7 +147,7 @@ class Measure:
         if self.function is None:
             return {}
         out = {f"{name}/{key}": value for key, value in self.function(eval_set).items()}
-        missing = self.columns(name) ^ out.keys()
+        missing = self.columns(name, kind=kinds) ^ out.keys()
         if missing:
             raise ValueError(
                 f"{self.module} declares and returns different metrics of {name}: "
@@ -147,9 +158,9 @@ class Measure:
             out |= {f"{name}/{WITHOUT}/{key}": bare[key] for key in self.without}
         return out
 
-    def columns(self, name: str) -> set[str]:
-        """Those of the set `name`."""
-        return {c for m in self.metrics for c in m.columns() if c.startswith(f"{name}/")}
+    def columns(self, name: str, **only: Sequence[str]) -> set[str]:
+        """Those of the set `name`; `only` as of `Metric.columns`."""
+        return {c for m in self.metrics for c in m.columns(**only) if c.startswith(f"{name}/")}
 
 
 _COLUMNS: dict[str, tuple[Measure, Metric]] = {}
@@ -217,9 +228,10 @@ def every() -> list[Measure]:
 def measured(cfg: Config, name: str, eval_set: Any) -> Values:
     """All metrics of the held-out set `name`, by column."""
     out: Values = {}
+    row = source_of(cfg)
     for measure in every():
         if measure.applies(cfg) and measure.columns(name):
-            out |= measure.of(name, eval_set)
+            out |= measure.of(name, eval_set, ("all", *row.kinds, *row.groups))
     return out
 
 

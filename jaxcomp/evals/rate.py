@@ -12,9 +12,9 @@ from jaxcomp.compress.autoencoder import AutoEncoder, Memory
 from jaxcomp.compress.quantize import FORMATS, bits, quantise
 from jaxcomp.config import Config
 from jaxcomp.data.batches import Example, eval_examples
-from jaxcomp.data.sources import source_of
+from jaxcomp.data.draw import FactWorld
+from jaxcomp.data.sources import source_of, world_of
 from jaxcomp.data.tokenizer import Tokenizer
-from jaxcomp.data.world import World
 from jaxcomp.evals.evaluate import Rebuilt, rebuild
 from jaxcomp.evals.metrics import facts, reconstruction
 
@@ -38,7 +38,7 @@ def rates(
     forms: Sequence[str] = FORMATS,
 ) -> list[Rate]:
     """Every held-out set at every format. Needs a mesh; raises what `evaluate` does."""
-    world = World(cfg.world) if source_of(cfg).facts else None
+    world = world_of(cfg)
     out = []
     for name in source_of(cfg).measured:
         examples = eval_examples(cfg, name, *toks)
@@ -54,7 +54,7 @@ def rates(
     return out
 
 
-def _kept(world: World, examples: Sequence[Example], found: Sequence[Rebuilt]) -> float | None:
+def _kept(world: FactWorld, examples: Sequence[Example], found: Sequence[Rebuilt]) -> float | None:
     pairs = [(e.passage, f.row.rebuilt) for e, f in zip(examples, found, strict=True)]
     counts = [facts.counts(facts.compare(world, p, text)) for p, text in pairs if p is not None]
     return facts.rates(counts)["nonfavourite/all/preserved"]

@@ -18,16 +18,18 @@ from jaxcomp.config import (
     ConfigError,
     DataConfig,
     ModelConfig,
+    PeopleConfig,
     PretrainConfig,
     TrainConfig,
     WorldConfig,
     config_hash,
     to_dict,
 )
-from jaxcomp.data.sources import contents, fingerprint, source_of
-from jaxcomp.data.world import bases_world, own_world
+from jaxcomp.data.draw import context_words
+from jaxcomp.data.sources import contents, fingerprint, source_of, with_world, world_config
 from jaxcomp.models.hub import is_id
 from jaxcomp.runtime import paths
+from jaxcomp.runtime.registry import implementation
 
 if TYPE_CHECKING:
     from jaxcomp.data.tokenizer import Tokenizer
@@ -136,17 +138,21 @@ def model(cfg: Config) -> ModelConfig:
 
 def own_text(cfg: Config) -> Config:
     """`cfg` for the decoder and its reference: of the world itself, whatever the bases read."""
-    return dataclasses.replace(cfg, world=own_world(cfg.world))
+    return with_world(cfg, _world(cfg).decoder_text(world_config(cfg)))
 
 
 def base_text(cfg: Config) -> Config:
     """`cfg` for the language models that compressors start from: of the world that they read."""
-    return dataclasses.replace(cfg, world=bases_world(cfg.world))
+    return with_world(cfg, _world(cfg).base_text(world_config(cfg)))
+
+
+def _world(cfg: Config) -> Any:
+    return implementation(source_of(cfg).world)
 
 
 def lm_identity(cfg: Config, model: ModelConfig, pretrain: PretrainConfig, seed: int) -> Identity:
     """What determines a language model pretrained here on `own_text` or `base_text`."""
-    tok = _tokenizer(cfg.world, cfg.data)
+    tok = _tokenizer(cfg.world, cfg.people, cfg.data)
     shape = dataclasses.replace(model, vocab_size=model.vocab_size or tok.vocab_size)
     return {
         "kind": "lm",
@@ -177,7 +183,7 @@ def decoder_identity(cfg: Config) -> Identity:
         "adapt": _without(to_dict(adapt_settings(cfg)), (*_LOGGED, *_RECOMPUTED)),
         # The others are of the compressors, not of the adaptation.
         "memory": _without(to_dict(cfg.memory), ("ratio", "lora", "marker_steps", "trained")),
-        "data": shape | {"train_prior_strength": cfg.world.train_prior_strength},
+        "data": shape | {"train_prior_strength": world_config(cfg).train_prior_strength},
         "seed": dec.seed,
     }
 
@@ -202,30 +208,27 @@ def adapt_settings(cfg: Config) -> TrainConfig:
 
 
 def _lm_data(cfg: Config, pretrain: PretrainConfig) -> Identity:
-    from jaxcomp.data.examples import context_words
-
     data = cfg.data
-    documents = _documents(cfg.world, data)
+    documents = _documents(cfg.world, cfg.people, data)
     if documents:
         return {"source": data.source, "documents": documents, "seed": data.seed}
     # Passages that are a function of the config.
     words = min(context_words(cfg), (pretrain.seq_len - 2) // 2)
     passages = {"words": words, "train_passages": data.train_passages, "seed": data.seed}
-    world = {"seed": cfg.world.seed, "prior_strength": cfg.world.prior_strength}
-    world |= {"scrambled": True} if cfg.world.base_scrambled else {}
+    world = _world(cfg).lm_identity(world_config(cfg))
     return {"source": data.source, "world": world, **passages}
 
 
 @functools.lru_cache(maxsize=8)
-def _tokenizer(world: WorldConfig, data: DataConfig) -> Tokenizer:
+def _tokenizer(world: WorldConfig, people: PeopleConfig, data: DataConfig) -> Tokenizer:
     from jaxcomp.data.batches import data_tokenizer  # loads what computes
 
-    return data_tokenizer(Config(world=world, data=data))
+    return data_tokenizer(Config(world=world, people=people, data=data))
 
 
 @functools.lru_cache(maxsize=8)
-def _documents(world: WorldConfig, data: DataConfig) -> str:
+def _documents(world: WorldConfig, people: PeopleConfig, data: DataConfig) -> str:
     """The fingerprint of the documents; "" of the world."""
     from jaxcomp.data.corpus import corpus
 
-    return corpus(Config(world=world, data=data)).fingerprint
+    return corpus(Config(world=world, people=people, data=data)).fingerprint

@@ -17,6 +17,7 @@ from flax import nnx
 
 from jaxcomp.config import Config, ModelConfig, PretrainConfig
 from jaxcomp.data.batches import LmBatch, eval_examples, lm_batches, tokenizer_folder
+from jaxcomp.data.sources import with_world, world_config
 from jaxcomp.data.tokenizer import Tokenizer, load_tokenizer
 from jaxcomp.models import hf
 from jaxcomp.models.model import Transformer, count_params
@@ -188,9 +189,9 @@ def _rounded(state: Any) -> Any:
 
 def pretraining_text(cfg: Config) -> Config:
     """`cfg` with a validation set of the text that language models read: a card's losses must not
-    depend on `world.train_prior_strength`, of which a base's identity knows nothing."""
-    world = dataclasses.replace(cfg.world, train_prior_strength=cfg.world.prior_strength)
-    return dataclasses.replace(cfg, world=world)
+    depend on `train_prior_strength`, of which a base's identity knows nothing."""
+    world = world_config(cfg)
+    return with_world(cfg, dataclasses.replace(world, train_prior_strength=world.prior_strength))
 
 
 def held_out(cfg: Config, model: Transformer, tok: Tokenizer) -> dict[str, float]:

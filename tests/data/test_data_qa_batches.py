@@ -1,6 +1,7 @@
 """Questions to train on: read, split by context, put into tokens as the probes put them."""
 
 import dataclasses
+import itertools
 import json
 
 import numpy as np
@@ -9,12 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 from data_configs import BATCH, assert_same, draw, world_config
 
+from jaxcomp.config import PeopleConfig
 from jaxcomp.data import prepare
 from jaxcomp.data import qa as questions
 from jaxcomp.data.batches import CONTINUE, train_batches
 from jaxcomp.data.corpus import corpus, documents_of
 from jaxcomp.data.documents import DataError
 from jaxcomp.data.eval_sets import answer_batches, eval_examples
+from jaxcomp.data.people import People
 from jaxcomp.data.qa import ASKED, QUESTION, of_passage
 from jaxcomp.data.tokenizer import world_tokenizer
 from jaxcomp.data.world import World
@@ -128,9 +131,9 @@ def test_a_context_keeps_its_split_in_another_file(tmp_path, titled):
 
 
 def test_a_world_question_is_answered_by_its_passage_alone():
-    world = World()
     seen = set()
-    for i in range(60):
+    worlds = World(), People(PeopleConfig(kinds=6))
+    for world, i in itertools.product(worlds, range(60)):
         p = world.passage("test", i, counterfactual=True)
         asked = [s for s in p.facts if s.kind in ASKED]
         found = of_passage(p)

@@ -209,7 +209,7 @@ def assert_bits_are_exact(make, prior=0.6):
     share, bits, path = defaultdict(float), defaultdict(set), []
     while True:
         rng = Script(path)
-        draw = world._Draw(cast(Any, rng), prior, prior)
+        draw = world.Draw(cast(Any, rng), prior, prior)
         text = make(draw)
         share[text] += rng.p
         bits[text].add(round(draw.bits, 9))

@@ -13,6 +13,13 @@ only they can be overwritten.
 
 The generator knows the probability of each passage, so what a memory must carry is known exactly
 (`passage_bits`).
+
+In the people world facts are also counted by group (in place of a kind in the column): the band of
+their person's rank by exposure (head, upper, middle, tail), `unseen` people, of whom no text was,
+and `neutral` facts, for which nobody has a favourite; both are controls, whose `favourite` is a
+foil that no text prefers. An attribute counts as swapped where it has the value that another person
+of the passage has. Relations have no favourite. In the set `erased` one attribute's value is left
+out of the text: preserved is then that none comes back.
 """
 
 from __future__ import annotations
@@ -22,8 +29,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from jaxcomp.data.draw import FactWorld, Passage
 from jaxcomp.data.facts import KINDS, OUTCOMES, outcome
-from jaxcomp.data.world import Passage, World
+from jaxcomp.data.sources import source_of
 from jaxcomp.evals.eval_set import EvalSet
 from jaxcomp.evals.metric import (
     DRIFT,
@@ -54,6 +62,7 @@ class FactOutcome(NamedTuple):
     favourite: str
     rebuilt: str | None
     outcome: str
+    group: str = ""  # Slot.group
 
     @property
     def is_favourite(self) -> bool:
@@ -65,14 +74,12 @@ class FactOutcome(NamedTuple):
         return not self.is_favourite and self.rebuilt == self.favourite
 
 
-def compare(world: World, passage: Passage, rebuilt: str) -> list[FactOutcome]:
+def compare(world: FactWorld, passage: Passage, rebuilt: str) -> list[FactOutcome]:
     """One `FactOutcome` for each fact of `passage`, in the order of its facts."""
     values = world.read(rebuilt)
     return [
-        FactOutcome(
-            fact.kind, fact.value, fact.favourite, values.get(fact.key), outcome(fact, values)
-        )
-        for fact in passage.facts
+        FactOutcome(f.kind, f.value, f.favourite, values.get(f.key), outcome(f, values), f.group)
+        for f in passage.facts
     ]
 
 
@@ -80,21 +87,23 @@ def counts(passage_outcomes: Sequence[FactOutcome]) -> dict[str, int]:
     """Counts of one passage, named `<group>/<kind>/<outcome>`, or `.../to_prior`; names with a zero
     are left out."""
     out: Counter[str] = Counter()
-    for fact_outcome in passage_outcomes:
-        for group in GROUPS if not fact_outcome.is_favourite else GROUPS[:1]:
-            for kind in (fact_outcome.kind, "all"):
-                out[f"{group}/{kind}/{fact_outcome.outcome}"] += 1
-                if group == "nonfavourite" and fact_outcome.to_prior:
+    for one in passage_outcomes:
+        odd = one.favourite and not one.is_favourite
+        for group in GROUPS if odd else GROUPS[:1]:
+            for kind in filter(None, (one.kind, one.group, "all")):
+                out[f"{group}/{kind}/{one.outcome}"] += 1
+                if group == "nonfavourite" and one.to_prior:
                     out[f"{group}/{kind}/to_prior"] += 1
     return dict(out)
 
 
-def rates(passage_counts: Sequence[dict[str, int]]) -> Values:
-    """The metrics of `outcomes` of all passages' counts; None where the denominator is 0."""
+def rates(passage_counts: Sequence[dict[str, int]], kinds: Sequence[str] = KINDS) -> Values:
+    """The metrics of `outcomes` of all passages' counts; None where the denominator is 0. `kinds`
+    of facts, and their groups."""
     total = sum(map(Counter, passage_counts), Counter[str]())
     out: Values = {}
     for group in GROUPS:
-        for kind in ("all", *KINDS):
+        for kind in ("all", *kinds):
             name = f"{group}/{kind}"
             n = sum(total[f"{name}/{o}"] for o in OUTCOMES)
             out[f"{name}/n"] = n
@@ -212,4 +221,6 @@ def _outcomes(group: str, what: str, n: str) -> list[Metric]:
 )
 def outcomes(eval_set: EvalSet) -> Values:
     pairs = zip(eval_set.passages, eval_set.rows, strict=True)
-    return rates([counts(compare(eval_set.world, p, row.rebuilt)) for p, row in pairs])
+    row, world = source_of(eval_set.cfg), eval_set.world
+    found = [counts(compare(world, p, rebuilt.rebuilt)) for p, rebuilt in pairs]
+    return rates(found, (*row.kinds, *row.groups))

@@ -22,11 +22,11 @@ from jaxcomp.compress.autoencoder import AutoEncoder
 from jaxcomp.compress.baselines import BASELINES, Baseline, Plain
 from jaxcomp.compress.cramming import LR, CrammedPair
 from jaxcomp.config import Config, config_hash
+from jaxcomp.data.draw import FactWorld
 from jaxcomp.data.eval_sets import Example, batch_examples, eval_examples
 from jaxcomp.data.facts import OUTCOMES
 from jaxcomp.data.segments import cut
-from jaxcomp.data.sources import source_of
-from jaxcomp.data.world import World
+from jaxcomp.data.sources import source_of, world_of
 from jaxcomp.evals.bootstrap import ratio_interval
 from jaxcomp.evals.evaluation import (
     BATCH,
@@ -190,7 +190,7 @@ def _measured(pair: Pair, name: str, held_out_set: HeldOut) -> Record:
         logits = (held_out_set.cfg.data.target + 1) * decoder.cfg.vocab_size
         rows = max(1, min(rows, decode.LOGITS_ELEMENTS // logits))
     size = whole_batch(min(rows, len(held_out_set.examples)), pair.mesh)
-    world = World(held_out_set.cfg.world) if source_of(held_out_set.cfg).facts else None
+    world = world_of(held_out_set.cfg)
     found: list[Record] = []
     for batch, valid in batch_examples(held_out_set.examples, size, held_out_set.cfg):
         put = put_batch(batch, pair.mesh)
@@ -219,7 +219,7 @@ def _measured(pair: Pair, name: str, held_out_set: HeldOut) -> Record:
     }
 
 
-def _rebuilt(pair: Pair, example: Example, tok_L: np.ndarray, world: World | None) -> Record:
+def _rebuilt(pair: Pair, example: Example, tok_L: np.ndarray, world: FactWorld | None) -> Record:
     """What became of one passage, free-running, in counts."""
     eos_id = pair.dec_tok.eos_id
     ids, _ = decode.until_end(tok_L, eos_id)

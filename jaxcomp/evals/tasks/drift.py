@@ -48,8 +48,9 @@ from pydantic import BaseModel
 from jaxcomp.config import config_hash
 from jaxcomp.data.eval_sets import eval_examples
 from jaxcomp.data.segments import SegmentError, cut_encoded
-from jaxcomp.data.sources import source_of
+from jaxcomp.data.sources import source_of, world_of
 from jaxcomp.data.tokenizer import TokenizerError
+from jaxcomp.data.world import World
 from jaxcomp.evals import versions
 from jaxcomp.evals.evaluation import (
     BATCH,
@@ -110,9 +111,15 @@ def passages_of_run(place: Path | str, limit: int | None = None, **moved: str) -
     `moved`: where its base models are now (`open_run`).
 
     Raises ExportError where the folder is no run, DataError where its data are not there,
-    EvalError for a limit below 1."""
+    EvalError for a limit below 1, NothingToAsk for another world than the controlled one."""
     readers.check_limit(limit)
     cfg, root = open_run(place, **moved)
+    world = world_of(cfg)
+    if not (world is None or isinstance(world, World)):
+        raise NothingToAsk(
+            f"data.source = {cfg.data.source!r}: minimal pairs are made of data.source=world and "
+            "of real text"
+        )
     toks = tokenizers(cfg, root)
     return [
         Passage(f"{name}:{example.id}", example.text, name, example.passage)
