@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from jaxcomp.runtime.pages import DARK, LIGHT
@@ -27,13 +28,14 @@ Point = Mapping[str, Any]
 
 class Chart(NamedTuple):
     """Rows of panels under one file name. `alt` says in words what is to be seen; `legend` names
-    the outcomes that the colours stand for; `page`, what the caption says more on an HTML page."""
+    what the colours stand for (name -> role); `page`, what the caption says more on a
+    page."""
 
     name: str
     rows: Sequence[Sequence[Panel]]
     alt: str
     caption: str = ""
-    legend: Sequence[str] = ()
+    legend: Mapping[str, str] = MappingProxyType({})
     page: str = ""
 
 
@@ -153,9 +155,11 @@ def lines(
 
 
 def stacked(
-    points: Sequence[Point], title: str, x: str, parts: Sequence[str], order: Sequence[str]
+    points: Sequence[Point], title: str, x: str, colours: Mapping[str, str], order: Sequence[str]
 ) -> Panel:
-    """A panel of horizontal bars in `order`: of each `bar` the `share` of each of the `parts`."""
+    """A panel of horizontal bars in `order`: of each `bar` the `share` of each part, in its
+    colour (the name of a part -> a role, such as `c0`)."""
+    about = ("bar", "part", "value", "runs")
     return {
         "title": title,
         "height": 20 * len(order),
@@ -183,11 +187,14 @@ def stacked(
             },
             "color": {
                 "field": "part",
-                "scale": {"domain": list(parts), "range": [f"@{part}" for part in parts]},
+                "scale": {
+                    "domain": list(colours),
+                    "range": [f"@{role}" for role in colours.values()],
+                },
                 "legend": None,
             },
             "order": {"field": "place", "type": "ordinal"},
-            "tooltip": [{"field": name} for name in ("bar", "part", "value", "runs")],
+            "tooltip": [{"field": name} for name in about if name in points[0]],
         },
     }
 
@@ -303,7 +310,7 @@ def _whole(chart: Chart, theme: Mapping[str, str], size: tuple[int, int]) -> Pan
     return themed({"vconcat": sized, "spacing": 28, "padding": 12}, theme)
 
 
-def _keyed(panel: Panel, names: Sequence[str]) -> Panel:
+def _keyed(panel: Panel, names: Mapping[str, str]) -> Panel:
     """The panel of a chart whose legend stands on a page beside it, with that legend in it."""
     if not names:
         return panel

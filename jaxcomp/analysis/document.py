@@ -186,7 +186,9 @@ def anchor(term: str) -> str:
 
 
 def markdown(title: str, blocks: Sequence[Block]) -> str:
-    return "\n\n".join([f"# {_md(title)}", *(s for b in blocks if (s := _shown(b)))]) + "\n"
+    """All blocks but those of the page alone; without a title where that is empty."""
+    head = [f"# {_md(title)}"] if title else []
+    return "\n\n".join([*head, *(s for b in blocks if (s := _shown(b)))]) + "\n"
 
 
 def _shown(b: Block) -> str:

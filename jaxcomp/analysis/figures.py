@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from jaxcomp.analysis import charts, stats
 from jaxcomp.analysis.charts import Chart, Point
@@ -131,7 +131,7 @@ def facts(results: Results) -> Chart | None:
     group = column.rpartition("/")[0]
     base = group.rpartition("/")[0]
     names = {m for r in results.rows for m in r.metrics if m.startswith(f"{base}/")}
-    parts = [name for name in ORDER if f"{group}/{name}" in names]
+    parts = {name: name for name in ORDER if f"{group}/{name}" in names}
     kinds = sorted({m.split("/")[-2] for m in names if m.endswith(f"/{ORDER[0]}")} - {"all"})
     ratios = grid.ratios(results.cfg)
     by_size, by_kind = [], []
@@ -159,7 +159,7 @@ def facts(results: Results) -> Chart | None:
     return Chart("facts", rows, "What became of the facts", caption, parts) if rows else None
 
 
-def _bar(name: str, runs: Sequence[Result], group: str, parts: Sequence[str]) -> list[Point]:
+def _bar(name: str, runs: Sequence[Result], group: str, parts: Iterable[str]) -> list[Point]:
     out = []
     for place, part in enumerate(parts):
         held = [v for r in runs if (v := r.metrics.get(f"{group}/{part}")) is not None]

@@ -86,7 +86,11 @@ def _plan_flags(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="of the roofline's speed that a step is assumed to reach (0.5)",
     )
-    parser.add_argument("--out", metavar="FILE", help="write the table there too (Markdown)")
+    parser.add_argument(
+        "--out",
+        metavar="FILE",
+        help="write the table there too (Markdown), and a page with figures beside it (.html)",
+    )
 
 
 def sweep(flags: Flags) -> int:
@@ -204,19 +208,23 @@ def _print_report(written: Any) -> Any:
 
 
 def plan(flags: Flags) -> int:
+    from jaxcomp.analysis import plan_page
     from jaxcomp.sweep.plan import main
-    from jaxcomp.sweep.plan.table import table
 
     names = [name for name in flags.topology.split(",") if name]
     if not names:
         raise ConfigError(
             "--topology names no slice; expected one or more, as in v5e:4x4,v5p:4x4x4"
         )
+    if flags.out and flags.out.endswith(".html"):
+        raise ConfigError(
+            f"--out={flags.out}: expected a Markdown file, such as plan.md; the page is written "
+            "beside it"
+        )
     rows = main.plan(common.config_of(flags), names, out=common.say)
-    text = table(rows, flags.efficiency, flags.rate)
-    print(f"\n{text}", end="")
+    print(f"\n{plan_page.printed(rows, flags.efficiency, flags.rate)}", end="")
     if flags.out:
-        paths.path(flags.out).write_text(text)
+        plan_page.write(rows, flags.efficiency, flags.rate, flags.out)
     return FAILED if any(row.failure for row in rows) else 0
 
 

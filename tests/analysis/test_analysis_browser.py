@@ -11,17 +11,21 @@ import test_analysis_compare as comparison
 import test_analysis_relations as relations
 from browsing import COVERED, FAINT, opened
 from evals.test_evals_inspect import traced
+from sweep.plan.test_plan_main import FakeCompiler
 from sweep.sweep_stub import config
 from test_analysis_report import fill
 
-from jaxcomp.analysis import checkpoints_page
+from jaxcomp.analysis import checkpoints_page, plan_page
 from jaxcomp.analysis.document import Example, Para, Part, page
 from jaxcomp.analysis.report import report
+from jaxcomp.cli import overrides
 from jaxcomp.config import ModelConfig
 from jaxcomp.evals import inspect_page
 from jaxcomp.runtime.pages import DARK, LIGHT
+from jaxcomp.sweep.plan.main import plan
+from jaxcomp.sweep.plan.topology import GIB
 
-PAGES = ("report", "comparison", "checkpoints", "inspect", "example")
+PAGES = ("report", "comparison", "checkpoints", "inspect", "plan", "example")
 WIDTHS = (400, 1400)
 
 
@@ -34,7 +38,7 @@ def pages(tmp_path_factory):
     fill(cfg, folder, failed=["toy-m-r4-b1-s0"])
     out["report"] = report(cfg, folder).folder / "report.html"
     comparison.swept(folder, [0.2, 0.1, 0.0], noise=0.05)
-    first, *others = [(comparison.dose(at), folder / f"{at}") for at in (0.5, 0.8, 0.95)]
+    first, *others = [(comparison.swept_at(at), folder / f"{at}") for at in (0.5, 0.8, 0.95)]
     out["comparison"] = report(*first, others).folder / "report.html"
     rng = np.random.default_rng(5)
     loss = np.linspace(2, 0.5, 8)
@@ -46,6 +50,12 @@ def pages(tmp_path_factory):
     traces = [traced(i, random.Random(i)) for i in range(5)]
     content = inspect_page.Content("Inspect", {}, {"ordinary": traces})
     out["inspect"].write_text(inspect_page.html_of(content))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAXCOMP_CACHE", str(folder))
+        fake = FakeCompiler(200 * GIB)
+        cfg = overrides.load("configs/paper.py:ratio=16")
+        rows = plan(cfg, ["v5e:2x4", "v5p:4x4x4"], compile=fake, out=lambda _: None)
+    plan_page.write(rows, 0.5, None, str(folder / "plan.md"))
     parts = [Part("Alice hit ", ""), Part("Bob" * 60, "omitted"), Part(" twice.", "")]
     example = page("Examples", [Para("x"), Example("4x: best", parts, parts)])
     out["example"].write_text(example)

@@ -5,6 +5,7 @@ import dataclasses
 
 import pytest
 
+from jaxcomp.analysis.plan_page import printed
 from jaxcomp.cli import main, overrides
 from jaxcomp.config import ConfigError
 from jaxcomp.sweep.plan import compile as compiler
@@ -12,7 +13,6 @@ from jaxcomp.sweep.plan import main as plans
 from jaxcomp.sweep.plan.hlo import Collective
 from jaxcomp.sweep.plan.layouts import candidates, ranked
 from jaxcomp.sweep.plan.main import plan
-from jaxcomp.sweep.plan.table import table
 from jaxcomp.sweep.plan.topology import GIB, slice_of
 
 ONE = "configs/paper.py:family=qwen3,size=8B,ratio=16"
@@ -42,6 +42,10 @@ def load(tmp_path, monkeypatch):
     return overrides.load
 
 
+def _row(text):
+    return next(line for line in text.splitlines() if line.startswith("| qwen3"))
+
+
 def quiet(_):
     pass
 
@@ -57,10 +61,10 @@ def test_each_setup_takes_the_first_slice_that_holds_it(load):
 
 def test_what_fits_nowhere_has_a_reason_and_the_smallest_slice_that_does(load):
     rows = plan(load(ONE), ["v5e:2x4"], compile=FakeCompiler(200 * GIB), out=quiet)
-    text = table(rows, 0.5, None)
+    text = printed(rows, 0.5, None)
     assert rows[0].instead == "v5e:4x4"
     assert "Used too much of hbm.; the smallest slice that does: v5e:4x4" in text
-    assert "0 of 1 setups fit" in text
+    assert "0 of 1 setup fit" in text
 
 
 def test_what_is_compiled_is_not_compiled_again(load):
@@ -117,13 +121,13 @@ def test_a_batch_that_no_mesh_divides_is_refused_before_compiling(load):
 
 def test_a_gpu_is_planned_on_paper_and_says_so(load):
     rows = plan(load(ONE), ["h100:8"], compile=FakeCompiler(0), out=quiet)
-    assert "not compiled" in table(rows, 0.5, None)
+    assert "not compiled" in printed(rows, 0.5, None)
     assert not rows[0].programs
 
 
 def test_price_and_hours_follow_from_the_roofline(load):
     rows = plan(load(ONE), ["v5p:4x4x4"], compile=FakeCompiler(1e12), out=quiet)
-    cells = [c.strip() for c in table(rows, 0.5, 2.0).splitlines()[2].split("|")]
+    cells = [c.strip() for c in _row(printed(rows, 0.5, 2.0)).split("|")]
     step, hours, price = float(cells[12]), float(cells[15]), float(cells[16])
     assert hours == pytest.approx(34_688 * step * 64 / 3600, rel=0.01)
     assert price == pytest.approx(2 * hours, rel=0.01)
@@ -137,4 +141,8 @@ def test_exit_code_says_whether_all_fit(load, monkeypatch, tmp_path, capsys):
     command = ["plan", f"--config={ONE}"]
     assert main.main([*command, "--topology=v5e:4x4", f"--out={table_file}"]) == 0
     assert table_file.read_text() in capsys.readouterr().out
+    page = (tmp_path / "plan.html").read_text()
+    assert "1 of 1 setup fit. In all " in page
+    for words in ("Memory by part", "Time by part", ">USD</th>", "waited for"):
+        assert words in page
     assert main.main([*command, "--topology=v5e:2x4"]) == 1
