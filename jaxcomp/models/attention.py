@@ -51,7 +51,7 @@ def implementation(
     return "reference"
 
 
-def told() -> str:
+def description() -> str:
     """ "splash (272 x 272, 345 x 345)": what has been traced so far, queries x keys."""
     of = {kind: ", ".join(f"{L} x {S}" for L, S in sorted(traced[kind])) for kind in sorted(traced)}
     return "; ".join(f"{kind} ({shapes})" for kind, shapes in of.items())

@@ -263,7 +263,11 @@ class _Watch:
         if self.say is not None:
             self.say(f"{self.run.what}: step {step + 1}", step / self.run.optim.steps)
         elif distributed.is_lead():
-            print(f"{self.run.what}: attention by {attention.told()}", file=sys.stderr, flush=True)
+            print(
+                f"{self.run.what}: attention by {attention.description()}",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def _not_finite(self, step: int, loss: float, norm: float) -> str:
         latest = self.checkpoints.latest

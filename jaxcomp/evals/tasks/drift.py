@@ -67,7 +67,7 @@ from jaxcomp.evals.evaluation import (
 from jaxcomp.evals.pairs.edit_rules import DIMENSIONS
 from jaxcomp.evals.pairs.minimal_pairs import MinimalPair, Passage, make, windows
 from jaxcomp.evals.pairs.rates import rates, table
-from jaxcomp.evals.qa import generated, readers
+from jaxcomp.evals.qa import question_answers, question_file, readers
 from jaxcomp.evals.qa.ask import about_of
 from jaxcomp.evals.qa.conditions import room
 from jaxcomp.evals.qa.items import EvalError, NothingToAsk
@@ -277,20 +277,20 @@ def _plain(pair: Pair, part: Sequence[Ready]) -> list[Score]:
     options=(DATA, LIMIT, OUT, EXPORT, RATIO, BATCH),
 )
 def drift(request: Request) -> Report | None:
-    if request.data is not None and generated.are_questions(request.data):
+    if request.data is not None and question_file.are_questions(request.data):
         if request.export is not None:
             raise EvalError(f"--export does not go with {request.data}, which holds questions")
-        found = generated.read(request.data, request.limit)
-        request.say(found.told())
-        made = generated.run(request.pair, found.questions, request.out(), say=request.say)
-        return request.report(made, generated.table, request.out())
+        found = question_file.read(request.data, request.limit)
+        request.say(found.summary())
+        made = question_answers.run(request.pair, found.questions, request.out(), say=request.say)
+        return request.report(made, question_answers.table, request.out())
     passages = (
         passages_of_run(request.place, request.limit, **request.moved)
         if request.data is None
         else read(request.data, request.limit)
     )
     if request.export is not None:
-        count = generated.export(passages, request.export)
+        count = question_file.export(passages, request.export)
         request.say(f"{count} prompts in {request.export} (docs/how-to/measure-drift.md)")
         return None
     made = run(request.pair, passages, request.out(), say=request.say)

@@ -13,10 +13,10 @@ from jaxcomp.data.batches import REBUILD, eval_examples
 from jaxcomp.evals.pairs import rates
 from jaxcomp.evals.pairs.edit_rules import DIMENSIONS
 from jaxcomp.evals.pairs.minimal_pairs import windows
-from jaxcomp.evals.qa import ask, generated
+from jaxcomp.evals.qa import ask, question_answers
 from jaxcomp.evals.qa.conditions import CONDITIONS, Reading
-from jaxcomp.evals.qa.generated import Question
 from jaxcomp.evals.qa.items import EvalError
+from jaxcomp.evals.qa.question_file import Question
 from jaxcomp.evals.qa.scoring import share
 from jaxcomp.evals.tasks import drift
 from jaxcomp.evals.tasks.drift import Passage, Ready, passages_of_run, read, run, table
@@ -341,7 +341,7 @@ def test_a_question_set_is_asked(pair, passages, tmp_path, monkeypatch):
         Question("d", "p", "Café.", "role", "who ?", "Café"),  # no é in this tokenizer
     ]
     out = tmp_path / "q.json"
-    found = generated.run(pair, asked, out)
+    found = question_answers.run(pair, asked, out)
     assert found.result["items"]["left_out"] == {"a text that a tokenizer cannot say": 1}
     dimensions = {name: one["memory"] for name, one in found.result["dimensions"].items()}
     for name, holds, refused, n in (
@@ -352,10 +352,10 @@ def test_a_question_set_is_asked(pair, passages, tmp_path, monkeypatch):
         assert one["holds"]["n"] == n
     assert (dimensions["role"]["chosen"]["count"], dimensions["role"]["chosen"]["n"]) == (1, 1)
     assert dimensions["topic"]["chosen"]["n"] == 0
-    assert "from memory" in generated.table(found.result)
+    assert "from memory" in question_answers.table(found.result)
     # Two of one passage; the one without an answer has none that could stand in it.
     assert (found.result["items"]["contexts"], found.result["items"]["not_stated"]) == (1, 0)
-    assert "they are about 1 passages" in generated.table(found.result)
-    assert not generated.run(pair, asked, out).made
+    assert "they are about 1 passages" in question_answers.table(found.result)
+    assert not question_answers.run(pair, asked, out).made
     with pytest.raises(EvalError, match="another task"):
-        generated.run(pair, [asked[0]._replace(dimension="role"), *asked[1:]], out)
+        question_answers.run(pair, [asked[0]._replace(dimension="role"), *asked[1:]], out)

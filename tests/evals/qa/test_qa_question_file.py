@@ -5,10 +5,11 @@ import json
 import pytest
 
 from jaxcomp.evals.pairs.minimal_pairs import Passage
-from jaxcomp.evals.qa import generated
+from jaxcomp.evals.qa import question_answers, question_file
 from jaxcomp.evals.qa.conditions import CONDITIONS, Reading
-from jaxcomp.evals.qa.generated import ASKED_ABOUT, FIELDS, Question, export, rates, read
 from jaxcomp.evals.qa.items import EvalError
+from jaxcomp.evals.qa.question_answers import rates
+from jaxcomp.evals.qa.question_file import ASKED_ABOUT, FIELDS, Question, export, read
 from jaxcomp.evals.qa.squad import refuses
 from jaxcomp.inference.pair import Score
 
@@ -41,7 +42,7 @@ def test_good_rows_are_kept_and_counted(tmp_path):
     }  # fmt: skip
     assert (found.rows, found.refused) == (4, {})
     assert (found.passages, found.uneven, found.bare) == (1, 1, 0)
-    assert "4 of 4 questions kept" in found.told()
+    assert "4 of 4 questions kept" in found.summary()
 
 
 @pytest.mark.parametrize(
@@ -67,7 +68,7 @@ def test_a_bad_question_is_refused_and_said(change, why, tmp_path):
     found = read(write(tmp_path / "q.jsonl", GOOD | {"id": "ok"}, GOOD | change))
     assert [q.id for q in found.questions] == ["ok"]
     assert (found.rows, found.refused) == (2, {why: 1})
-    assert f"1 with {why}" in found.told()
+    assert f"1 with {why}" in found.summary()
 
 
 @pytest.mark.parametrize(
@@ -87,7 +88,7 @@ def test_another_file_is_one_error(rows, said, tmp_path):
 
 def test_a_limit_is_of_questions_kept(tmp_path):
     file = write(tmp_path / "q.jsonl", GOOD | {"answer": "ten"}, GOOD, OPEN)
-    assert generated.are_questions(file)
+    assert question_file.are_questions(file)
     found = read(file, 1)
     assert ([q.id for q in found.questions], found.rows) == (["p/1"], 2)
     with pytest.raises(EvalError, match="limit is 0"):
@@ -113,7 +114,7 @@ def test_replies_become_questions(tmp_path):
         "a reply that is no JSON list": 4,
     }
     assert (found.passages, found.uneven, found.bare) == (5, 5, 4)
-    assert "about 5 passages, 5 of them with another number than 20, 4 with none" in found.told()
+    assert "about 5 passages, 5 of them with another number than 20, 4 with none" in found.summary()
 
 
 @pytest.mark.parametrize(
@@ -183,7 +184,7 @@ def test_refusals_are_told_from_answers():
 
 def scored(row, answer, options=()):
     question = Question(*[row[name] for name in FIELDS[:-1]])
-    return generated._scored(question, Reading(tuple(options), answer, False))
+    return question_answers._scored(question, Reading(tuple(options), answer, False))
 
 
 def test_what_counts_as_right():

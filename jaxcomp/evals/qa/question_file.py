@@ -1,9 +1,7 @@
-"""Question sets about passages, made by a strong language model: what to ask it, what it wrote,
-checked, and what a decoder answers.
+"""Question sets about passages, written by a strong language model: files to send and to check.
 
-`export` writes one prompt a passage; a model of your choice replies; `read` takes the replies, or
-rows of questions, and keeps what can be checked without a judge. The workflow:
-docs/how-to/measure-drift.md.
+`export` writes one prompt per passage; a model of your choice replies; `read` keeps the questions
+that can be checked without a judge. Workflow: docs/how-to/measure-drift.md.
 """
 
 from __future__ import annotations
@@ -16,49 +14,19 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, StrictBool, ValidationError
 
-from jaxcomp.config import config_hash
-from jaxcomp.evals.evaluation import Evaluated
 from jaxcomp.evals.pairs.edit_rules import DIMENSIONS
 from jaxcomp.evals.pairs.minimal_pairs import Passage
-from jaxcomp.evals.qa import ask, squad
-from jaxcomp.evals.qa.ask import Task, head, shown
-from jaxcomp.evals.qa.conditions import CONDITIONS, Prepared, Reading
-from jaxcomp.evals.qa.items import EvalError, Item
+from jaxcomp.evals.qa import squad
+from jaxcomp.evals.qa.items import EvalError
 from jaxcomp.evals.qa.readers import Id, Text, check_limit, row_of, rows
-from jaxcomp.evals.qa.resumable import Record, Say, reasons
-from jaxcomp.evals.qa.scoring import average, proportion
-from jaxcomp.inference.pair import Pair
+from jaxcomp.evals.qa.resumable import reasons
 from jaxcomp.runtime import paths, strict_json
 
 UNANSWERABLE = "unanswerable"
 ASKED_ABOUT = (*DIMENSIONS, UNANSWERABLE)
 PER_PASSAGE = 20
-VERSION = 2  # of the definitions below
 
-PROMPT = """\
-Read the passage and write exactly {n} questions about it, as a JSON list of objects and nothing \
-else. Each object has
-  "dimension": one of topic, relation, role, modifier, polarity, quantity, order, unanswerable
-  "question": one sentence that makes sense without seeing the other questions
-  "answer": a short answer copied word for word from the passage; "" where unanswerable
-  "unanswerable": true or false
-
-Write at least two questions of each of these eight kinds:
-  topic         what or whom the passage, or a part of it, is about
-  relation      how two persons or things are related, or what one does to the other
-  role          who does it and to whom it is done: the answer is one of the two
-  modifier      which property belongs to which thing
-  polarity      what is denied and what is affirmed: the answer is the thing for which it holds
-  quantity      how many, how much, how often, how long
-  order         what comes before or after, first or last
-  unanswerable  sounds as if the passage told it, and it does not; "answer" is ""
-
-Every answer but those is found in this passage only, is at most eight words long, and is the only \
-right one. Do not ask what general knowledge answers. Do not use "yes" or "no" as an answer.
-
-Passage:
-{passage}
-"""
+PROMPT = Path(__file__).with_name("prompt.txt").read_text(encoding="utf-8")
 
 
 class Reply(BaseModel):
@@ -113,7 +81,7 @@ class QuestionSet(NamedTuple):
     uneven: int
     bare: int
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """What was read and what was left out, as one sentence."""
         counts = ", ".join(f"{self.counts[name]} {name}" for name in ASKED_ABOUT)
         return (
@@ -124,9 +92,13 @@ class QuestionSet(NamedTuple):
 
 
 def export(passages: Sequence[Passage], path: Path, *, n: int = PER_PASSAGE) -> int:
-    """Writes {"passage_id", "passage", "prompt"}, one passage a line, and returns how many. Give
-    each `prompt` to a model and its answer back as {"passage_id", "passage", "reply"}. Raises
-    EvalError where the file is there already, or there is no passage."""
+    """Write {"passage_id", "passage", "prompt"}, one passage per line, and return their number.
+
+    Send each `prompt` to a model and store its answer as {"passage_id", "passage", "reply"}.
+
+    Raises:
+      EvalError: the file exists, or there is no passage.
+    """
     if not passages:
         raise EvalError("no passage to ask about; expected at least one")
     if path.exists():
@@ -141,7 +113,7 @@ def export(passages: Sequence[Passage], path: Path, *, n: int = PER_PASSAGE) -> 
 
 
 def are_questions(path: Path) -> bool:
-    """Is a file one for `read`, and not one of passages, by its first row? Raises EvalError."""
+    """Whether the first row is a question or a reply, and not a passage. Raises EvalError."""
     _, row = next(rows(path))
     return bool({"question", "reply"} & row.keys())
 
@@ -188,97 +160,6 @@ def read(path: Path, limit: int | None = None) -> QuestionSet:
         sum(per_passage[name] != PER_PASSAGE for name in seen),
         len(seen) - len(per_passage),
     )
-
-
-def run(
-    pair: Pair, questions: Sequence[Question], out: Path | None = None, *, say: Say | None = None
-) -> Evaluated:
-    """What a decoder answers in each of `conditions.CONDITIONS`; see `ask.run`."""
-    by_id = {q.id: q for q in questions}
-
-    def item(q: Question) -> Item:
-        answers = squad.REFUSALS if q.unanswerable else (q.answer,)
-        return Item(q.id, q.question, q.passage, answers, (), q.options)
-
-    def scored(prepared: Prepared, readings: dict[str, Reading]) -> Record:
-        question = by_id[prepared.item.id]
-        conditions = {c: _scored(question, readings[c]) for c in CONDITIONS}
-        return {"dimension": question.dimension, "conditions": conditions}
-
-    def right(condition: str):
-        return lambda record: record["conditions"][condition]["holds"]
-
-    def stated(item: Item) -> bool | None:
-        unanswerable = by_id[item.id].unanswerable
-        return None if unanswerable else squad.holds(item.context, item.answers)
-
-    # Items do not know their dimension, which decides the result too.
-    name = f"questions-{config_hash([q.dimension for q in questions])}"
-    task = Task(name, VERSION, scored, rates, right("text"), right("nothing"), stated)
-    return ask.run(task, pair, list(map(item, questions)), out, say=say)
-
-
-def rates(records: Sequence[Record]) -> dict[str, Any]:
-    """`dimensions`: by dimension and condition the shares `exact` and `holds` (unanswerable: of
-    refusals) and the mean `f1`; `answerable` is all but the unanswerable ones. `refused`: of those
-    the share that was refused all the same. `chosen`: of those with options the share of which the
-    right one is the likeliest."""
-    groups = {name: [r for r in records if r["dimension"] == name] for name in ASKED_ABOUT}
-    groups["answerable"] = [r for r in records if r["dimension"] != UNANSWERABLE]
-    return {
-        "dimensions": {
-            name: {c: _rates(mine, c) for c in CONDITIONS} for name, mine in groups.items()
-        }
-    }
-
-
-def table(result: dict[str, Any]) -> str:
-    """A result as text."""
-    lines = head(result)
-    for condition in CONDITIONS:
-        lines.append(f"{'from ' + condition:14}{'holds':>26}{'exact match':>26}{'mean F1':>26}")
-        for name, found in result["dimensions"].items():
-            columns = ["holds"] if name == UNANSWERABLE else ["holds", "exact", "f1"]
-            each = "".join(f"{shown(found[condition][c]):>26}" for c in columns)
-            lines.append(f"{name:14}{each}")
-        found = result["dimensions"]["answerable"][condition]
-        lines.append(f"  refused though answerable: {shown(found['refused'])}")
-        if found["chosen"]["n"]:
-            lines.append(f"  right option the likeliest: {shown(found['chosen'])}")
-        lines.append("")
-    lines.append("unanswerable: the share that is refused. Definitions: the metrics page")
-    return "\n".join(lines)
-
-
-def _scored(question: Question, reading: Reading) -> Record:
-    answer, golds = reading.answer, [] if question.unanswerable else [question.answer]
-    refused = squad.refuses(answer)
-    nats = [score.nats / score.tokens for score in reading.options]
-    return {
-        "answer": answer,
-        "refused": refused,
-        "holds": refused if question.unanswerable else squad.holds(answer, golds),
-        "exact": squad.exact(answer, golds),
-        "f1": squad.f1(answer, golds),
-        "chosen": nats[0] < min(nats[1:]) if nats else None,
-    }
-
-
-def _rates(records: Sequence[Record], condition: str) -> dict[str, Any]:
-    each = [r["conditions"][condition] | {"context": r["context"]} for r in records]
-    contexts = [one["context"] for one in each]
-    chosen = [one for one in each if one["chosen"] is not None]
-    return {
-        **{
-            name: proportion([one[name] for one in each], contexts)
-            for name in ("exact", "holds", "refused")
-        },
-        "f1": average([one["f1"] for one in each], contexts),
-        "chosen": proportion([c["chosen"] for c in chosen], [c["context"] for c in chosen]),
-    }
-
-
-# --- reading --------------------------------------------------------------------------------------
 
 
 def _rows(path: Path, seen: dict[str, str]) -> Iterator[dict[str, Any] | str]:
