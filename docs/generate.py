@@ -51,7 +51,7 @@ def config_page() -> str:
     for node in ast.parse(source).body:
         if not isinstance(node, ast.ClassDef) or not node.name.endswith(("Config", "Scaling")):
             continue
-        about = ast.get_docstring(node) or ""
+        about = (ast.get_docstring(node) or "").partition("\n\n")[0]
         rows = ["| field | type | default | meaning |", "|---|---|---|---|"]
         rows += [
             "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
@@ -98,9 +98,13 @@ def commands_page() -> str:
 
 
 def api_page() -> str:
-    """Return autodoc directives for the public names, in the order of their table."""
-    parts = [API.strip()]
-    for name in jaxcomp._HOME:
+    """Return a table of contents and autodoc directives for `jaxcomp.__all__`."""
+    rows = ["| name | |", "|---|---|"]
+    for name in jaxcomp.__all__:
+        first = (inspect.getdoc(getattr(jaxcomp, name)) or "").partition("\n")[0]
+        rows.append(f"| [`{name}`](#{name.lower()}) | {first} |")
+    parts = [API.strip(), "\n".join(rows)]
+    for name in jaxcomp.__all__:
         one = getattr(jaxcomp, name)
         kind, options = "autofunction", []
         if inspect.isclass(one):

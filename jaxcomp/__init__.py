@@ -1,7 +1,7 @@
 """jaxcomp: train, evaluate and inspect soft context compressors in JAX.
 
-The public API is `_HOME` below; the API reference is built from it. Names are imported at first
-use, so that `jaxcomp --help` does not wait for JAX.
+The public API is `__all__`; the API reference is built from it. Names are imported at first use, so
+that `jaxcomp --help` does not wait for JAX.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jaxcomp.cli.overrides import load_config
     from jaxcomp.compress.kinds import memory_kind
     from jaxcomp.config import Config, ConfigError
     from jaxcomp.data.objectives import objective
@@ -32,6 +33,7 @@ _HOME = {
     "select": "inference.selecting",
     "load_scorer": "inference.sage",
     # configuration
+    "load_config": "cli.overrides",
     "Config": "config",
     "ConfigError": "config",
     # additions of your own
@@ -52,6 +54,7 @@ __all__ = [
     "evaluation",
     "export",
     "load",
+    "load_config",
     "load_scorer",
     "memory_kind",
     "metric",

@@ -317,7 +317,18 @@ class MeshConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """One experiment: everything `pretrain`, `train`, `eval`, `sweep` and `report` need."""
+    """One experiment: everything `pretrain`, `train`, `eval`, `sweep` and `report` need.
+
+    A frozen dataclass of sections; the config reference lists all fields. `jaxcomp.load_config`
+    makes one from a file.
+
+    Raises:
+        ConfigError: a value has the wrong type or is out of bounds.
+
+    Example:
+        >>> jaxcomp.Config(name="mine").memory.ratio
+        4
+    """
 
     name: FolderName = "experiment"
     families: dict[ShortName, dict[ShortName, ModelConfig]] = field(default_factory=dict)
@@ -342,7 +353,13 @@ class Config:
 
 
 class ConfigError(ValueError):
-    """A field is unknown or has a value that cannot work; the message names it and the fix."""
+    """A config field is unknown or has an invalid value; the message names it and the fix.
+
+    Example:
+        >>> jaxcomp.load_config("tiny", {"memory.ratio": 0})
+        Traceback (most recent call last):
+        jaxcomp.config.ConfigError: ...
+    """
 
 
 def to_dict(config: Any) -> Any:

@@ -24,6 +24,31 @@ from jaxcomp.runtime import paths, plugins
 from jaxcomp.runtime.fields import from_dict, optional, read, unknown_field
 
 
+def load_config(spec: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Load and validate a config file.
+
+    Args:
+        spec: a Python file that defines `get_config()`, or the name of a shipped config ("tiny"),
+            each with an optional ":argument", such as "configs/tiny.py:full".
+        overrides: values by dotted field name; they replace those of the file.
+
+    Returns:
+        The config with defaults filled in.
+
+    Raises:
+        ConfigError: the file is missing, a field is unknown, or a value is invalid.
+
+    Example:
+        >>> jaxcomp.load_config("tiny", {"memory.ratio": 4, "sweep.sizes": ["24"]}).memory.ratio
+        4
+    """
+
+    def text(value: Any) -> str:
+        return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+    return load(str(spec), [(name, text(value)) for name, value in (overrides or {}).items()])
+
+
 def load(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> Config:
     """The validated config of `path.py[:arg]` or `shipped name[:arg]` with `overrides`.
 

@@ -53,9 +53,21 @@ CONNECTORS: Registry[ConnectorRow] = Registry("memory.connector")
 
 
 def memory_kind(name: str, **limits: Any) -> Callable[[type], type]:
-    """Register the decorated class as the memory kind `name`; `limits` as of `KindRow`.
+    """Register the decorated subclass of `compress.memory.Compressor` as a memory kind.
 
-    Raises ValueError where the name is taken.
+    Args:
+        name: value of `memory.kind`.
+        **limits: `connectors`, `alike`, `least_layers`, `why` of `KindRow`: configs to refuse.
+
+    Returns:
+        A decorator that returns the class unchanged.
+
+    Raises:
+        ValueError: the name is taken.
+
+    Example:
+        >>> from jaxcomp.compress.pool import Pool
+        >>> MyPool = jaxcomp.memory_kind("my_pool", connectors=("mlp",))(Pool)
     """
     return KINDS.declare(name, lambda compressor: KindRow(name, compressor, **limits))
 

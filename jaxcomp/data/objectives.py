@@ -49,9 +49,21 @@ OBJECTIVES: Registry[ObjectiveRow] = Registry("train.objective")
 
 
 def objective(name: str, **declared: Any) -> Callable[[type], type]:
-    """Register the decorated class as the objective `name`; `declared` as of `ObjectiveRow`.
+    """Register the decorated subclass of `training.loss.MemoryObjective` as an objective.
 
-    Raises ValueError where the name is taken.
+    Args:
+        name: value of `train.objective`.
+        **declared: further fields of `ObjectiveRow`, such as `targets`.
+
+    Returns:
+        A decorator that returns the class unchanged.
+
+    Raises:
+        ValueError: the name is taken.
+
+    Example:
+        >>> from jaxcomp.training.loss import MemoryObjective
+        >>> Mine = jaxcomp.objective("mine", targets="one")(MemoryObjective)
     """
     return OBJECTIVES.declare(name, lambda loss: ObjectiveRow(name, loss, **declared))
 

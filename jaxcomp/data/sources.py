@@ -66,13 +66,24 @@ Given = TypeVar("Given", bound=Callable[..., Any])
 
 
 def source(name: str, **fields: Any) -> Callable[[Given], Given]:
-    """Register a function that gives documents as `data.source` = `name`; `fields` of `Source`.
+    """Register a function that yields documents as a data source.
 
-        @source("letters", options=Letters)
-        def letters(data: DataConfig, options: Letters) -> Iterator[Document]: ...
+    The function takes (`DataConfig`, options) and yields documents, the same ones in the same order
+    every time.
 
-    It must give the same documents in the same order every time. Raises ValueError for a name
-    that is taken.
+    Args:
+        name: value of `data.source`.
+        **fields: further fields of `Source`, such as `options`, a dataclass.
+
+    Returns:
+        A decorator that returns the function unchanged.
+
+    Raises:
+        ValueError: the name is taken.
+
+    Example:
+        >>> from jaxcomp.data.sources import Document
+        >>> one = jaxcomp.source("one")(lambda data, _: [Document("0", "", "", "The goat ran.")])
     """
     return SOURCES.declare(name, lambda documents: Source(documents, **fields))
 

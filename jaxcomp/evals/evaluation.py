@@ -139,14 +139,24 @@ def evaluation(
     needs: Sequence[str] = (),
     several: bool = False,
 ):
-    """Register a function of a `Request` as `jaxcomp eval --task=<name>`.
+    """Register a function of a `Request` as `jaxcomp eval --task=NAME`.
 
     Args:
-      name: of the task; of a shipped one that of its file.
-      about: a line for --help.
-      options: flags that it takes, of `OPTIONS`.
-      needs: those of them that must be given.
-      several: it takes several runs.
+        name: of the task; a shipped task has the name of its file.
+        about: one line for --help.
+        options: flags that it takes, of `OPTIONS`.
+        needs: the required ones among them.
+        several: whether it takes several runs.
+
+    Returns:
+        A decorator of a function that returns a `Report`, or None if it printed everything.
+
+    Raises:
+        ValueError: the name is taken.
+
+    Example:
+        >>> from jaxcomp.evals.evaluation import Report
+        >>> count = jaxcomp.evaluation("count", about="count texts")(lambda request: None)
     """
 
     def row(function: Callable[[Request], Report | None]) -> Evaluation:

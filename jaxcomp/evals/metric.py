@@ -182,14 +182,25 @@ def metrics(
 
 
 def metric(name: str, unit: str, definition: str, *, without: bool = False, **more: Any):
-    """Register a function of a held-out set that returns the value of one metric.
+    """Register a function of an `EvalSet` that returns the value of one metric.
 
     Args:
-      name: its column, such as `<set>/length_ratio`; `<set>` stands for every held-out set.
-      unit: of the value.
-      definition: a line, with its formula.
-      without: measure it of the decoder without memory too.
-      **more: the other fields of `Metric`.
+        name: column, such as "<set>/length_ratio"; `<set>` stands for every held-out set.
+        unit: of the value.
+        definition: one line with the formula.
+        without: whether to measure the no-memory baseline too.
+        **more: further fields of `Metric`, such as `better` and `shown`.
+
+    Returns:
+        A decorator that returns the function unchanged.
+
+    Raises:
+        ValueError: another file declares the column.
+
+    Example:
+        >>> texts = jaxcomp.metric("<set>/texts", "count", "texts of the set")(
+        ...     lambda eval_set: len(eval_set.rows)
+        ... )
     """
     key = name.partition("/")[2]
 

@@ -44,17 +44,32 @@ _LLM, MARKERS = "compressor/llm/", "markers_4D"
 
 
 def export(
-    run: Path, out: Path, *, compressor: str = "", decoder: str = "", dtype: str = "float32"
+    run: str | Path,
+    out: str | Path,
+    *,
+    compressor: str = "",
+    decoder: str = "",
+    dtype: str = "float32",
 ) -> bool:
-    """Writes the compressor of the finished run `run` to the folder `out`; False where it is there
-    already.
+    """Export a finished run's compressor as a folder that `jaxcomp.load` reads.
 
     Args:
-      run, out: the folders.
-      compressor, decoder: where its base models are, if they have moved.
-      dtype: of the weights in the folder; a LoRA adapter's are float32.
+        run: folder of a finished training run.
+        out: folder to write.
+        compressor: folder or hub id of the compressor's base model, if it has moved.
+        decoder: folder or hub id of the decoder, if it has moved.
+        dtype: of the stored weights, "float32" or "bfloat16"; a LoRA adapter stays float32.
 
-    Raises ExportError where `out` holds something else, and what `jaxcomp.load` raises for `run`.
+    Returns:
+        False if `out` already holds this export, else True.
+
+    Raises:
+        ExportError: `out` holds something else, or the run trained its decoder.
+        CheckpointError, ConfigError, HfError, HubError: as `jaxcomp.load`.
+
+    Example:
+        >>> jaxcomp.export("runs/one", "runs/shared")
+        True
     """
     run, out = paths.path(run), paths.path(out)
     cfg, root = open_run(run, compressor, decoder)

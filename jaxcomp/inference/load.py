@@ -53,16 +53,26 @@ def load(
     Args:
         place: the workdir of `jaxcomp train`, a job's folder of a sweep, a folder `jaxcomp export`
             wrote, or a pair that ships with jaxcomp, such as "demo/llama-64-r16".
-        ratio: one of those it was trained at; 0: `memory.ratio`.
-        batch: most rows computed at once.
-        compressor, decoder: where the base models are (a folder or a hub id), if no longer where
-            the run or the exported folder says.
-        step: of a run, the checkpoint after that many updates; None: the last.
-        mesh: default: the active one, else all devices over fsdp.
+        ratio: compression ratio in tokens per vector, one of the trained ones; 0: `memory.ratio`.
+        batch: largest number of rows per device call.
+        compressor: folder or hub id of the compressor's base model, if it has moved.
+        decoder: folder or hub id of the decoder, if it has moved.
+        step: checkpoint of a run, in updates; None: the last.
+        mesh: device mesh; None: the active one, else all devices over "fsdp".
+
+    Returns:
+        The pair, with its weights on `mesh`.
 
     Raises:
-        ExportError, CheckpointError, ConfigError, HfError, HubError: what is missing or does not
-        fit, and the fix.
+        ExportError: `place` holds no pair, or a damaged export.
+        CheckpointError: the run has no such checkpoint.
+        ConfigError: the pair was not trained at `ratio`.
+        HfError, HubError: a base model is missing or has another shape.
+
+    Example:
+        >>> pair = jaxcomp.load("demo/llama-24-r4")
+        >>> pair.traits.ratio
+        4
     """
     keep_freed_memory()
     place = place_of(place)

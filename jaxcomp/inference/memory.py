@@ -37,20 +37,34 @@ class MemoryFileError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Memory:
-    """The memories of B texts, G segments in all, N vectors in all (each list in order).
+    """The memory vectors of B texts: G segments and N vectors in all, on the host.
 
-    `decoder` names what can read the vectors: the decoder's weights with the markers and the
-    places it was trained to find them at. `compressor` names what wrote them.
+    Attributes:
+        vec_ND: float32 [N, D], the vectors of segment 0, then of segment 1, ...
+        tokens_G: int32 [G], compressor tokens of each segment, 1 to `segment`.
+        labels_G: int32 [G], decoder tokens of each segment's text.
+        bytes_G: int32 [G], UTF-8 bytes of each segment's text.
+        segments_B: int32 [B], segments of each text; 0 for an empty text.
+        ids: names of the texts.
+        ratio: compressor tokens per vector.
+        segment: T, compressor tokens of a full segment.
+        decoder: hash of the decoder, its markers and positions, which can read the vectors.
+        compressor: hash of the compressor that wrote them.
+
+    Example:
+        >>> memory = jaxcomp.load("demo/llama-24-r4").compress(["The fox looked small.", ""])
+        >>> memory.vec_ND.shape, memory.segments_B.tolist()
+        ((2, 64), [1, 0])
     """
 
-    vec_ND: np.ndarray  # float32: the vectors of segment 0, then of segment 1, ...
-    tokens_G: np.ndarray  # int32: compressor tokens of each segment, 1 to `segment`
-    labels_G: np.ndarray  # int32: decoder tokens of each segment's text
-    bytes_G: np.ndarray  # int32: UTF-8 bytes of each segment's text
-    segments_B: np.ndarray  # int32: segments of each text; 0 for an empty one
-    ids: tuple[str, ...]  # names of the texts
+    vec_ND: np.ndarray
+    tokens_G: np.ndarray
+    labels_G: np.ndarray
+    bytes_G: np.ndarray
+    segments_B: np.ndarray
+    ids: tuple[str, ...]
     ratio: int
-    segment: int  # T
+    segment: int
     decoder: str
     compressor: str
 
@@ -64,18 +78,18 @@ class Memory:
 
     @property
     def tokens_per_vector(self) -> float:
-        """Achieved ratio in decoder tokens a vector; nan without any vector."""
+        """Achieved ratio in decoder tokens per vector; NaN without any vector."""
         return float(self.labels_G.sum() / len(self.vec_ND)) if len(self.vec_ND) else float("nan")
 
     def __getitem__(self, which: int | slice | Sequence[int]) -> Memory:
-        """The memory of one text, or of several, in the order asked for."""
+        """Return the memory of one text or of several, in the order of `which`."""
         rows = [which] if isinstance(which, int) else which
         rows = np.arange(len(self))[rows].tolist()  # IndexError, negative numbers
         spans = [(self._first_B[row], self._first_B[row + 1]) for row in rows]
         return self._chosen(spans, self.segments_B[rows], tuple(self.ids[row] for row in rows))
 
     def windows(self, G: int) -> Iterator[Memory]:
-        """Every text's segments, G at a time, each time as a memory of one text."""
+        """Yield the segments of every text, at most G at a time, as memories of one text."""
         first = 0
         for name, count in zip(self.ids, self.segments_B.tolist(), strict=True):
             for start in range(first, first + count, G):
@@ -117,7 +131,7 @@ class Memory:
 
     @staticmethod
     def join(parts: Iterable[Memory]) -> Memory:
-        """Several memories as one. Raises MemoryFileError where they are not of one kind."""
+        """Concatenate memories. Raises MemoryFileError if ratio, segment or pair differ."""
         parts = list(parts)
         kinds = {(m.ratio, m.segment, m.decoder, m.compressor) for m in parts}
         if len(kinds) != 1:
@@ -134,10 +148,15 @@ class Memory:
         dtype: str = "float32",
         note: dict[str, str] | None = None,
     ) -> None:
-        """Writes a safetensors file, whole or not at all. `dtype` is that of the vectors:
-        float32, bfloat16 or float16 (which round them). `note` is kept with it (`about`).
+        """Write a safetensors file, atomically.
 
-        Raises MemoryFileError for another dtype, or one that cannot hold the vectors.
+        Args:
+            path: the file; its folder is created.
+            dtype: of the stored vectors: "float32", or "bfloat16" or "float16", which round.
+            note: strings to store with it; `about` returns them.
+
+        Raises:
+            MemoryFileError: the dtype is unknown, or cannot represent the vectors.
         """
         from jaxcomp.models.safetensors import save_tensors  # imports JAX
 
@@ -163,7 +182,7 @@ class Memory:
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Memory:
-        """Reads what `save` wrote. Raises MemoryFileError for any other file, or one cut short."""
+        """Read a file that `save` wrote. Raises MemoryFileError for any other file."""
         path = paths.path(path)
         about, tensors = _read(path)
         missing = [name for name in (*_ARRAYS, *_TEXTS) if name not in (tensors | about)]
@@ -191,7 +210,7 @@ class Memory:
 
     @staticmethod
     def about(path: str | os.PathLike[str]) -> dict[str, str]:
-        """What is written beside the vectors, as text. Raises like `load`."""
+        """Return a file's metadata without its vectors. Raises MemoryFileError like `load`."""
         return _read(paths.path(path), arrays=())[0]
 
     def _check(self, path: Path) -> None:

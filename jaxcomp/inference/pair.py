@@ -43,14 +43,21 @@ class Traits(NamedTuple):
 
 
 class Pair(FrozenDecoder):
-    """A compressor and the decoder that reads it. Made by `jaxcomp.load`.
+    """A compressor and the frozen decoder that reads its memory vectors.
+
+    `jaxcomp.load` makes one. Methods take any number of texts and batch them.
 
     Args:
         model: the trained pair, on `mesh`.
         toks: the compressor's and the decoder's tokenizer.
-        traits: how it was trained.
-        mesh: where it lies; every method enters it.
-        batch: most rows computed at once.
+        traits: ratio, segments and target length of the training.
+        mesh: device mesh of the weights; every method enters it.
+        batch: largest number of rows per device call.
+
+    Example:
+        >>> pair = jaxcomp.load("demo/llama-24-r4")
+        >>> len(pair.reconstruct(pair.compress(["The fox looked small.", "Bob lived in Rome."])))
+        2
     """
 
     def __init__(
@@ -68,11 +75,22 @@ class Pair(FrozenDecoder):
     def compress(
         self, texts: str | Sequence[str], *, ids: Sequence[str] = (), seen: Seen | None = None
     ) -> Memory:
-        """The memory of one text or of several, each cut into segments of the trained length.
+        """Compress texts into memory vectors.
 
-        `ids` name the texts (default "0", "1", ...); `seen` is told how far it is. An empty text
-        has no vectors. A text that the decoder can only say in NFC is taken in NFC. Raises
-        SegmentError or TokenizerError for a text that cannot be cut or said.
+        Each text is cut into segments of the trained length, in tokens. An empty text has no
+        vectors. Where the decoder's tokenizer normalises to NFC, the NFC form is compressed.
+
+        Args:
+            texts: one text or several.
+            ids: names of the texts; default "0", "1", ...
+            seen: called with (segments done, segments in all) after each batch.
+
+        Returns:
+            The memory of all texts, ceil(tokens / ratio) vectors of width D per segment.
+
+        Raises:
+            PairError: the number of ids differs from the number of texts.
+            SegmentError, TokenizerError: a text cannot be cut or tokenised.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         texts = self.dec_tok.respell(texts)
@@ -104,10 +122,23 @@ class Pair(FrozenDecoder):
     def reconstruct(
         self, memory: Memory, *, max_new: int = 0, temperature: float = 0.0, seed: int = 0
     ) -> list[str]:
-        """Every text, rebuilt free-running: greedy, or sampled with `seed` at a temperature.
+        """Rebuild every text from its memory, free-running.
 
-        Each example's worth of segments is rebuilt on its own and the parts are joined. `max_new`
-        is the most decoder tokens of a part (0: what its text had, at least a training target).
+        As many segments as a training example has are rebuilt at a time; the parts are joined.
+
+        Args:
+            memory: what `compress` returned.
+            max_new: largest number of decoder tokens per part; 0: the source's number, but at
+                least the training target's.
+            temperature: of sampling; 0: greedy.
+            seed: of sampling.
+
+        Returns:
+            One text per memory.
+
+        Raises:
+            MemoryFileError: another pair wrote the memory.
+            PairError: `max_new` exceeds the decoder's positions.
         """
         self._mine(memory)
         self._check_new(max_new)
@@ -139,12 +170,25 @@ class Pair(FrozenDecoder):
         template: str = QUESTION,
         stop: str = "\n",
     ) -> list[str]:
-        """The decoder's greedy answer about each text, from its whole memory alone.
+        """Answer a question about each text from its memory alone, greedily.
 
-        The decoder reads the memory, the marker of continuing, and `template` with the question
-        (one for all texts, or one a text). The answer ends at the end token, at the first `stop`
-        after its leading white space ("": never), or after `max_new` tokens. An empty text has an
-        empty memory: the decoder then guesses.
+        The decoder reads the memory, the continuation marker, and the question in `template`. For
+        an empty text it reads no vector, so it guesses.
+
+        Args:
+            memory: what `compress` returned.
+            question: one for all texts, or one per text.
+            max_new: largest number of answer tokens.
+            template: prompt with the placeholder `{question}`.
+            stop: the answer ends before this text; "": only at the end token.
+
+        Returns:
+            One answer per text.
+
+        Raises:
+            MemoryFileError: another pair wrote the memory.
+            PairError: the number of questions is wrong, or the prompt exceeds the decoder's
+                positions.
         """
         self._check_new(max_new)
         questions = self._one_each(question, memory, "questions")
@@ -158,8 +202,19 @@ class Pair(FrozenDecoder):
     def prompts(
         self, memory: Memory, question: str | None = None, template: str = QUESTION
     ) -> list[np.ndarray]:
-        """What the decoder reads before it rebuilds each text, or answers `question`: one
-        [P, D] array of embeddings a text, float32. Raises PairError for keys and values."""
+        """Return the embeddings that the decoder reads before it rebuilds or answers.
+
+        Args:
+            memory: what `compress` returned.
+            question: None for the prompt of rebuilding.
+            template: prompt with the placeholder `{question}`.
+
+        Returns:
+            One float32 array [P, D] per text.
+
+        Raises:
+            PairError: the memory is keys and values (`memory.kind=kv`).
+        """
         if self.model.per_layer:
             raise PairError(NO_PROMPT)
         mode, tail = (REBUILD, "") if question is None else (CONTINUE, template)
@@ -179,11 +234,21 @@ class Pair(FrozenDecoder):
         mode: str = "rebuild",
         no_memory: bool = False,
     ) -> list[Score]:
-        """How likely the decoder finds a text (one for all, or one a memory) given each memory.
+        """Score a text given each memory, teacher-forced.
 
-        `rebuild`: as the memory's own text, end token included; `continue`: as what follows it,
-        without the end token. A text that becomes no token has 0 nats in 0 tokens. `no_memory`: the
-        same prompt at the same positions, without a vector that the decoder may attend to.
+        Args:
+            memory: what `compress` returned.
+            text: one for all memories, or one per memory.
+            mode: "rebuild" scores it as the memory's own text, end token included; "continue" as
+                the text that follows, without an end token.
+            no_memory: hide the vectors from the decoder; prompt and positions stay the same.
+
+        Returns:
+            One `Score` per memory, in nats.
+
+        Raises:
+            MemoryFileError: another pair wrote the memory.
+            PairError: `mode` is unknown, or the text exceeds the decoder's positions.
         """
         modes = {"rebuild": REBUILD, "continue": CONTINUE}
         if mode not in modes:
@@ -207,9 +272,16 @@ class Pair(FrozenDecoder):
     def asked(
         self, memory: Memory, tails: Sequence[str], mode: int = CONTINUE
     ) -> Iterator[tuple[list[int], Prefix]]:
-        """What the decoder reads before it answers from whole memories alone: the memory, the
-        marker of `mode`, and a tail each (such as a question). Yields prefixes of at most `batch`
-        rows with the numbers of their texts; rows beyond those fill the batch."""
+        """Yield batches of decoder prefixes: the memory, the marker of `mode`, and a tail each.
+
+        Args:
+            memory: what `compress` returned.
+            tails: one text per memory, such as a question.
+            mode: REBUILD or CONTINUE.
+
+        Yields:
+            (numbers of the texts, prefix of at most `batch` rows); further rows fill the batch.
+        """
         ids = self.dec_tok.encode_batch(tails)
         for which, placed, mode_B in self._by_size(memory, mode):
             with use_mesh(self.mesh):

@@ -1,5 +1,4 @@
-"""The decoder of a pair at work on batches of prefixes: how likely it finds what might follow, and
-what it says itself."""
+"""The frozen decoder on batches of prefixes: likelihoods of continuations, and generation."""
 
 from __future__ import annotations
 
@@ -23,7 +22,13 @@ Options = Sequence[Sequence[int]]  # of one row: texts in decoder tokens
 
 
 class Score(NamedTuple):
-    """Teacher-forced: `nats` is the sum of -ln p over `tokens` decoder tokens of a text."""
+    """Teacher-forced likelihood of a text: the sum of -ln p (`nats`) over its decoder `tokens`.
+
+    Example:
+        >>> score = jaxcomp.Score(nats=6.0, tokens=4)
+        >>> score.nats / score.tokens
+        1.5
+    """
 
     nats: float
     tokens: int

@@ -45,6 +45,11 @@ class Family:
         fields: fields of `ModelConfig` that only some families have, which this one reads.
         fixed: fields of config.json with the only value that is computed; written on export.
         inert: fields of config.json that change nothing where the fixed ones hold.
+
+    Example:
+        >>> mine = jaxcomp.Family("mine", "MineForCausalLM", names={"attn_norm": "norm1.weight"})
+        >>> mine.layer_names["attn_norm"]
+        'norm1.weight'
     """
 
     model_type: str
