@@ -142,9 +142,22 @@ class Scorer:
 
 
 def load_scorer(name: str | Path, dtype: str = "float32", mesh: Mesh | None = None) -> Scorer:
-    """The scorer in a Hugging Face folder, or of a hub id.
+    """Load a language model that scores tokens for `jaxcomp.select`.
 
-    Raises HfError, HubError, ConfigError or TokenizerError for what is missing or does not fit.
+    Args:
+        name: a Hugging Face folder or a hub id.
+        dtype: of the weights.
+        mesh: device mesh; None: the active one, else all devices over "fsdp".
+
+    Returns:
+        The scorer, with its weights on `mesh`.
+
+    Raises:
+        HfError, HubError, ConfigError, TokenizerError: a file is missing or does not fit.
+
+    Example:
+        >>> from jaxcomp.training.pretrained import ASSETS
+        >>> scorer = jaxcomp.load_scorer(ASSETS / "bases/llama-24-s0")
     """
     folder = folder_of(str(name))
     tok = tokenizer_of(folder)

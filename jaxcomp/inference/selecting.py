@@ -77,9 +77,18 @@ def select(
       embedder: decides which question is the farthest; default: character trigrams.
       seen: is called with (tokens scored, tokens in all) after each chunk.
 
+    Returns:
+      The reduced text of each question, with spans and scores.
+
     Raises:
       SelectError: a setting is wrong, the text has no token, or a question is too long.
       TokenizerError: the scorer's tokenizer has no token for a character.
+
+    Example:
+      >>> from jaxcomp.training.pretrained import ASSETS
+      >>> text, base = "The goat looked small. Alice lived in Rome.", ASSETS / "bases/llama-24-s0"
+      >>> len(jaxcomp.select(text, "Alice lived in", base, budget=0.5, unit="sentence"))
+      1
     """
     check_share(budget)
     if unit not in UNITS:
