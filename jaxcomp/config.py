@@ -56,7 +56,7 @@ Devices = Annotated[int, Interval(ge=-1, le=MOST), like("(?!0$).*", "-1 or at le
 Remat = Literal["none", "full", "offload"]
 Dtype = Literal["float32", "bfloat16"]
 Positions = Literal["spread", "consecutive"]
-Trained = Literal["tower", "connector"]  # each also trains what those after it do
+Trained = Literal["tower", "last_layer", "connector"]  # each also trains what those after it do
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,8 @@ class MemoryConfig:
     marker_steps: Count = 300  # markers are trained this long, then frozen (PCC's warm-up)
     lora: LoraConfig = field(default_factory=LoraConfig)
     # what of the compressor is trained. tower: all of it, or its LoRA adapters where lora.rank > 0;
-    # connector: connector and markers, the tower stays the base model (kind pool only)
+    # last_layer: the tower's last layer, memory tokens, connector and markers; connector: connector
+    # and markers, the tower stays the base model (kind pool only)
     trained: Trained = field(default="tower", metadata=OMIT_IF_DEFAULT)
 
 

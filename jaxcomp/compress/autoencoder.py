@@ -267,17 +267,19 @@ def dtypes(train: TrainConfig, memory: MemoryConfig) -> Dtypes:
 def trainable_filter(train: TrainConfig, memory: MemoryConfig):
     """The nnx filter of what is trained: of the tower what `memory.trained` says (its LoRA leaves
     where `memory.lora.rank` > 0), memory tokens, connector, markers, and the decoder only with
-    `train.train_decoder`. What of a tower its kind never uses is never trained."""
-    lora, frozen = memory.lora.rank > 0, memory.trained == "connector"
+    `train.train_decoder`. What of a tower its kind never uses is never trained. Layers lie in one
+    array: that only the last of them moves is the optimiser's (`optim.Adam.last_layer`)."""
+    lora, trained = memory.lora.rank > 0, memory.trained
     unused = kind_of(memory).unused
 
     def keep(path: tuple, value: object) -> bool:
         tower = path[:2] == ("compressor", "llm")
         if tower and lora:
             return isinstance(value, LoraParam)
-        held = (path[0] == "decoder" and not train.train_decoder) or (
-            tower and (frozen or path[2] in unused)
-        )
+        held = path[0] == "decoder" and not train.train_decoder
+        if tower:
+            kept = trained == "connector" or (trained == "last_layer" and path[2] != "layers")
+            held = kept or path[2] in unused
         return isinstance(value, nnx.Param) and not held
 
     return keep

@@ -104,6 +104,8 @@ def _check_trained(memory: MemoryConfig) -> None:
             f"{head}lora.rank = {memory.lora.rank}: adapters are trained in the whole tower alone; "
             "set memory.lora.rank=0, or memory.trained=tower"
         )
+    if memory.trained != "connector":
+        return
     if kind_of(memory).memory_tokens:
         raise ConfigError(
             f"{head}kind = {memory.kind!r}: a frozen tower cannot use memory tokens that it has "

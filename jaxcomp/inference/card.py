@@ -44,8 +44,10 @@ def text(about: About) -> str:
     memory, data, train = (about.config[k] for k in ("memory", "data", "train"))
     lora, optim = memory["lora"], train["optim"]
     tuned = f"all weights (`{FULL}/`, a Hugging Face folder)"
-    if memory.get("trained", "tower") == "connector":
-        tuned = f"connector and markers; the tower is the base model (`{FULL}/`)"
+    tuned = {
+        "last_layer": f"last layer, memory tokens, connector and markers (all of it: `{FULL}/`)",
+        "connector": f"connector and markers; the tower is the base model (`{FULL}/`)",
+    }.get(memory.get("trained", ""), tuned)
     if lora["rank"]:
         tuned = (
             f"LoRA of rank {lora['rank']}, alpha {lora['alpha']:g}, dropout {lora['dropout']:g} "

@@ -36,7 +36,7 @@ from jaxcomp.training.manifest import (
     write_json,
 )
 from jaxcomp.training.metrics import TIMINGS, Clock, told_time
-from jaxcomp.training.optim import summed
+from jaxcomp.training.optim import moving, summed
 from jaxcomp.training.profiling import Window
 
 PARTS = ("compressor", "decoder")
@@ -88,7 +88,9 @@ def train(
             "ratio": cfg.memory.ratio,
             "parameters_compressor": count_params(model.compressor.llm.cfg),
             "parameters_decoder": count_params(model.decoder.cfg),
-            "parameters_trained": sum(x.size for x in fitted.trained.values()),
+            "parameters_trained": sum(
+                moving(name, x, run.last_layer) for name, x in fitted.trained.items()
+            ),
             **fitted.numbers,
             **values,
         }
@@ -241,6 +243,7 @@ def run_of(
         seed=cfg.seed,
         # While the decoder learns, its markers are part of it.
         marker_steps=float("inf") if train.train_decoder else memory.marker_steps,
+        last_layer=memory.trained == "last_layer",
         dropout=train.word_dropout > 0 or (memory.lora.rank > 0 and memory.lora.dropout > 0),
     )
 

@@ -61,6 +61,7 @@ class Run:
     settings: TrainConfig | PretrainConfig
     seed: int
     marker_steps: float = math.inf
+    last_layer: bool = False  # of the compressor's layers only the last moves
     dropout: bool = False
 
     @property
@@ -122,7 +123,7 @@ def fit(
         # ---- model, on its shards ---------------------------------------------------------------
         with live.phase(f"{run.what}: loading the model"):
             layout, trained, frozen = split_model(run.model(), run.trainable)
-        adam, schedule = split_optim(run.optim, run.marker_steps)
+        adam, schedule = split_optim(run.optim, run.marker_steps, run.last_layer)
         state, schedule = init_state(trained, adam), on_mesh(schedule)
         # Random numbers of dropout depend on the step alone, so they survive a restart.
         dropout_key = on_mesh(jax.random.key(run.seed)) if run.dropout else None

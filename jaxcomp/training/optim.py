@@ -22,17 +22,20 @@ from jaxcomp.runtime.sharding import SPECS, on_host, put_batch
 from jaxcomp.training.loss import Objective, Terms
 
 EMA = 0.98  # of the loss that the log smooths
+LAYERS = "compressor/llm/layers/"  # stacked on axis 0
 _BILLION = 10**9
 
 
 class Adam(NamedTuple):
-    """The optimiser's static part."""
+    """The optimiser's static part. With `last_layer`, of the layers of the compressor's tower only
+    the last moves."""
 
     b1: float
     b2: float
     weight_decay: float
     clip: float
     accumulate: int
+    last_layer: bool = False
 
 
 class Schedule(NamedTuple):
@@ -104,9 +107,11 @@ def _name(path: Any) -> str:
     return "/".join(keys)
 
 
-def split_optim(cfg: OptimConfig, marker_steps: float = float("inf")) -> tuple[Adam, Schedule]:
+def split_optim(
+    cfg: OptimConfig, marker_steps: float = float("inf"), last_layer: bool = False
+) -> tuple[Adam, Schedule]:
     """The static and the traced part of an OptimConfig."""
-    adam = Adam(cfg.b1, cfg.b2, cfg.weight_decay, cfg.clip, cfg.accumulate)
+    adam = Adam(cfg.b1, cfg.b2, cfg.weight_decay, cfg.clip, cfg.accumulate, last_layer)
     values = (cfg.lr, cfg.embed_lr, cfg.warmup, cfg.steps, cfg.final_lr, marker_steps)
     return adam, Schedule(*(jnp.float32(v) for v in values))
 
@@ -200,14 +205,14 @@ def _update(
 ) -> tuple[Params, Any, jax.Array, jax.Array]:
     """New parameters and moments; the gradient's norm before clipping, and the rate."""
     live = (state.step < schedule.marker_steps).astype(jnp.float32)
-    grads = _gate_markers(grads, live)
+    grads = _gate(grads, live, adam.last_layer)
     norm = optax.tree.norm(grads)
     shrink = jnp.minimum(1.0, adam.clip / jnp.maximum(norm, 1e-16))
     grads = jax.tree.map(lambda g: g * shrink, grads)
     updates, opt = transform(adam).update(grads, state.opt, state.params)
     lr = rate(schedule, state.step)
-    # Zero gradients alone would leave Adam's momentum moving the markers.
-    updates = _gate_markers(updates, live)
+    # Zero gradients alone would leave momentum and weight decay moving what stands still.
+    updates = _gate(updates, live, adam.last_layer)
     rates = {name: lr * schedule.embed_lr if _is_input(name) else lr for name in updates}
     params = jax.tree.map(lambda p, u, r: (p - r * u).astype(p.dtype), state.params, updates, rates)
     return params, opt, norm, lr
@@ -267,8 +272,23 @@ def _micro(x: jax.Array, count: int) -> jax.Array:
     return jnp.moveaxis(jnp.reshape(x, shape, out_sharding=SPECS["batch"]), 1, 0)
 
 
-def _gate_markers(tree: Any, live: jax.Array) -> Params:
-    return {name: x * live if "markers_4D" in name else x for name, x in tree.items()}
+def moving(name: str, x: Any, last_layer: bool) -> int:
+    """How many numbers of the trained leaf `name` move."""
+    return x.size // len(x) if last_layer and name.startswith(LAYERS) else x.size
+
+
+def _gate(tree: Any, live: jax.Array, last_layer: bool) -> Params:
+    """Zero in the place of what stands still: markers, and layers before the last."""
+
+    def gated(name: str, x: jax.Array) -> jax.Array:
+        if "markers_4D" in name:
+            return x * live
+        if last_layer and name.startswith(LAYERS):
+            last_Y = jnp.arange(len(x)) == len(x) - 1
+            return x * jnp.expand_dims(last_Y, range(1, x.ndim))
+        return x
+
+    return {name: gated(name, x) for name, x in tree.items()}
 
 
 def _is_input(name: str) -> bool:

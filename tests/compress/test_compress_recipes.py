@@ -59,6 +59,15 @@ def test_a_frozen_tower_needs_a_kind_and_a_connector_that_can_use_it(memory, mes
         validate(Config(memory=MemoryConfig(trained="connector", **memory)))
 
 
+def test_the_last_layer_is_trained_without_adapters_in_any_kind():
+    for name in ("pcc", "500x", "mean_pool", "icae"):
+        fields = recipes.recipe(name)["memory"]
+        validate(Config(memory=MemoryConfig(trained="last_layer", **fields)))
+    low = MemoryConfig(trained="last_layer", lora=LoraConfig(rank=2))
+    with pytest.raises(ConfigError, match=r"memory.trained = 'last_layer' with memory.lora.rank"):
+        validate(Config(memory=low))
+
+
 def test_a_sweep_of_recipes_with_a_frozen_tower_names_the_recipe_that_cannot(tmp_path):
     pool = MemoryConfig(trained="connector", **recipes.recipe("arc")["memory"])
     cfg = Config(memory=pool, folders={"decoder": "owner/name"})

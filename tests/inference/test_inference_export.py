@@ -54,7 +54,16 @@ def frozen_run(tmp_path_factory):
         yield jaxcomp.load(place / "run"), place / "run", place / "out"
 
 
-@pytest.fixture(params=["lora_run", "full_run", "frozen_run"])
+@pytest.fixture(scope="module")
+def last_run(tmp_path_factory):
+    place = tmp_path_factory.mktemp("last")
+    with use_mesh(ONE):
+        compressor.train(config(trained="last_layer"), place / "run")
+        assert export(place / "run", place / "out")
+        yield jaxcomp.load(place / "run"), place / "run", place / "out"
+
+
+@pytest.fixture(params=["lora_run", "full_run", "frozen_run", "last_run"])
 def exported(request):
     return request.getfixturevalue(request.param)
 

@@ -53,7 +53,8 @@ def whole(tmp_path_factory):
 @pytest.mark.parametrize("trained", tiny.TRAINED)
 def test_half_and_half_is_the_whole_whatever_is_trained(mesh, tmp_path, trained):
     """Bit for bit, and what is frozen never changes."""
-    make = partial(tiny.run, memory=tiny.TRAINED[trained])
+    decayed = dataclasses.replace(tiny.OPTIM, weight_decay=0.1)
+    make = partial(tiny.run, decayed, memory=tiny.TRAINED[trained])
     one, frozen = fit(make(), tmp_path / "one", mesh), split_model(make().model(), make().trainable)
     with pytest.raises(Killed):
         fit(make(make_batches=killed_after(3)), tmp_path / "two", mesh)
@@ -62,7 +63,13 @@ def test_half_and_half_is_the_whole_whatever_is_trained(mesh, tmp_path, trained)
     assert digest(two.trained) == digest(one.trained) != digest(frozen[1])
     assert digest(two.frozen) == digest(one.frozen) == digest(frozen[2])
     parts = {"/".join(name.split("/")[:2]) for name in two.trained}
-    assert parts == {"connector": {"compressor/connector", "markers_4D"}}[trained]
+    inputs = {"compressor/llm", "compressor/mem_ME"} if trained == "last_layer" else set()
+    assert parts == {"compressor/connector", "markers_4D"} | inputs
+    for name in (each for each in two.trained if each.startswith("compressor/llm")):
+        assert name.startswith("compressor/llm/layers/")
+        before, after = np.array(frozen[1][name]), np.array(two.trained[name])
+        np.testing.assert_array_equal(after[0], before[0], err_msg=name)
+        assert (after[1] != before[1]).any(), name
 
 
 def test_a_killed_run_ends_bit_for_bit_like_a_whole_one(whole, mesh, tmp_path):

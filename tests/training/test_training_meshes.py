@@ -86,6 +86,40 @@ def test_loss_and_gradients_do_not_depend_on_the_mesh(alone, case, shape):
         np.testing.assert_allclose(grads[name], x, rtol=1e-4, atol=1e-5 * scale, err_msg=name)
 
 
+def stepped(shape):
+    """The compressor's layers before and after a step that trains the last."""
+    memory, train, mesh = MemoryConfig(ratio=2, trained="last_layer"), TrainConfig(), mesh_of(shape)
+    with use_mesh(mesh):
+        rngs = nnx.Rngs(params=0)
+        towers = Transformer(COMP, rngs=rngs), Transformer(DEC, rngs=rngs)
+        model = build(*towers, memory, train, segment=8, seed=0)
+        layout, trained, frozen = optim.split_model(model, trainable_filter(train, memory))
+        before = jax.device_get(trained)
+        rates = OptimConfig(lr=1e-2, warmup=0, weight_decay=0.1)
+        adam, schedule = optim.split_optim(rates, last_layer=True)
+        spec = optim.StepSpec(layout, SumObjective(2, 0.5), adam)
+        rows = put_batch(batch(rows=16, targets=2), mesh)
+        state = optim.init_state(trained, adam)
+        state, metrics = optim.train_step(spec, state, frozen, rows, optim.on_mesh(schedule), None)
+        return before, jax.device_get(state.params), float(metrics["grad_norm"])
+
+
+@pytest.mark.parametrize("shape", MESHES)
+def test_only_the_last_layer_moves_however_it_is_cut(shape):
+    (before, one, norm), (_, eight, norm_too) = stepped((1, 1, 1)), stepped(shape)
+    assert norm_too == pytest.approx(norm, rel=1e-4)
+    layers = {name for name in one if name.startswith(optim.LAYERS)}
+    assert {name for name in one if name.startswith("compressor/llm")} == layers
+    for name in layers:
+        for after in (one, eight):
+            np.testing.assert_array_equal(after[name][0], before[name][0], err_msg=name)
+        moved = np.abs(one[name][1] - before[name][1])
+        assert moved.max() > 1e-3, name
+        # Where a gradient is all but zero, Adam's first step is its sign.
+        close = np.isclose(eight[name][1], one[name][1], atol=1e-5)
+        assert close.mean() > 0.99, name
+
+
 def test_bfloat16_towers_keep_what_is_trained_in_float32(mesh):
     from jaxcomp.compress.autoencoder import dtypes
 

@@ -26,31 +26,35 @@ SHAPE = ModelConfig(
 )
 FULL = MemoryConfig(ratio=2, marker_steps=3)
 POOL = MemoryConfig(ratio=2, marker_steps=3, **recipe("mean_pool")["memory"])
-TRAINED = {"connector": replace(POOL, trained="connector")}  # what is trained, but the whole tower
+TRAINED = {
+    "connector": replace(POOL, trained="connector"),
+    "last_layer": replace(FULL, trained="last_layer"),
+}  # what is trained, but the whole tower
 OPTIM = OptimConfig(steps=6, batch=8, lr=3e-3, warmup=2)
 
 
 NO_LORA = LoraConfig()
 
 
-def tower(seed=0, lora=NO_LORA):
+def tower(seed=0, lora=NO_LORA, layers=1):
     """Weights drawn by numpy: compiling the model's own initialiser would take longer than the
     tests."""
-    rng = np.random.default_rng(seed)
+    rng, shape = np.random.default_rng(seed), replace(SHAPE, num_hidden_layers=layers)
 
     def draw(leaf, lead=()):
         x = rng.normal(size=(*lead, *leaf.shape)) * leaf.std if leaf.std else np.ones(leaf.shape)
         x = np.broadcast_to(x, (*lead, *leaf.shape))
         return constrain(jnp.asarray(x, jnp.float32), leaf.spec)
 
-    params = {name: draw(leaf) for name, leaf in top_leaves(SHAPE).items()}
-    for name, leaf in layer_leaves(SHAPE).items():
-        params[f"layers.{name}"] = draw(leaf, (SHAPE.num_hidden_layers,))
-    return Transformer(SHAPE, rngs=nnx.Rngs(params=seed), lora=lora, params=params)
+    params = {name: draw(leaf) for name, leaf in top_leaves(shape).items()}
+    for name, leaf in layer_leaves(shape).items():
+        params[f"layers.{name}"] = draw(leaf, (layers,))
+    return Transformer(shape, rngs=nnx.Rngs(params=seed), lora=lora, params=params)
 
 
 def pair(memory=FULL, seed=0):
-    return build(tower(1, memory.lora), tower(2), memory, TrainConfig(), segment=T, seed=seed)
+    llm = tower(1, memory.lora, layers=2 if memory.trained == "last_layer" else 1)
+    return build(llm, tower(2), memory, TrainConfig(), segment=T, seed=seed)
 
 
 def batch(rows=8, targets=1, seed=0):
@@ -151,6 +155,7 @@ def run(optim=OPTIM, memory=FULL, seed=0, make_batches=batches, save=3, keep=2, 
             ),
             "seed": seed,
             "marker_steps": memory.marker_steps,
+            "last_layer": memory.trained == "last_layer",
             **changes,
         }
     )

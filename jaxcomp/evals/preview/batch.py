@@ -146,7 +146,7 @@ class Preview:
     def step(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """Every parameter by its path, before and after the run's own step on its first batch."""
         run = self.run
-        adam, schedule = split_optim(run.optim, run.marker_steps)
+        adam, schedule = split_optim(run.optim, run.marker_steps, run.last_layer)
         copies = jax.tree.map(jnp.copy, self.trainable)  # the step consumes its state
         key = on_mesh(jax.random.key(run.seed)) if run.dropout else None
         state, _ = train_step(

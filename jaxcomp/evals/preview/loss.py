@@ -12,6 +12,7 @@ from jaxcomp.data.objectives import OBJECTIVES
 from jaxcomp.evals.preview.batch import Preview, group_of, padding
 from jaxcomp.evals.preview.check import Finding, check
 from jaxcomp.runtime.sharding import put_batch
+from jaxcomp.training.optim import LAYERS
 
 # Of float32 (or bfloat16) derivatives and sums; the wrong label or weight is of order 1.
 TOLERANCE = 0.02
@@ -124,10 +125,15 @@ def learns(p: Preview) -> Finding:
     wanted |= {"decoder"} if cfg.train.train_decoder else set()
     wanted |= {"markers"} if p.run.marker_steps > 0 else set()
     tower = {"compressor: embeddings", "compressor: attention", "compressor: MLP"}
-    of_tower = {"tower": tower, "connector": set()}[cfg.memory.trained]
+    last = {"compressor: attention", "compressor: MLP"}
+    of_tower = {"tower": tower, "last_layer": last, "connector": set()}[cfg.memory.trained]
     wanted |= {"compressor: LoRA"} if cfg.memory.lora.rank > 0 else of_tower
     moved = {group_of(x) for x in before if not np.array_equal(before[x], after[x])}
-    left, changed = wanted - moved, (moved - wanted) & {"decoder", "markers", *tower}
+    layers = [x for x in before if p.run.last_layer and x.startswith(LAYERS)]
+    if any(not np.array_equal(before[x][:-1], after[x][:-1]) for x in layers):
+        moved |= {"layers before the last"}
+    still = {"decoder", "markers", "layers before the last", *tower}
+    left, changed = wanted - moved, (moved - wanted) & still
     found = f"one step moved {', '.join(sorted(moved))}"
     found += f"; it left {', '.join(sorted(left))}" if left else ""
     found += f"; {', '.join(sorted(changed))} should stay" if changed else ""

@@ -19,6 +19,7 @@ from jaxcomp.evals.evaluate import rebuild
 from jaxcomp.evals.metrics import reconstruction
 from jaxcomp.evals.preview.batch import Preview, examples, group_of
 from jaxcomp.evals.preview.gradients import Tower
+from jaxcomp.training.optim import moving
 
 WIDTH = 100
 TEXT_LINES = 12  # of one text; a screen holds a section
@@ -172,7 +173,9 @@ def parameters(p: Preview) -> list[str]:
     for name, x in p.params.items():
         group = group_of(name)
         trained = name in p.trainable and (group != "markers" or p.run.marker_steps > 0)
-        counts.setdefault(group, [0, 0])[not trained] += x.size
+        count, learns = counts.setdefault(group, [0, 0]), moving(name, x, p.run.last_layer)
+        count[0] += learns if trained else 0
+        count[1] += x.size - learns if trained else x.size
     totals = [sum(column) for column in zip(*counts.values(), strict=True)]
     rows = [*sorted(counts.items()), ("together", totals)]
     head = f"{'':34}{'trained':>14}{'frozen':>14}"

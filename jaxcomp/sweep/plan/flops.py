@@ -2,7 +2,8 @@
 
 Per token and parameter of a matrix: 2 forward, 2 more to carry the gradient through it, 2 more for
 the gradient of the parameter itself. So a frozen tower through which gradients flow costs 4P, a
-trained one 6P, one that is only run (`memory.trained` = connector) 2P. Causal attention is counted
+trained one 6P, one that is only run (`memory.trained` = connector) 2P. With last_layer gradients of
+all layers are computed, as in a trained one. Causal attention is counted
 at half its square, three times forward in training. Every slot counts, padding too: that is what a
 chip computes.
 """

@@ -135,9 +135,15 @@ def _sizes(cfg: Config) -> _Sizes:
     width = 2 if cfg.train.dtype == "bfloat16" else 4
     rank = cfg.memory.lora.rank
     trained = 4.0 * flops.connector_parameters(cfg)
-    whole = not rank and cfg.memory.trained == "tower"
-    trained += 4.0 * (count_params(comp) if whole else flops.lora_parameters(comp, rank))
-    frozen = 0.0 if whole else float(width * count_params(comp))
+    learns = {
+        "tower": flops.lora_parameters(comp, rank) if rank else count_params(comp),
+        "last_layer": flops.matrix_parameters(comp),  # moments are held for all of them
+        "connector": 0,
+    }[cfg.memory.trained]
+    trained += 4.0 * learns
+    frozen = float(width * count_params(comp))
+    if not rank and cfg.memory.trained != "connector":
+        frozen = 4.0 * (count_params(comp) - learns)
     if cfg.train.train_decoder:
         trained += 4.0 * count_params(dec)
     else:

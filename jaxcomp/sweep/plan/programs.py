@@ -83,7 +83,7 @@ def train_program(cfg: Config, mesh: Mesh, pair: Abstract) -> Any:
     """The update step, traced: `.lower(...)` it."""
     train = cfg.train
     objective = replay.with_replay(objective_of(train, cfg.memory.ratio), train)
-    adam, _ = split_optim(train.optim)
+    adam, _ = split_optim(train.optim, last_layer=cfg.memory.trained == "last_layer")
     whole = NamedSharding(mesh, P())
     scalar = jax.ShapeDtypeStruct((), jnp.float32, sharding=whole)
     batch = jax.tree.map(

@@ -54,7 +54,14 @@ FROZEN = dataclasses.replace(CFG, memory=FROZEN)
 
 
 REPLAY = dataclasses.replace(OTHER, train=dataclasses.replace(OTHER.train, replay=0.1))
-HEALTHY = {"plain": CFG, "everything else": OTHER, "frozen": FROZEN, "replay": REPLAY}
+LAST = dataclasses.replace(KV, memory=MemoryConfig(ratio=4, trained="last_layer"))
+HEALTHY = {
+    "last layer": LAST,
+    "plain": CFG,
+    "everything else": OTHER,
+    "frozen": FROZEN,
+    "replay": REPLAY,
+}
 
 
 @pytest.mark.parametrize("cfg", HEALTHY.values(), ids=HEALTHY)
