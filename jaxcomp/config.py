@@ -242,6 +242,8 @@ class TrainConfig:
     # and losses are float32 in any case.
     dtype: Dtype = field(default="float32", metadata=OMIT_IF_DEFAULT)
     log_every: Size = 50
+    # tensorboard, wandb, trackio, or one of your own (docs/how-to/log-training.md)
+    loggers: tuple[Text, ...] = field(default=("tensorboard",), metadata=OMIT_IF_DEFAULT)
     checkpoint_every: Size = 500
     keep_checkpoints: Size = 2
 
@@ -258,6 +260,8 @@ class PretrainConfig:
     remat: Remat = "none"
     loss_chunk: Count = 0
     log_every: Size = 50
+    # tensorboard, wandb, trackio, or one of your own (docs/how-to/log-training.md)
+    loggers: tuple[Text, ...] = field(default=("tensorboard",), metadata=OMIT_IF_DEFAULT)
     checkpoint_every: Size = 1000
     keep_checkpoints: Size = 2
 

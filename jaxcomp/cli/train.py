@@ -75,11 +75,13 @@ def pretrain(flags: Flags) -> int:
     from jaxcomp.sweep import grid, jobs, runner
     from jaxcomp.sweep.store import Ledger
     from jaxcomp.sweep.tasks import Results
+    from jaxcomp.training import loggers
 
     # "decoder" stands where a compressor is named, but is no size of a family.
     only_decoder = ("compressor", "decoder") in flags.overrides
     flags.overrides = [o for o in flags.overrides if o != ("compressor", "decoder")]
     cfg = common.config_of(flags)
+    loggers.check_all(cfg)
     common.check_writable(flags)
     workdir = common.workdir_of(flags, cfg)
     work = jobs.PretrainWork(flags.typed)

@@ -30,6 +30,8 @@ from jaxcomp.runtime.fields import read
 from jaxcomp.runtime.files import is_file
 from jaxcomp.runtime.paths import is_remote
 from jaxcomp.runtime.registry import unknown
+from jaxcomp.training.loggers import GROUPS as LOGGED
+from jaxcomp.training.loggers import LOGGERS
 
 CHOICES: dict[str, Iterable[str]] = {
     "memory.recipe": (*recipes.RECIPES, recipes.CUSTOM),
@@ -56,6 +58,9 @@ def validate(cfg: Config) -> None:
         recipes.check_shapes(cfg.memory, *towers, "decoder.reference")
     for key in OPTIMS:
         _optim(key, attrgetter(key)(cfg))
+    for group in LOGGED:
+        for name in attrgetter(group)(cfg).loggers:
+            _choice(f"{group}.loggers", name, LOGGERS)
     _models(cfg)
     _ratios(cfg)
     if cfg.eval.samples > 1 and not cfg.eval.temperature > 0:

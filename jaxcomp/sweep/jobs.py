@@ -50,10 +50,11 @@ class SweepWork:
     def check(self, jobs: Sequence[grid.Job], workdir: Path) -> str:
         from jaxcomp.models import hf
         from jaxcomp.models.hub import folder_of
-        from jaxcomp.training import pretrained, ratio_schedule
+        from jaxcomp.training import loggers, pretrained, ratio_schedule
 
         for folder in sorted({f for job in jobs for f in job.config.folders.values()}):
             hf.check(folder_of(folder))
+        loggers.check_all(jobs[0].config)
         for job in jobs:
             pretrained.check_shapes(job.config)
             ratio_schedule.check(job.config)

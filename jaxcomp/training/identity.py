@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 Identity = dict[str, Any]
 _GROUPS = ("train", "pretrain", "decoder.pretrain", "decoder.adapt")
-_LOGGED = ("log_every", "checkpoint_every", "keep_checkpoints")
+_LOGGED = ("log_every", "loggers", "checkpoint_every", "keep_checkpoints")
 _RECOMPUTED = ("remat", "loss_chunk")  # other programs for the same numbers; jobs hold them still
 
 

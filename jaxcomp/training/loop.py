@@ -19,6 +19,7 @@ from jaxcomp.models import attention
 from jaxcomp.runtime import distributed, live, paths, preemption
 from jaxcomp.runtime.allocator import keep_freed_memory
 from jaxcomp.runtime.sharding import make_mesh, put_batch, use_mesh, whole_batch
+from jaxcomp.training import loggers
 from jaxcomp.training.checkpoint import Checkpoints
 from jaxcomp.training.loss import Objective
 from jaxcomp.training.manifest import Manifest, begin, write_json
@@ -99,7 +100,7 @@ def fit(
 ) -> Fitted:
     """Trains to `run.optim.steps` updates, from the last checkpoint of `workdir` if there is one.
 
-    Writes checkpoints (the last one after the last step), metrics.jsonl, TensorBoard events,
+    Writes checkpoints (the last one after the last step), metrics.jsonl, what its loggers write,
     timings.json and, of the steps of `profile`, a trace. `say` takes the place of the progress
     line. On several processes, each calls it.
 
@@ -113,6 +114,7 @@ def fit(
     steps = run.optim.steps
     keep_freed_memory()
     _check_batch(run, mesh)
+    loggers.check(run.settings.loggers)
     with use_mesh(mesh), contextlib.ExitStack() as show:
         # ---- input ------------------------------------------------------------------------------
         begin(workdir, run.manifest)
@@ -217,7 +219,11 @@ class _Watch:
     ):
         self.run, self.clock, self.checkpoints, self.say = run, clock, checkpoints, say
         self.pending: tuple[int, dict[str, jax.Array]] | None = None
-        self.logger = Logger(workdir, start) if distributed.is_lead() else None
+        self.logger = None
+        if distributed.is_lead():
+            place, names = paths.path(workdir), run.settings.loggers
+            started = loggers.begin(names, run.manifest, run.what, start, place)
+            self.logger = Logger(place, start, started)
         self.progress = Progress(row, run.optim.steps, start)
 
     def draw(self, batches: Iterator[Any], mesh: Mesh) -> Any:

@@ -1,4 +1,4 @@
-"""What a run reports: metrics as JSONL and to TensorBoard, a progress line, and where time went.
+"""What a run reports: metrics as JSONL and to its loggers, a progress line, and where time went.
 
 `metrics.jsonl` holds only what a rerun reproduces.
 """
@@ -10,15 +10,13 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import tensorboardX
-from tensorboardX import record_writer
-
 from jaxcomp.runtime import live, paths, strict_json
 from jaxcomp.runtime.live import Line, duration
+from jaxcomp.training.loggers import RunLogger
 from jaxcomp.training.manifest import unwritable
 
 METRICS = "metrics.jsonl"
@@ -78,19 +76,6 @@ def told_time(what: str, timings: Mapping[str, Any]) -> str:
     return f"{what}: {sum(p['seconds'] for p in parts.values()):.1f} s: {', '.join(told)}"
 
 
-class _EventsInBuckets:
-    """How tensorboardX writes to gs://; its own way needs another client and a cloud project."""
-
-    def open(self, path: str) -> paths.AppendFile:
-        return paths.AppendFile(path, "")
-
-    def directory_check(self, path: str) -> None:
-        pass
-
-
-record_writer.register_writer_factory("gs", _EventsInBuckets())
-
-
 class Logger:
     """Metrics of one run, appended from `start_step` on.
 
@@ -98,35 +83,35 @@ class Logger:
     Raises CheckpointError where it cannot be written.
     """
 
-    def __init__(self, workdir: Path, start_step: int):
+    def __init__(self, workdir: Path, start_step: int, loggers: Sequence[RunLogger] = ()):
         self.path = paths.path(workdir) / METRICS
         try:
             kept = _lines_until(self.path, start_step)
             self._file = paths.AppendFile(self.path, "".join(kept))
         except OSError as error:
             raise unwritable(self.path, str(error)) from error
-        self._board = tensorboardX.SummaryWriter(
-            str(self.path.parent / "tensorboard"), purge_step=start_step, write_to_disk=True
-        )
+        self._loggers = loggers
 
     def write(self, step: int, metrics: Mapping[str, float], rates: Mapping[str, float]) -> None:
-        """One line and one TensorBoard point at `step`. NaN (a mode without examples) is null."""
+        """One line, and to the loggers what is finite. NaN (a mode without examples) is null."""
         line = {"step": step} | {k: v if math.isfinite(v) else None for k, v in metrics.items()}
         try:
             self._file.write(json.dumps(line) + "\n")
         except OSError as error:
             raise unwritable(self.path, str(error)) from error
-        for name, value in {**metrics, **rates}.items():
-            if math.isfinite(value):
-                self._board.add_scalar(name, value, step)
+        scalars = {k: v for k, v in {**metrics, **rates}.items() if math.isfinite(v)}
+        for logger in self._loggers:
+            logger.log(step, scalars)
 
     def sync(self) -> None:
         """Brings what is on this machine to the bucket, where the workdir is in one."""
-        self._board.flush()
+        for logger in self._loggers:
+            getattr(logger, "flush", bool)()
         self._file.sync()
 
     def close(self) -> None:
-        self._board.close()
+        for logger in self._loggers:
+            logger.close()
         self._file.close()
 
 

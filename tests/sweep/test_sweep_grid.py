@@ -50,6 +50,9 @@ def test_a_job_is_a_config_of_one_run():
     [
         ("name", "other"),
         ("train.log_every", 3),
+        ("train.loggers", ("wandb",)),
+        ("pretrain.loggers", ()),
+        ("decoder.adapt.loggers", ("trackio",)),
         ("train.checkpoint_every", 3),
         ("pretrain.keep_checkpoints", 3),
         ("sweep.workers", 7),

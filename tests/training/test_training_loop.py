@@ -14,6 +14,7 @@ from jax.sharding import NamedSharding
 
 from jaxcomp.config import ConfigError
 from jaxcomp.training.checkpoint import Checkpoints
+from jaxcomp.training.loggers import LoggedRun, TensorBoard
 from jaxcomp.training.loop import Diverged, TrainingError, fit
 from jaxcomp.training.manifest import CheckpointError
 from jaxcomp.training.metrics import Logger
@@ -226,7 +227,8 @@ def test_a_full_disk_leaves_no_checkpoint_that_looks_whole(mesh, tmp_path, monke
 def test_metrics_after_the_last_checkpoint_are_dropped(tmp_path):
     line = '{"step": %d, "loss": 1.0}\n'
     (tmp_path / "metrics.jsonl").write_text(line % 2 + line % 4 + '{"step": 5, "lo')
-    logger = Logger(tmp_path, 3)
+    run = LoggedRun("p", "n", "id", tmp_path, 3, {})
+    logger = Logger(tmp_path, 3, [TensorBoard(run)])
     logger.write(4, {"loss": 2.0, "loss_continue": float("nan")}, {"rate": 1.0})
     logger.close()
     rows = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
