@@ -185,10 +185,9 @@ COMMANDS = (
     Command(
         "demo",
         "see what trained compressors preserve, overwrite and omit",
+        "jaxcomp demo --size=24 --ratio=4",
         "Compresses texts, rebuilds them from the memory vectors alone, and shows both side by\n"
-        "side, with what became of every fact. Needs no training and no download:\n\n"
-        "  jaxcomp demo\n"
-        "  jaxcomp demo --size=24 --ratio=4\n\n"
+        "side, with what became of every fact. Needs no training and no download.\n"
         "The pairs that ship were trained on the controlled world and know its words only; --run\n"
         "shows a pair of your own.",
         _flags,

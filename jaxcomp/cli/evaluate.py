@@ -288,6 +288,7 @@ COMMANDS = (
     Command(
         "eval",
         "measure what survived in one trained pair, or ask it questions",
+        "jaxcomp eval --run=runs/one",
         "Rebuilds held-out text with the run in --run=DIR, or with that of `jaxcomp train` with\n"
         "the same flags, and writes eval.json and passages.jsonl beside it. --all: minimal pairs\n"
         "too; --checkpoints=all: every saved checkpoint (docs/how-to/follow-checkpoints.md).\n\n"

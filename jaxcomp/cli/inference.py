@@ -271,7 +271,8 @@ def _export_flags(parser: argparse.ArgumentParser) -> None:
 COMMANDS = (
     Command(
         "compress",
-        "texts into memory files",
+        "compress texts into memory files",
+        "jaxcomp compress --run=demo/llama-64-r16 --out=book.safetensors book.txt",
         "Writes the memory vectors of texts from files, folders or standard input. Long texts\n"
         "become many segments. With a folder as --out, a stopped run goes on where it stopped.",
         _compress_flags,
@@ -281,7 +282,8 @@ COMMANDS = (
     ),
     Command(
         "reconstruct",
-        "memory files into texts",
+        "rebuild texts from memory files",
+        "jaxcomp reconstruct --run=demo/llama-64-r16 book.safetensors",
         "Prints the rebuilt text (greedy, free-running); of several texts one JSON object a line,\n"
         '{"id": ..., "text": ...}.',
         _memory_flags,
@@ -292,6 +294,7 @@ COMMANDS = (
     Command(
         "ask",
         "answer questions from memory files alone",
+        "jaxcomp ask --run=demo/llama-64-r16 --question='Who lived in Rome?' book.safetensors",
         "Prints the decoder's greedy answer to each question about each text; of several texts or\n"
         "questions one JSON object a line. The decoder answers as well as it was trained to: one\n"
         "that only learned to rebuild and continue is a base model.",
@@ -302,7 +305,8 @@ COMMANDS = (
     ),
     Command(
         "inspect",
-        "a page that shows where every rebuilt word came from",
+        "write a page that shows where every rebuilt word came from",
+        "jaxcomp inspect --run=runs/one",
         "Rebuilds held-out passages of a finished run and writes one HTML page: source and\n"
         "rebuilt text side by side, every word copied, overwritten by the prior, replaced, lost\n"
         "or invented, with the decoder's entropy under it; of the controlled world also what a\n"
@@ -315,7 +319,8 @@ COMMANDS = (
     ),
     Command(
         "export",
-        "a finished run as a folder to hand on",
+        "write a finished run as a folder to share",
+        "jaxcomp export --run=runs/one --out=exported",
         "Writes a compressor: a PEFT adapter or a Hugging Face folder, connector and markers as\n"
         "safetensors, and a card. `jaxcomp.load(DIR)` reads it.",
         _export_flags,

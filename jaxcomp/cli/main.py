@@ -18,6 +18,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from importlib import metadata
 
 from jaxcomp.cli import demo, evaluate, inference, selecting, sweep, train
 from jaxcomp.cli.overrides import pairs
@@ -179,12 +180,16 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     form = argparse.RawDescriptionHelpFormatter
     parser = _Parser(prog="jaxcomp", description=ABOUT, formatter_class=form)
+    parser.add_argument(
+        "--version", action="version", version=f"jaxcomp {metadata.version('jaxcomp')}"
+    )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
     for command in COMMANDS:
         sub = commands.add_parser(
             command.name,
             help=command.help,
-            description=command.about,
+            description=f"{command.help[0].upper()}{command.help[1:]}.\n\n  {command.example}\n\n"
+            f"{command.about}",
             epilog=command.epilog,
             formatter_class=form,
             allow_abbrev=False,

@@ -172,6 +172,7 @@ COMMANDS = (
     Command(
         "select",
         "reduce documents to the parts that matter for their questions",
+        "jaxcomp select --scorer=HuggingFaceTB/SmolLM2-135M --question='Who is Karen?' book.txt",
         "Keeps the parts of a document to which a language model attends when it reads a question\n"
         "(SAGE, arXiv 2604.15583); nothing is trained. Prints one JSON object for each question:\n"
         'the reduced "text", its "spans" (characters and score) and how many "tokens" are "kept".',

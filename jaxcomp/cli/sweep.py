@@ -232,6 +232,7 @@ COMMANDS = (
     Command(
         "sweep",
         "run the whole grid: train, evaluate, report",
+        "jaxcomp sweep --config=tiny --workdir=runs/tiny",
         "Every family x size x ratio x seed of the config. Finished jobs are kept in "
         "WORKDIR/ledger,\nso the same command resumes after any interruption, retries what "
         "failed, and does nothing\nwhen all is done. The report is WORKDIR/report/report.html.",
@@ -242,6 +243,7 @@ COMMANDS = (
     Command(
         "report",
         "write tables, plots and the verdict of a sweep",
+        "jaxcomp report --workdir=runs/tiny",
         "Works on an unfinished sweep too and says what is missing. Only --workdir is needed, "
         "neither\nthe data nor the models.",
         _report_flags,
@@ -250,7 +252,8 @@ COMMANDS = (
     ),
     Command(
         "plan",
-        "does it fit a TPU slice, how fast, at what price; before booking one",
+        "check which TPU slice a config fits, how fast it is there, and its price",
+        "jaxcomp plan --config=paper --topology=h100:8",
         "Compiles the training step, and compressing, prefill and decoding, of every setup for a\n"
         "TPU slice, with the real compiler and without a TPU (extra `tpu`). Mesh, micro-batches\n"
         "and remat are chosen by estimate, at most two choices compiled. Exits with 1 where a\n"

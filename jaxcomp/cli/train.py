@@ -136,6 +136,7 @@ COMMANDS = (
     Command(
         "prepare",
         "tokenise a large text once, before training",
+        "jaxcomp prepare --config=text --data.path=books.jsonl",
         "Reads the text of a config, cuts and tokenises it with all cores, and keeps the result "
         "in\n$JAXCOMP_CACHE (~/.cache/jaxcomp), where train, pretrain and sweep find it. Killed, "
         "the same\ncommand goes on. Small files and the controlled world need no preparation.",
@@ -146,6 +147,7 @@ COMMANDS = (
     Command(
         "pretrain",
         "make base language models and the decoder",
+        "jaxcomp pretrain --config=tiny --compressor=llama/24 --workdir=runs/bases",
         "Pretrains the language models a config starts from, into WORKDIR/bases and "
         "WORKDIR/decoders:\nall bases of the grid and the decoder, or one with "
         "--compressor=FAMILY/SIZE [--base_seed=N],\nor the decoder alone with "
@@ -157,6 +159,7 @@ COMMANDS = (
     Command(
         "train",
         "train one compressor against the frozen decoder",
+        "jaxcomp train --config=tiny --compressor=llama/24 --workdir=runs/one",
         "Trains --compressor=FAMILY/SIZE at --memory.ratio. A killed run is resumed by the same\n"
         "command; SIGTERM ends it after its step, saved. Several processes train one together:\n"
         "docs/how-to/run-several-processes.md.",
@@ -166,7 +169,8 @@ COMMANDS = (
     ),
     Command(
         "check",
-        "look at one batch before a long run",
+        "check one batch before a long run",
+        "jaxcomp check --config=tiny --compressor=llama/24",
         "Prints a text and its segments, where everything stands, what attends to what, what "
         "carries\nloss, the parameters and the first loss; then checks for bugs that have spoilt "
         "such runs.\nExits with 1 where a check fails. --compressor=FAMILY/SIZE (default: the "

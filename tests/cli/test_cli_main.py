@@ -1,15 +1,20 @@
+import json
 import logging
 import os
+import random
+import re
 import shlex
 import signal
 import subprocess
 import sys
 import time
+from importlib import metadata
 
 import pytest
 from sweep import sweep_stub
 
-from jaxcomp.cli import main
+from jaxcomp.cli import main, overrides
+from jaxcomp.cli.overrides import pairs
 from jaxcomp.config import ConfigError
 from jaxcomp.sweep import jobs
 
@@ -51,6 +56,47 @@ def test_help_answers_without_jax(command):
     assert ("--workdir" in done.stdout) == (not using and command != "plan")
     # A report is of what was run; everything else that makes something takes any field.
     assert ("--train.optim.lr=3e-4" in done.stdout) == (not using and command != "report")
+
+
+@pytest.mark.parametrize("command", main.COMMANDS, ids=lambda command: command.name)
+def test_help_begins_with_a_sentence_and_an_example(command, capsys):
+    with pytest.raises(SystemExit):
+        main.main([command.name, "--help"])
+    _, sentence, example, *_ = capsys.readouterr().out.split("\n\n")
+    assert re.fullmatch(r"[A-Z][^.]*\.", sentence)
+    assert example == f"  {command.example}"
+    name, *words = shlex.split(example)
+    assert (name, words[0]) == ("jaxcomp", command.name)
+    flags, rest = main._parser().parse_known_args(words)
+    assert flags.command == command
+    overrides.load("tiny", pairs(rest))  # every other word is a field of the config
+
+
+@pytest.mark.slow
+def test_the_examples_of_help_work_as_typed(tmp_path):
+    """In one empty folder, in the order of the commands; training is short."""
+    (tmp_path / "book.txt").write_text("It was said that Karen lived in Rome. " * 400)
+    rng = random.Random(0)
+    letters = [chr(97 + k % 26) + chr(97 + k // 26) for k in range(600)]
+    texts = (" ".join(rng.choices(letters, k=120)) for _ in range(200))
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+    (tmp_path / "books.jsonl").write_text(lines)
+    short = {"train": ("--train.optim.steps=20", "--train.optim.warmup=2")}
+    # `sweep` and `report`: tests/test_start.py; `pretrain` takes minutes, `select` a download.
+    left = ("sweep", "report", "pretrain", "select")
+    for command in main.COMMANDS:
+        if command.name in left:
+            continue
+        words = [sys.executable, "-m", *shlex.split(command.example), *short.get(command.name, ())]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, (command.example, done.stderr)
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main.main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"jaxcomp {metadata.version('jaxcomp')}\n"
 
 
 def test_sweep_then_again_then_report(flags, tmp_path, capsys):
