@@ -109,7 +109,7 @@ def records(raw):
 
 def test_wandb_has_one_run_with_each_step(mesh, tmp_path, monkeypatch):
     pytest.importorskip("wandb", reason="uv sync --extra wandb")
-    from wandb.proto import wandb_internal_pb2
+    from wandb.proto import wandb_internal_pb2  # pyright: ignore[reportMissingImports]
 
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
@@ -133,7 +133,7 @@ def test_wandb_has_one_run_with_each_step(mesh, tmp_path, monkeypatch):
 def test_trackio_has_one_run_with_each_step(mesh, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # read when it is imported
     pytest.importorskip("trackio", reason="uv sync --extra trackio")
-    from trackio.sqlite_storage import SQLiteStorage
+    from trackio.sqlite_storage import SQLiteStorage  # pyright: ignore[reportMissingImports]
 
     found = killed_and_resumed("trackio", "tests", tmp_path / "w", mesh)
     assert SQLiteStorage.get_runs("tests") == [f"tiny-{found}"]
