@@ -1,7 +1,6 @@
 """One job: base model -> train -> evaluate -> numbers. Also the tasks that make missing bases.
 
-Everything of JAX is imported inside functions: the parent of a sweep must not take an accelerator,
-and a finished sweep must answer at once.
+Everything of JAX is imported inside functions: the parent of a sweep must not take an accelerator.
 """
 
 from __future__ import annotations
