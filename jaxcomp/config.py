@@ -1,4 +1,4 @@
-"""Every field a user can set, as frozen dataclasses: the one vocabulary that all packages share.
+"""All config fields, as frozen dataclasses with bounds.
 
 A field's type says which values it may have; pydantic reads it (`jaxcomp.runtime.fields`).
 `configs/*.py` build these trees through ml_collections at the edge (`jaxcomp.cli.main`); inside the

@@ -1,1 +1,1 @@
-"""Many results: tables, statistics, the verdict, comparisons, figures and pages."""
+"""Results of many runs: tables, statistics, verdict, comparisons, figures and pages."""

@@ -1,4 +1,4 @@
-"""The verdict of a sweep in words; every word of it follows from the numbers."""
+"""The verdict of a sweep as sentences, computed from its numbers."""
 
 from __future__ import annotations
 

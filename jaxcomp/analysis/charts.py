@@ -1,4 +1,4 @@
-"""Charts as Vega-Lite panels: one description for the page (interactive), PNG and PDF (papers).
+"""Charts as Vega-Lite panels, rendered as interactive page, PNG and PDF from one description.
 
 A panel names colours by role (`@ink`, `@c0`, ...); a theme of `runtime.pages` gives them values.
 """

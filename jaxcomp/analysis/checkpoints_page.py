@@ -1,4 +1,4 @@
-"""What `eval --checkpoints=all` writes: checkpoints.md and .html, with plots."""
+"""The page of `eval --checkpoints=all`: checkpoints.md and .html, with plots."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sweeps of one grid against different decoders: of another shape, or another reference.
+"""Comparison of sweeps with the same sizes against different decoders.
 
 A decoder is adapted to read memory vectors of one reference compressor, and may suit compressors of
 that size best. So an effect of size is claimed only where both sweeps show it clearly, in one

@@ -1,7 +1,7 @@
-"""Do rank and entropy go with fidelity among models of one size? Size then explains nothing.
+"""Correlations of rank and entropy with fidelity among models of one size.
 
 The units are the base seeds of a setup (family x size x ratio), each the mean over its training
-seeds, which share the base's luck: counted as runs, they would make p too small. Their ranks
+seeds, which are not independent: counted as runs, they would make p too small. Their ranks
 inside the setup are correlated over all setups of a ratio.
 """
 

@@ -1,4 +1,4 @@
-"""Compressors of several sizes at the same loss: does a larger one then keep fewer facts?
+"""Facts preserved by compressors of several sizes at equal loss.
 
 Each run is read where its loss first falls to a level that every run reaches (relations.levels), on
 the straight line between its two checkpoints there: its facts kept, and what each passage gives to

@@ -1,4 +1,4 @@
-"""Which factor several sweeps of one grid differ in, and each sweep's level of it.
+"""The factor in which several sweeps of one grid differ, and the level of each sweep.
 
 The factor is the strength of the world's prior, or the text that the compressors' base models were
 pretrained on. Another decoder is no factor: see compare_runs.py.

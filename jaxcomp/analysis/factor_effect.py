@@ -1,4 +1,4 @@
-"""Does a factor (factor.py) change the effect of size? Slopes, means and their changes over levels.
+"""The effect of a factor (factor.py) on the trend with size: slopes, means and their changes.
 
 All numbers are of counterfactual passages, which are the same at every level.
 

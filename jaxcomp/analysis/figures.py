@@ -1,4 +1,4 @@
-"""The figures of a sweep: loss and facts against size, what became of the facts, mechanisms."""
+"""Figures of a sweep: loss and facts against size, outcomes of facts, mechanisms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The metrics page, made of what the metrics declare: `python -m jaxcomp.analysis.metrics_page`."""
+"""The metrics page, generated from declarations: `python -m jaxcomp.analysis.metrics_page`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shape of a metric over the sizes of a family: where is its peak, and is it monotone?"""
+"""Peak and monotonicity of a metric over the sizes of a family."""
 
 from __future__ import annotations
 

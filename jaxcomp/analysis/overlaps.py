@@ -1,4 +1,4 @@
-"""Do compressors write the same space? The memories of the same passages, compared pair by pair.
+"""Similarity of the memory spaces of several compressors, pair by pair, on the same passages.
 
 All memories are in the decoder's width D, so their subspaces can be compared directly (principal
 angles), and their geometry up to rotation and scale (CKA).

@@ -1,4 +1,4 @@
-"""Size against size: how much a metric changes, and paired permutation tests of it.
+"""Pairwise differences between sizes, with paired permutation tests.
 
 The test flips signs: were the two sizes exchangeable inside a replicate, the difference of each
 replicate could as well have the other sign (Fisher 1935). Of n replicates the two-sided p is never

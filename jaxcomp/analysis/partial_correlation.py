@@ -1,4 +1,4 @@
-"""Partial rank correlation: do two series go together beyond what covariates explain?
+"""Partial rank correlation of two series given covariates.
 
 Spearman's partial correlation: ranks, residuals of a linear fit on the covariates' ranks, Pearson's
 correlation of the residuals. With blocks (runs, passages) it is the association *inside* blocks:

@@ -1,4 +1,4 @@
-"""Whose prior wins, size by size: for compressors whose base models believe other favourites."""
+"""The table of whose prior wins, by size, for compressors pretrained on other favourites."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do rank and entropy explain fidelity, or does training time carry all of them along?
+"""Correlations of rank and entropy with fidelity along training, raw and given step and loss.
 
 Inside runs: the rank correlation of a predictor (effective rank, entropy) with fidelity over the
 checkpoints of a run, raw, given the step, and given step and loss. The steps of one run are no

@@ -1,4 +1,4 @@
-"""The report of a sweep: the answer, the figure, what became of the facts, examples, statistics."""
+"""The report of a sweep: answer, figure, outcomes of facts, examples, statistics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Size against size in a report: differences, peaks and shapes of the verdict's two metrics."""
+"""Tables of a report that compare sizes: differences, peaks and shapes of the two endpoints."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Intervals and trends of a sweep: the hierarchical bootstrap, and Spearman's rho with size.
+"""Intervals and trends of a sweep: hierarchical bootstrap, and Spearman's rho with size.
 
 The unit of a claim about size is a *replicate*: one base seed x training seed, in which every size
 of a family was trained once. Passages are not replicates of a claim about size, because all
-passages of a run share one set of weights. Training seeds of one base share its luck, so a claim
+passages of a run share one set of weights. Training seeds of one base share its errors, so a claim
 takes three base seeds (verdict.few); under three, runs are drawn in their place, for an interval of
 these bases and of no others.
 
@@ -35,7 +35,7 @@ from typing import NamedTuple
 import numpy as np
 
 ALPHA = 0.05
-MIN_REPLICATES = 3  # base seeds (of an interval: or runs): fewer cannot tell size from their luck
+MIN_REPLICATES = 3  # base seeds (of an interval: or runs): fewer cannot separate size from chance
 DRAWS = 20_000  # of the permutation test where the exact distribution is too large
 EXACT = 200_000
 BOOTSTRAP = 2000

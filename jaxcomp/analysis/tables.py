@@ -1,4 +1,4 @@
-"""From the ledger to tables: results.csv, lr_grid.csv, timings.csv, and the verdicts.
+"""Tables of a sweep from its ledger: results.csv, lr_grid.csv, timings.csv, and verdicts.
 
 Only what a rerun reproduces goes into results.csv; numbers have six significant digits, rows are
 sorted, columns have a fixed order, so the file is the same byte for byte.

@@ -1,4 +1,4 @@
-"""The pre-registered verdict of a sweep: does fidelity fall with size while the loss falls?
+"""The pre-registered verdict of a sweep: does fidelity fall with size while loss falls?
 
 Fixed before running, in the config: the endpoint, the ratio (`sweep.primary_ratio`), and the
 smallest fall that would matter (`sweep.smallest_effect`). The answer at a ratio is one of:

@@ -1,4 +1,4 @@
-"""What the commands share: how one is declared, common flags, and what these say.
+"""Flags and messages that commands share, and how a command is declared.
 
 A command's `run` is a function of the parsed flags that returns an exit code. Modules that need
 JAX are imported inside it, so that --help answers at once.

@@ -1,4 +1,4 @@
-"""The command `demo`: texts beside what is rebuilt from their memory, in the terminal."""
+"""The command `demo`: source and rebuilt texts side by side in the terminal."""
 
 from __future__ import annotations
 

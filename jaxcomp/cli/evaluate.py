@@ -1,4 +1,4 @@
-"""`jaxcomp eval`: of a finished run, of its checkpoints, or by one task."""
+"""`jaxcomp eval`: evaluate a finished run, its checkpoints, or one task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands that use a trained pair: compress, reconstruct, ask, inspect, export."""
+"""Commands that use a trained pair: compress, reconstruct, ask, inspect, export."""
 
 from __future__ import annotations
 

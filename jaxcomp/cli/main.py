@@ -1,4 +1,4 @@
-"""The command line: parsing, exit codes, and which errors are a user's.
+"""The command line: parsing, exit codes, and messages of errors that a user can fix.
 
 Which commands there are, and their flags: the files of `PARTS`.
 """

@@ -1,4 +1,4 @@
-"""From what a user types to a checked `Config`: config files, overrides, validation.
+"""Load config files, apply overrides and validate the result.
 
 A config file defines `get_config(arg)` or `get_config()`, which returns an ml_collections
 `ConfigDict` (or a dict) with the fields that differ from the defaults of `jaxcomp.config`.

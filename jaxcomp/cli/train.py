@@ -1,4 +1,4 @@
-"""`jaxcomp prepare`, `pretrain`, `check` and `train`: what makes one run."""
+"""`jaxcomp prepare`, `pretrain`, `check` and `train`: the commands that make one run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values that cannot work, refused before any long work (one place, one sentence each)."""
+"""Rules about several config fields, checked before any long work."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The pair as a model: a compressor, a connector and the decoder that reads what they wrote."""
+"""The compressor-decoder pair as a model: compressor, connector, decoder input."""

@@ -1,4 +1,4 @@
-"""Compressor and decoder as one model: what is trained, and what rebuilds text.
+"""Compressor and decoder as one model, its trainable part, and its decoder input.
 
 The decoder reads `<begin> mem_1..mem_GM <end> <marker of mode> tok_1..tok_L`; the marker predicts
 tok_1 and the last token predicts the end token. Position ids (C = G * T, the room of the context):

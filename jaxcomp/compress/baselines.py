@@ -1,4 +1,4 @@
-"""What a trained memory is compared with: memories that nobody trained, of the same decoder.
+"""Untrained memories for the same decoder, as baselines of a trained compressor.
 
 Each is a pair without a compressor. Its `memory` reads *decoder* tokens, so that
 `evals.evaluate(cfg, Baseline("lead", pair), dec_tok, dec_tok)` measures it as any other pair:

@@ -1,4 +1,4 @@
-"""From the compressor's width to the decoder's, in float32; chosen by `memory.connector`."""
+"""Maps from the compressor's width to the decoder's, in float32 (`memory.connector`)."""
 
 from __future__ import annotations
 

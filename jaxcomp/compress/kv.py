@@ -1,4 +1,4 @@
-"""Keys and values of every layer as vectors: one place's are one vector of a memory.
+"""Memory kind `kv`: one vector holds the keys and values of every layer at one position.
 
 A vector is, layer after layer, the K x H keys and then the K x H values: 2 Y K H numbers. Keys are
 those before RoPE, so that a vector does not know where it stands.

@@ -1,4 +1,4 @@
-"""The memory of a segment, and the compressor that writes it: an LLM with learned memory tokens."""
+"""The base class of compressors, with learned memory tokens, and the memory of a segment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory vectors in fewer bits: rounded, and given back in float32.
+"""Quantisation of memory vectors: rounded to few bits, returned in float32.
 
 Nothing is trained. Integers are symmetric and scaled by the largest absolute value of a group of
 GROUP numbers of one vector; each group's scale is a bfloat16 number and counts as memory.

@@ -1,4 +1,4 @@
-"""Text; nothing about models.
+"""Text, tokenizers, splits and batches; independent of models.
 
 `sources.py` is the registry of `data.source`. `world.py`, `facts.py` and `lexicon.py` are the
 controlled world; `readers.py`, `loading.py`, `documents.py`, `tfds.py` and `splits.py` documents;

@@ -1,4 +1,4 @@
-"""Prepared sets: blocks of tokenised examples, made once and kept as ArrayRecord files.
+"""Prepared sets: blocks of tokenised examples, stored as ArrayRecord files.
 
 A block is a NamedTuple of arrays; as a record it is an .npz. A shard is a file of consecutive
 blocks, written whole or not at all, so that any number of processes can make a set together, and

@@ -1,4 +1,4 @@
-"""What a source's text gives: blocks to train on, held-out sets, text for language modelling."""
+"""A source's text: training blocks, held-out sets, language-modelling text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Documents: texts with the work and the source that each is from."""
+"""Documents: texts with their work and source."""
 
 from __future__ import annotations
 

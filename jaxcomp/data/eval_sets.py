@@ -1,4 +1,4 @@
-"""Batches as the other packages see them, and the held-out sets.
+"""Held-out sets, and batches of their examples.
 
 Training batches come from `batches.py`, which also exports what is public here.
 """

@@ -1,4 +1,4 @@
-"""Examples before padding: what one document or one world passage gives, and what is left out."""
+"""Examples before padding, from one document or one world passage, and counts of those left out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a fact of the controlled world is, and how any text is read back into facts.
+"""Facts of the controlled world, and the parser that reads any text back into facts.
 
 Kinds of facts: colour, material, size, profession, home (entity-attribute); relation (who did it to
 whom); modifier (which of two animals has which mood); polarity; quantity; order (in time); topic.

@@ -1,4 +1,4 @@
-"""Arrays by name as bytes, and back."""
+"""Named arrays to and from bytes."""
 
 from __future__ import annotations
 

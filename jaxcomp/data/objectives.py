@@ -1,4 +1,4 @@
-"""The training objectives by name (`train.objective`): what each needs of the data.
+"""The training objectives by name (`train.objective`), and the data that each needs.
 
 A row names the class that computes the loss, a subclass of `training.loss.MemoryObjective`; those
 of this package by text, so that nothing here imports JAX. How to add one:

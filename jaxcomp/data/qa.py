@@ -1,4 +1,4 @@
-"""Questions to train on: (context, question, answer) of a file, or of a passage of the world.
+"""Training questions: (context, question, answer) from a file or from a world passage.
 
 A file has SQuAD's fields, as `evals/qa/readers.py` knows them: `question`, `context`, `answers` (a
 text, a list, or a struct of `text`), one question a row. Rows about one context need not stand

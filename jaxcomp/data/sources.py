@@ -1,4 +1,4 @@
-"""Kinds of text that `data.source` can name, and what the other packages need to know of each.
+"""The data sources by name (`data.source`), and what other packages need to know of each.
 
 A source of your own is a function that gives documents, under `@source` (docs/how-to/extend.md).
 This module imports neither JAX nor a tokenizer, so that a config is checked at once.

@@ -1,4 +1,4 @@
-"""What the parts of a `tokenizer.json` say, as far as `tokenizer.py` must know it."""
+"""The parts of a `tokenizer.json` that `tokenizer.py` needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which documents are for training, validation and test, so that no held-out work was trained on.
+"""Training, validation and test splits that keep works whole and drop near-duplicates.
 
 A work's documents stay together. Where the data names works, or has many sources, whole works or
 sources are held out by a hash. Where documents are numbered pieces of longer works (ids such as

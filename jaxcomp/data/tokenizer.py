@@ -1,4 +1,4 @@
-"""Tokenizers: any Hugging Face folder, one trained here on real text, or the controlled world's.
+"""Tokenizers: a Hugging Face folder, one trained on the text, or the controlled world's.
 
 A folder holds `tokenizer.json` and `tokenizer_config.json`, so transformers can load what is
 written here, and what transformers wrote can be loaded here.

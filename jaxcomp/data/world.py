@@ -1,4 +1,4 @@
-"""The controlled world: a seeded generator of short passages whose every fact is known.
+"""The controlled world: a seeded generator of short passages whose facts are all known.
 
 A passage is a handful of sentences about things, animals, persons, places and events. Each sentence
 carries one or two *facts*: a value that its entity has by a strong prior (`prior_strength`) but may

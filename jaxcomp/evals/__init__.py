@@ -1,1 +1,1 @@
-"""What survived of a text in its memory: measured on a trained pair, which is only read."""
+"""Measurements of one trained pair, which they never change."""

@@ -1,4 +1,4 @@
-"""`jaxcomp demo`: a text beside what the decoder rebuilds from its memory, word by word."""
+"""`jaxcomp demo`: a source text and its rebuilt text, compared word by word."""
 
 from __future__ import annotations
 

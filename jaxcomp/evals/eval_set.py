@@ -1,4 +1,4 @@
-"""A held-out set as a trained pair rebuilt it: what metrics are functions of."""
+"""A held-out set with its rebuilt texts: the input of every metric."""
 
 from __future__ import annotations
 

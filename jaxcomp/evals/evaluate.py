@@ -1,4 +1,4 @@
-"""Everything that is measured of one trained pair on held-out text, as one flat dictionary.
+"""Evaluation of one trained pair on held-out text, as one flat dictionary.
 
 Sets: the controlled world's `ordinary` and `counterfactual` passages, or a real text's `test`
 passages and their edits. All go through the same few compiled shapes, in batches of `eval.batch`.

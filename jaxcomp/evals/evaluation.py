@@ -1,4 +1,4 @@
-"""What an evaluation is: a function that asks a trained pair something, declared in one file.
+"""The registry of evaluations: a function of a `Request`, declared in one file.
 
 The declaration names it for `jaxcomp eval --task=NAME` and says which flags it takes and needs; the
 command line and the metrics page read it. Shipped evaluations are the files of `PACKAGES`; one of

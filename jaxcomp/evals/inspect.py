@@ -1,4 +1,4 @@
-"""`jaxcomp inspect`: rebuilds held-out passages of a run and writes where every word came from."""
+"""`jaxcomp inspect`: rebuild held-out passages and attribute every word to its origin."""
 
 from __future__ import annotations
 

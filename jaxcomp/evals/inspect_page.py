@@ -1,4 +1,4 @@
-"""The page of `jaxcomp inspect`: source and rebuilt text side by side, every word in its colour."""
+"""The page of `jaxcomp inspect`: source and rebuilt text side by side, words coloured by origin."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a metric is: a function, and a declaration from which all else that shows it is made.
+"""The registry of metrics: a function and a declaration of name, unit and definition.
 
 A metric has one place, the file that computes it (docs/how-to/add-a-metric.md). Its name is its
 column in results.csv, with placeholders for the held-out set and for kinds. Tables, plots,

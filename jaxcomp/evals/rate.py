@@ -1,4 +1,4 @@
-"""Rate and distortion: the same memories in fewer bits, against what is rebuilt from them."""
+"""Rate and distortion: rebuilt text from memories rounded to fewer bits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the decoder expected, with the memory and without, at each word it wrote by itself.
+"""Decoder probabilities, with and without the memory, at each word that it generated.
 
 A passage is rebuilt (greedy), its words are attributed (attribution.py), and the decoder is run
 along its own tokens twice more: after the memory, and after none (`no_memory`). Where a word of the

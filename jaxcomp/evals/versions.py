@@ -1,4 +1,4 @@
-"""Versions of what metrics mean. What was measured by another version is measured again.
+"""Versions of metric definitions; results of another version are computed again.
 
 Here, so that a command that measures nothing need not load what measures.
 """

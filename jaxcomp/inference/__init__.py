@@ -1,4 +1,4 @@
-"""A trained pair at work: loading it, compressing and rebuilding text, handing it on."""
+"""Use of a trained pair: load, compress, reconstruct, ask, score, export."""
 
 from jaxcomp.inference.export import export, prompt_embeds
 from jaxcomp.inference.load import load

@@ -1,4 +1,4 @@
-"""The compressor card: a model card (README.md) that says what an exported compressor is."""
+"""The model card (README.md) of an exported compressor."""
 
 from __future__ import annotations
 

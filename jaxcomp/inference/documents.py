@@ -1,4 +1,4 @@
-"""From files and standard input to memory files: many texts, in parts, resumed where stopped."""
+"""Compress files and standard input into memory files, in resumable parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is handed on: a finished run as a folder (its files: format.py), memories as prompts."""
+"""Export a finished run as a folder (files: format.py), and memories as prompts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands in an exported compressor's folder.
+"""Files of an exported compressor's folder.
 
 README.md            the compressor card
 jaxcomp.json         how the pair is put together, of what, and what was measured

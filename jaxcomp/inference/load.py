@@ -1,4 +1,4 @@
-"""`jaxcomp.load`: a trained pair that ships with jaxcomp, of a run, or of an exported folder."""
+"""`jaxcomp.load`: load a shipped pair, a run, or an exported folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The memory of texts as a value on the host: what `compress` returns and a file holds.
+"""Memories on the host: what `compress` returns and a memory file contains.
 
 `compress.Memory` is the same thing as rows of a device batch.
 """

@@ -1,4 +1,4 @@
-"""A trained pair at work: texts into memories, memories into texts, answers and likelihoods."""
+"""A trained pair: compress, reconstruct, ask and score."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LoRA adapters of ours to and from a PEFT adapter folder (huggingface/peft's file layout).
+"""LoRA adapters to and from the PEFT folder layout.
 
 `adapter_model.safetensors` holds, for the module `model.layers.0.self_attn.q_proj`,
 `base_model.model.<module>.lora_A.weight` [R, in] and `.lora_B.weight` [out, R].

@@ -1,1 +1,1 @@
-"""One transformer, and nothing about compression."""
+"""One transformer, independent of compression."""

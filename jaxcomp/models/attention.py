@@ -1,4 +1,4 @@
-"""Attention with a small mask spec (kernels are chosen in `implementation` alone), and RoPE."""
+"""Attention with a small mask spec, RoPE, and the choice of kernel (`implementation`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a transformer looks: the attention that chosen places of a text pay to every place.
+"""Attention weights of chosen query positions to every position of a text.
 
 Beside each attention it takes the probabilities of a few queries, which the fused kernels never
 hand out.

@@ -1,4 +1,4 @@
-"""One layer of the transformer, and what can stand in for the keys and values it makes."""
+"""One transformer layer, with optional replacement of its keys and values."""
 
 from __future__ import annotations
 

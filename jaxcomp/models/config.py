@@ -1,4 +1,4 @@
-"""Hugging Face's config.json <-> ModelConfig. Anything we do not compute is refused by name.
+"""Conversion of Hugging Face's config.json and ModelConfig; unsupported fields are errors.
 
 Where two fields say the same thing differently, what counts is what transformers takes.
 """

@@ -1,4 +1,4 @@
-"""Model families: one row for everything in which transformers on the Hugging Face hub differ.
+"""The registry of model families: one row per architecture of the Hugging Face hub.
 
 A family of your own is a `register(Family(...))` away (docs/how-to/extend.md); no code branches
 on a family's name.

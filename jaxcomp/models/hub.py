@@ -1,4 +1,4 @@
-"""Models that are elsewhere: downloaded to this machine once, only the files that are read.
+"""Download models from the hub or a bucket once, only the files that are needed.
 
 Those named by their id on the Hugging Face hub are kept in huggingface_hub's own cache
 (`$HF_HOME`); gated ones need `hf auth login` first. Those in a bucket (gs://bucket/folder) are kept

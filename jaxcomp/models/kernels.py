@@ -1,4 +1,4 @@
-"""Fused attention: splash on TPU, cuDNN on GPU. Each says the mask in the kernel's own terms.
+"""Fused attention kernels: splash on TPU, cuDNN on GPU, with the mask in their terms.
 
 Both give what `attention.reference` gives at every place that is not padding; at padding they give
 zeros (cuDNN) or finite values that nothing reads (splash).

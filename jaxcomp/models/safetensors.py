@@ -1,4 +1,4 @@
-"""Stored tensors into a device's shards: each device reads only its own shard."""
+"""Read safetensors into a device's shards: each device reads only its own shard."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where every parameter of ours stands in Hugging Face's files.
+"""Names of our parameters in Hugging Face's files.
 
 Hugging Face stores a linear projection as [out, in] with heads flattened; ours is [in..., out...]
 with heads apart. The files of a multimodal model hold more than its language model: other towers,

@@ -1,1 +1,1 @@
-"""What a run stands on: the mesh, processes, preemption, paths and buckets, caches."""
+"""The environment of a run: mesh, processes, preemption, paths, buckets, caches."""

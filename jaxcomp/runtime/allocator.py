@@ -1,4 +1,4 @@
-"""Settings of the C library's allocator that training on CPU depends on."""
+"""Settings of the C library's allocator for training on CPU."""
 
 from __future__ import annotations
 

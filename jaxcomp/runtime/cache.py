@@ -1,4 +1,4 @@
-"""The folder for what can be remade: tokenised blocks, trained tokenizers, split decisions."""
+"""The cache folder: tokenised blocks, trained tokenizers, splits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compiled steps are kept on this machine, so that a command typed again need not compile."""
+"""The persistent cache of compiled programs on this machine."""
 
 from __future__ import annotations
 

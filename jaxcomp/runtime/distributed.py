@@ -1,4 +1,4 @@
-"""Several processes as one run: JAX's distributed service joins them and notices who died.
+"""Several processes as one run, by JAX's distributed service, with detection of dead processes.
 
 In a process that is alone everything here does nothing. Process 0 leads: it alone writes what is
 not written shard by shard, and it alone prints (docs/how-to/run-several-processes.md).

@@ -1,4 +1,4 @@
-"""What every part of jaxcomp needs of an exception."""
+"""Helpers for exceptions."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Read fields: plain values into the dataclasses of `jaxcomp.config`, each error one sentence.
+"""Read plain values into the dataclasses of `jaxcomp.config`, with one-sentence errors.
 
-pydantic checks types, bounds and choices; what it finds is told by the field's dotted name.
+pydantic checks types, bounds and choices; errors name the field by its dotted name.
 """
 
 from __future__ import annotations

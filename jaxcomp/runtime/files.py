@@ -1,4 +1,4 @@
-"""Which files a path or glob names, here or in a bucket, and what their contents are known by."""
+"""Files that a path or glob names, locally or in a bucket, and hashes of their contents."""
 
 from __future__ import annotations
 

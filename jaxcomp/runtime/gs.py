@@ -1,4 +1,4 @@
-"""Cloud Storage for `etils.epath`: what it lacks over gcsfs without TensorFlow.
+"""Cloud Storage for `etils.epath` over gcsfs, without TensorFlow.
 
 `GsPath` is `epath.Path` of gs://, also for Orbax, once this module is imported; below it lies one
 file system for fsspec, pyarrow and epath alike. Imported only for a path that begins with gs://.

@@ -1,4 +1,4 @@
-"""Locks between the processes of one machine: who holds one is working at that place.
+"""File locks between processes of one machine.
 
 The system lets go when the process ends, however it ends.
 """

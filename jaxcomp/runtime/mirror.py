@@ -1,4 +1,4 @@
-"""Folders of a bucket copied to this machine once, for what reads files: weights and tokenizers."""
+"""Copy folders of a bucket to this machine once: weights and tokenizers."""
 
 from __future__ import annotations
 

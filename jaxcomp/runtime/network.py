@@ -1,4 +1,4 @@
-"""Is a server there? Clients of storage and hubs retry for half a minute before they say so."""
+"""Check once whether a server is reachable, before clients retry for long."""
 
 from __future__ import annotations
 

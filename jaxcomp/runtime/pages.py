@@ -1,4 +1,4 @@
-"""HTML pages from the templates in `jaxcomp/templates`; self-contained: they open from a disk."""
+"""Self-contained HTML pages from the templates in `jaxcomp/templates`."""
 
 from __future__ import annotations
 

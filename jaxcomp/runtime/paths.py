@@ -1,4 +1,4 @@
-"""Folders of this machine and gs:// buckets, by one set of calls.
+"""One interface to local folders and gs:// buckets.
 
 A local path stays a `pathlib.Path`; gs:// becomes the `etils.epath` path of `runtime.gs`, which is
 imported only then. Never `Path(x)` of what may be gs://: that makes "gs:/bucket", a local folder.

@@ -1,4 +1,4 @@
-"""A user's own Python files, which register memory kinds, objectives, families, metrics, sources.
+"""Import a user's plugins: files that register kinds, objectives, families, metrics, sources.
 
 `Config.plugins` names them; every process that reads the config imports them.
 """

@@ -1,6 +1,6 @@
-"""SIGTERM, by which a preemption is announced too: a run saves at the end of its step, and ends.
+"""Handle SIGTERM (preemption): save at the end of the step, then exit.
 
-Of several processes all stop after the same step, whichever was told: JAX's preemption service has
+Of several processes all stop after the same step, whichever received it: JAX's preemption service has
 the signal, and agrees on the step. Alone, a second SIGTERM, and Ctrl-C, end at once; so does the
 first one outside of the steps of a run.
 """

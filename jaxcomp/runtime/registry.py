@@ -1,4 +1,4 @@
-"""Registries: tables of what a field of the config can name, which code outside can extend."""
+"""Registries: tables of the values that a config field can name, extensible from outside."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The mesh, and the one table that says how every array lies on it.
+"""The mesh, and the one table of PartitionSpecs.
 
 Axes are ``("replica", "fsdp", "tp")`` in Explicit mode: an array's sharding is part of its type, so
 a wrong layout is an error while tracing instead of silent communication. The same code runs on one

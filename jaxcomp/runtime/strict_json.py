@@ -1,4 +1,4 @@
-"""The one reader of JSON: what cannot be used safely is refused in one sentence.
+"""Parse JSON strictly, with one-sentence errors.
 
 Python's own parser lets pass, or fails in its own way on, what breaks a program later: nesting that
 exhausts the stack, huge integers, half a surrogate pair (which cannot be written as UTF-8), and a

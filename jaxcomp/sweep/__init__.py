@@ -1,1 +1,1 @@
-"""Many runs: family x size x ratio x seed, with a ledger, a report and a computed verdict."""
+"""Many runs: family x size x ratio x seed, with a ledger and a report."""

@@ -1,4 +1,4 @@
-"""From a config to the list of jobs: setup (family x size x ratio) x seeds x learning rates."""
+"""Expand a config into jobs: setup (family x size x ratio) x seeds x learning rates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One job: base model -> train -> evaluate -> numbers. Also the tasks that make missing bases.
+"""Run one job: train, evaluate, collect metrics; and the tasks that pretrain missing models.
 
 Everything of JAX is imported inside functions: the parent of a sweep must not take an accelerator.
 """

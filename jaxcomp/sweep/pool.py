@@ -1,4 +1,4 @@
-"""Tasks on local worker processes, which stay warm between them; a dead one is replaced.
+"""A pool of warm local worker processes; a dead worker is replaced.
 
 Several parents on one machine may share the folder: each task is done under its lock.
 """

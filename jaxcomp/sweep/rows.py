@@ -1,4 +1,4 @@
-"""Finished jobs of other sweeps, and the table that publishes them: one Parquet file an experiment.
+"""Finished jobs of other sweeps, and the Parquet table that publishes them.
 
 A row of the table is the row of a ledger. Its values are columns: `hash`, `family`, `ratio`, ...,
 `metrics/NAME`, `timings/NAME`, and `intervals/NAME` as [low, high]. A value that its column's type

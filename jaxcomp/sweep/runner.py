@@ -1,4 +1,4 @@
-"""Runs the jobs of a sweep and keeps its rows; whatever is killed, the same command resumes.
+"""Run the jobs of a sweep and store their rows; the same command resumes.
 
 On one machine the jobs are divided over worker processes (pool.py). Several processes that are one
 run (docs/how-to/run-several-processes.md) do every job together, one after another.

@@ -1,4 +1,4 @@
-"""What is finished: one JSON file a job, written whole or not at all."""
+"""The ledger of finished jobs: one JSON file per job, written atomically."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contract between the runner, which knows nothing of models, and the work it dispatches."""
+"""The interface between the runner, which knows no models, and the work it dispatches."""
 
 from __future__ import annotations
 

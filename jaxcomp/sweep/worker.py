@@ -1,4 +1,4 @@
-"""What runs in a worker process of a sweep: one task after another, each with its log.
+"""The worker process of a sweep: one task after another, each with its log.
 
 Always a process of its own, so that a crash (out of memory, a fault in a native library) costs one
 job and not the sweep.

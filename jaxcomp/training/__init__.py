@@ -1,1 +1,1 @@
-"""One run: pretraining a base, adapting the decoder, training a compressor."""
+"""One run: pretraining, decoder adaptation, compressor training."""

@@ -1,4 +1,4 @@
-"""Adapting a decoder: training it, with a reference compressor, to read memory vectors."""
+"""Adapt a decoder to read memory vectors, jointly with a reference compressor."""
 
 from __future__ import annotations
 

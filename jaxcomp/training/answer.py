@@ -1,4 +1,4 @@
-"""Answering questions from the memory: the fine-tuning that follows reconstruction.
+"""Objective `answer`: fine-tuning on questions, after reconstruction.
 
 The decoder reads the memory, the marker of continuing and the question; the loss is on the answer
 and its end token alone (as ICAE, 500xCompressor and PCC's second stage tune theirs).

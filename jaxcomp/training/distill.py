@@ -1,4 +1,4 @@
-"""Distillation: continue from the memory as the decoder continues from the whole text.
+"""Objective `distil`: continue from the memory as the decoder continues from the whole text.
 
 The teacher is the frozen decoder itself, reading the text as plain tokens from position 0 (no
 memory, no markers) and then the continuation. At every token of the continuation the student, who

@@ -1,4 +1,4 @@
-"""What determines the numbers of a run, and of the models that are made here.
+"""Hashes of everything that determines the numbers of a run or of a pretrained model.
 
 Each function returns the part of a config that counts, with files by content; `config_hash` of it
 names the run or the model. Left out: names, workdir, logging, how often checkpoints are saved, the

@@ -1,4 +1,4 @@
-"""The one training loop: language modelling and compressors are two `Run`s of it."""
+"""The training loop of language models and compressors, which are two `Run`s."""
 
 from __future__ import annotations
 

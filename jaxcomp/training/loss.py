@@ -1,4 +1,4 @@
-"""Cross-entropy where there are labels, and the objectives built on it alone.
+"""Cross-entropy, and the objectives built on it.
 
 A loss is sum(weight * nll) with weights that already hold 1 / (global count), so gradients of
 micro-batches, and of devices, add up to the gradient of sum / sum.

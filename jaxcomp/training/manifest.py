@@ -1,4 +1,4 @@
-"""run.json: what a run is, written once, when it starts."""
+"""run.json: the manifest of a run, written once at its start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run reports: metrics as JSONL and to its loggers, a progress line, and where time went.
+"""Metrics of a run as JSONL and to its loggers, the progress line, and timings.
 
 `metrics.jsonl` holds only what a rerun reproduces.
 """

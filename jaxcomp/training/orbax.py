@@ -1,4 +1,4 @@
-"""What Orbax needs to be told, and what it says at length."""
+"""Orbax's settings, and its log messages."""
 
 from __future__ import annotations
 

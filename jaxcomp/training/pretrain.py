@@ -1,4 +1,4 @@
-"""Models that are made here: a Hugging Face folder with a card that says what made it."""
+"""Pretraining: a Hugging Face folder with a card that records its origin."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which pretrained weights a run starts from: a given folder, a shipped asset, or one made here.
+"""The pretrained weights of a run: a given folder, a shipped model, or one pretrained here.
 
 Every weight folder made by `jaxcomp pretrain` is a Hugging Face folder with a `card.json` whose
 `config_hash` names all settings that made it; a folder is used only where that hash matches.

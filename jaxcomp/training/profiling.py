@@ -1,4 +1,4 @@
-"""`--profile=A:B`: what the devices did in a few steps, as a trace for TensorBoard or Perfetto."""
+"""`--profile=A:B`: a profiler trace of a few steps, for TensorBoard or Perfetto."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ratios of a run: of each step, and those that it can be used and measured at."""
+"""The ratios of a run: one for each training step, and those available afterwards."""
 
 from __future__ import annotations
 

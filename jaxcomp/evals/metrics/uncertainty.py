@@ -1,6 +1,6 @@
-"""Determinacy of the decoder.
+"""Uncertainty of the decoder.
 
-How sure the decoder is along the source, along its own words, and from sample to sample.
+Entropy along the source and along the generated text, and agreement between samples.
 """
 
 from __future__ import annotations

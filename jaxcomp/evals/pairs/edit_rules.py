@@ -1,4 +1,4 @@
-"""Rules that make a sentence of real text false: one spot is changed, and nothing else.
+"""Rules that falsify a sentence of real text by one minimal edit.
 
 They use closed word lists (word_lists.py) and word order, no parser: a rule would rather find
 nothing than break the grammar. docs/explanation/minimal-pairs.md says how often they are

@@ -1,4 +1,4 @@
-"""Minimal pairs: a text and its foil, which differs in one spot and says something else.
+"""Minimal pairs: a text and its foil, which differs in one place and states something else.
 
 Of a passage of the controlled world the foil follows from its facts and is exactly false; of real
 text rules make it (edit_rules.py). A passage gives at most one pair of a dimension.

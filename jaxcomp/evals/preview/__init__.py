@@ -1,1 +1,1 @@
-"""What a person needs to see before a long run, and the bugs that would spoil one."""
+"""`jaxcomp check`: a preview of one batch, and checks for bugs that would spoil a run."""

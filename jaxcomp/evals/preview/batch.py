@@ -1,4 +1,4 @@
-"""The run under examination: what `train` would make, not begun, with the first batch."""
+"""A run's model and first batch, built as `train` would, without training."""
 
 from __future__ import annotations
 

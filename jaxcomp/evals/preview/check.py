@@ -1,4 +1,4 @@
-"""What a check is: it breaks something of a `Preview` on purpose and looks whether it matters."""
+"""The registry of checks: each perturbs part of a `Preview` and tests what changes."""
 
 from __future__ import annotations
 

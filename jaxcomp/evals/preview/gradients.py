@@ -1,4 +1,4 @@
-"""What depends on what, by derivatives of the objective that training uses.
+"""Dependence of outputs on inputs, by derivatives of the training objective.
 
 A zero nudge is added to every input and to every state of each tower, and the gradient by that
 nudge says whether the place mattered. Blocked attention has weight exactly 0, and so its gradient.

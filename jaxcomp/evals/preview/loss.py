@@ -1,4 +1,4 @@
-"""Checks of the way from memory to loss and of one training step."""
+"""Checks from memory to loss, and of one training step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of what evaluation will report."""
+"""Checks of evaluation metrics."""
 
 from __future__ import annotations
 

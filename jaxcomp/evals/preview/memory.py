@@ -1,4 +1,4 @@
-"""Checks of the way from text to memory: change some of the context and look at the vectors."""
+"""Checks from text to memory: perturb the context and compare the vectors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person should look at before a long run, in lines of at most 100 characters.
+"""Print one batch's token layout, attention pattern and loss mask, 100 columns wide.
 
 Everything is of row 1 of the batch shown (an example as the first batch drew it). What attends to
 what, and what carries loss, is measured by derivatives of the training loss (`gradients`).

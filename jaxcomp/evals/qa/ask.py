@@ -1,4 +1,4 @@
-"""A task from its items to its result: asked in batches, kept on the way, filtered, counted."""
+"""Run a question task: ask in batches, store records, filter, count."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which items are counted: rules in a fixed order, with the number that is left after each."""
+"""Rules that select the items to count, in a fixed order, with counts after each."""
 
 from __future__ import annotations
 

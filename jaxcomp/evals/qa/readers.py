@@ -1,4 +1,4 @@
-"""Files of questions and passages: .jsonl[.gz] or .parquet, each row checked by its schema.
+"""Files of questions and passages (.jsonl[.gz], .parquet), each row checked by its schema.
 
 Fields of a question set, by which `read` finds its schema; further ones are ignored:
 

@@ -1,4 +1,4 @@
-"""Results that survive an interruption: records as they are made, then one whole file."""
+"""Resumable results: a journal of records, then one complete file."""
 
 from __future__ import annotations
 

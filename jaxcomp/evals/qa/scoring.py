@@ -1,4 +1,4 @@
-"""Whose answer it is: the passage's, the world's, or neither; shares and means with intervals.
+"""In-context answer, parametric answer or neither; shares and means with intervals.
 
 Every outcome is one of OUTCOMES, by one of SCORINGS:
 

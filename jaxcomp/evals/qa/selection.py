@@ -1,4 +1,4 @@
-"""Hard selection: of a text the whole sentences that fit the budget of its memory.
+"""Hard selection: whole sentences of a text that fit its memory's budget.
 
 A memory of K vectors takes the decoder as many places as K tokens of text; so the question is put
 to K tokens' worth of sentences too (at least one sentence, whole, in the order of the text).

@@ -1,1 +1,1 @@
-"""Before a slice is booked: does every setup fit, how fast would it be, what would it cost."""
+"""Ahead-of-time planning for a slice: memory, speed and cost of every setup."""

@@ -1,4 +1,4 @@
-"""One setup compiled for one slice, in a process of its own that thinks of no other accelerator.
+"""Compile one setup for one slice, in a process of its own.
 
 JAX and libtpu are imported inside the functions: the parent needs neither, and the environment
 must be set before.

@@ -1,4 +1,4 @@
-"""What moves between chips, read from the text of a compiled program.
+"""Communication between chips, parsed from the HLO text of a compiled program.
 
 The text is that of an SPMD-partitioned, scheduled HLO module (`compiled.as_text()`), whose shapes
 are those on one chip. XLA:TPU writes one collective in several ways, each counted as what it is:

@@ -1,4 +1,4 @@
-"""How a step could lie on a slice, ranked on paper; only the best are compiled.
+"""Candidate layouts of a step on a slice, ranked by estimate; only the best are compiled.
 
 The estimates choose what to compile and nothing else: what a table says of memory comes from the
 compiler.

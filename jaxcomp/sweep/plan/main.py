@@ -1,4 +1,4 @@
-"""`jaxcomp plan`: every setup of a config compiled for the slices it may run on."""
+"""`jaxcomp plan`: compile every setup of a config for the given slices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The programs that a run compiles, built of shapes alone: no weights, no data, no TPU.
+"""The programs of a run, built from shapes alone: no weights, no data, no TPU.
 
 They are the same functions, with the same static arguments, as `train.loop`, `fidelity` and
 `models.generate` call; what is given in place of arrays are shapes with shardings.

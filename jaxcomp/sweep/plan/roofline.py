@@ -1,4 +1,4 @@
-"""How long a compiled step takes at the least, and what that costs.
+"""Roofline estimate of the time and cost of a compiled step.
 
 A step cannot be faster than its operations at the chip's peak, its bytes at the memory's speed, nor
 what it moves between chips at the links' speed; the largest of the three names what bounds it. The

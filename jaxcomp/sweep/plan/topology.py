@@ -1,4 +1,4 @@
-"""Slices by name (`v5e:4x4`, `v5p:4x4x4`, `h100:8`) and what their chips can do."""
+"""Slices by name (`v5e:4x4`, `v5p:4x4x4`, `h100:8`), and specifications of their chips."""
 
 from __future__ import annotations
 
