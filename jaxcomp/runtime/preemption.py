@@ -1,6 +1,6 @@
 """Handle SIGTERM (preemption): save at the end of the step, then exit.
 
-Of several processes all stop after the same step, whichever received it: JAX's preemption service has
+Several processes stop after the same step, whichever got the signal: JAX's preemption service has
 the signal, and agrees on the step. Alone, a second SIGTERM, and Ctrl-C, end at once; so does the
 first one outside of the steps of a run.
 """
