@@ -17,6 +17,7 @@ from jaxcomp.analysis import (
     factor,
     factor_effect,
     figures,
+    overwriting,
     prior_conflict,
     size_tables,
     stats,
@@ -92,6 +93,7 @@ def report(cfg: Config, workdir: Path, others: Sequence[tuple[Config, Path]] = (
     document.write(folder, "report", title, [*blocks[:at], *compared, *blocks[at:]], terms)
     sweep = workdir.absolute().name
     rows.write([{"sweep": sweep} | row for row in results.finished], folder / rows.NAME)
+    # Last: where it agrees with the ledger, so does all the rest (`current`).
     write_text(folder / "results.csv", results_csv(results))
     done = len(results.timings)
     sentence = answer(results).sentence if results.rows else NOTHING
@@ -136,7 +138,10 @@ def _blocks(results: Results, workdir: Path, sizes: list[size_tables.Evidence]) 
     out: list[Block] = _unfinished(results)
     if not results.rows:
         return [*out, Para(NOTHING)]
+    opened = overwriting.gate(results)
+    out += [Para(opened.sentence)] if opened else []
     out.append(answer(results))
+    out += overwriting.blocks(results, opened)
     main = figures.main(results)
     out += [Head("Loss and faithfulness against size"), main] if main else []
     facts = figures.facts(results)

@@ -1,6 +1,7 @@
 """Run one job: train, evaluate, collect metrics; and the tasks that pretrain missing models.
 
-Everything of JAX is imported inside functions: the parent of a sweep must not take an accelerator.
+Everything of JAX is imported inside functions: the parent of a sweep must not take an accelerator,
+and a finished sweep must answer at once.
 """
 
 from __future__ import annotations
@@ -221,6 +222,7 @@ def measure(
 
     Returns the flat metrics of the metrics page and one record a passage.
     """
+    from jaxcomp.evals import knowledge
     from jaxcomp.evals.evaluate import evaluate
     from jaxcomp.inference.load import open_run
     from jaxcomp.runtime.sharding import use_mesh
@@ -232,11 +234,13 @@ def measure(
     cfg = dataclasses.replace(own, eval=cfg.eval)
     with use_mesh(mesh_for(cfg)):
         model = load_run(cfg, folder)
-        found = evaluate(at_ratio(cfg, ratio), model, *tokenizers(cfg, root))
+        toks = tokenizers(cfg, root)
+        found = evaluate(at_ratio(cfg, ratio), model, *toks)
+        known = knowledge.of_pair(own, model, toks)
     lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in found.passages]
     file = folder / f"passages{suffix_at(cfg, ratio)}.jsonl"
     distributed.by_lead(lambda: write_text(file, "".join(lines)))
-    return found.metrics, found.passages
+    return found.metrics | known, found.passages
 
 
 def _keep_last(checkpoints: Path, last: int) -> None:
