@@ -6,12 +6,9 @@ import sys
 
 import pytest
 
-from jaxcomp.analysis.report import report
 from jaxcomp.cli import overrides
 from jaxcomp.config import config_hash, to_dict
 from jaxcomp.evals import versions
-from jaxcomp.sweep import grid
-from jaxcomp.sweep.store import DONE, Ledger
 from jaxcomp.training import manifest
 from jaxcomp.training.identity import of_training
 
@@ -45,18 +42,6 @@ def loaded(*argv):
 def test_help(command):
     said, heavy = loaded(*command.split(), "--help")
     assert "usage: jaxcomp" in said
-    assert not heavy
-
-
-def test_a_sweep_that_is_done(tmp_path):
-    cfg = overrides.load("tiny", [])
-    ledger = Ledger(tmp_path)
-    ledger.open(cfg)
-    for job in grid.expand(cfg):
-        ledger.write(job, DONE, metrics={"params": 9, "ordinary/loss": 1.5})
-    report(cfg, tmp_path)
-    said, heavy = loaded("sweep", "--config=tiny", f"--workdir={tmp_path}")
-    assert "nothing to do: all 15 jobs are done" in said
     assert not heavy
 
 

@@ -13,7 +13,10 @@ from jaxcomp.evals.metrics import every
 
 TITLE = "# Metrics"
 # The order of sections; a module that is not named comes after these.
-FIRST = ("reconstruction", "facts", "prior_conflict", "edits", "geometry", "uncertainty")
+FIRST = (
+    *("reconstruction", "facts", "favourites", "prior_conflict", "edits", "geometry"),
+    "uncertainty",
+)
 LAST = ("pairs", "training")
 INSPECT = ("jaxcomp.evals.attribution", "jaxcomp.evals.linear_probe")
 HEAD = """
@@ -47,6 +50,7 @@ MEANINGS = {
     "text; `counterfactual`: each fact off its favourite value with probability 1/2), or one of a "
     "real text (`test`: held-out works)",
     "world": "a set of the controlled world",
+    "group": "a group of facts of the people world",
     "kind": "of a fact",
     "edit": "of an edit",
     "dimension": "of a minimal pair",

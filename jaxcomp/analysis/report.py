@@ -93,7 +93,6 @@ def report(cfg: Config, workdir: Path, others: Sequence[tuple[Config, Path]] = (
     document.write(folder, "report", title, [*blocks[:at], *compared, *blocks[at:]], terms)
     sweep = workdir.absolute().name
     rows.write([{"sweep": sweep} | row for row in results.finished], folder / rows.NAME)
-    # Last: where it agrees with the ledger, so does all the rest (`current`).
     write_text(folder / "results.csv", results_csv(results))
     done = len(results.timings)
     sentence = answer(results).sentence if results.rows else NOTHING

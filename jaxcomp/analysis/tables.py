@@ -11,7 +11,6 @@ import io
 import math
 import statistics
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from jaxcomp.analysis import stats
@@ -19,8 +18,7 @@ from jaxcomp.analysis.verdict import Verdict, judge
 from jaxcomp.config import Config
 from jaxcomp.evals.metrics import Headline, endpoints, headlines, without_memory
 from jaxcomp.sweep import grid
-from jaxcomp.sweep.collect import Result, Results, _order, collect
-from jaxcomp.sweep.store import Ledger
+from jaxcomp.sweep.collect import Result, Results, _order
 
 ID_COLUMNS = (
     "family", "size", "ratio", "base_seed", "seed", "config_hash", "lr", "params", "params_body",
@@ -213,11 +211,3 @@ def csv_of(lines: Iterable[Iterable[Any]]) -> str:
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows([[text(v) for v in line] for line in lines])
     return out.getvalue()
-
-
-def current(cfg: Config, workdir: Path) -> bool:
-    """Is the report that of the ledger as it is now, with nothing failed or missing?"""
-    path = workdir / "report" / "results.csv"
-    results = collect(cfg, Ledger(workdir))
-    unfinished = results.failed or results.missing
-    return not unfinished and path.is_file() and path.read_text() == results_csv(results)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from jaxcomp.cli import common
 from jaxcomp.cli.common import FAILED, Command, Flags
 from jaxcomp.cli.overrides import number
-from jaxcomp.config import Config
+from jaxcomp.config import Config, ConfigError
 from jaxcomp.data.sources import source_of
 from jaxcomp.runtime import compiled, distributed
 
@@ -117,6 +117,7 @@ def check(flags: Flags) -> int:
 
 
 def train(flags: Flags) -> int:
+    from jaxcomp.sweep.store import SWEEP
     from jaxcomp.training import compressor, profiling
 
     cfg = common.config_of(flags)
@@ -125,6 +126,11 @@ def train(flags: Flags) -> int:
     common.together(flags, cfg)
     common.check_writable(flags)
     workdir, root = common.run_folders(flags, cfg)
+    if (workdir / SWEEP).is_file():
+        raise ConfigError(
+            f"--workdir={flags.workdir} holds the sweep of {workdir / SWEEP}; expected a folder "
+            "for this run alone, such as one that does not exist yet"
+        )
     compiled.keep()
     summary = compressor.train(cfg, workdir, root=root, command=flags.typed, profile=profile)
     print(json.dumps(summary, indent=1))

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 class Row(NamedTuple):
     """One passage, rebuilt. Token lists are the decoder's and without the end token; `nll` (nats),
-    `correct` and `targets` are sums over the target tokens, the end token included."""
+    `correct` and `targets` are sums over the target tokens, the end token included. `favourites`,
+    in a world with groups of facts: the teacher-forced probability of each fact's favourite at the
+    place of its value (None: metrics/favourites.py)."""
 
     source: str
     rebuilt: str
@@ -29,6 +31,7 @@ class Row(NamedTuple):
     nll: float
     correct: int
     targets: int
+    favourites: Sequence[float | None] = ()
 
 
 class Sureness(NamedTuple):

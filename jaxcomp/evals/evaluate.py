@@ -25,7 +25,7 @@ from jaxcomp.data.sources import TEXT_SET, source_of
 from jaxcomp.data.tokenizer import Tokenizer
 from jaxcomp.evals.eval_set import EvalSet, Rebuilt, Row, Sureness
 from jaxcomp.evals.metric import EDITS, Record, Values, measured
-from jaxcomp.evals.metrics import edits, facts, reconstruction
+from jaxcomp.evals.metrics import edits, facts, favourites, reconstruction
 from jaxcomp.evals.metrics.prior_conflict import contested, rival_of
 from jaxcomp.inference import decode
 from jaxcomp.runtime import live
@@ -115,8 +115,10 @@ class Rebuilder:
         args = (batch.ctx_BGT, batch.ctx_len_BG, self.cfg.memory.ratio)
         return self.change(decode.read(self.graphdef, self.state, *args))
 
-    def forced(self, batch: Batch, memory: Memory) -> decode.Forced:
-        args = (batch.mode_BO[:, 0], batch.tok_BOL[:, 0], batch.tok_len_BO[:, 0])
+    def forced(
+        self, batch: Batch, memory: Memory, other_BL: jax.Array | None = None
+    ) -> decode.Forced:
+        args = (batch.mode_BO[:, 0], batch.tok_BOL[:, 0], batch.tok_len_BO[:, 0], other_BL)
         return decode.forced(self.graphdef, self.state, memory, *args)
 
     def free(self, batch: Batch, memory: Memory, temperature: float = 0.0, seed: int = 0):
@@ -137,13 +139,15 @@ class Rebuilder:
     def _rebuilt(self, examples: Sequence[Example], batch: Batch) -> list[Rebuilt]:
         memory = self.read(batch)
         blank = decode.no_memory(memory)
+        places, other_BL = self._favourites(examples, batch)
+        forced_at = partial(self.forced, other_BL=other_BL)
         # All four are in flight before the first is waited for.
-        asked = [f(batch, m) for m in (memory, blank) for f in (self.forced, self.free)]
+        asked = [f(batch, m) for m in (memory, blank) for f in (forced_at, self.free)]
         forced, free, forced_0, free_0 = map(on_host, asked)
         vec_BMD, seg_BM = on_host((memory.vec_BMD, memory.seg_BM))
         out = []
         for b, example in enumerate(examples):
-            row, steps = self._row(example, forced, free, b)
+            row, steps = self._row(example, forced, free, b, places[b])
             sure = Sureness(
                 float(forced.entropy_BL[b].sum(dtype=np.float64)),
                 float(forced.top1_BL[b].sum(dtype=np.float64)),
@@ -153,14 +157,35 @@ class Rebuilder:
                 steps,
             )
             no_memory, vec_MD = (
-                self._row(example, forced_0, free_0, b)[0],
+                self._row(example, forced_0, free_0, b, places[b])[0],
                 vec_BMD[b, seg_BM[b] > 0],
             )
             tokens = forced.top1_BL[b, : row.targets], forced.correct_BL[b, : row.targets]
             out.append(Rebuilt(row, no_memory, sure, vec_MD, *tokens))
         return out
 
-    def _row(self, example: Example, forced: Any, free: Any, b: int) -> tuple[Row, int]:
+    def _favourites(
+        self, examples: Sequence[Example], batch: Batch
+    ) -> tuple[list[list[tuple[int, int] | None]], jax.Array | None]:
+        """`favourites.tokens` of each example, and the batch's targets with these tokens in them;
+        nothing where the metrics do not ask for it."""
+        if not source_of(self.cfg).groups:
+            return [[] for _ in examples], None
+        places = [favourites.tokens(example, self.tok) for example in examples]
+        other_BL = np.array(on_host(batch.tok_BOL))[:, 0]
+        for b, found in enumerate(places):
+            for at, token in filter(None, found):
+                other_BL[b, at] = token
+        return places, put_batch(other_BL, jax.sharding.get_mesh())
+
+    def _row(
+        self,
+        example: Example,
+        forced: Any,
+        free: Any,
+        b: int,
+        places: Sequence[tuple[int, int] | None],
+    ) -> tuple[Row, int]:
         ids, steps = decode.until_end(free.tok_BL[b], self.tok.eos_id)
         row = Row(
             source=example.text,
@@ -170,6 +195,10 @@ class Rebuilder:
             nll=float(forced.nll_BL[b].sum(dtype=np.float64)),
             correct=int(forced.correct_BL[b].sum()),
             targets=len(example.target),
+            favourites=[
+                None if place is None else float(np.exp(np.float64(forced.other_BL[b, place[0]])))
+                for place in places
+            ],
         )
         return row, steps
 
@@ -194,6 +223,8 @@ def _records(eval_set: EvalSet) -> list[Record]:
             outcomes = facts.compare(eval_set.world, example.passage, row.rebuilt)
             record["bits"] = example.passage.bits
             record["counts"] = facts.counts(outcomes)
+            if row.favourites:
+                record["counts"] |= favourites.counts(example.passage, row)
             if rival is not None:
                 record["counts"] |= contested(rival, example.passage, row.rebuilt)
             record["facts"] = [_fact(fact_outcome) for fact_outcome in outcomes]

@@ -231,6 +231,16 @@ def _add(measure: Measure) -> None:
     _COLUMNS.update(found)  # a file that is loaded again replaces its own declarations
 
 
+def is_declared(column: str) -> bool:
+    """Whether a metric, or its no-memory baseline, has this column."""
+    return column in _COLUMNS or column.replace(f"/{WITHOUT}/", "/", 1) in _COLUMNS
+
+
+def is_of_set(column: str) -> bool:
+    """Whether a column is of a held-out set, and no other number of a job."""
+    return column.partition("/")[0] in PLACEHOLDERS["set"]
+
+
 def every() -> list[Measure]:
     """All that are registered."""
     return list({id(measure): measure for measure, _ in _COLUMNS.values()}.values())

@@ -24,12 +24,14 @@ LOGITS_ELEMENTS = 2**26  # most float32 logits that exist at once (256 MB)
 
 
 class Forced(NamedTuple):
-    """Teacher-forced, one value a target token (0 where there is none); entropy and nll in nats."""
+    """Teacher-forced, one value a target token (0 where there is none); entropy and nll in nats.
+    `other_BL`: ln p of another token in its place, where `forced` was given some."""
 
     nll_BL: jax.Array
     entropy_BL: jax.Array
     top1_BL: jax.Array
     correct_BL: jax.Array
+    other_BL: jax.Array | None = None
 
 
 @partial(jax.jit, static_argnames=("graphdef", "ratio"))
@@ -67,11 +69,14 @@ def forced(
     mode_B: jax.Array,
     tok_BL: jax.Array,
     len_B: jax.Array,
+    other_BL: jax.Array | None = None,
 ) -> Forced:
-    """What the decoder expects of each target token after the memory and the true tokens before."""
+    """What the decoder expects of each target token, and of `other_BL` in its place, after the
+    memory and the true tokens before."""
     model = nnx.merge(graphdef, state)
     hidden_BLD, valid_BL = after_memory(model, memory, mode_B, tok_BL, len_B)
-    parts = read_off(_expectations, model, hidden_BLD, tok_BL)
+    asked = (tok_BL,) if other_BL is None else (tok_BL, other_BL)
+    parts = read_off(_expectations, model, hidden_BLD, *asked)
     return Forced(*(jnp.where(valid_BL, p, 0) for p in parts))
 
 
@@ -129,14 +134,21 @@ def read_off(
     return [jnp.concatenate(p, axis=1) for p in zip(*chunks, strict=True)]
 
 
-def _expectations(model: Any, hidden_BLD: jax.Array, tok_BL: jax.Array) -> Forced:
+def _expectations(
+    model: Any, hidden_BLD: jax.Array, tok_BL: jax.Array, *other_BL: jax.Array
+) -> tuple[jax.Array, ...]:
     logp_BLV = jax.nn.log_softmax(model.decoder.unembed(hidden_BLD), axis=-1)
-    # A gather over a sharded vocabulary would bring it to every device; a select does not.
-    is_label_BLV = jnp.arange(logp_BLV.shape[-1])[None, None, :] == tok_BL[:, :, None]
-    nll_BL = -jnp.where(is_label_BLV, logp_BLV, 0.0).sum(-1)
+
+    def of(tok_BL: jax.Array) -> jax.Array:
+        # A gather over a sharded vocabulary would bring it to every device; a select does not.
+        is_label_BLV = jnp.arange(logp_BLV.shape[-1])[None, None, :] == tok_BL[:, :, None]
+        return jnp.where(is_label_BLV, logp_BLV, 0.0).sum(-1)
+
+    nll_BL = -of(tok_BL)
     entropy_BL = -(jnp.exp(logp_BLV) * logp_BLV).sum(-1)
     best_BL = jnp.argmax(logp_BLV, axis=-1)
-    return Forced(nll_BL, entropy_BL, jnp.exp(logp_BLV.max(-1)), best_BL == tok_BL)
+    found = nll_BL, entropy_BL, jnp.exp(logp_BLV.max(-1)), best_BL == tok_BL
+    return *found, *map(of, other_BL)
 
 
 @partial(jax.jit, static_argnames=("graphdef",))

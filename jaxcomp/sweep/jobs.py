@@ -1,7 +1,6 @@
 """Run one job: train, evaluate, collect metrics; and the tasks that pretrain missing models.
 
-Everything of JAX is imported inside functions: the parent of a sweep must not take an accelerator,
-and a finished sweep must answer at once.
+Everything of JAX is imported inside functions: the parent of a sweep must not take an accelerator.
 """
 
 from __future__ import annotations

@@ -33,9 +33,9 @@ class Slot:
     def __init__(self, work: Work, workdir: Path, one_thread: bool):
         context = mp.get_context("spawn")  # fork is not safe once JAX has threads
         self.heard, theirs = context.Pipe(duplex=False)
-        self.pool = ProcessPoolExecutor(1, context, worker.begin, (theirs, work, workdir))
         before = set(mp.active_children())
-        with worker.environment(one_thread):
+        with worker.environment(one_thread):  # of the resource tracker too, which the pool starts
+            self.pool = ProcessPoolExecutor(1, context, worker.begin, (theirs, work, workdir))
             self.pool.submit(worker.prepare)
         (self.process,) = set(mp.active_children()) - before
         theirs.close()

@@ -52,6 +52,11 @@ def run(
     mine = jobs[shard[0] :: shard[1]]
     ledger = Ledger(workdir)
     # All that can be refused is, before anything is written.
+    if cfg.train.optim.steps == 0:
+        raise ConfigError(
+            "train.optim.steps = 0: the sweep would measure compressors that were not trained; "
+            "expected at least 1 step"
+        )
     ledger.check(cfg)
     reused = finished(jobs, reuse)
     there = {job.id for job, _ in reused}

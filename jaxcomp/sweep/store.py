@@ -17,6 +17,7 @@ from jaxcomp.sweep import grid
 from jaxcomp.training.identity import differences, of_sweep
 
 DONE, FAILED = "done", "failed"
+SWEEP = "sweep.json"  # of a sweep's workdir: what it belongs to
 FIX = "delete it and run the sweep again"
 Row = dict[str, Any]  # as `Ledger.write` makes it and `read` checks it
 
@@ -34,8 +35,9 @@ class Ledger:
         self.folder = self.workdir / "ledger"
 
     def check(self, cfg: Config) -> None:
-        """Raises ConfigError if the workdir belongs to another config."""
-        path = self.workdir / "sweep.json"
+        """Raises ConfigError if the workdir belongs to another config, or if a plugin is missing
+        whose metrics its rows hold."""
+        path = self.workdir / SWEEP
         if not path.exists():
             return
         found = differences(made_by(path)["identity"], _identity(cfg))
@@ -48,6 +50,21 @@ class Ledger:
                 f"{_short(new)}{more}; use the old config, or another --workdir (with "
                 f"--reuse={self.workdir} to take over the jobs that are the same)"
             )
+        names = {Path(name).name for name in cfg.plugins}
+        gone = [x for x in made_by(path)["config"].get("plugins", ()) if Path(x).name not in names]
+        lost = self._undeclared() if gone else []
+        if lost:
+            raise ConfigError(
+                f"{path}: this sweep had --plugins={','.join(gone)}, which this command lacks, and "
+                f"no plugin declares the column{'s' * (len(lost) > 1)} {', '.join(lost[:5])}; add "
+                "it, or use another --workdir"
+            )
+
+    def _undeclared(self) -> list[str]:
+        """Columns of held-out sets in finished rows that no metric declares."""
+        rows = (read(path) for path in sorted(self.folder.glob("*.json")))
+        found = {name for row in rows for name in row.get("metrics", {})}
+        return sorted(x for x in found if metric.is_of_set(x) and not metric.is_declared(x))
 
     def open(self, cfg: Config) -> None:
         """Bind the workdir to `cfg`. Raises ConfigError if it belongs to another config."""
@@ -55,14 +72,14 @@ class Ledger:
         hashes = {job.id: job.hash for job in grid.expand(cfg)}
         content = {"identity": _identity(cfg), "config": to_dict(cfg), "jobs": hashes}
         text = json.dumps(content, indent=1, sort_keys=True) + "\n"
-        path = self.workdir / "sweep.json"
+        path = self.workdir / SWEEP
         if not path.exists() or path.read_text() != text:
             write_text(path, text)
 
     def jobs(self, cfg: Config) -> list[grid.Job]:
         """The jobs of `cfg`, with the hashes that they had when the workdir was made: the data and
         the models may have moved since."""
-        path = self.workdir / "sweep.json"
+        path = self.workdir / SWEEP
         kept = made_by(path)["jobs"] if path.is_file() else {}
         return [dataclasses.replace(j, hash=kept.get(j.id, j.hash)) for j in grid.expand(cfg)]
 

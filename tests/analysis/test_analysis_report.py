@@ -13,7 +13,6 @@ from jaxcomp.analysis import tables as results
 from jaxcomp.analysis.answer import answer
 from jaxcomp.analysis.report import report
 from jaxcomp.analysis.stats import Point
-from jaxcomp.analysis.tables import current
 from jaxcomp.config import Config, ConfigError, DataConfig
 from jaxcomp.evals import bootstrap
 from jaxcomp.evals.bootstrap import ratio_interval
@@ -148,20 +147,6 @@ def test_a_report_needs_neither_data_nor_models(tmp_path, monkeypatch):
     monkeypatch.chdir("/")
     assert report(cfg, tmp_path / "w").done == 8
     assert (tmp_path / "w/report/results.csv").read_bytes() == made
-
-
-def test_a_report_is_current_until_the_ledger_changes(tmp_path):
-    cfg = config()
-    bad = "toy-m-r4-b1-s0"
-    fill(cfg, tmp_path, failed=[bad])
-    report(cfg, tmp_path)
-    assert not current(cfg, tmp_path)  # one job is to be tried again
-    fill(cfg, tmp_path)
-    assert not current(cfg, tmp_path)
-    report(cfg, tmp_path)
-    assert current(cfg, tmp_path)
-    fill(cfg, tmp_path, trend=-0.2)
-    assert not current(cfg, tmp_path)
 
 
 def other_decoder(cfg):

@@ -119,6 +119,9 @@ def test_sweep_then_again_then_report(flags, tmp_path, capsys):
     assert (tmp_path / "y/report/results.csv").read_bytes() == first
     assert main.main([*again[:1], *again[2:]]) == 2
     assert "report --reuse needs --config" in error(capsys)
+    # A single run does not go into the folder of a sweep.
+    assert main.main(["train", *flags, "--compressor=toy/s"]) == 2
+    assert f"--workdir={tmp_path}/w holds the sweep of {tmp_path}/w/sweep.json" in error(capsys)
     # Another config in the same workdir is refused by its field.
     assert main.main(["sweep", *flags, "--train.optim.lr=0.5"]) == 2
     assert "train.optim.lr was 0.001, now 0.5" in error(capsys)

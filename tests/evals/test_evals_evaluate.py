@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from conftest import mesh_of
 from flax import nnx
@@ -19,13 +20,14 @@ from jaxcomp.config import (
     EvalConfig,
     MemoryConfig,
     ModelConfig,
+    PeopleConfig,
     WorldConfig,
 )
 from jaxcomp.data.batches import batch_examples, data_tokenizer, eval_examples
 from jaxcomp.data.facts import KINDS, OUTCOMES
-from jaxcomp.data.sources import TEXT_SET, WORLD_SETS
+from jaxcomp.data.sources import TEXT_SET, WORLD_SETS, source_of
 from jaxcomp.evals.evaluate import Rebuilder, evaluate, rebuild
-from jaxcomp.evals.metric import PLACEHOLDERS, WITHOUT
+from jaxcomp.evals.metric import EDITS, PLACEHOLDERS, WITHOUT
 from jaxcomp.evals.metrics import edits, every, reconstruction
 from jaxcomp.evals.pairs.edit_rules import DIMENSIONS
 from jaxcomp.evals.rate import rates
@@ -119,19 +121,69 @@ def world_result(world):
 
 
 @pytest.fixture(scope="module")
+def people(one_mesh):
+    data = dataclasses.replace(WORLD.data, source="people", segment=64, target=65)
+    few = PeopleConfig(people=256, unseen=64)
+    return Fixture(dataclasses.replace(WORLD, data=data, people=few, world=WorldConfig()))
+
+
+@pytest.fixture(scope="module")
+def people_result(people):
+    return people.evaluate()
+
+
+@pytest.fixture(scope="module")
 def text_result(text):
     return text.evaluate()
 
 
-def test_every_number_is_declared_and_every_declared_number_is_measured(world_result, text_result):
-    declared = {c for m in every() if m.function for x in m.metrics for c in x.columns()}
-    sets = (*WORLD_SETS, TEXT_SET)
-    bare = {f"{s}/{WITHOUT}/{name}" for m in every() for name in m.without for s in sets}
-    split = {c for c in bare if c.startswith(TEXT_SET) and c not in text_result.metrics}
-    assert {*world_result.metrics, *text_result.metrics} == declared | (bare - split)
-    assert {c.partition(f"{WITHOUT}/")[2].partition("/")[0] for c in split} == {
-        "facts", "nonfavourite", "overwriting", "to_prior", "drift", "split",
-    }  # fmt: skip
+def declared_of(cfg):
+    """The columns of a config's evaluation, by the declarations."""
+    row, found = source_of(cfg), set()
+    kinds = ("all", *row.kinds, *row.groups)
+    for name in (*row.measured, *([EDITS] if TEXT_SET in row.measured else [])):
+        for measure in every():
+            if measure.function and measure.applies(cfg):
+                mine = measure.columns(name, kind=kinds)
+                found |= mine
+                found |= {f"{name}/{WITHOUT}/{one}" for one in measure.without if mine}
+    return found
+
+
+def test_every_number_is_declared_and_every_declared_number_is_measured(
+    world, world_result, text, text_result, people, people_result
+):
+    measured = set()
+    pairs = ((world, world_result), (text, text_result), (people, people_result))
+    for fixture, result in pairs:
+        assert result.metrics.keys() == declared_of(fixture.cfg)
+        measured |= result.metrics.keys()
+    for one in (one for measure in every() if measure.function for one in measure.metrics):
+        assert measured & {*one.columns()}, f"{one.name} is never measured"
+
+
+def test_the_probability_of_the_favourite_is_that_of_a_text_that_says_it(people):
+    pair, compared = Rebuilder(people.cfg, people.model, people.tok), 0
+    for name in ("counterfactual", "erased"):
+        examples = eval_examples(people.cfg, name, people.tok, people.tok)
+        for part, batch in pair.batches(examples):
+            memory = pair.read(batch)
+            for example, row in zip(part, (r.row for r in rebuild(
+                people.cfg, people.model, part, people.tok
+            )), strict=True):  # fmt: skip
+                b = part.index(example)
+                for fact, p in zip(example.passage.facts, row.favourites, strict=True):
+                    assert (p is None) == (fact.is_favourite or fact.kind == "relation")
+                    if p is None:
+                        continue
+                    word = fact.favourite if fact.value else f" {fact.favourite}"
+                    said = people.tok.encode(example.text[: fact.start] + word)
+                    tok = np.array(batch.tok_BOL)
+                    tok[b, 0, : len(said)] = said
+                    nll = pair.forced(batch._replace(tok_BOL=jnp.asarray(tok)), memory).nll_BL
+                    assert p == pytest.approx(math.exp(-float(nll[b, len(said) - 1])), rel=1e-4)
+                    compared += 1
+    assert compared > 20
 
 
 def test_placeholders_are_those_of_the_code():

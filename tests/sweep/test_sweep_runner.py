@@ -1,5 +1,6 @@
 """The runner's plumbing, with stand-in jobs that take milliseconds and never touch JAX."""
 
+import dataclasses
 import os
 import re
 import signal
@@ -20,7 +21,7 @@ from jaxcomp.runtime.live import Line
 from jaxcomp.sweep import grid, progress, runner, worker
 from jaxcomp.sweep.collect import collect
 from jaxcomp.sweep.progress import Progress, Running
-from jaxcomp.sweep.store import Ledger
+from jaxcomp.sweep.store import DONE, Ledger
 from jaxcomp.sweep.tasks import Task
 
 
@@ -213,6 +214,44 @@ def test_a_workdir_of_another_config_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"sweep\.ratios\b.*\[4, 16\].*\[4\].*--workdir"):
         go(config(ratios=(4,)), tmp_path)
     go(config(workers=1), tmp_path)  # where it runs makes no difference
+
+
+def test_a_plugin_whose_column_would_be_lost_is_named(tmp_path):
+    cfg = config()
+    ledger = Ledger(tmp_path)
+    ledger.open(dataclasses.replace(cfg, plugins=("/there/mine.py",)))
+    job = grid.expand(cfg)[0]
+    ledger.write(job, DONE, metrics={"params": 9, "ordinary/loss": 1.5, "val_loss": 1.0})
+    ledger.check(cfg)  # it declared nothing
+    ledger.write(job, DONE, metrics={"params": 9, "ordinary/mine": 1.5})
+    with pytest.raises(ConfigError, match=r"/there/mine\.py.* column ordinary/mine;"):
+        ledger.check(cfg)
+    with pytest.raises(ConfigError, match=r"ordinary/mine"):
+        go(cfg, tmp_path)
+    ledger.check(dataclasses.replace(cfg, plugins=("/elsewhere/mine.py",)))
+
+
+def test_a_sweep_of_no_steps_is_refused_before_anything_is_written(tmp_path):
+    cfg = config()
+    optim = dataclasses.replace(cfg.train.optim, steps=0)
+    cfg = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, optim=optim))
+    with pytest.raises(ConfigError, match=r"train\.optim\.steps = 0: .*at least 1 step"):
+        go(cfg, tmp_path / "w")
+    assert not (tmp_path / "w").exists()
+
+
+def test_the_resource_tracker_does_not_warn_of_what_ended_workers_leave(tmp_path):
+    process = start(tmp_path, 5.0)
+    wait_for(lambda: (tmp_path / "ran.txt").exists())
+    found = []
+    for children in Path(f"/proc/{process.pid}/task").glob("*/children"):
+        for child in children.read_text().split():
+            if b"resource_tracker" in Path(f"/proc/{child}/cmdline").read_bytes():
+                found.append(Path(f"/proc/{child}/environ").read_bytes())
+    process.kill()
+    process.communicate()
+    assert len(found) == 1
+    assert b"ignore::UserWarning:multiprocessing.resource_tracker" in found[0]
 
 
 def test_reuse_takes_equal_jobs_only(tmp_path):

@@ -84,7 +84,10 @@ def compile_all(cfg: Config, topology: str, layout: Layout, only_train: bool) ->
     from jaxcomp.sweep.plan import programs
 
     run = layout.applied(load_plugins(cfg))
-    devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+    # libtpu takes four chips a host as given, which a slice of one has not.
+    alone = {"chips_per_host_bounds": (1, 1, 1)} if topology.endswith(":1x1") else {}
+    found_at = topologies.get_topology_desc(platform="tpu", topology_name=topology, **alone)
+    devices = found_at.devices
     mesh = make_mesh(MeshConfig(*layout.mesh), devices)
     pair = programs.abstract_pair(run, mesh)
     found: dict[str, Program] = {}
