@@ -69,8 +69,19 @@ def _eval_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--select",
         metavar="NAME[,NAME]",
-        help="with --task=qa or overwriting: ask also from whole sentences of the text within "
-        "the memory's budget: lead, random, sage (docs/how-to/ask-questions.md)",
+        help="with --task=qa or overwriting: answer also from parts of the text: sage, sage-raw, "
+        "sage-baseline, lead, random, bm25, attention-sentences (docs/how-to/ask-questions.md)",
+    )
+    add(
+        "--budgets",
+        metavar="B[,B]",
+        help="with --select: how many tokens are kept: as many as the memory has vectors, or "
+        "shares of the text (memory,0.05,0.1,0.2,0.4)",
+    )
+    add(
+        "--scorer",
+        metavar="DIR",
+        help="with --select=sage: the language model that scores tokens (default: the decoder)",
     )
     add(
         "--export",

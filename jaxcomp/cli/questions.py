@@ -38,6 +38,8 @@ def ask(flags: Flags) -> int:
             given_out=here(flags.out) if flags.out else None,
             filter=flags.filter,
             select=flags.select,
+            budgets=flags.budgets,
+            scorer=flags.scorer,
             export=here(flags.export) if flags.export else None,
             ratio=flags.ratio or 0,
             batch=flags.batch or Request.batch,
@@ -50,6 +52,10 @@ def ask(flags: Flags) -> int:
             if found.made
             else f"nothing to do: the result is in {found.out} already"
         )
+        if flags.select:
+            from jaxcomp.analysis.kept_tokens import write
+
+            tell(f"figure: {write(found.out)}")
     return 0
 
 

@@ -22,8 +22,8 @@ from jaxcomp.runtime.registry import Registry, unknown
 RESULTS = "tasks"  # the folder, in that of the pair, of what evaluations found
 PACKAGES = ("jaxcomp.evals.tasks", "jaxcomp.analysis.tasks")  # of which every file is an evaluation
 # Flags beyond --run. Each evaluation names those that it takes.
-DATA, LIMIT, OUT, FILTER, SELECT, EXPORT, RATIO, BATCH = OPTIONS = (
-    "data", "limit", "out", "filter", "select", "export", "ratio", "batch",
+DATA, LIMIT, OUT, FILTER, SELECT, BUDGETS, SCORER, EXPORT, RATIO, BATCH = OPTIONS = (
+    "data", "limit", "out", "filter", "select", "budgets", "scorer", "export", "ratio", "batch",
 )  # fmt: skip
 
 
@@ -55,6 +55,8 @@ class Request:
     given_out: Path | None = None
     filter: str | None = None
     select: str | None = None
+    budgets: str | None = None
+    scorer: str | None = None
     export: Path | None = None
     ratio: int = 0
     batch: int = 32

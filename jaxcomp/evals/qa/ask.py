@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 from jaxcomp.config import config_hash
 from jaxcomp.evals.evaluation import (
     BATCH,
+    BUDGETS,
     DATA,
     FILTER,
     LIMIT,
     OUT,
     RATIO,
+    SCORER,
     SELECT,
     Evaluated,
     Report,
@@ -27,10 +29,22 @@ from jaxcomp.evals.qa.items import EvalError, Item
 from jaxcomp.evals.qa.readers import read
 from jaxcomp.evals.qa.resumable import Journal, Record, Say, check_ids, intact, reasons
 from jaxcomp.evals.qa.squad import holds
+from jaxcomp.inference import selecting
 from jaxcomp.inference.pair import QUESTION, Pair
+from jaxcomp.inference.sage import Scorer, load_scorer
 
 MAX_NEW = 24
-OPTIONS = (DATA, LIMIT, OUT, FILTER, SELECT, RATIO, BATCH)  # of tasks that read a file of items
+OPTIONS = (
+    DATA,
+    LIMIT,
+    OUT,
+    FILTER,
+    SELECT,
+    BUDGETS,
+    SCORER,
+    RATIO,
+    BATCH,
+)  # of tasks that read a file of items
 
 
 class Task(NamedTuple):
@@ -58,11 +72,12 @@ def run(
     *,
     rules: Rules | None = None,
     also: Sequence[str] = (),
+    scorer: Scorer | None = None,
     max_new: int = MAX_NEW,
     say: Say | None = None,
 ) -> Evaluated:
     """Asks every item that `rules` may count in every condition, and counts. `also`: further
-    conditions, of `selection.SELECTIONS`.
+    conditions, of `selection.parse`; `scorer`: SAGE's (None: the pair's decoder).
 
     With `out` the result is written there, whole or not at all; stopped, the same call goes on
     after the last batch; finished, it reads the file. Under other rules it counts again, and asks
@@ -75,11 +90,15 @@ def run(
     check_ids(item.id for item in items)
     about = about_of(pair, task.name, task.version, items=config_hash([list(i) for i in items]))
     about |= {"template": QUESTION, "max_new": max_new, "select": list(also) or None}
+    if also:
+        about["selection"] = {"version": selection.VERSION, "scorer": scorer and scorer.identity}
     journal = Journal(out, about, say)
     with intact(journal.read):
         if journal.found and journal.found["filter"]["rules"] == dataclasses.asdict(rules):
             return Evaluated(journal.found, False)
     prepared, left_out = prepare(pair, items, max_new=max_new)
+    if any(selection.name_of(name) in selection.SAGE for name in also):
+        prepared = _for_sage(prepared, items, left_out, scorer)
     if not prepared:
         raise EvalError(f"none of the {len(items)} items can be asked: {reasons(left_out)}")
     if left_out:
@@ -92,7 +111,7 @@ def run(
     _some_left(chosen, steps)
 
     def made(part: Sequence[Prepared]) -> list[Record]:
-        found = measure(pair, part, max_new=max_new, also=also)
+        found = measure(pair, part, max_new=max_new, also=also, scorer=scorer)
         return [
             described[a.item.id]
             | {"rebuilt_cut": any(reading.cut for reading in readings.values())}
@@ -131,13 +150,36 @@ def about_of(pair: Pair, task: str, version: int, **more: Any) -> dict[str, Any]
     }
 
 
+def _for_sage(
+    prepared: Sequence[Prepared],
+    items: Sequence[Item],
+    left_out: dict[str, int],
+    scorer: Scorer | None,
+) -> list[Prepared]:
+    """The items that the scorer can read, each with the question that is subtracted."""
+    asked = [selection.Question(item.id, item.context, item.question) for item in items]
+    others, out = selection.least_similar(asked), []
+    for a in prepared:
+        request = selecting.Request(a.item.context, [(a.item.id, a.item.question)])
+        if scorer is not None and (why := selecting.refused(request, scorer)):
+            left_out[why] = left_out.get(why, 0) + 1
+        else:
+            out.append(a._replace(other=others[a.item.id]))
+    return out
+
+
 def asked_of_file(task: Task, request: Request, table: Callable[[dict[str, Any]], str]) -> Report:
     """`run` of the items in a file, as the command line asks for it."""
-    rules, also = parse(request.filter or ""), selection.parse(request.select)
-    out = request.out("-".join([request.stem, *also]))
+    rules = parse(request.filter or "")
+    also = selection.parse(request.select, request.budgets)
+    if request.scorer and not any(selection.name_of(c) in selection.SAGE for c in also):
+        raise EvalError("--scorer goes with --select=sage, sage-raw or sage-baseline")
+    out = request.out("-".join([request.stem, *dict.fromkeys(map(selection.name_of, also))]))
     assert request.data is not None  # it is in `needs`
     items = read(request.data, request.limit, task=task.name)
-    found = run(task, request.pair, items, out, rules=rules, also=also, say=request.say)
+    scorer = load_scorer(request.scorer) if request.scorer else None
+    chosen = {"rules": rules, "also": also, "scorer": scorer}
+    found = run(task, request.pair, items, out, **chosen, say=request.say)
     return request.report(found, table, out)
 
 
@@ -164,7 +206,7 @@ def head(result: dict[str, Any]) -> list[str]:
         )
     lines += [
         f"  {name}: {s['tokens']:.1f} of the text's {s['text']:.1f} tokens kept (means); budget "
-        f"{s['budget']:.1f}, as many as vectors; {s['over']:,} above it, of one longer sentence"
+        f"{s['budget']:.1f}; {s['over']:,} above it (one longer sentence, or line breaks)"
         for name, s in result.get("selection", {}).items()
     ]
     return [*lines, ""]
@@ -212,12 +254,17 @@ def _counts(pair: Pair, counted: Sequence[Record], left_out: Mapping[str, int]) 
 def _selection(counted: Sequence[Record], also: Sequence[str]) -> dict[str, dict[str, float]]:
     """Of each selection the tokens it kept, a mean over items, beside the budget and the text."""
     n = len(counted)
+
+    def budget(name: str, r: Record) -> int:
+        return selection.budget_of(name, r["vectors"], r["context_tokens"])
+
     return {
         name: {
             "tokens": sum(r["kept"][name] for r in counted) / n,
-            "budget": sum(r["vectors"] for r in counted) / n,
+            "budget": sum(budget(name, r) for r in counted) / n,
             "text": sum(r["context_tokens"] for r in counted) / n,
-            "over": sum(r["kept"][name] > r["vectors"] for r in counted),
+            "vectors": sum(r["vectors"] for r in counted) / n,
+            "over": sum(r["kept"][name] > budget(name, r) for r in counted),
         }
         for name in also
     }

@@ -6,8 +6,7 @@ from the text that is rebuilt from that memory.
     memory    <begin> memory <end> <continuing>\\nQuestion: ...\\nAnswer:        as `Pair.ask`
     rebuilt   <the rebuilt text>\\nQuestion: ...\\nAnswer:    what `Pair.reconstruct` gives, as text
 
-Where it is asked for, also from whole sentences of the text, about as many tokens as the memory has
-vectors, read like `text` (selection.py: lead, random, sage).
+Where it is asked for, also from parts of the text within a budget, read like `text` (selection.py).
 
 Each is tokenised as one string, and no begin token stands before a plain text: no tokenizer here
 adds one (docs/explanation/real-models.md). The options are scored as what " " and the answer add to
@@ -25,9 +24,18 @@ from jaxcomp.compress.autoencoder import Prefix
 from jaxcomp.data.segments import SegmentError, cut_encoded
 from jaxcomp.data.tokenizer import Tokenizer, TokenizerError
 from jaxcomp.evals.qa.items import EvalError, Item
-from jaxcomp.evals.qa.selection import SELECTIONS, Kept, Question, select
+from jaxcomp.evals.qa.selection import (
+    SELECTIONS,
+    Kept,
+    Question,
+    budget_of,
+    keepers,
+    name_of,
+    share_of,
+)
 from jaxcomp.evals.qa.squad import normalise
 from jaxcomp.inference.pair import QUESTION, Pair, Score
+from jaxcomp.inference.sage import NEUTRAL, Scorer
 
 CONDITIONS = ("nothing", "text", "memory", "rebuilt")
 EVERY = (*CONDITIONS, *SELECTIONS)
@@ -46,6 +54,7 @@ class Prepared(NamedTuple):
     options: list[list[int]]  # empty where the item has no rivals to its answer
     segments: int
     vectors: int = 0  # of the memory: what a selection may keep, in tokens
+    other: str = NEUTRAL  # the least similar other question about the context
 
 
 class Reading(NamedTuple):
@@ -96,11 +105,16 @@ def batches(prepared: Sequence[Prepared], most: int) -> Iterator[list[Prepared]]
 
 
 def measure(
-    pair: Pair, part: Sequence[Prepared], *, max_new: int, also: Sequence[str] = ()
+    pair: Pair,
+    part: Sequence[Prepared],
+    *,
+    max_new: int,
+    also: Sequence[str] = (),
+    scorer: Scorer | None = None,
 ) -> list[dict[str, Reading]]:
     """Of each item of a batch what the decoder says, by condition: CONDITIONS, and those of
-    SELECTIONS that `also` names. Raises EvalError where a likelihood is not a number: nothing
-    could be read from it."""
+    `selection.parse` in `also`, for which `scorer` is SAGE's. Raises EvalError where a likelihood
+    is not a number: nothing could be read from it."""
     out: list[dict[str, Reading]] = [{} for _ in part]
     no, none = [False] * len(part), [0] * len(part)
 
@@ -132,8 +146,11 @@ def measure(
         read("memory", prefix, which)
     rebuilt = pair.reconstruct(memory)
     texts = {"rebuilt": [Kept(rebuilt[i], 0) for i in each]}
-    asked = [Question(a.item.id, a.item.context, a.item.question, a.vectors) for a in part]
-    texts |= {name: select(pair, name, asked) for name in also}
+    asked = [Question(a.item.id, a.item.context, a.item.question, a.other) for a in part]
+    keeps = keepers(pair, dict.fromkeys(map(name_of, also)), asked, scorer)
+    for name in also:
+        each_keep = zip(keeps[name_of(name)], part, strict=True)
+        texts[name] = [k(budget_of(name, a.vectors, a.context_tokens)) for k, a in each_keep]
     for name, kept in texts.items():
         fitted = [_fitting(pair, k.text, a, max_new) for k, a in zip(kept, part, strict=True)]
         ids, cut = zip(*fitted, strict=True)
@@ -143,7 +160,8 @@ def measure(
 
 def in_order(found: Collection[str]) -> list[str]:
     """The conditions among `found`, in the order of a table."""
-    return [name for name in EVERY if name in found]
+    known = [name for name in found if name_of(name) in EVERY]
+    return sorted(known, key=lambda name: (EVERY.index(name_of(name)), share_of(name)))
 
 
 def room(pair: Pair, tokens_G: Sequence[int]) -> int:

@@ -39,15 +39,18 @@ question), `rebuilt` (the text that `reconstruct` makes of that memory, greedy, 
   **world_in_question**: whose question holds an answer of the world's. **beyond_training**: whose
   memory has more segments than an example of the training. **rebuilt_cut**: whose rebuilt text lost
   its end. All of them are in the rates.
-- **select**: further conditions, read like `text`, from sentences of the passage within a budget of
-  as many decoder tokens as the memory has vectors. `lead`: the first sentences, until the next no
-  longer fits. `random`: in an order drawn for each item (seed: its id). `sage`: the most relevant
-  first. Always at least one whole sentence; kept ones stand in the passage's order.
-- **relevance** (`sage`): after SAGE (2026), from attention of a small language model with and
-  without the question. Assumed, as the paper could not be had: the language model is the pair's own
-  decoder; attention is the mean over its layers and heads, and over the tokens of the question's
-  tail, of the probability that goes to a token of the passage; a sentence's relevance is the mean
-  over its tokens of that less the same of an empty question.
+- **select**: further conditions, read like `text`, from parts of the passage: as many decoder
+  tokens as the memory has vectors (`lead`), or a share of the passage's (`lead 5%`), rounded down.
+  `lead`: the first sentences, until the next no longer fits. `random`: in an order drawn for each
+  item (seed: its id). `bm25`: by BM25 (k1 = 1.5, b = 0.75) for the question's words. Always at
+  least one whole sentence; what is kept stands in the passage's order. `sage`, `sage-baseline`,
+  `sage-raw`: windows of 2% of the passage by SAGE (arXiv 2604.15583), with the score of the least
+  similar other question about the passage, of a neutral request, or nothing subtracted; spans are
+  joined by line breaks, which count as kept. The scorer is `--scorer`, or the pair's decoder.
+- **attention-sentences**: sentences, the most relevant first. Relevance: the mean over a sentence's
+  tokens of the attention from the question (mean over the decoder's layers, heads and the tail's
+  tokens) less that from an empty question.
+- **tokens** (of a selection): decoder tokens kept, mean over items counted.
 
 The result file: `about` (what decides the records), `filter`, `items`, `conditions`,
 `overwriting` (each share as `count`, `n`, `rate`, `low`, `high`) and `records`, one an item.
@@ -115,22 +118,24 @@ def rates(records: Sequence[Record]) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> str:
     """A result as text."""
-    lines = head(result)
-    lines.append(f"{'answer from':12} {'scored by':10}" + "".join(f"{o:>26}" for o in OUTCOMES))
+    lines, width = head(result), max(12, *map(len, result["conditions"]))
+    lines.append(
+        f"{'answer from':{width}} {'scored by':10}" + "".join(f"{o:>26}" for o in OUTCOMES)
+    )
     for condition in in_order(result["conditions"]):
         found = result["conditions"][condition]
         for scoring in SCORINGS:
             each = "".join(f"{shown(found[scoring][outcome]):>26}" for outcome in OUTCOMES)
-            lines.append(f"{condition:12} {scoring:10}{each}")
+            lines.append(f"{condition:{width}} {scoring:10}{each}")
         each = "".join(f"{shown(found['f1'][side]):>26}" for side in SIDES)
-        lines.append(f"{condition:12} {'mean F1':10}{each}")
+        lines.append(f"{condition:{width}} {'mean F1':10}{each}")
     lines += ["", "overwriting: the world's answer, where the full text's was the passage's"]
     for condition in FROM_MEMORY:
         for scoring in SCORINGS:
             found = result["overwriting"][condition][scoring]
             count = f"{found['count']}/{found['n']}"
             primary = "  (primary)" if (condition, scoring) == ("memory", PRIMARY) else ""
-            lines.append(f"{condition:12} {scoring:10}{shown(found):>26}  {count}{primary}")
+            lines.append(f"{condition:{width}} {scoring:10}{shown(found):>26}  {count}{primary}")
     lines += ["", "95% intervals: Wilson's; of F1 bootstrap. Definitions: the metrics page"]
     return "\n".join(lines)
 

@@ -38,11 +38,11 @@ def rates(records: Sequence[Record]) -> dict[str, Any]:
 def table(result: dict[str, Any]) -> str:
     """A result as text."""
     columns = {"exact": "exact match", "f1": "mean F1", "holds": "holds an answer"}
-    lines = head(result)
-    lines.append(f"{'answer from':12}" + "".join(f"{title:>26}" for title in columns.values()))
+    lines, width = head(result), max(12, *map(len, result["conditions"]))
+    lines.append(f"{'answer from':{width}}" + "".join(f"{title:>26}" for title in columns.values()))
     for condition in in_order(result["conditions"]):
         found = result["conditions"][condition]
-        lines.append(f"{condition:12}" + "".join(f"{shown(found[c]):>26}" for c in columns))
+        lines.append(f"{condition:{width}}" + "".join(f"{shown(found[c]):>26}" for c in columns))
     lines += ["", "95% intervals: Wilson's; of F1 bootstrap. Definitions: the metrics page"]
     return "\n".join(lines)
 

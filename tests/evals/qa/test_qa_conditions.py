@@ -12,7 +12,7 @@ from jaxcomp.data.batches import CONTINUE
 from jaxcomp.evals.qa import conditions
 from jaxcomp.evals.qa.conditions import CONDITIONS, batches, measure, prepare, room
 from jaxcomp.evals.qa.items import EvalError, Item
-from jaxcomp.evals.qa.selection import Question, select
+from jaxcomp.evals.qa.selection import SELECTIONS, Question, keepers
 from jaxcomp.inference.pair import QUESTION, Score
 from jaxcomp.runtime.sharding import put_batch, use_mesh
 
@@ -52,7 +52,7 @@ def measured(pair, asked):
     compressed, real = [], pair.compress
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pair, "compress", lambda texts: compressed.append(texts) or real(texts))
-        found = measure(pair, part, max_new=NEW, also=["sage"])
+        found = measure(pair, part, max_new=NEW, also=["sage", "attention-sentences"])
     (each,) = compressed
     assert sorted(each) == sorted({a.item.context for a in part})
     return {a.item.id: readings for a, readings in zip(part, found, strict=True)}
@@ -76,19 +76,20 @@ def by_hand(pair, prefix_tokens, label_tokens, before=None):
     return -sum(logp_V[t] for logp_V, t in zip(logp_LV, label_tokens, strict=True))
 
 
-@pytest.mark.parametrize("condition", [*CONDITIONS, "sage"])
+@pytest.mark.parametrize("condition", [*CONDITIONS, "sage", "attention-sentences"])
 def test_a_likelihood_is_that_of_one_full_forward_pass(pair, measured, condition):
     before = None
     # Of two segments; a short passage, which a selection keeps whole.
-    item = items()[2 if condition in ("memory", "sage") else 1]
+    item = items()[2 if condition in ("memory", "sage", "attention-sentences") else 1]
     tail = QUESTION.format(question=item.question)
     prompt = item.context + tail if condition == "text" else tail
     if condition == "rebuilt":
         prompt = pair.reconstruct(pair.compress(item.context))[0] + tail
-    if condition == "sage":
+    if condition in SELECTIONS:
         # One vector for 16 tokens of the compressor, in each of the two segments.
         budget = sum(-(-n // 16) for n in pair.compress(item.context).tokens_G.tolist())
-        (kept,) = select(pair, "sage", [Question(item.id, item.context, item.question, budget)])
+        asked = [Question(item.id, item.context, item.question)]
+        kept = keepers(pair, [condition], asked)[condition][0](budget)
         assert measured[item.id][condition].kept == kept.tokens
         assert 0 < len(kept.text) < len(item.context) / 2
         prompt = kept.text + tail

@@ -3,11 +3,14 @@
 import pytest
 from evals.qa.qa_items import measure, pair_of, planted, prepare
 
+from jaxcomp.analysis import kept_tokens
 from jaxcomp.evals.qa import ask
 from jaxcomp.evals.qa.conditions import CONDITIONS, Prepared, Reading
 from jaxcomp.evals.qa.items import EvalError, Item
 from jaxcomp.evals.qa.scoring import share
 from jaxcomp.evals.tasks.qa import TASK, rates, run, table
+
+CHOSEN = "lead 5%", "lead", "sage"
 
 
 def scored(item, answers):
@@ -48,16 +51,37 @@ def test_selections_are_further_rows_and_a_result_of_their_own(monkeypatch, tmp_
     monkeypatch.setattr(ask, "prepare", prepare)
     monkeypatch.setattr(ask, "measure", measure)
     items, out = [item._replace(world=()) for item in planted(5)], tmp_path / "r.json"
-    result = run(pair_of(), items, out, also=("lead", "sage")).result
-    assert list(result["conditions"]) == [*CONDITIONS, "lead", "sage"]
+    result = run(pair_of(), items, out, also=CHOSEN).result
+    assert list(result["conditions"]) == [*CONDITIONS, "sage", "lead", "lead 5%"]
     assert result["conditions"]["sage"]["exact"] == share(0, 5)
     # Of 4, 5, ..., 8 tokens one is above the 7 vectors.
-    kept = {"tokens": 6.0, "budget": 7.0, "text": 102.0, "over": 1}
-    assert result["selection"] == {"lead": kept, "sage": kept}
+    kept = {"tokens": 6.0, "budget": 7.0, "text": 102.0, "vectors": 7.0, "over": 1}
+    small = kept | {"budget": 5.0, "over": 3}  # 5% of 100 to 104
+    assert result["selection"] == {"lead 5%": small, "lead": kept, "sage": kept}
     said = table(result)
     assert "sage: 6.0 of the text's 102.0 tokens kept (means); budget 7.0" in said
-    assert [line.split()[0] for line in said.split("\n")[-5:-2]] == ["rebuilt", "lead", "sage"]
-    assert not run(pair_of(), items, out, also=("lead", "sage")).made
+    assert [line.split()[0] for line in said.split("\n")[-6:-2]] == [
+        "rebuilt", "sage", "lead", "lead",
+    ]  # fmt: skip
+    assert not run(pair_of(), items, out, also=CHOSEN).made
     for other in ((), ("lead",)):
         with pytest.raises(EvalError, match="another select; choose another --out"):
             run(pair_of(), items, out, also=other)
+
+
+def test_the_figure_is_of_tokens_kept(monkeypatch, tmp_path, undrawn):
+    monkeypatch.setattr(ask, "prepare", prepare)
+    monkeypatch.setattr(ask, "measure", measure)
+    out = tmp_path / "r.json"
+    items = [item._replace(world=()) for item in planted(5)]
+    result = run(pair_of(), items, out, also=CHOSEN).result
+    found = {p["about"]["answer from"]: (p["x"], p["value"]) for p in kept_tokens.points(result)}
+    assert found == {
+        "nothing": (0, 0.0), "text": (102, 1.0), "memory": (7, 0.6), "rebuilt": (7, 0.0),
+        "sage": (6, 0.0), "lead": (6, 0.0), "lead 5%": (6, 0.0),
+    }  # fmt: skip
+    page = kept_tokens.write(out)
+    text = page.with_suffix(".md").read_text()
+    assert "| lead 5% | 6.0 | 0.0% |" in text
+    assert "Without text: 0.0%" in text
+    assert page.with_suffix(".png").exists()
