@@ -119,10 +119,12 @@ def select(
     return out
 
 
-def joined_text(text: str, offsets: Sequence[tuple[int, int]], kept: Spans) -> str:
-    """Token spans of a text, one below the other, without the spaces around them."""
+def joined_text(
+    text: str, offsets: Sequence[tuple[int, int]], kept: Spans, between: str = "\n"
+) -> str:
+    """Token spans of a text without the spaces around them, joined by `between`."""
     parts = (text[offsets[first][0] : offsets[end - 1][1]].strip() for first, end in kept)
-    return "\n".join(filter(None, parts))
+    return between.join(filter(None, parts))
 
 
 def sentence_of(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> np.ndarray:

@@ -204,11 +204,14 @@ def head(result: dict[str, Any]) -> list[str]:
             f"  they are about {items['contexts']:,} passages: the intervals take the questions "
             "about one together"
         )
+    selected = result.get("selection", {})
     lines += [
-        f"  {name}: {s['tokens']:.1f} of the text's {s['text']:.1f} tokens kept (means); budget "
-        f"{s['budget']:.1f}; {s['over']:,} above it (one longer sentence, or line breaks)"
-        for name, s in result.get("selection", {}).items()
+        f"  {name}: {s['tokens']:.1f} of {s['text']:.1f} tokens kept, budget {s['budget']:.1f} "
+        f"({s['over']:,} items above it)"
+        for name, s in selected.items()
     ]
+    if selected:
+        lines.append("  kept: means; above the budget are single sentences, and joints of spans")
     return [*lines, ""]
 
 

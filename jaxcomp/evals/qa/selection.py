@@ -190,8 +190,10 @@ def _windows(
     size: int,
     budget: int,
 ) -> Kept:
-    """`budget` of the text's `size` decoder tokens, as the same share of the scorer's W."""
-    kept = joined_text(text, offsets, keep(score_W, tokens_of(budget / size, len(offsets))))
+    """`budget` of the text's `size` decoder tokens, as the same share of the scorer's W. Spans are
+    joined by spaces, which most tokenizers count with the next word."""
+    spans = keep(score_W, tokens_of(budget / size, len(offsets)))
+    kept = joined_text(text, offsets, spans, between=" ")
     return Kept(kept, len(pair.dec_tok.encode(kept)))
 
 

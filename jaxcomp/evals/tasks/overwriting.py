@@ -46,7 +46,7 @@ question), `rebuilt` (the text that `reconstruct` makes of that memory, greedy, 
   least one whole sentence; what is kept stands in the passage's order. `sage`, `sage-baseline`,
   `sage-raw`: windows of 2% of the passage by SAGE (arXiv 2604.15583), with the score of the least
   similar other question about the passage, of a neutral request, or nothing subtracted; spans are
-  joined by line breaks, which count as kept. The scorer is `--scorer`, or the pair's decoder.
+  joined by spaces. The scorer is `--scorer`, or the pair's decoder.
 - **attention-sentences**: sentences, the most relevant first. Relevance: the mean over a sentence's
   tokens of the attention from the question (mean over the decoder's layers, heads and the tail's
   tokens) less that from an empty question.

@@ -59,7 +59,7 @@ def test_selections_are_further_rows_and_a_result_of_their_own(monkeypatch, tmp_
     small = kept | {"budget": 5.0, "over": 3}  # 5% of 100 to 104
     assert result["selection"] == {"lead 5%": small, "lead": kept, "sage": kept}
     said = table(result)
-    assert "sage: 6.0 of the text's 102.0 tokens kept (means); budget 7.0" in said
+    assert "sage: 6.0 of 102.0 tokens kept, budget 7.0 (1 items above it)" in said
     assert [line.split()[0] for line in said.split("\n")[-6:-2]] == [
         "rebuilt", "sage", "lead", "lead",
     ]  # fmt: skip
