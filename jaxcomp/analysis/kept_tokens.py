@@ -11,15 +11,15 @@ from jaxcomp.analysis.charts import Chart, Point
 from jaxcomp.analysis.document import Table
 from jaxcomp.evals.qa.conditions import in_order
 from jaxcomp.evals.qa.scoring import PASSAGE, PRIMARY
-from jaxcomp.evals.qa.selection import name_of
+from jaxcomp.evals.qa.selection import SAGE, SELECTIONS, name_of
 from jaxcomp.training.manifest import read_json
 
 TITLE = "Answer quality against tokens kept"
 
 
 def write(file: Path) -> Path:
-    """The page of a result of `--task=qa` or `overwriting` with `--select`, and its PNG, beside the
-    result; the page's place."""
+    """The page of a result of `--task=qa` or `overwriting` with `--select`, and its figures, beside
+    the result; the page's place."""
     result = read_json(file, "about", "conditions", "selection")
     stem = f"{file.stem}-tokens"
     rows = [
@@ -33,19 +33,26 @@ def write(file: Path) -> Path:
         "Intervals: 95%, over passages of this one pair."
     )
     return document.write(
-        file.parent, stem, TITLE, [chart(result, stem), Table(header, rows, caption, 1)]
+        file.parent, stem, TITLE, [*figures(result, stem), Table(header, rows, caption, 1)]
     )
 
 
-def chart(result: Mapping[str, Any], name: str) -> Chart:
-    """A line for each selection; points for the memory, the text rebuilt from it and the full
-    text. Without text: in the caption."""
-    shown = [p for p in points(result) if p["x"] > 0]
-    what = _quality(result)
-    panel = charts.lines(shown, TITLE, "tokens or vectors read", what, log=True, share=True)
-    nothing = _found(result, "nothing")
-    caption = f"Without text: {nothing['value']:.1%}." if nothing else ""
-    return Chart(name, [[panel]], f"{what} against tokens read, a line for each selection", caption)
+def figures(result: Mapping[str, Any], stem: str) -> list[Chart]:
+    """The memory and each selection, and the memory and the variants of SAGE. Full text and no
+    text: in the caption."""
+    what, every, out = _quality(result), points(result), []
+    bounds = {"Full text": _found(result, "text"), "Without text": _found(result, "nothing")}
+    caption = " ".join(f"{k}: {v['value']:.1%}." for k, v in bounds.items() if v)
+    for name, title, series in (
+        (stem, "Soft memory and selections", {*SELECTIONS} - {*SAGE} | {"sage"}),
+        (f"{stem}-sage", "Soft memory and the variants of SAGE", {*SAGE}),
+    ):
+        shown = [p for p in every if p["series"] in series | {"memory"}]
+        if len({p["series"] for p in shown}) > 1:
+            x = "tokens or vectors read"
+            panel = charts.lines(shown, title, x, what, log=True, share=True)
+            out.append(Chart(name, [[panel]], f"{title}: {what} against tokens read", caption))
+    return out
 
 
 def points(result: Mapping[str, Any]) -> list[Point]:

@@ -83,5 +83,8 @@ def test_the_figure_is_of_tokens_kept(monkeypatch, tmp_path, undrawn):
     page = kept_tokens.write(out)
     text = page.with_suffix(".md").read_text()
     assert "| lead 5% | 6.0 | 0.0% |" in text
-    assert "Without text: 0.0%" in text
+    assert "Full text: 100.0%. Without text: 0.0%." in text
+    panels = [figure.rows[0][0] for figure in kept_tokens.figures(result, "r")]
+    series = [{row["series"] for row in panel["data"]["values"]} for panel in panels]
+    assert series == [{"memory", "sage", "lead"}, {"memory", "sage"}]
     assert page.with_suffix(".png").exists()
