@@ -54,7 +54,8 @@ class Source(NamedTuple):
     title: Callable[[DataConfig], str] | None = None  # the data in error messages
     corpus: str = "jaxcomp.data.corpus:DocumentCorpus"
     sets: tuple[str, ...] = ("train", "val", "test")
-    measured: tuple[str, ...] = (TEXT_SET,)  # the held-out sets of evaluation
+    # the held-out sets of evaluation; the last one is read by evaluations of a single set
+    measured: tuple[str, ...] = (TEXT_SET,)
     facts: bool = False  # every fact of a passage and its prior are known, by its `world`
     world: str = "jaxcomp.data.world:World"  # a `facts.FactWorld`
     kinds: tuple[str, ...] = ()  # of its facts
@@ -219,7 +220,7 @@ SOURCES.add(
     Source(
         corpus="jaxcomp.data.world_corpus:WorldCorpus",
         sets=("train", "val", *WORLD_SETS, ERASED),
-        measured=(*WORLD_SETS, ERASED),
+        measured=(ERASED, *WORLD_SETS),
         facts=True,
         world="jaxcomp.data.people:People",
         kinds=people.KINDS,

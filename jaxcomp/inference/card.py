@@ -93,11 +93,15 @@ def _origin(weights: Weights) -> str:
     return f"`{shown}`{revision} (`{known}`)"
 
 
+_WORLDS = {"world": "the controlled world", "people": "the people world"}
+
+
 def _data(config: dict[str, Any]) -> str:
-    data, world = config["data"], config["world"]
-    if data["source"] == "world":
+    data = config["data"]
+    if data["source"] in _WORLDS:
+        world = config[data["source"]]
         priors = f"{world['train_prior_strength']:g}"
-        return f"the controlled world, seed {world['seed']}, training priors {priors}"
+        return f"{_WORLDS[data['source']]}, seed {world['seed']}, training priors {priors}"
     return f"`{data['tfds_name'] or data['path']}` ({data['source']}), seed {data['seed']}"
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxcomp.compress.autoencoder import AutoEncoder, trainable_filter
 from jaxcomp.config import Config, to_dict
+from jaxcomp.data.sources import world_config
 from jaxcomp.inference import card, peft
 from jaxcomp.inference.format import (
     ABOUT,
@@ -146,6 +147,7 @@ def _about(cfg: Config, run: Path, model: AutoEncoder, dtype: str) -> About:
     data = dataclasses.replace(cfg.data, path=Path(cfg.data.path).name)
     train = dataclasses.replace(cfg.train, start="")  # a place; the hash stands for it
     parts = {"world": cfg.world, "data": data, "memory": cfg.memory, "train": train}
+    parts |= {"people": cfg.people} if world_config(cfg) is cfg.people else {}
     return About(
         name=cfg.compressor,
         base=_source(made.weights["compressor"], cfg.folders[cfg.compressor]),

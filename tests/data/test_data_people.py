@@ -21,7 +21,7 @@ from jaxcomp.data.batches import data_tokenizer, eval_examples, lm_batches, trai
 from jaxcomp.data.corpus import corpus
 from jaxcomp.data.facts import outcome
 from jaxcomp.data.people import BANDS, GROUPS, KINDS, NEUTRAL, UNSEEN, People
-from jaxcomp.data.sources import world_of
+from jaxcomp.data.sources import source_of, world_of
 from jaxcomp.data.world import World
 from jaxcomp.training import identity
 
@@ -530,3 +530,7 @@ def test_people_fields_of_another_source_are_refused():
     world = dataclasses.replace(cfg.world, base_favourites=2)
     with pytest.raises(ConfigError, match=r"world\.base_favourites"):
         validate(people_config(world=world))
+
+
+def test_evaluations_of_one_set_read_the_counterfactual_one():
+    assert source_of(people_config()).measured[-1] == "counterfactual"

@@ -3,8 +3,9 @@
 import pytest
 
 import jaxcomp
-from jaxcomp.config import ConfigError
+from jaxcomp.config import Config, ConfigError, DataConfig, PeopleConfig
 from jaxcomp.data.facts import OUTCOMES, mentions, outcome
+from jaxcomp.data.people import People
 from jaxcomp.data.world import World
 from jaxcomp.evals import demo
 from jaxcomp.evals.demo import MEANING
@@ -87,3 +88,14 @@ def test_a_shipped_pair_is_what_its_card_says(name: str):
         rate = outcomes.count(each) / len(outcomes)
         # The card was measured before the weights were rounded to bfloat16.
         assert rate == pytest.approx(metrics[f"counterfactual/nonfavourite/all/{each}"], abs=0.005)
+
+
+def test_texts_of_people_are_of_their_world():
+    data = DataConfig(source="people", segment=64, target=65)
+    cfg = Config(data=data, people=PeopleConfig(people=256, unseen=64))
+    texts = demo.default_texts(cfg)
+    demo.check(cfg, texts)
+    world = People(cfg.people)
+    assert all(len(world.facts(text)) > 5 for text in texts)
+    with pytest.raises(ConfigError, match=r"Nowhere; its \d+ words"):
+        demo.check(cfg, ["Ada Stone lived in Nowhere."])

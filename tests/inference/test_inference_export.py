@@ -17,9 +17,9 @@ import jaxcomp
 from jaxcomp.analysis.overlaps import memories
 from jaxcomp.cli import main
 from jaxcomp.compress.recipes import recipe
-from jaxcomp.config import ConfigError
+from jaxcomp.config import Config, ConfigError, DataConfig, PeopleConfig, to_dict
 from jaxcomp.evals.checkpoints import follow
-from jaxcomp.inference import export
+from jaxcomp.inference import card, export
 from jaxcomp.inference.card import text
 from jaxcomp.inference.format import ABOUT, PAIR, ExportError, read_about
 from jaxcomp.models import hf, lora
@@ -325,3 +325,9 @@ def test_transformers_loads_a_full_compressor(full_run):
     folder = out / "compressor"
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     same_logits(pair, model, torch)
+
+
+def test_a_card_names_the_people_world():
+    cfg = Config(data=DataConfig(source="people"), people=PeopleConfig(seed=3))
+    config = {name: to_dict(getattr(cfg, name)) for name in ("data", "world", "people")}
+    assert card._data(config) == "the people world, seed 3, training priors 0.95"

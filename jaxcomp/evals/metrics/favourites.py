@@ -47,7 +47,7 @@ def tokens(example: Example, tok: Tokenizer) -> list[tuple[int, int] | None]:
     in a text that leaves it out) and the favourite's token there; None where the value is the
     favourite, or the two texts differ in more than one token."""
     found = []
-    for fact in example.passage.facts:
+    for fact in example.passage.facts if example.passage else ():
         text, place = example.text, None
         if fact.favourite and not fact.is_favourite:
             word = fact.favourite if fact.value else f" {fact.favourite}"

@@ -113,6 +113,12 @@ def test_tokens_are_where_the_value_stands(tmp_path):
                 assert tok.decode([*ids[:at], token]) == before + fact.favourite
 
 
+def test_a_text_of_a_user_has_no_known_facts(tmp_path):
+    tok = world_tokenizer(PEOPLE.words(), tmp_path)
+    ids = tok.encode("Ada Stone lived in Rome.")
+    assert favourites.tokens(Example("", "Ada Stone lived in Rome.", [ids], ids, []), tok) == []
+
+
 def test_probabilities_are_means_by_group():
     rng, total, expected = random.Random(2), Counter(), defaultdict(list)
     for passage in PASSAGES:

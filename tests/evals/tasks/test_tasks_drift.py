@@ -9,13 +9,14 @@ import pytest
 from flax import nnx
 from inference.inference_runs import config, trained, trained_pair
 
+from jaxcomp.config import Config, DataConfig
 from jaxcomp.data.batches import REBUILD, eval_examples
 from jaxcomp.evals.pairs import rates
 from jaxcomp.evals.pairs.edit_rules import DIMENSIONS
 from jaxcomp.evals.pairs.minimal_pairs import windows
 from jaxcomp.evals.qa import ask, question_answers
 from jaxcomp.evals.qa.conditions import CONDITIONS, Reading
-from jaxcomp.evals.qa.items import EvalError
+from jaxcomp.evals.qa.items import EvalError, NothingToAsk
 from jaxcomp.evals.qa.question_file import Question
 from jaxcomp.evals.qa.scoring import share
 from jaxcomp.evals.tasks import drift
@@ -359,3 +360,10 @@ def test_a_question_set_is_asked(pair, passages, tmp_path, monkeypatch):
     assert not question_answers.run(pair, asked, out).made
     with pytest.raises(EvalError, match="another task"):
         question_answers.run(pair, [asked[0]._replace(dimension="role"), *asked[1:]], out)
+
+
+def test_minimal_pairs_of_another_world_are_refused_in_one_sentence(monkeypatch):
+    cfg = Config(data=DataConfig(source="people"))
+    monkeypatch.setattr(drift, "open_run", lambda place, **moved: (cfg, Path(place)))
+    with pytest.raises(NothingToAsk, match="'people': minimal pairs are made of"):
+        passages_of_run("anywhere")
