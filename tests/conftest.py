@@ -23,7 +23,7 @@ COMPILED = getattr(jax.config, "jax_compilation_cache_dir", None)
 
 @pytest.fixture(autouse=True, scope="session")
 def _cache(tmp_path_factory):
-    """What can be remade goes to a folder of this run. Here and not in a room's own conftest: a
+    """What can be remade goes to a folder of this run. Here and not in a package's own conftest: a
     second conftest.py would take the place of this one for `from conftest import mesh_of`."""
     patch = pytest.MonkeyPatch()
     patch.setenv("JAXCOMP_CACHE", str(tmp_path_factory.mktemp("cache")))

@@ -1,4 +1,4 @@
-"""Small data sets and their configs, shared by the tests of this room."""
+"""Small data sets and their configs, shared by the tests of this package."""
 
 import dataclasses
 import json

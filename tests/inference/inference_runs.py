@@ -1,4 +1,4 @@
-"""Finished tiny runs of the controlled world, for the tests of this room."""
+"""Finished tiny runs of the controlled world, for the tests of this package."""
 
 import dataclasses
 import functools

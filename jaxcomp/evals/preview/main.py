@@ -21,7 +21,7 @@ from jaxcomp.training.loop import mesh_for
 from jaxcomp.training.manifest import SUMMARY
 
 CHECKS = tuple(
-    x for room in (memory, loss, measures) for x in vars(room).values() if isinstance(x, Check)
+    x for module in (memory, loss, measures) for x in vars(module).values() if isinstance(x, Check)
 )
 _MARKS = {True: "ok", False: "FAIL", None: "-"}
 
@@ -64,13 +64,13 @@ def check(
         for one in CHECKS:
             finding = one(preview)
             failed += [one.name] * (finding.ok is False)
-            for line in told(one, finding):
+            for line in wrapped(one, finding):
                 out(line)
             row.done += 1
     return failed
 
 
-def told(check: Check, finding: Finding) -> list[str]:
+def wrapped(check: Check, finding: Finding) -> list[str]:
     """A finding in lines of at most WIDTH characters."""
     head = f"  {_MARKS[finding.ok]:<6}{check.name:<38}"
     margin = " " * len(head)

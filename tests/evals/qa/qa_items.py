@@ -1,4 +1,4 @@
-"""Planted items and a decoder that answers as planned, for the tests of this room."""
+"""Planted items and a decoder that answers as planned, for the tests of this package."""
 
 import json
 from types import SimpleNamespace
