@@ -1,9 +1,14 @@
 """Gold answers: exact match and F1 as SQuAD's script sums them."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 from evals.qa.qa_items import measure, pair_of, planted, prepare
 
 from jaxcomp.analysis import kept_tokens
+from jaxcomp.data.tokenizer import TokenizerError
+from jaxcomp.evals.evaluation import Request
 from jaxcomp.evals.qa import ask
 from jaxcomp.evals.qa.conditions import CONDITIONS, Prepared, Reading
 from jaxcomp.evals.qa.items import EvalError, Item
@@ -88,3 +93,34 @@ def test_the_figure_is_of_tokens_kept(monkeypatch, tmp_path, undrawn):
     series = [{row["series"] for row in panel["data"]["values"]} for panel in panels]
     assert series == [{"memory", "sage", "lead"}, {"memory", "sage"}]
     assert page.with_suffix(".png").exists()
+
+
+def test_items_that_the_scorer_cannot_read_are_left_out_and_counted(monkeypatch, tmp_path):
+    def encode_batch(texts):
+        if "Oda 1" in texts:
+            raise TokenizerError("no token")
+        return [[1]] * len(texts)
+
+    seen = {}
+
+    def measured(pair, part, **options):
+        seen.update({a.item.id: a.other for a in part})
+        return measure(pair, part, **options)
+
+    monkeypatch.setattr(ask, "prepare", prepare)
+    monkeypatch.setattr(ask, "measure", measured)
+    scorer: Any = SimpleNamespace(tok=SimpleNamespace(encode_batch=encode_batch), identity="s")
+    items = [item._replace(world=()) for item in planted(3)]
+    items[2] = items[2]._replace(context=items[0].context, question="when ?")
+    result = run(pair_of(), items, tmp_path / "r.json", also=CHOSEN, scorer=scorer).result
+    why = "a text or question that the scorer's tokenizer cannot say"
+    assert result["items"]["left_out"] == {why: 1}
+    assert seen == {"n0": "when ?", "n2": "who ?"}
+    with pytest.raises(EvalError, match="another selection; choose another --out"):
+        run(pair_of(), items, tmp_path / "r.json", also=CHOSEN)
+
+
+def test_a_scorer_without_sage_is_refused():
+    request = Request("qa", [("x", {})], print, select="lead", scorer="DIR")
+    with pytest.raises(EvalError, match="--scorer goes with --select=sage"):
+        ask.asked_of_file(TASK, request, table)
