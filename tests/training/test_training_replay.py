@@ -21,6 +21,7 @@ from jaxcomp.config import (
     DecoderConfig,
     MemoryConfig,
     OptimConfig,
+    PeopleConfig,
     PretrainConfig,
     SweepConfig,
     TrainConfig,
@@ -144,25 +145,33 @@ CFG = Config(
 OFF = dataclasses.replace(CFG, train=dataclasses.replace(CFG.train, replay=0.0))
 
 
-def test_the_text_is_that_of_the_base_models(mesh):
-    tok = data.data_tokenizer(CFG)
-    batch = next(replay.train_batches(CFG, tok, tok))
-    first = {
-        where: next(
-            data.lm_batches(cfg, dataclasses.replace(CFG.pretrain, optim=CFG.train.optim), tok)
-        )
-        for where, cfg in {"base": base_text(CFG), "own": CFG}.items()
-    }
-    jax.tree.map(np.testing.assert_array_equal, batch.text, first["base"])
-    assert not np.array_equal(batch.text.tok_BL, first["own"].tok_BL)
-    plain = next(replay.train_batches(OFF, tok, tok))
+PEOPLE = dataclasses.replace(
+    CFG,
+    world=WorldConfig(),
+    people=PeopleConfig(people=256, unseen=16, train_prior_strength=0.5),
+    data=dataclasses.replace(CFG.data, source="people", segment=64, target=72),
+)
+
+
+@pytest.mark.parametrize("cfg", [CFG, PEOPLE], ids=["world", "people"])
+def test_the_text_is_that_of_the_base_models(mesh, cfg):
+    tok = data.data_tokenizer(cfg)
+    batch = next(replay.train_batches(cfg, tok, tok))
+    drawn = dataclasses.replace(cfg.pretrain, optim=cfg.train.optim)
+    base = next(data.lm_batches(base_text(cfg), drawn, tok))
+    jax.tree.map(np.testing.assert_array_equal, batch.text, base)
+    if cfg is CFG:
+        own = next(data.lm_batches(cfg, drawn, tok))
+        assert not np.array_equal(batch.text.tok_BL, own.tok_BL)
+    off = dataclasses.replace(cfg, train=OFF.train)
+    plain = next(replay.train_batches(off, tok, tok))
     jax.tree.map(np.testing.assert_array_equal, batch.examples, plain)
-    shapes = jax.tree.map(np.shape, batch)
-    assert shapes == replay.batch_shapes(CFG)
-    state = json.loads(json.dumps((it := replay.train_batches(CFG, tok, tok)).get_state()))
-    ahead = [next(it) for _ in range(12)]  # beyond an epoch
-    it.set_state(state)
-    jax.tree.map(np.testing.assert_array_equal, [next(it) for _ in range(12)], ahead)
+    assert jax.tree.map(np.shape, batch) == replay.batch_shapes(cfg)
+    batches = replay.train_batches(cfg, tok, tok)
+    state = json.loads(json.dumps(batches.get_state()))
+    ahead = [next(batches) for _ in range(12)]  # beyond an epoch
+    batches.set_state(state)
+    jax.tree.map(np.testing.assert_array_equal, [next(batches) for _ in range(12)], ahead)
 
 
 def test_without_it_a_step_is_what_it_was(mesh):

@@ -11,7 +11,7 @@ from conftest import mesh_of
 from jaxcomp.cli import overrides
 from jaxcomp.compress import recipes
 from jaxcomp.config import LoraConfig, ModelConfig
-from jaxcomp.sweep.plan import flops
+from jaxcomp.sweep.plan import flops, layouts
 from jaxcomp.sweep.plan.programs import abstract_pair, train_program
 
 SMALL = ModelConfig("llama", 96, 32, 3, 4, 2, 8, 48)
@@ -105,6 +105,18 @@ def test_each_kind_of_memory_is_counted_as_it_is(name):
     square += 3 * rows * flops.attention(cfg.decoder.model, read)
     counted = sum(w.executed for w in flops.train_step(cfg).values())
     assert found == pytest.approx(counted + square, rel=0.03)
+
+
+@pytest.mark.parametrize("trained", ["tower", "last_layer", "connector"])
+def test_bytes_are_those_of_what_is_trained_and_of_what_is_frozen(trained):
+    cfg = config(0, "none", 0, trained=trained, **recipes.recipe("mean_pool")["memory"])
+    tied = dataclasses.replace(LARGER, tie_word_embeddings=True)
+    cfg = dataclasses.replace(cfg, families={"qwen3": {"0.6B": tied}})
+    pair = abstract_pair(cfg, mesh_of((1, 1, 1)))
+    sizes = layouts._sizes(cfg)
+    for leaves, counted in ((pair.trained, sizes.trained), (pair.frozen, sizes.frozen)):
+        found = sum(x.size * x.dtype.itemsize for x in leaves.values())
+        assert counted == pytest.approx(found, rel=0.06)  # norms, biases and markers are not
 
 
 @pytest.mark.parametrize(("rank", "remat", "chunk"), [(0, "none", 0), (4, "full", 8)])
