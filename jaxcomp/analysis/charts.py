@@ -96,7 +96,9 @@ def lines(
     if log:
         axis |= {"values": _ticks(reach), "format": f".{_digits(reach)}~s"}
     if ticks:
-        axis |= {"values": list(ticks), "labelExpr": f"{json.dumps(_texts(ticks))}[datum.value]"}
+        texts = {f"{at:g}": text.split() for at, text in ticks.items()}  # a word a line
+        axis |= {"values": list(ticks), "labelExpr": f"{json.dumps(texts)}[datum.value]"}
+        axis |= {"labelOverlap": False}
     kind = {"type": "log"} if log else {"type": "linear", "zero": False}
     scale = kind | {"nice": False, "padding": 12}
     place = {
@@ -232,10 +234,6 @@ def _span(points: Sequence[Point]) -> tuple[float, float]:
     """The least and the greatest value or bound of an interval."""
     found = [v for p in points for k in ("value", "low", "high") if (v := p.get(k)) is not None]
     return min(found), max(found)
-
-
-def _texts(ticks: Mapping[float, str]) -> dict[str, str]:
-    return {f"{at:g}": text for at, text in ticks.items()}
 
 
 def _ends(

@@ -9,6 +9,7 @@ from jaxcomp.analysis.charts import Chart
 from jaxcomp.analysis.document import Block, Head, Para, Table
 from jaxcomp.analysis.factor import Factor
 from jaxcomp.analysis.factor_effect import Change, Found, claimed, least
+from jaxcomp.analysis.figures import possible
 from jaxcomp.analysis.tables import cell, counted, csv_of, header, p_phrase, p_value, phrase
 
 COLUMNS = (
@@ -151,8 +152,8 @@ def plot(factor: Factor, found: Sequence[Found], ratio: int) -> Chart | None:
             {
                 "x": level.at,
                 "value": m.value,
-                "low": m.bounds and m.bounds[0],
-                "high": m.bounds and m.bounds[1],
+                "low": m.bounds and possible(m.bounds[0], f.head),
+                "high": m.bounds and possible(m.bounds[1], f.head),
                 "series": f"{family} {size}" if len(families) > 1 else size,
                 "about": {
                     "setup": f"{family} {size}, {ratio}x",

@@ -131,7 +131,7 @@ def _strengths(sweeps: Sequence[Results]) -> Factor:
             f"--compare: prior strengths {said}; expected one line of them: sweeps that differ in "
             "world.prior_strength, in world.train_prior_strength, or in both together"
         )
-    title = "prior strength of the bases' text"
+    title = "prior strength of the pretraining text"
     if len(set(texts)) > 1:
         title = (
             "prior strength of the text to train on"
@@ -153,7 +153,7 @@ def _texts(sweeps: Sequence[Results]) -> Factor:
         raise ConfigError(f"--compare: texts {', '.join(names)}; expected each of them once")
     order = sorted(range(len(names)), key=lambda i: (names[i] != SAME, i))
     levels = tuple(Level(names[i], float(at), sweeps[i]) for at, i in enumerate(order))
-    return Factor("text of the bases", "mismatch", False, levels, sweeps[0].cfg)
+    return Factor("pretraining text", "mismatch", False, levels, sweeps[0].cfg)
 
 
 SAME = "same world"

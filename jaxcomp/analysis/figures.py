@@ -90,8 +90,8 @@ def sizes(results: Results, head: Headline, ratio: int) -> list[Point]:
             {
                 "x": params,
                 "value": mean.value,
-                "low": _possible(low, head),
-                "high": _possible(high, head),
+                "low": possible(low, head),
+                "high": possible(high, head),
                 "series": family,
                 "link": f"#{place(family, size, ratio)}",
                 "about": about,
@@ -116,7 +116,7 @@ def passages_interval(
     return None
 
 
-def _possible(bound: float | None, head: Headline) -> float | None:
+def possible(bound: float | None, head: Headline) -> float | None:
     """A share is drawn between 0% and 100%."""
     return bound if bound is None or head.unit != "share" else min(max(bound, 0.0), 1.0)
 
