@@ -81,15 +81,15 @@ def kind_of(first: Config, other: Config) -> str:
         raise ConfigError(
             f"--compare: {other.name} differs from {first.name} in {', '.join(found)}; expected "
             "sweeps that differ in one thing: the decoder, the prior's strength "
-            "(world.*_strength), or the text of the bases (world.base_*, pretrain.optim.steps)"
+            "(world.*_strength), or the pretraining text (world.base_*, pretrain.optim.steps)"
         )
     # Each strength of the training text has its own decoder (Factor.own_decoders).
     of_bases = first.world.train_prior_strength == other.world.train_prior_strength
     if kinds == {"prior_strength"} and of_bases and not compare_runs.same_decoder(first, other):
         raise ConfigError(
-            f"--compare: {other.name} differs from {first.name} in the bases' prior strength "
-            "and in its decoder (by the hash on its card); expected one decoder: name its folder "
-            "in both (folders.decoder, as configs/paradox.py does)"
+            f"--compare: {other.name} differs from {first.name} in the prior strength of the "
+            "pretraining text and in its decoder (by the hash on its card); expected one "
+            "decoder: name its folder in both (folders.decoder, as configs/paradox.py does)"
         )
     return kinds.pop() if kinds else "decoder"
 

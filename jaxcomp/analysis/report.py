@@ -39,6 +39,7 @@ from jaxcomp.analysis.tables import (
 )
 from jaxcomp.config import Config
 from jaxcomp.evals.metrics import PREDICTOR, Headline, endpoints, headlines, of_roles
+from jaxcomp.evals.metrics.reconstruction import memory_size
 from jaxcomp.sweep import grid, rows
 from jaxcomp.sweep.collect import Result, Results, collect, with_passages
 from jaxcomp.sweep.store import Ledger, write_bytes, write_text
@@ -249,14 +250,8 @@ def _mean(found: list[Result], metric: str, ratio: int, head: Headline, tuned: b
 
 def _memory(found: list[Result], metric: str) -> str:
     """`14.6 x 256`: vectors of a held-out text of the metric's set, mean, and bytes of each."""
-    prefix = metric.partition("/")[0]
-    names = ("passages", "vectors", "bytes", "text_bytes_per_memory_byte")
-    said = set()
-    for r in found:
-        held = [r.metrics.get(f"{prefix}/{name}") or 0 for name in names]
-        if all(held):
-            texts, vectors, size, per_byte = held
-            said.add(f"{vectors / texts:.3g} x {size / per_byte / vectors:.4g}")
+    sizes = [memory_size(r.metrics, metric.partition("/")[0]) for r in found]
+    said = {f"{size[0]:.3g} x {size[1]:.4g}" for size in sizes if size}
     return ", ".join(sorted(said)) or "–"
 
 

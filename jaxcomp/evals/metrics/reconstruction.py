@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -170,6 +170,17 @@ def size(eval_set: EvalSet) -> Values:
         "tokens_per_vector": tokens / eval_set.vectors if eval_set.vectors else None,
         "text_bytes_per_memory_byte": text / memory if memory else None,
     }
+
+
+def memory_size(metrics: Mapping[str, Any], name: str) -> tuple[float, float] | None:
+    """Return the mean number of vectors of a passage of the set `name`, and the bytes of one
+    vector, from the metrics that `size` declares; None where one is missing or 0."""
+    names = ("passages", "vectors", "bytes", "text_bytes_per_memory_byte")
+    held = [metrics.get(f"{name}/{each}") or 0 for each in names]
+    if not all(held):
+        return None
+    passages, vectors, text, per_byte = held
+    return vectors / passages, text / per_byte / vectors
 
 
 def _loss(record: Record, _: str) -> Sums | None:
