@@ -8,10 +8,10 @@ nothing is claimed.
 **Gate.** In every family the largest model knows more bits than the smallest, by at least a tenth
 of its own; from three pretraining seeds on, the 95% interval of the difference excludes 0 too.
 
-**Answer.** At the primary ratio, over replicates as in `verdict`: *yes*, the endpoint rises with
-size at one-sided p < 0.05; *no*, in every family the largest size is above each smaller one by less
-than `sweep.smallest_effect` (one-sided 95% bounds); *inconclusive*, neither, or under three
-pretraining seeds, or a closed gate.
+**Answer.** Of the pull of the prior where it is measured, else of overwriting. At the primary
+ratio, over replicates as in `verdict`: *yes*, it rises with size at one-sided p < 0.05; *no*, in
+every family the largest size is above each smaller one by less than `sweep.smallest_effect`
+(one-sided 95% bounds); *inconclusive*, neither, or under three pretraining seeds, or a closed gate.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from jaxcomp.analysis.document import Answer, Block, Head, Table
 from jaxcomp.analysis.stats import ALPHA, MIN_REPLICATES, Estimate, Point
 from jaxcomp.analysis.tables import cell, number, p_phrase, phrase, points
 from jaxcomp.analysis.verdict import falls
-from jaxcomp.evals.metrics import OVERWRITING, PLACEHOLDERS, Headline, of_roles
+from jaxcomp.evals.metrics import OVERWRITING, PLACEHOLDERS, PULL, Headline, of_roles
 from jaxcomp.sweep import grid
 from jaxcomp.sweep.collect import Result, Results
 
@@ -49,7 +49,8 @@ def blocks(results: Results, opened: Gate | None) -> list[Block]:
     if opened is None:
         return []
     out: list[Block] = [Head("What the pretrained models know"), _table(results, opened)]
-    return [*out, *(_answer(results, head, opened) for head in of_roles(results.cfg, OVERWRITING))]
+    heads = of_roles(results.cfg, PULL) or of_roles(results.cfg, OVERWRITING)
+    return [*out, *(_answer(results, head, opened) for head in heads)]
 
 
 def gate(results: Results) -> Gate | None:

@@ -39,6 +39,7 @@ FORMER = {
 
 # Roles of headlines. By these the verdict and comparisons find a metric, whatever its name.
 LOSS, PRIMARY, OVERWRITING, DRIFT = "loss", "primary endpoint", "overwriting", "drift"
+PULL = "pull of the prior"  # overwriting, whatever the number of facts that are rebuilt at all
 PREDICTOR = "predictor"  # of fidelity, among models of one size
 FIDELITY = (PRIMARY, OVERWRITING, DRIFT)
 

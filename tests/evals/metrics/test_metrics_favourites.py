@@ -8,7 +8,7 @@ import pytest
 
 from jaxcomp.config import Config, DataConfig, PeopleConfig
 from jaxcomp.data.eval_sets import Example
-from jaxcomp.data.people import GROUPS, UNSEEN, People
+from jaxcomp.data.people import GROUPS, NEUTRAL, UNSEEN, People
 from jaxcomp.data.tokenizer import world_tokenizer
 from jaxcomp.evals.eval_set import Row
 from jaxcomp.evals.metric import headlines, sums
@@ -60,7 +60,7 @@ def test_errors_are_counted_as_they_were_planted(passages):
         assert values[f"errors_to_favourite/{group}/n"] == errors
         share = values[f"errors_to_favourite/{group}"]
         assert share == pytest.approx(hits / errors)
-        control = expected[UNSEEN][1] / expected[UNSEEN][0]
+        control = expected[NEUTRAL][1] / expected[NEUTRAL][0]
         assert values[f"pull/{group}"] == pytest.approx(share - control)
 
 
