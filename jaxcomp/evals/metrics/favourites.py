@@ -5,9 +5,9 @@ Of facts whose value is not the favourite (`nonfavourite`), by group: where anot
 controls, `unseen` and `neutral`, whose favourite is a foil. **pull** is the excess over neutral
 facts: unseen people's names are rebuilt too seldom for many errors. Teacher-forced there are no
 wrong names: the probability of the favourite's token at the place of the value, after the memory
-and the true tokens before it, and **probability_pull**, its excess over unseen people. Facts whose favourite is not one token there are
-left out. In the set `erased` no value stands in the text, and whatever comes back counts as an
-error.
+and the true tokens before it, and **probability_pull**, its excess over unseen people. Facts whose
+favourite is not one token there are left out. In the set `erased` no value stands in the text, and
+whatever comes back counts as an error.
 """
 
 from __future__ import annotations
