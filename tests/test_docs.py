@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +99,64 @@ def test_the_python_of_the_readme_runs(tmp_path):
     )
     true, edited = re.findall(r"nats=([\d.]+)", done.stdout)
     assert float(true) < float(edited)
+
+
+FEW = (
+    "--train.optim.steps=2",
+    "--data.val_passages=2",
+    "--data.eval_passages=4",
+)
+ONE = (
+    "--sweep.base_seeds=0",
+    "--sweep.families=llama",
+    "--sweep.workers=1",
+    "--sweep.lr_grid=[]",
+    *FEW,
+)
+# What makes a long command of the README short: one setup of its grid, two steps, two passages.
+SHORT = {
+    "sweep --config=configs/tiny.py": (
+        *ONE,
+        "--sweep.sizes=64",
+        "--sweep.ratios=4",
+        "--sweep.primary_ratio=4",
+    ),
+    "sweep --config=configs/tiny.py:full": (*ONE, "--sweep.sizes=24", "--sweep.ratios=16"),
+    "sweep --config=configs/paradox.py:bases=0.5": (
+        *ONE,
+        "--sweep.sizes=24",
+        "--pretrain.optim.steps=2",
+    ),
+}
+# What the README's commands need of the guides that it links to.
+BEFORE = {
+    "eval --run=runs/one --all --checkpoints=all": (
+        "train --config=configs/tiny.py --compressor=llama/24 --memory.ratio=16 "
+        "--train.checkpoint_every=1 --train.keep_checkpoints=9 --workdir=runs/one",
+        *FEW,
+    ),
+}
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_readme_run_beside_the_configs(tmp_path):
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+
+    def run(words):
+        command = [sys.executable, "-m", "jaxcomp.cli.main", *words]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, f"{shlex.join(words)}\n{done.stderr}"
+
+    said = [
+        shlex.join(c) for c in commands((ROOT / "README.md").read_text("utf-8")) if c != ["..."]
+    ]
+    assert len(said) >= 6
+    assert SHORT.keys() | BEFORE.keys() <= set(said)
+    for line in said:
+        if line in BEFORE:
+            first, *few = BEFORE[line]
+            run([*shlex.split(first), *few])
+        run([*shlex.split(line), *SHORT.get(line, ())])
 
 
 @pytest.mark.parametrize("file", ["jaxcomp", "configs", "tests", "tpu_scripts"])
