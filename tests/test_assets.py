@@ -1,6 +1,7 @@
 """The shipped base models are what their cards say, and compressors start from nothing."""
 
 import dataclasses
+import functools
 import math
 from pathlib import Path
 
@@ -23,18 +24,20 @@ from jaxcomp.training import manifest, pretrain, pretrained
 from jaxcomp.training.compressor import pair
 from jaxcomp.training.manifest import read_json
 
-TINY = Path(__file__).parents[1] / "configs" / "tiny.py"
-CONFIGS = ("", "full", "full,reference=2")
-FULL = "full"
-MOST_BYTES = 7_000_000
+CONFIG_FILES = Path(__file__).parents[1] / "configs"
+DEFAULT, FULL = "tiny.py", "tiny.py:full"
+PEOPLE = "people.py:quick"
+OF_TINY = (DEFAULT, FULL, "tiny.py:full,reference=2")
+CONFIGS = (*OF_TINY, PEOPLE, f"{PEOPLE},decoder=knowing")
+MOST_BYTES = 9_500_000
 PAIRS = "pairs"  # trained ones, which test_evals_demo.py holds to their cards
 # A card's losses were measured on these very bfloat16 weights: only the order of float32 sums, and
 # the rounding of products on another machine, may differ.
 CARD_NATS = 1e-3
 
 
-def load(arg):
-    return overrides.load(f"{TINY}:{arg}" if arg else str(TINY))
+def load(spec):
+    return overrides.load(str(CONFIG_FILES / spec))
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +46,17 @@ def full():
 
 
 @pytest.fixture(scope="module")
-def held_out(full):
-    """The validation sets of the two kinds of cards, drawn once: they cost more than a forward."""
-    tok = data_tokenizer(full)
-    configs = {"lm": pretrain.pretraining_text(full), "decoder": full}
-    return {kind: (cfg, eval_examples(cfg, "val", tok, tok)) for kind, cfg in configs.items()}
+def held_out():
+    """The validation set of a card, drawn once: it costs more than a forward."""
+
+    @functools.cache
+    def of(spec, kind):
+        cfg = load(spec)
+        tok = data_tokenizer(cfg)
+        text = pretrain.pretraining_text(cfg) if kind == "lm" else ids.own_text(cfg)
+        return text, eval_examples(text, "val", tok, tok)
+
+    return of
 
 
 def cards():
@@ -101,6 +110,13 @@ def test_a_size_has_three_independent_bases(arg):
     assert len(weights) == len(found) == 3 * len({name[:2] for name in found})
 
 
+def spec_of(card):
+    """The config that made a card's model."""
+    if "-people" not in card.parent.name:
+        return FULL
+    return next(c for c in CONFIGS[3:] if card.parent.name.endswith("-knowing") == ("knowing" in c))
+
+
 def test_no_asset_is_out_of_reach():
     wanted = set()
     for cfg in map(load, CONFIGS):
@@ -112,13 +128,13 @@ def test_no_asset_is_out_of_reach():
 
 def test_the_decoder_was_taught_by_a_compressor_outside_the_grid(full):
     shapes = [m for family in full.families.values() for m in family.values()]
-    for cfg in map(load, CONFIGS):
+    for cfg in map(load, OF_TINY):
         assert cfg.decoder.reference not in shapes
         assert not set(ids.decoder_seeds(cfg)) & set(full.sweep.base_seeds)
 
 
 @pytest.mark.slow
-def test_every_card_tells_the_truth(full, held_out, mesh, monkeypatch):
+def test_every_card_tells_the_truth(held_out, mesh, monkeypatch):
     """Identity, command, size and the held-out losses, measured again."""
     assert cards()
     for file in cards():
@@ -130,7 +146,7 @@ def test_every_card_tells_the_truth(full, held_out, mesh, monkeypatch):
         assert card["parameters"] == count_params(model.cfg)
         tok = load_tokenizer(folder)
         assert tok.vocab_size == model.cfg.vocab_size
-        cfg, examples = held_out[card["kind"]]
+        cfg, examples = held_out(spec_of(file), card["kind"])
         monkeypatch.setattr(pretrain, "eval_examples", lambda *_, found=examples: found)
         losses = pretrain.held_out(cfg, model, tok)
         for name in ("eval_loss", "copy_loss"):
@@ -157,7 +173,7 @@ def gains(cfg, name, examples):
 
 def test_the_default_grid_is_part_of_the_full_one(full):
     """So that what holds of the full one's bases holds of the default's."""
-    default = load("")
+    default = load(DEFAULT)
     assert set(sizes(default)) <= set(sizes(full))
     assert pretrained.resolve_decoder(default) == pretrained.resolve_decoder(full)
     for name in sizes(default):
@@ -165,7 +181,7 @@ def test_the_default_grid_is_part_of_the_full_one(full):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arg", CONFIGS[1:])
+@pytest.mark.parametrize("arg", OF_TINY[1:])
 def test_an_untrained_compressor_is_no_better_than_no_memory(arg, held_out, mesh):
     """A base has never seen memory tokens or this decoder, so its memory must not help at all.
 
@@ -178,6 +194,6 @@ def test_an_untrained_compressor_is_no_better_than_no_memory(arg, held_out, mesh
     for name in sizes(cfg):
         if name[2] != min(cfg.sweep.base_seeds):
             continue
-        saved = gains(cfg, name, held_out["decoder"][1][:128])
+        saved = gains(cfg, name, held_out(arg, "decoder")[1][:128])
         error = saved.std(ddof=1) / math.sqrt(len(saved))
         assert saved.mean() <= 3 * error, (name, saved.mean(), error)

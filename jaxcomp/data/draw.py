@@ -7,7 +7,7 @@ import hashlib
 import math
 import random
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from jaxcomp.config import Config
 from jaxcomp.data import lexicon as lx
@@ -52,6 +52,10 @@ class FactWorld(Protocol):
 
     section: str
 
+    # Of a config: what the text of the compressor's training is of; the others stand in
+    # training.identity.
+    @staticmethod
+    def training_text(config: Any) -> Any: ...
     def words(self) -> list[str]: ...
     @property
     def passage(self) -> Callable[..., Passage]: ...

@@ -72,6 +72,11 @@ class People:
         return dataclasses.replace(config, prior_strength=strength, train_prior_strength=strength)
 
     @staticmethod
+    def training_text(config: PeopleConfig) -> PeopleConfig:
+        """What compressors are trained on."""
+        return config
+
+    @staticmethod
     def lm_identity(config: PeopleConfig) -> dict[str, Any]:
         """What determines the text that language models read."""
         return to_dict(config)

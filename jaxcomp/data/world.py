@@ -42,7 +42,8 @@ class World:
     """See the module's docstring. All methods are pure functions of the configuration."""
 
     section = "world"  # of Config
-    decoder_text, base_text = staticmethod(own_world), staticmethod(bases_world)
+    decoder_text = training_text = staticmethod(own_world)
+    base_text = staticmethod(bases_world)
 
     @staticmethod
     def lm_identity(config: WorldConfig) -> dict[str, Any]:

@@ -36,7 +36,8 @@ class WorldCorpus:
         self.world: FactWorld = world
         self.cfg, self.count, self.config = cfg, cfg.data.train_passages, world_config(cfg)
         self.blocks = -(-self.count // PASSAGES)
-        self.content = self.lm_content = [self.config, self.count, PASSAGES]
+        self.content = [world.training_text(self.config), self.count, PASSAGES]
+        self.lm_content = [self.config, self.count, PASSAGES]
         self.words = world.words()
         self.tokenizer_name = f"world-{config_hash(self.words)}"
 

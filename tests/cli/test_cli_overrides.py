@@ -74,8 +74,16 @@ def test_a_shipped_config_is_found_by_name(arg, tmp_path, monkeypatch):
     assert by_path.name == "tiny" + arg.replace(":", "-")  # the default workdir is runs/NAME
 
 
-SHIPPED = {"controls": "", "paper": "", "paradox": "bases=0.8", "recipes": "seeds=2",
-           "smollm2": "steps=7", "text": "path=a.py:b.txt", "tiny": "full"}  # fmt: skip
+SHIPPED = {
+    "controls": "",
+    "paper": "",
+    "paradox": "bases=0.8",
+    "people": "quick",
+    "recipes": "seeds=2",
+    "smollm2": "steps=7",
+    "text": "path=a.py:b.txt",
+    "tiny": "full",
+}
 
 
 def test_every_shipped_config_loads_by_name_from_another_folder(tmp_path, monkeypatch):

@@ -121,7 +121,7 @@ def test_136_of_140_favourites_of_the_split_are_another_value():
     own, rival = World(cfg.world), World(bases_world(cfg.world))
     differ = sum(own.favourite(key) != rival.favourite(key) for key in keys)
     said = Path("docs/explanation/controlled-world.md").read_text()
-    assert f"of the {len(keys)} favourites {differ} are another value" in said
+    assert f"{differ} of the {len(keys)} favourites differ" in said
 
 
 def test_scrambled_bases_read_the_same_words_without_facts():

@@ -326,7 +326,7 @@ def test_a_likelihood_that_is_no_number_is_refused(pair, passages, monkeypatch):
 def test_a_question_set_is_asked(pair, passages, tmp_path, monkeypatch):
     said = {"a": "It was Alice.", "b": "not stated", "c": "unknown"}
 
-    def measure(pair, part, *, max_new, also):
+    def measure(pair, part, **_):
         found = []
         for one in part:
             options = tuple(Score(1.0 + i, 1) for i in range(len(one.options)))
