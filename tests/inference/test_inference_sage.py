@@ -72,7 +72,7 @@ def torchs(folder):
         with torch.no_grad():
             found = model(torch.tensor([ids]), output_attentions=True).attentions
         each = [share_BNQS[0, :, -tail:].double().sum((0, 1)) for share_BNQS in found]
-        return sum(each).numpy()
+        return torch.stack(each).sum(0).numpy()
 
     return attention
 

@@ -1,5 +1,7 @@
 """The kept spans against a reference that recomputes everything from sets."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -69,7 +71,8 @@ def test_shares():
         29,
         7,
     ]
-    for bad in (0, -0.1, 1.5, float("nan"), "0.1", True, None):
+    wrong: list[Any] = [0, -0.1, 1.5, float("nan"), "0.1", True, None]
+    for bad in wrong:
         with pytest.raises(SelectError, match=r"budget is .*above 0 and at most 1"):
             check_share(bad)
 
