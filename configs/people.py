@@ -7,10 +7,10 @@
                                  (its last layer too), lora or full
     ...:replay=0.1               weight of language modelling while lora, last or full are trained: it
                                  keeps what the pretrained model knows
-    ...:decoder=knowing          the decoder read of the favourites too (ignorant: of uniform values)
+    ...:decoder=knowing          the decoder's text has favourites (ignorant: its values are uniform)
     ...:text=0.95                P(favourite) in the compressor's training text (0: uniform values)
     ...:seeds=3,first=0          pretraining seeds, from `first` on
-    ...:kind=append,layers=4     memory tokens in place of pooled states, and the towers' depth
+    ...:kind=append,layers=4     memory tokens in place of pooled states, and the compressors' depth
     ...:reference=2              decoders of a second seed, which another reference compressor adapted
 
 Sizes are widths. The question, the predictions and the answer: docs/results/paradox.md.

@@ -12,15 +12,19 @@ from typing import NamedTuple
 
 from jaxcomp.analysis import compare_runs
 from jaxcomp.config import Config, ConfigError, to_dict
-from jaxcomp.data.sources import source_of
+from jaxcomp.data.sources import source_of, world_config
 from jaxcomp.evals.metrics import LOSS, OVERWRITING, PRIMARY, Headline, headline, of_role
 from jaxcomp.sweep import grid
 from jaxcomp.sweep.collect import Results
-from jaxcomp.training.identity import SIDE_FIELDS, differences
+from jaxcomp.training.identity import SIDE_FIELDS, differences, own_text
 
-STRENGTHS = ("world.prior_strength", "world.train_prior_strength")
+STRENGTHS = tuple(
+    f"{world}.{name}"
+    for world in ("world", "people")
+    for name in ("prior_strength", "train_prior_strength")
+)
 TEXTS = ("world.base_favourites", "world.base_scrambled", "pretrain.optim.steps")
-DECODERS = ("decoder", "folders.decoder")
+DECODERS = ("decoder", "folders.decoder", "people.decoder_prior_strength")
 # Of a grid, or of no consequence.
 _ANY = (*SIDE_FIELDS, "sweep", "families", "compressor", "base_seed", "seed", "memory.ratio")
 
@@ -47,8 +51,9 @@ class Factor(NamedTuple):
 
     @property
     def own_decoders(self) -> bool:
-        """Does each level have a decoder of its own? It learns from the text to train on."""
-        return len({x.results.cfg.world.train_prior_strength for x in self.levels}) > 1
+        """Does each level have a decoder of its own? In the controlled world it learns from the
+        text that compressors are trained on."""
+        return len({_of_decoder(x.results.cfg) for x in self.levels}) > 1
 
     @property
     def heads(self) -> tuple[Headline, ...]:
@@ -84,7 +89,7 @@ def kind_of(first: Config, other: Config) -> str:
             "(world.*_strength), or the pretraining text (world.base_*, pretrain.optim.steps)"
         )
     # Each strength of the training text has its own decoder (Factor.own_decoders).
-    of_bases = first.world.train_prior_strength == other.world.train_prior_strength
+    of_bases = _of_decoder(first) == _of_decoder(other)
     if kinds == {"prior_strength"} and of_bases and not compare_runs.same_decoder(first, other):
         raise ConfigError(
             f"--compare: {other.name} differs from {first.name} in the prior strength of the "
@@ -92,6 +97,11 @@ def kind_of(first: Config, other: Config) -> str:
             "decoder: name its folder in both (folders.decoder, as configs/paradox.py does)"
         )
     return kinds.pop() if kinds else "decoder"
+
+
+def _of_decoder(cfg: Config) -> float:
+    """The prior strength of the text that the decoder is adapted on."""
+    return world_config(own_text(cfg)).train_prior_strength
 
 
 _KINDS = {"prior_strength": STRENGTHS, "mismatch": TEXTS, "decoder": DECODERS}
@@ -119,7 +129,7 @@ def _strengths(sweeps: Sequence[Results]) -> Factor:
             f"--compare: {text.name} is of data.source={text.data.source}, which has no prior to "
             "strengthen: world.*_strength has no effect there; expected sweeps of the world"
         )
-    worlds = [r.cfg.world for r in sweeps]
+    worlds = [world_config(r.cfg) for r in sweeps]
     bases = [w.prior_strength for w in worlds]
     texts = [w.train_prior_strength for w in worlds]
     line = sorted(zip(bases, texts, strict=True))
@@ -129,7 +139,7 @@ def _strengths(sweeps: Sequence[Results]) -> Factor:
         said = "; ".join(f"bases {b:g}, text {t:g}" for b, t in line)
         raise ConfigError(
             f"--compare: prior strengths {said}; expected one line of them: sweeps that differ in "
-            "world.prior_strength, in world.train_prior_strength, or in both together"
+            "*.prior_strength, in *.train_prior_strength, or in both together"
         )
     title = "prior strength of the pretraining text"
     if len(set(texts)) > 1:

@@ -14,10 +14,15 @@ from jaxcomp.evals.metrics import every
 TITLE = "# Metrics"
 # The order of sections; a module that is not named comes after these.
 FIRST = (
-    *("reconstruction", "facts", "favourites", "prior_conflict", "edits", "geometry"),
+    "reconstruction",
+    "facts",
+    "favourites",
+    "prior_conflict",
+    "edits",
+    "geometry",
     "uncertainty",
 )
-LAST = ("pairs", "training")
+LAST = ("knowledge", "pairs", "training")
 INSPECT = ("jaxcomp.evals.attribution", "jaxcomp.evals.linear_probe")
 HEAD = """
 Each name in a table is a column of `report/results.csv` and a key of `eval.json`. A number is
@@ -46,12 +51,12 @@ made of these declarations. How means, intervals, trends and the verdict come ab
   metrics that are ratios of sums.
 """
 MEANINGS = {
-    "set": "a held-out set: two of the controlled world (`ordinary`: facts drawn as in pretraining "
-    "text; `counterfactual`: each fact off its favourite value with probability 1/2), or one of a "
-    "real text (`test`: held-out works)",
-    "world": "a set of the controlled world",
+    "set": "a held-out set: of a controlled world (`ordinary`: facts drawn as in pretraining text; "
+    "`counterfactual`: each fact off its favourite value with probability 1/2; people only, "
+    "`erased`: one value left out), or of a real text (`test`: held-out works)",
+    "world": "a set of a controlled world",
     "group": "a group of facts of the people world",
-    "kind": "of a fact",
+    "kind": "of a fact, or its group",
     "edit": "of an edit",
     "dimension": "of a minimal pair",
     "i": "a number",

@@ -54,13 +54,16 @@ def blocks(results: Results, opened: Gate | None) -> list[Block]:
 
 
 def gate(results: Results) -> Gate | None:
-    """Do the larger pretrained models know more? None where knowledge is not measured."""
-    if not any(r.metrics.get(BITS) is not None for r in results.rows):
-        return None
+    """Do the larger pretrained models know more? None where knowledge is not measured, or the
+    grid has one size."""
     sizes = grid.sizes(results.cfg)
+    known = any(r.metrics.get(BITS) is not None for r in results.rows)
+    if not known or all(len(names) < 2 for names in sizes.values()):
+        return None
     found = stats.sample(_of_bases(results, BITS), sizes)
     if not found.families:
-        return Gate(False, "No pretraining seed has a finished run of every size yet.")
+        why = "No pretraining seed has a run of every size whose knowledge is measured."
+        return Gate(False, why)
     said, opened = [], True
     for family in found.families:
         small, *_, large = found.columns(family)
@@ -130,8 +133,9 @@ def _ends(found: stats.Sample, head: Headline, ratio: int) -> str:
 def _of_bases(results: Results, metric: str) -> list[Point]:
     """One point a pretrained model, whatever the ratios and seeds it was trained at."""
     found: dict[str, Result] = {}
-    for r in results.rows:
-        found.setdefault(f"{r.job.setup.line} {r.job.base}", r)
+    for r in results.rows:  # rows measured by an earlier version have no knowledge
+        if r.metrics.get(metric) is not None:
+            found.setdefault(f"{r.job.setup.line} {r.job.base}", r)
     return [
         Point(
             r.job.setup.line,
@@ -171,7 +175,7 @@ def _table(results: Results, opened: Gate) -> Table:
     named = [f"favourites known, {g} (%)" if g != "all" else "favourites known (%)" for g in groups]
     head = ["family", "size", "parameters", "known (bits)", *named, "retained after training (%)"]
     caption = (
-        f"{opened.sentence} Known: the bits by which the pretrained model shortens one mention of "
+        "Known: the bits by which the pretrained model shortens one mention of "
         "each fact. Retained: the share of them that the compressor's tower still has after "
         "training, mean over all runs. ± half of the 95% interval over pretraining seeds, from "
         "three on."

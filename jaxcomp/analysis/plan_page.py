@@ -79,7 +79,7 @@ def _blocks(rows: Sequence[Row], efficiency: float, rate: float | None) -> list[
     said = f"{fit} In all {hours:,.0f} chip-hours, USD {price:,.0f}."
     failed = [_failure(row) for row in rows if row.failure]
     out: list[Block] = [Para(said)]
-    out += [Alert(f"{counted(len(failed), 'setup')} without a slice.", failed)] if failed else []
+    out += [Alert(f"{counted(len(failed), 'setup')} fit no given slice.", failed)] if failed else []
     out.append(Table(HEAD, [_cells(row, c) for row, c in zip(rows, costs, strict=True)]))
     compiled = [row for row in rows if not row.failure and "decode" in row.programs]
     if compiled:

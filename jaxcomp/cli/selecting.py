@@ -36,7 +36,8 @@ def select(flags: Flags) -> int:
     models = scorer.identity, embedder and embedder.identity, flags.dtype
     settings = config_hash(options, *models, flags.tokens)
     out = here(flags.out) if flags.out else None
-    done = _done(out, settings)
+    of_document = {r.key(0)[1]: config_hash(settings, sorted(set(r.asked))) for r in found}
+    done = _done(out, of_document)
     why = [selecting.refused(request, scorer) for request in found]
     for reason, count in Counter(filter(None, why)).items():
         tell(f"left out: {count:,} with {reason}")
@@ -62,7 +63,10 @@ def select(flags: Flags) -> int:
             more = {"embedder": embedder, "seen": seen, **options}
             selected = selecting.select(request.text, questions, scorer, **more)
             made = {request.key(n): one for n, one in enumerate(selected)}
-            _write(out, [_row(k, made[k], settings, flags.tokens) for k in made.keys() - done])
+            _write(
+                out,
+                [_row(k, made[k], of_document[k[1]], flags.tokens) for k in made if k not in done],
+            )
             shares += [one.kept / one.tokens for one in selected]
             if flags.page:
                 page = heat_map.page(request.text, selected, f"Kept of {inputs[0].name}")
@@ -101,8 +105,9 @@ def _write(out: Path | None, rows: list[dict[str, Any]]) -> None:
         file.writelines(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
 
 
-def _done(out: Path | None, settings: str) -> set[tuple[str, str, str]]:
-    """The rows that an earlier command wrote; a last line that was cut short is taken away."""
+def _done(out: Path | None, settings: dict[str, str]) -> set[tuple[str, str, str]]:
+    """The rows that an earlier command wrote; a last line that was cut short is taken away. The
+    `settings` of a document hold its questions: the scores of each depend on the others."""
     if out is None or not out.exists():
         return set()
     raw = out.read_bytes()
@@ -110,10 +115,11 @@ def _done(out: Path | None, settings: str) -> set[tuple[str, str, str]]:
     found = set()
     for number_, line in enumerate(whole.splitlines(), 1):
         row = strict_json.parse(line, f"{out}: line {number_}", dict)
-        if row.get("settings") != settings:
+        document = row.get("document")
+        if row.get("settings") != settings.get(document, row.get("settings")):
             raise ConfigError(
-                f"{out} is there already, with another scorer or other settings; choose another "
-                "--out or remove it"
+                f"{out} is there already, with another scorer, other settings or other questions "
+                "about a document; choose another --out or remove it"
             )
         found.add((row.get("id"), row.get("document"), row.get("question")))
     if len(whole) < len(raw):

@@ -120,7 +120,7 @@ def _reported(cfg: Config, workdir: Path, summary: Any) -> int:
     """The report, drawn again also where nothing has run: jaxcomp may be newer than the page.
     Returns the exit code."""
     if not summary.ran and not summary.failed:
-        print(f"nothing to do: all {summary.before} jobs are done; the report is drawn again")
+        print(f"all {summary.before} jobs are done; the report is drawn again")
     from jaxcomp.analysis.report import report as write_report  # loads SciPy and JAX
 
     _print_report(write_report(cfg, workdir))
@@ -232,7 +232,7 @@ COMMANDS = (
         "jaxcomp sweep --config=tiny --workdir=runs/tiny",
         "Every family x size x ratio x seed of the config. Finished jobs are kept in "
         "WORKDIR/ledger,\nso the same command resumes after any interruption, retries what "
-        "failed, and does nothing\nwhen all is done. The report is WORKDIR/report/report.html.",
+        "failed, and only redraws\nthe report when all is done. The report is WORKDIR/report/report.html.",
         _sweep_flags,
         sweep,
         processes="all",

@@ -17,6 +17,7 @@ from jaxcomp.config import (
     OptimConfig,
     PeopleConfig,
     SweepConfig,
+    WorldConfig,
     suggestion,
 )
 from jaxcomp.data import people
@@ -157,6 +158,11 @@ def _worlds(cfg: Config) -> None:
                 "take --data.source=people, or leave it out"
             )
     else:
+        if world != WorldConfig():
+            raise ConfigError(
+                "world.* is set with data.source = 'people', which does not read it; set people.* "
+                "instead"
+            )
         lengths = cfg.pretrain.seq_len, cfg.decoder.pretrain.seq_len
         people.check(cfg, min(context_words(cfg), *((length - 2) // 2 for length in lengths)))
     for key in ("base_favourites", "base_scrambled"):

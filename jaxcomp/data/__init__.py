@@ -1,7 +1,7 @@
 """Text, tokenizers, splits and batches; independent of models.
 
 `sources.py` is the registry of `data.source`. `world.py`, `facts.py` and `lexicon.py` are the
-controlled world; `readers.py`, `loading.py`, `documents.py`, `tfds.py` and `splits.py` documents;
+controlled world, `people.py` and `people_words.py` the people world, `draw.py` what both share; `readers.py`, `loading.py`, `documents.py`, `tfds.py` and `splits.py` documents;
 `qa.py` questions; `spec.py`, `tokenizer.py` and `segments.py` tokens and cuts; `examples.py`,
 `corpus.py` and `world_corpus.py` examples; `prepare.py`, `blocks.py`, `packing.py` and
 `parallel.py` what is tokenised ahead; `eval_sets.py` held-out sets; `stream.py` and `batches.py`

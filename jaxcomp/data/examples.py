@@ -47,7 +47,7 @@ class Counts(NamedTuple):
     long_questions: int = 0  # longer than data.target with their answer: left out
     empty_answers: int = 0  # answers that become no token: left out
 
-    def __add__(self, other) -> Counts:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def __add__(self, other) -> Counts:  # pyright: ignore[reportIncompatibleMethodOverride]  (sums)
         summed = Counts(*(a + b for a, b in zip(self, other, strict=True)))
         return summed._replace(longest=max(self.longest, other.longest))
 

@@ -57,7 +57,7 @@ class Source(NamedTuple):
     # the held-out sets of evaluation; the last one is read by evaluations of a single set
     measured: tuple[str, ...] = (TEXT_SET,)
     facts: bool = False  # every fact of a passage and its prior are known, by its `world`
-    world: str = "jaxcomp.data.world:World"  # a `facts.FactWorld`
+    world: str = "jaxcomp.data.world:World"  # a `draw.FactWorld`
     kinds: tuple[str, ...] = ()  # of its facts
     groups: tuple[str, ...] = ()  # of facts that metrics also count together
 

@@ -137,7 +137,7 @@ def check(cfg: Config, texts: Sequence[str]) -> None:
                 unknown.append(f"{word.text} (expected {near})" if near else word.text)
     if unknown:
         raise ConfigError(
-            f"not in the vocabulary of the controlled world: {', '.join(dict.fromkeys(unknown))}; "
+            f"not in the vocabulary of this world: {', '.join(dict.fromkeys(unknown))}; "
             f"its {len(known)} words make texts such as "
             f"{default_texts(cfg)[0].partition('. ')[0]!r}"
         )

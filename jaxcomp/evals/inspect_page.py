@@ -154,7 +154,7 @@ def _counts(content: Content) -> list[Table]:
     rebuilt = Table(
         ["rebuilt", "words", *REBUILT, "departures", "overwritten among them", "unattributed"],
         back,
-        "Words of the rebuilt text (greedy), by where they came from. Undecided: words in the "
+        "Words of the rebuilt text (greedy), by where they came from. Unattributed: words in the "
         "place of another one that the decoder without memory could not be scored on at one token; "
         "they count as invented.",
     )

@@ -1,17 +1,4 @@
-"""What a language model knows of a controlled world, and what training leaves of it.
-
-A world gives the opening words of each of its facts ("Ada Stone lived in"); the model's next-token
-distribution over the values says what it knows. Two numbers of a group of facts:
-
-    accuracy  share of facts whose favourite is the likeliest of the values
-    bits      Σ over facts of log2 V + Σ_v p(v) log2 q(v), but 0 where that is negative: by how much
-              the model q shortens the code of one mention of each fact, against V equally likely
-              values; p is the distribution of the pretraining text. "all" is the sum of the groups
-
-A compressor can overwrite a fact with what it knows only if its tower knows it. So the numbers are
-measured of the pretrained model (`base`), of the same tower after training (`tower`) and of the
-decoder, which reads each opening as plain text.
-"""
+"""What the models of a trained pair know of a controlled world (metrics/knowledge.py)."""
 
 from __future__ import annotations
 
@@ -30,7 +17,8 @@ from jaxcomp.data.facts import Prompt
 from jaxcomp.data.people import NEUTRAL, UNSEEN
 from jaxcomp.data.sources import world_config, world_of
 from jaxcomp.data.tokenizer import Tokenizer
-from jaxcomp.evals.metric import HIGHER, Metric, Values, declare
+from jaxcomp.evals.metric import Values
+from jaxcomp.evals.metrics.knowledge import MODELS
 from jaxcomp.inference.scoring import padded
 from jaxcomp.models import hf
 from jaxcomp.models.generate import read
@@ -38,42 +26,8 @@ from jaxcomp.models.model import Transformer
 from jaxcomp.runtime.sharding import on_host, put_batch, whole_batch
 from jaxcomp.training.identity import base_text
 
-MODELS = {
-    "base": "the pretrained model that the compressor starts from",
-    "tower": "the compressor's transformer after training",
-    "decoder": "the decoder, without memory",
-}
 _BATCH = 512
-
-declare(
-    __name__,
-    *(
-        metric
-        for name, model in MODELS.items()
-        for metric in (
-            Metric(
-                f"knowledge/{name}/<group>/accuracy",
-                "share",
-                f"facts whose favourite is the likeliest value after the fact's opening words / "
-                f"facts; {model}",
-                better=HIGHER,
-            ),
-            Metric(
-                f"knowledge/{name}/<group>/bits",
-                "bits",
-                "Σ over facts of log2 (values) – cross-entropy of the pretraining text's values; "
-                f"{model}",
-                better=HIGHER,
-            ),
-        )
-    ),
-    Metric(
-        "knowledge/retained",
-        "share",
-        "knowledge/tower/all/bits / knowledge/base/all/bits: what training left of the pretrained "
-        "model's knowledge",
-    ),
-)
+_CONTROLS = (NEUTRAL, UNSEEN)  # no text prefers their favourites
 
 
 class Known(NamedTuple):
@@ -91,7 +45,7 @@ def knowledge(
 
     Args:
         prompts: the world's; their group "all" is added up here.
-        strength: P(favourite) in the pretraining text.
+        strength: P(favourite) in the pretraining text; under 1 / values: uniform.
 
     Returns {} where a value is not one token, so that its probability is not one number.
     """
@@ -105,14 +59,15 @@ def knowledge(
         for prompt, logp_V in zip(part, logp_BV, strict=False):
             logp_O = logp_V[[options[o][0] for o in prompt.options]]
             liked = prompt.options.index(prompt.favourite)
-            p_O = np.full(len(logp_O), (1 - strength) / (len(logp_O) - 1))
-            p_O[liked] = strength
+            likely = max(strength, 1 / len(logp_O))
+            p_O = np.full(len(logp_O), (1 - likely) / (len(logp_O) - 1))
+            p_O[liked] = likely
             bits = np.log2(len(logp_O)) + p_O @ logp_O / np.log(2)
             mine = Known(1, int(logp_O.argmax() == liked), float(bits))
             found[prompt.group] = _sum(found[prompt.group], mine)
     # A model that is surer than it should be of facts that it does not know knows nothing of them.
     groups = {group: known._replace(bits=max(known.bits, 0.0)) for group, known in found.items()}
-    every = [known for group, known in groups.items() if group not in (NEUTRAL, UNSEEN)]
+    every = [known for group, known in groups.items() if group not in _CONTROLS]
     return groups | {"all": functools.reduce(_sum, every)}
 
 
@@ -138,9 +93,10 @@ def of_pair(cfg: Config, model: AutoEncoder, toks: tuple[Tokenizer, Tokenizer]) 
     for name, (llm, tok) in zip(MODELS, models, strict=True):
         for group, known in knowledge(llm, tok, prompts, strength).items():
             out[f"knowledge/{name}/{group}/accuracy"] = known.right / known.facts
-            out[f"knowledge/{name}/{group}/bits"] = known.bits
+            if group not in _CONTROLS:
+                out[f"knowledge/{name}/{group}/bits"] = known.bits
     before, after = (out.get(f"knowledge/{name}/all/bits") for name in ("base", "tower"))
-    if before is not None and after is not None:  # of a model that knows nothing, there is no share
+    if before is not None and after is not None:
         out["knowledge/retained"] = after / before if before > 1 else None
     return out
 

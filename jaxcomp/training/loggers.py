@@ -67,13 +67,14 @@ def run_logger(name: str, package: str = "") -> Callable[[type], type]:
     return LOGGERS.declare(name, lambda make: LoggerRow(make, package))
 
 
-def check(names: Iterable[str]) -> None:
-    """Raises ConfigError for an unknown logger, and for one whose package is missing."""
+def check(names: Iterable[str], group: str = "train") -> None:
+    """Raises ConfigError for an unknown logger of `group`.loggers, and for one whose package is
+    missing."""
     for name in names:
         package = LOGGERS[name].package
         if package and util.find_spec(package) is None:
             raise ConfigError(
-                f"train.loggers names {name}, but the package {package} is not installed; install "
+                f"{group}.loggers names {name}, but the package {package} is not installed; install "
                 f"the extra `{package}` (uv sync --extra {package}), or leave {name} out"
             )
 
@@ -104,7 +105,8 @@ def _id(workdir: Path, step: int) -> str:
 
 def check_all(cfg: Config) -> None:
     """As `check`, of every training that a sweep of `cfg` may do."""
-    check(name for group in GROUPS for name in attrgetter(group)(cfg).loggers)
+    for group in GROUPS:
+        check(attrgetter(group)(cfg).loggers, group)
 
 
 @run_logger("tensorboard", "tensorboardX")

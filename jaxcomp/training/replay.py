@@ -23,6 +23,8 @@ from jaxcomp.data.tokenizer import Tokenizer
 from jaxcomp.training.identity import base_text
 from jaxcomp.training.loss import LmObjective, Objective, Terms
 
+_SEED = 3_000_000  # far from the pretraining seeds
+
 
 class Replayed(NamedTuple):
     """A batch of the objective, and as many rows of the base models' text."""
@@ -99,7 +101,7 @@ def train_batches(
     examples = data.train_batches(cfg, comp_tok, dec_tok)
     if not cfg.train.replay:
         return examples
-    seed = cfg.pretrain.seed + cfg.seed
+    seed = _SEED + cfg.pretrain.seed + cfg.seed  # no order that a base model was pretrained in
     drawn = dataclasses.replace(cfg.pretrain, optim=cfg.train.optim, seed=seed)
     return ReplayIterator(examples, data.lm_batches(base_text(cfg), drawn, comp_tok))
 

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from sweep.sweep_stub import config
@@ -39,8 +41,14 @@ def filled(workdir, bits=100.0, rise=0.1, seeds=6):
     return cfg, collect(cfg, ledger)
 
 
+def gate_of(results):
+    found = overwriting.gate(results)
+    assert found is not None
+    return found
+
+
 def answer_of(results):
-    opened = overwriting.gate(results)
+    opened = gate_of(results)
     table, said = [b for b in overwriting.blocks(results, opened) if isinstance(b, (Table, Answer))]
     assert isinstance(table, Table)
     assert isinstance(said, Answer)
@@ -48,10 +56,11 @@ def answer_of(results):
 
 
 def test_larger_models_that_know_more_and_overwrite_more(tmp_path):
-    table, said = answer_of(filled(tmp_path)[1])
+    results = filled(tmp_path)[1]
+    _, said = answer_of(results)
     assert said.sign == "Yes"
     assert "rises with size" in said.why
-    assert "Larger pretrained models know more" in table.caption
+    assert "Larger pretrained models know more" in gate_of(results).sentence
 
 
 def test_no_difference_in_overwriting_is_excluded_only_by_its_bound(tmp_path):
@@ -63,10 +72,11 @@ def test_no_difference_in_overwriting_is_excluded_only_by_its_bound(tmp_path):
 
 
 def test_models_that_know_the_same_claim_nothing(tmp_path):
-    table, said = answer_of(filled(tmp_path, bits=0.0)[1])
+    results = filled(tmp_path, bits=0.0)[1]
+    _, said = answer_of(results)
     assert said.sign == "Inconclusive"
     assert "says nothing about overwriting" in said.why
-    assert said.why == table.caption[: len(said.why)]
+    assert said.why == gate_of(results).sentence
 
 
 def test_one_pretraining_seed_answers_nothing(tmp_path):
@@ -81,6 +91,17 @@ def test_the_gate_stands_before_the_answers_statistics(tmp_path):
     page = (tmp_path / "report" / "report.md").read_text()
     assert page.index("Larger pretrained models know more") < page.index("Does a larger compressor")
     assert overwriting.QUESTION in page
+
+
+def test_rows_of_an_earlier_version_and_one_size_close_no_gate_by_mistake(tmp_path):
+    """Reused rows without knowledge stand first; a grid of one size has no gate."""
+    cfg, results = filled(tmp_path)
+    old = results.rows[0]._replace(
+        metrics={k: v for k, v in results.rows[0].metrics.items() if "knowledge" not in k}
+    )
+    assert gate_of(results._replace(rows=[old, *results.rows])).open
+    alone = dataclasses.replace(cfg, sweep=dataclasses.replace(cfg.sweep, sizes=("s",)))
+    assert overwriting.gate(results._replace(cfg=alone)) is None
 
 
 def test_no_section_where_knowledge_is_not_measured(tmp_path):

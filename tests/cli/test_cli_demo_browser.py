@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 LONG = "At the harbour they talked about ghosts. " * 20
 REFUSED = {
     " ": "an empty text",
-    "The dragon was red.": "not in the vocabulary of the controlled world: dragon;",
+    "The dragon was red.": "not in the vocabulary of this world: dragon;",
     LONG: "a text of 160 tokens; expected at most 64",
 }
 

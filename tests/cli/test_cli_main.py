@@ -104,7 +104,7 @@ def test_sweep_then_again_then_report(flags, tmp_path, capsys):
     first = (tmp_path / "w/report/results.csv").read_bytes()
     assert "lose faithfulness? Inconclusive. One pretraining seed" in capsys.readouterr().out
     assert main.main(["sweep", *flags]) == 0
-    assert "nothing to do: all 4 jobs are done" in capsys.readouterr().out
+    assert "all 4 jobs are done" in capsys.readouterr().out
     (tmp_path / "w/report/results.csv").unlink()
     assert main.main(["report", flags[1]]) == 0
     assert (tmp_path / "w/report/results.csv").read_bytes() == first

@@ -178,5 +178,5 @@ def test_a_real_sweep_end_to_end(tmp_path, decoder, monkeypatch, capsys):
     drawn = page.read_bytes()
     page.write_text("as an older jaxcomp drew it")
     assert main.main(typed) == 0
-    assert "nothing to do: all 4 jobs are done" in capsys.readouterr().out
+    assert "all 4 jobs are done" in capsys.readouterr().out
     assert page.read_bytes() == drawn

@@ -62,7 +62,7 @@ class FactOutcome(NamedTuple):
     favourite: str
     rebuilt: str | None
     outcome: str
-    group: str = ""  # Slot.group
+    group: str = ""  # Fact.group
 
     @property
     def is_favourite(self) -> bool:

@@ -124,7 +124,11 @@ _MEAN = "mean probability of the favourite at the place of the value, non-favour
 
 
 @metrics(
-    Metric("<world>/errors_to_favourite/<group>/n", "count", "facts that came back otherwise"),
+    Metric(
+        "<world>/errors_to_favourite/<group>/n",
+        "count",
+        "non-favourite facts rebuilt with another value",
+    ),
     share("<world>/errors_to_favourite/<group>", _ERRORS, LOWER, shown=(_SHOWN,), sums=_share),
     share("<world>/pull/<group>", "`errors_to_favourite` – that of neutral facts", LOWER),
     forced(f"<world>/{_P}/<group>", "share", _MEAN, LOWER, sums=_probability),

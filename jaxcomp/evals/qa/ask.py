@@ -211,7 +211,10 @@ def head(result: dict[str, Any]) -> list[str]:
         for name, s in selected.items()
     ]
     if selected:
-        lines.append("  kept: means; above the budget are single sentences, and joints of spans")
+        lines.append(
+            "  kept: means over items; a selection exceeds its budget where one sentence is longer "
+            "than it, or where joining spans adds tokens"
+        )
     return [*lines, ""]
 
 

@@ -86,7 +86,7 @@ def train_step(cfg: Config) -> dict[str, Work]:
         model += (3 if backward else 1) * count * attention(comp, length)
         model += 6.0 * count * length * lora_parameters(comp, rank) if rank else 0.0
     if cfg.train.replay:  # logits, by a head that learns only where it is the embeddings
-        learns = comp.tie_word_embeddings and not rank
+        learns = comp.tie_word_embeddings and not rank and cfg.memory.trained == "tower"
         model += 2.0 * batch * text * comp.vocab_size * comp.hidden_size * (3 if learns else 2)
     vectors = rows * (cfg.data.segment // ratio)
     model += 6.0 * vectors * connector_parameters(cfg)

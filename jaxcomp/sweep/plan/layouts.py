@@ -219,7 +219,12 @@ def _links(cfg: Config, where: Slice, layout: Layout) -> tuple[float, float]:
     and (with tp) activations."""
     replica, fsdp, tp = layout.mesh
     sizes, rows = _sizes(cfg), layout.rows(cfg)
-    passes = 3 if layout.remat != "none" else 2
+    towers = _towers(cfg)
+    whole = sum(flops.matrix_parameters(model) for model, *_ in towers)
+    most = 3 if layout.remat != "none" else 2
+    # Mean over the weights: a tower that no gradient goes through is gathered once.
+    times = [flops.matrix_parameters(model) * min(passes, most) for model, _, passes in towers]
+    passes = sum(times) / whole
     gathered = layout.accumulate * passes * (sizes.frozen + sizes.trained / 2) / tp
     gathered *= where.gather_factor(fsdp)
     seconds = gathered * (fsdp - 1) / fsdp / where.speed(fsdp)
@@ -227,7 +232,7 @@ def _links(cfg: Config, where: Slice, layout: Layout) -> tuple[float, float]:
     seconds += 2 * sizes.trained / tp * (ways - 1) / ways / where.speed(ways)
     seconds, waited = (seconds, 0.0) if where.chip.hides else (0.0, seconds)
     if tp > 1:
-        for model, length, passes in _towers(cfg):
+        for model, length, passes in towers:
             # Two sums over tp a layer and pass: after attention and after the MLP.
             sums = 2 * passes * model.num_hidden_layers * layout.accumulate
             moved = rows * length * model.hidden_size * sizes.width * 2 * (tp - 1) / tp
