@@ -232,7 +232,8 @@ COMMANDS = (
         "jaxcomp sweep --config=tiny --workdir=runs/tiny",
         "Every family x size x ratio x seed of the config. Finished jobs are kept in "
         "WORKDIR/ledger,\nso the same command resumes after any interruption, retries what "
-        "failed, and only redraws\nthe report when all is done. The report is WORKDIR/report/report.html.",
+        "failed, and only redraws\nthe report when all is done. The report is "
+        "WORKDIR/report/report.html.",
         _sweep_flags,
         sweep,
         processes="all",

@@ -74,8 +74,8 @@ def check(names: Iterable[str], group: str = "train") -> None:
         package = LOGGERS[name].package
         if package and util.find_spec(package) is None:
             raise ConfigError(
-                f"{group}.loggers names {name}, but the package {package} is not installed; install "
-                f"the extra `{package}` (uv sync --extra {package}), or leave {name} out"
+                f"{group}.loggers names {name}, but the package {package} is not installed; "
+                f"install the extra `{package}` (uv sync --extra {package}), or leave {name} out"
             )
 
 
