@@ -117,7 +117,7 @@ def test_files_of_ones_own_are_swept_and_reported(tmp_path):
     assert len((job / "metrics.jsonl").read_text().splitlines()) == 3
     settings = json.loads((job / "run.json").read_text())["config"]
     assert settings["plugins"] == [str(tmp_path / name) for name in names]
-    assert "1 of 1 setups fit" in command(tmp_path, "plan", "--config=mine.py", "--topology=h100:1")
+    assert "1 of 1 setup fit" in command(tmp_path, "plan", "--config=mine.py", "--topology=h100:1")
     # A sweep and a run know their plugins: both are read again from their folders alone.
     (tmp_path / "mine.py").unlink()
     command(tmp_path, "report", "--workdir=run")
@@ -138,7 +138,7 @@ def test_files_of_ones_own_are_swept_and_reported(tmp_path):
 def test_a_kind_alone_is_swept_planned_and_checked(tmp_path):
     row, _ = swept(tmp_path, ("last_state.py",))
     assert float(row["val_loss"]) > 0
-    assert "1 of 1 setups fit" in command(tmp_path, "plan", "--config=mine.py", "--topology=h100:1")
+    assert "1 of 1 setup fit" in command(tmp_path, "plan", "--config=mine.py", "--topology=h100:1")
     said = command(tmp_path, "check", "--config=mine.py", "--workdir=run")
     assert "the whole context is in the memory" in said
 

@@ -14,7 +14,7 @@ from jaxcomp.compress.autoencoder import AutoEncoder, dtypes, slots_of, trainabl
 from jaxcomp.compress.kinds import connector_of, kind_of
 from jaxcomp.compress.memory import scale_of, unit_of
 from jaxcomp.config import Config, ConfigError, Trained
-from jaxcomp.data.sources import source_of
+from jaxcomp.data.sources import SOURCES
 from jaxcomp.runtime import paths
 from jaxcomp.training.checkpoint import Checkpoints, saved_steps
 from jaxcomp.training.identity import of_training
@@ -147,7 +147,7 @@ def _same_split(cfg: Config, there: dict[str, Any], here: dict[str, Any]) -> Non
     the other may have learned."""
     # Digests of files, name:size:hash; what else stands there names the rule of the split.
     texts = [(data["source"], [p for p in data["path"] if ":" in p]) for data in (there, here)]
-    drawn = source_of(cfg).facts  # its split is by the text's hash
+    drawn = SOURCES[here["source"]].facts  # its split is by the text's hash
     if not drawn and texts[0] == texts[1] and there["seed"] != here["seed"]:
         raise ConfigError(
             f"train.start = {cfg.train.start!r}: that run split the same text with data.seed "

@@ -1,7 +1,5 @@
-import json
 import logging
 import os
-import random
 import re
 import shlex
 import signal
@@ -70,26 +68,6 @@ def test_help_begins_with_a_sentence_and_an_example(command, capsys):
     flags, rest = main._parser().parse_known_args(words)
     assert flags.command == command
     overrides.load("tiny", pairs(rest))  # every other word is a field of the config
-
-
-@pytest.mark.slow
-def test_the_examples_of_help_work_as_typed(tmp_path):
-    """In one empty folder, in the order of the commands; training is short."""
-    (tmp_path / "book.txt").write_text("It was said that Karen lived in Rome. " * 6)
-    rng = random.Random(0)
-    letters = [chr(97 + k % 26) + chr(97 + k // 26) for k in range(600)]
-    texts = (" ".join(rng.choices(letters, k=120)) for _ in range(200))
-    lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
-    (tmp_path / "books.jsonl").write_text(lines)
-    short = {"train": ("--train.optim.steps=20", "--train.optim.warmup=2")}
-    # `sweep` and `report`: tests/test_start.py; `pretrain` takes minutes, `select` a download.
-    left = ("sweep", "report", "pretrain", "select")
-    for command in main.COMMANDS:
-        if command.name in left:
-            continue
-        words = [sys.executable, "-m", *shlex.split(command.example), *short.get(command.name, ())]
-        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, (command.example, done.stderr)
 
 
 def test_the_version_is_that_of_the_package(capsys):

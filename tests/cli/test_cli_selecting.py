@@ -133,7 +133,10 @@ def test_rows_of_one_text_are_one_document_and_a_run_goes_on(folder, tmp_path, c
     assert sorted(out.read_text().splitlines()) == sorted(first.splitlines())
     code, _, told = typed(capsys, *argv, "--budget=0.2")
     assert code == 2
-    assert "with another scorer or other settings; choose another --out" in told
+    assert (
+        "with another scorer, other settings or other questions about a document; choose another"
+        in told
+    )
 
 
 def test_requests_of_folders(tmp_path):

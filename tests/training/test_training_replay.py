@@ -157,7 +157,8 @@ PEOPLE = dataclasses.replace(
 def test_the_text_is_that_of_the_base_models(mesh, cfg):
     tok = data.data_tokenizer(cfg)
     batch = next(replay.train_batches(cfg, tok, tok))
-    drawn = dataclasses.replace(cfg.pretrain, optim=cfg.train.optim)
+    seed = replay._SEED + cfg.pretrain.seed + cfg.seed  # in another order than pretraining's
+    drawn = dataclasses.replace(cfg.pretrain, optim=cfg.train.optim, seed=seed)
     base = next(data.lm_batches(base_text(cfg), drawn, tok))
     jax.tree.map(np.testing.assert_array_equal, batch.text, base)
     if cfg is CFG:

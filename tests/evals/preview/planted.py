@@ -179,8 +179,8 @@ def forced_argmax(patch):
 def bits_for_nats(patch):
     real = Rebuilder.forced
 
-    def forced(self, batch, memory):
-        found = real(self, batch, memory)
+    def forced(self, batch, memory, **more):
+        found = real(self, batch, memory, **more)
         return found._replace(nll_BL=found.nll_BL / math.log(2))
 
     patch.setattr(Rebuilder, "forced", forced)
