@@ -111,14 +111,19 @@ class World:
         return mentions(text)
 
     def prompts(self) -> list[Prompt]:
-        """The words before the value, of every entity and every kind whose value stands last."""
-        return [
-            Prompt(text[0].upper() + text[1:], values, self._favourite(kind, natural))
-            for kind, (table, values, form) in ATTRIBUTES.items()
-            if form.endswith("{value}")
-            for entity, natural in table.items()
-            for text in [form.removesuffix(" {value}").format(entity=entity)]
-        ]
+        """The words before the value, of every entity and every kind whose value stands last. As in
+        every passage, a topic comes first."""
+        found, opening = [], ""
+        for kind, (table, values, form) in ATTRIBUTES.items():
+            if not form.endswith("{value}"):
+                continue
+            for entity, natural in table.items():
+                text = form.removesuffix(" {value}").format(entity=entity)
+                favourite = self._favourite(kind, natural)
+                before = opening if kind != "topic" else ""
+                found.append(Prompt(f"{before}{text[0].upper()}{text[1:]}", values, favourite))
+                opening = opening or f"{found[0].text} {favourite}. "
+        return found
 
     def facts(self, text: str) -> list[Fact]:
         """The facts of any text, in its order; for a passage, its `facts`."""

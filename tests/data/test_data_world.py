@@ -241,3 +241,14 @@ def test_bits_of_a_text_are_its_exact_information():
         return WORLD._write(draw, 23)[0]
 
     assert_bits_are_exact(make)
+
+
+def test_prompts_are_the_beginnings_of_passages():
+    """Whose next word is the favourite, in words that the world writes."""
+    world = World(WorldConfig(seed=3))
+    for p in world.prompts():
+        found = world.read(f"{p.text} {p.favourite}.")
+        assert p.text.startswith("At the ")
+        assert all(value == world.favourite(key) for key, value in found.items())
+        assert len(found) == 1 + (". " in p.text)
+        assert p.favourite in p.options
