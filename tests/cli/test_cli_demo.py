@@ -27,7 +27,7 @@ def test_the_demo_shows_what_became_of_every_fact(capsys, monkeypatch):
         (["--ratio=5"], "no pair of --size=64 --ratio=5 ships"),
         (["--run=nowhere"], "nowhere"),
         (["--run=x", "--size=24"], "leave it away with --run"),
-        (["dragon"], "of the controlled world: dragon;"),
+        (["dragon"], "of this world: dragon;"),
         (["--port=0"], "argument --port: '0'"),
         (["--nothing=1"], "--nothing is no flag of demo"),
     ],

@@ -56,7 +56,7 @@ def test_every_word_stands_in_its_text_and_every_fact_has_its_outcome(pair: Pair
     ("text", "message"),
     [
         ("  ", "an empty text"),
-        ("The purple dragon slept.", "of the controlled world: dragon, slept; its"),
+        ("The purple dragon slept.", "of this world: dragon, slept; its"),
         ("The Cherry was red.", r"Cherry \(expected cherry\)"),
         ("The strawberry was white. " * 20, "100 tokens; expected at most 64"),
     ],
