@@ -244,11 +244,15 @@ def test_bits_of_a_text_are_its_exact_information():
 
 
 def test_prompts_are_the_beginnings_of_passages():
-    """Whose next word is the favourite, in words that the world writes."""
+    """Whose next word is the favourite, in words that the world writes; a topic stands first."""
     world = World(WorldConfig(seed=3))
-    for p in world.prompts():
-        found = world.read(f"{p.text} {p.favourite}.")
-        assert p.text.startswith("At the ")
-        assert all(value == world.favourite(key) for key, value in found.items())
-        assert len(found) == 1 + (". " in p.text)
-        assert p.favourite in p.options
+    found = world.prompts()
+    for p in found:
+        facts = world.facts(f"{p.text} {p.favourite}.")
+        first, fact = facts[0], facts[-1]
+        assert (fact.favourite, fact.options) == (p.favourite, p.options)
+        assert first.kind == "topic"
+        assert len(facts) == 1 + (fact.kind != "topic")
+    ends = {p.text.rpartition(". ")[2] for p in found}
+    assert {"The strawberry was", "Alice lived in"} < ends
+    assert len(found) == len(ends) == 10 + 24 + 12 + 12 + 24 + 24
