@@ -11,6 +11,7 @@ Fields of a question set, by which `read` finds its schema; further ones are ign
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, TypeVar
@@ -111,14 +112,14 @@ def check_limit(limit: int | None) -> None:
         raise EvalError(f"limit is {limit}; expected at least 1 (leave --limit out for all)")
 
 
-class Schema(BaseModel):
+class Schema(BaseModel, ABC):
     """A row of a question set; without an `id` its place is one."""
 
     task: ClassVar[str] = OVERWRITING
     id: Id | None = None
 
-    def item(self, name: str) -> Item:
-        raise NotImplementedError
+    @abstractmethod
+    def item(self, name: str) -> Item: ...
 
 
 class Conflicts(Schema):
