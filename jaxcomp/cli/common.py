@@ -93,7 +93,7 @@ Any field of the config can be set: --train.optim.lr=3e-4 --data.path=FILE --swe
 class Command(NamedTuple):
     name: str
     help: str  # its sentence, without capital and full stop
-    example: str  # works as typed, from the repository's folder, after the examples before it
+    example: str  # works once the files and runs that it names are there
     about: str  # the next paragraphs of its --help
     flags: Callable[[argparse.ArgumentParser], None]
     run: Callable[[Flags], int]
