@@ -53,13 +53,18 @@ def explained(results: Results) -> list[Explained]:
         rows = [r for r in results.rows if r.job.setup.ratio == ratio]
         for x in predictors:
             for y in outcomes:
-                held = _pairs(rows, x.metric, y.metric)
+                found, held = inside_setups(rows, x.metric, y.metric)
                 if held:
-                    names = ["/".join(map(str, p.setup)) for p in held]
-                    both = [p.x for p in held], [p.y for p in held]
-                    found = partial_correlation(*both, blocks_N=names)
                     out.append(Explained(x, y, ratio, found, held))
     return out
+
+
+def inside_setups(rows: Sequence[Result], x: str, y: str) -> tuple[Correlation, list[Pair]]:
+    """Two metrics over the base seeds of every setup, ranks inside the setup; and the values."""
+    held = _pairs(rows, x, y)
+    names = ["/".join(map(str, p.setup)) for p in held]
+    both = [p.x for p in held], [p.y for p in held]
+    return partial_correlation(*both, blocks_N=names), held
 
 
 def _pairs(rows: Sequence[Result], x: str, y: str) -> list[Pair]:

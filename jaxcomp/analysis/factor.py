@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from jaxcomp.analysis import compare_runs
+from jaxcomp.analysis import arms, compare_runs
 from jaxcomp.config import Config, ConfigError, to_dict
 from jaxcomp.data.sources import source_of, world_config
 from jaxcomp.evals.metrics import LOSS, OVERWRITING, PRIMARY, Headline, headline, of_role
@@ -18,13 +18,9 @@ from jaxcomp.sweep import grid
 from jaxcomp.sweep.collect import Results
 from jaxcomp.training.identity import SIDE_FIELDS, differences, own_text
 
-STRENGTHS = tuple(
-    f"{world}.{name}"
-    for world in ("world", "people")
-    for name in ("prior_strength", "train_prior_strength")
-)
+STRENGTHS = ("world.prior_strength", "world.train_prior_strength")
 TEXTS = ("world.base_favourites", "world.base_scrambled", "pretrain.optim.steps")
-DECODERS = ("decoder", "folders.decoder", "people.decoder_prior_strength")
+DECODERS = ("decoder", "folders.decoder")
 # Of a grid, or of no consequence.
 _ANY = (*SIDE_FIELDS, "sweep", "families", "compressor", "base_seed", "seed", "memory.ratio")
 
@@ -68,11 +64,15 @@ class Factor(NamedTuple):
 
 
 def kind_of(first: Config, other: Config) -> str:
-    """Return the one thing in which two sweeps differ: "prior_strength", "mismatch" or "decoder".
+    """Return the one thing in which two sweeps differ: "prior_strength", "mismatch" or "decoder";
+    "arms" in a world with groups of people, where several may.
 
     Raises:
       ConfigError: more than one thing differs.
     """
+    if source_of(first).groups:
+        arms.check(first, other)
+        return "arms"
     found = [
         path for path, *_ in differences(to_dict(first), to_dict(other)) if not _under(path, _ANY)
     ]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxcomp.analysis import (
+    arms,
     charts,
     compare_page,
     compare_runs,
@@ -59,7 +60,7 @@ def report(cfg: Config, workdir: Path, others: Sequence[tuple[Config, Path]] = (
     """Write `workdir/report/`; works on an unfinished sweep and says what is missing.
 
     `others` are configs and workdirs of the same sizes against another decoder, at another prior
-    strength, or from base models of another text.
+    strength, or from base models of another text; of the people world, arms (arms.py).
 
     Raises:
       OSError: the disk is full.
@@ -71,7 +72,9 @@ def report(cfg: Config, workdir: Path, others: Sequence[tuple[Config, Path]] = (
     swaps = [x for kind, x in zip(kinds, others, strict=True) if kind == "decoder"]
     compared = compare_runs.blocks(results, [collect(c, Ledger(place)) for c, place in swaps])
     measured = []
-    for kind in sorted(set(kinds) - {"decoder"}):
+    if "arms" in kinds:
+        compared += arms.blocks([results, *(collect(c, Ledger(place)) for c, place in others)])
+    for kind in sorted(set(kinds) - {"arms", "decoder"}):
         levels = [x for k, x in zip(kinds, others, strict=True) if k == kind]
         measured.append(_factor(kind, [(cfg, workdir), *levels]))
     sizes = size_tables.gather(results)

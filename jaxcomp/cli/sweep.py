@@ -55,7 +55,8 @@ def _report_flags(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="the same sizes swept against another decoder: an effect of size is claimed only "
         "where both show it; or at another strength of the prior, or from bases of another text: "
-        "does that change what size does? (docs/how-to/compare-sweeps.md)",
+        "does that change what size does? Of the people world: any other arm "
+        "(docs/how-to/compare-sweeps.md)",
     )
 
 
