@@ -3,6 +3,8 @@
     configs/paper.py                                   all 27
     configs/paper.py:family=qwen3,size=0.6B,ratio=16   one of them; any of the three may be left out
     ...:tune=full                                      every weight of the compressor, not LoRA
+    ...:tune=frozen                                    the connector alone, over pooled states: what the
+                                                       compressor knows stays (docs/results/paradox.md)
     ...:path=GLOB[,field=NAME]                         parquet files of FineWeb, gs:// too
 
 Each value is marked: `known` is in the paper's abstract or in notes of its readers, `pcc` the recipe
@@ -19,6 +21,11 @@ from jaxcomp.models.registry import published
 SIZES = dict(qwen3=("0.6B", "1.7B", "4B", "8B", "32B"), llama=("1B", "3B", "11B", "90B"))
 NAMES = dict(qwen3="qwen3-{}", llama="llama3.2-{}")
 DECODER = "llama3-8b-instruct"  # known
+TUNE = {  # what of the compressor is trained
+    "lora": dict(lora=dict(rank=64, alpha=32.0, dropout=0.1)),  # pcc
+    "full": dict(),
+    "frozen": dict(recipe="mean_pool", kind="pool", trained="connector"),
+}
 T = 256  # pcc: tokens of a segment
 STEPS = 34_688  # assumed: 4.44M reconstruction samples (known) are half (pcc) of all; 256 a step
 
@@ -33,9 +40,11 @@ def get_config(arg: str = "") -> ConfigDict:
     asked = [args.family] if args.family else list(SIZES)
     sizes = [args.size] if args.size else [s for family in asked for s in SIZES.get(family, ())]
     chosen = [family for family in asked if set(sizes) & set(families.get(family, ()))]
-    if args.tune not in ("lora", "full") or not chosen:
+    if args.tune not in TUNE or not chosen:
         known = ", ".join(f"{f} {' '.join(x)}" for f, x in families.items())
-        raise ConfigError(f"{arg}: expected tune=lora or full, and a family and size of {known}")
+        raise ConfigError(
+            f"{arg}: expected tune={', '.join(TUNE)}, and a family and size of {known}"
+        )
     return ConfigDict(
         dict(
             name="paper",
@@ -56,8 +65,8 @@ def get_config(arg: str = "") -> ConfigDict:
                 ratio=args.ratio or 16,
                 positions="consecutive",  # assumed: as pcc's code; `spread` is ours
                 marker_steps=300,  # pcc: "a short warm-up"; assumed: this short
-                lora=dict(rank=64 if args.tune == "lora" else 0, alpha=32.0, dropout=0.1),  # pcc
-            ),
+            )
+            | TUNE[args.tune],
             train=dict(
                 optim=dict(steps=STEPS, batch=256, lr=1e-4, warmup=300, clip=0.5, b2=0.999),  # pcc
                 objective="coin",

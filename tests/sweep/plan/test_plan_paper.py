@@ -24,6 +24,7 @@ def test_there_are_27_setups_of_one_decoder():
     [
         ("family=qwen3,size=0.6B,ratio=16", {("qwen3/0.6B", 16)}),
         ("size=14B,ratio=4", {("qwen3/14B", 4)}),
+        ("tune=frozen,size=32B,ratio=4", {("qwen3/32B", 4)}),
         ("family=llama,ratio=64", {(f"llama/{s}", 64) for s in ("1B", "3B", "11B", "90B")}),
     ],
 )
