@@ -3,12 +3,13 @@
 By rules, one place of a passage is changed: a number (digits by as many digits, a number word by
 another), a name (a capitalised word inside a sentence, seen at least twice and never in lower case,
 by another such), a negation ("was late" / "was not late", the auxiliary and the next word), or the
-roles of "X verb Y" (X and Y exchanged). A replaced value occurs once in its passage, and its
-replacement not at all. At most `eval.edits_per_kind` edits of each kind, one of a kind per passage.
-The edited passage is compressed and rebuilt (FR). The words around the spot are aligned with the
-rebuilt words (difflib, the spot itself left out); at the aligned spot, give or take two words where
-its neighbours did not come back, stands the new value (**preserved**), the original (**reverted**),
-something else (**substituted**) or nothing (**omitted**). The control is the same rule applied to
+roles of a verb ("accepted the" / "was accepted by the"; "he told her" / "she told him"; two names).
+A replaced number or name occurs once in its passage, and its replacement not at all. At most
+`eval.edits_per_kind` edits of each kind, one of a kind per passage. The edited passage is
+compressed and rebuilt (FR). The words around the spot are aligned with the rebuilt words (difflib,
+the spot itself left out); at the aligned spot, give or take two words where its neighbours did not
+come back, stands the new value (**preserved**), the original (**reverted**), something else
+(**substituted**) or nothing (**omitted**). The control is the same rule applied to
 the *unedited* passage: does its own value come back at that spot? Where fewer than half do,
 survival is **not measurable** and the rates are None. An edit may lengthen its passage: what is
 then beyond the context is cut off, and an edit whose spot is cut off, or whose text does not fit
@@ -38,6 +39,8 @@ from jaxcomp.evals.metric import (
     metrics,
     share,
 )
+from jaxcomp.evals.pairs.changes import changed
+from jaxcomp.evals.pairs.roles import role_spots
 
 KINDS = ("number", "name", "negation", "role")
 OUTCOMES = ("preserved", "reverted", "substituted", "omitted")
@@ -58,13 +61,7 @@ _AUXILIARY = "is|was|are|were|can|could|will|would|should|must"
 _SUBJECT = "he|she|it|they|we|you|there|this|that|these|those|not|never|the|his|her|a|an"
 _POSITIVE = re.compile(rf"\b(?P<aux>{_AUXILIARY}) (?P<next>(?!(?:{_SUBJECT})\b)[a-z]+)\b(?!['’-])")
 _NEGATIVE = re.compile(rf"\b(?P<aux>{_AUXILIARY}|did|had|has|have) not (?P<next>[a-z]+)\b(?!['’-])")
-_TRANSITIVE = (
-    r"(?:saw|met|knew|told|left|beat|led|held|taught|fought|wrote|struck|sent|bought|sold|[a-z]+ed)"
-)
-_ROLE = re.compile(
-    rf"(?<![A-Z.]\s)(?<![\w'’-])(?P<a>[A-Z][a-z]+) (?P<verb>{_TRANSITIVE}) (?P<b>[A-Z][a-z]+)"
-    r"(?![\w'’-]| [A-Z]| of\b| and\b)"
-)
+_WORD_BEFORE, _WORD_AFTER = re.compile(r"\w+ $"), re.compile(r"^ \w+")
 
 
 class Edit(NamedTuple):
@@ -123,9 +120,13 @@ def _spots(
             yield m.start(), m.end(), f"{m['aux']} {m['next']}"
         return
     if kind == "role":
-        for m in _ROLE.finditer(text):
-            if m["a"] in pool and m["b"] in pool and m["a"] != m["b"]:
-                yield m.start(), m.end(), f"{m['b']} {m['verb']} {m['a']}"
+        for _, changes in role_spots(text, frozenset(pool)):
+            start, end = changes[0].start, changes[-1].end
+            if len(changes) == 1:
+                # With the words around it: "accepted" alone is part of "was accepted by", too.
+                start = len(_WORD_BEFORE.sub("", text[:start]))
+                end = len(text) - len(_WORD_AFTER.sub("", text[end:]))
+            yield start, end, changed(text[:end], changes)[start:]
         return
     present = Counter(_WORD.findall(text))
     values = _NUMBERS if kind == "number" else pool

@@ -1,9 +1,8 @@
 """Rules that falsify a sentence of real text by one minimal edit.
 
 They use closed word lists (word_lists.py) and word order, no parser: a rule would rather find
-nothing than break the grammar. docs/explanation/minimal-pairs.md says how often they are
-right. Negations, the roles of
-"Alice saw Robert" and numbers are found by `evals.metrics.edits`.
+nothing than break the grammar. docs/explanation/minimal-pairs.md says how often they are right. The
+rules of roles are in roles.py; negations and numbers are found by `evals.metrics.edits`.
 """
 
 from __future__ import annotations
@@ -13,36 +12,13 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
 from jaxcomp.evals.metrics.edits import Edit, make_edits, names
 from jaxcomp.evals.pairs import word_lists as w
+from jaxcomp.evals.pairs.changes import Change, Spot, any_of, change, changed
+from jaxcomp.evals.pairs.roles import plural, role_spots
 
 DIMENSIONS = ("topic", "relation", "role", "modifier", "polarity", "quantity", "order")
-
-
-class Change(NamedTuple):
-    """`new` takes the place of the characters `start:end`."""
-
-    start: int
-    end: int
-    new: str
-
-
-class Spot(NamedTuple):
-    """One way to make a text false, by one rule; `changes` are in order and do not overlap."""
-
-    rule: str
-    changes: tuple[Change, ...]
-
-
-def changed(text: str, changes: Sequence[Change]) -> str:
-    """The text with every change made."""
-    out, done = [], 0
-    for start, end, new in changes:
-        out += [text[done:start], new]
-        done = end
-    return "".join([*out, text[done:]])
 
 
 class TwinRules:
@@ -53,7 +29,7 @@ class TwinRules:
 
     def __init__(self, texts: Sequence[str], seed: int):
         self.texts = texts
-        self._names = [n for n in names(texts) if n not in _ADJ and not n.endswith(_OF_NATIONS)]
+        self._names = [n for n in names(texts) if n not in _ADJ and not n.endswith(w.OF_NATIONS)]
         self._known = frozenset(self._names)
         self._places = self._known & {p for text in texts for p in _PLACE.findall(text)}
         self._themes = sorted({t for text in texts for t in _theme_nouns(text)})
@@ -64,7 +40,12 @@ class TwinRules:
     def spots(self, i: int, dimension: str, rng: random.Random) -> list[Spot]:
         """Every place of text i where a rule of that dimension applies."""
         text = self.texts[i]
-        found = self._topics(text, rng) if dimension == "topic" else _RULES[dimension](text, rng)
+        if dimension == "topic":
+            found = self._topics(text, rng)
+        elif dimension == "role":
+            found = role_spots(text, self._known)
+        else:
+            found = _RULES[dimension](text, rng)
         spots = [*found, *self._borrowed(i, dimension, rng)]
         return [s for s in spots if s.changes[0].start > 0 and changed(text, s.changes) != text]
 
@@ -129,25 +110,6 @@ def _relation(text: str, rng: random.Random) -> Iterator[Spot]:
         yield _one("deed", m, "v", rng.choice([v for v in w.DEEDS if v != m["v"]]))
 
 
-def _role(text: str, rng: random.Random) -> Iterator[Spot]:
-    for m in _PRONOUNS.finditer(text):
-        a, b = m["a"].lower(), m["b"]
-        if _OBJECT[a] != b:
-            first = _SUBJECT[b] if m["a"][0].islower() or a == "i" else _SUBJECT[b].capitalize()
-            if a == "i" and m.start() and text[m.start() - 2] in '.!?"\n':
-                first = first.capitalize()
-            yield Spot("pronouns", (_change(m, "a", first), _change(m, "b", _OBJECT[a])))
-    for m in _NOUNS.finditer(text):
-        if m["a"] != m["b"] and not w.FUNCTION & {m["a"], m["b"]}:
-            yield _exchange("nouns", m)
-    for m in _AROUND.finditer(text):
-        a, b = m["a"], m["b"]
-        if a != b and _plural(a) == _plural(b) and not (w.FUNCTION | w.PARTS) & {a, b}:
-            yield _exchange("around", m)
-    for m in _PASSIVE.finditer(text):
-        yield Spot("passive", (_change(m, "drop", m["v"]),))
-
-
 def _modifier(text: str, rng: random.Random) -> Iterator[Spot]:
     found = []
     for m in _ADJECTIVE.finditer(text):
@@ -162,7 +124,7 @@ def _modifier(text: str, rng: random.Random) -> Iterator[Spot]:
         same = a == b or b in _ADJ[a] or one["n"] == two["n"] or a[0].isupper() != b[0].isupper()
         apart = re.search(r"[.;:!?]", text[one.end() : two.start()])
         if not same and not apart and _fits(one["d"], a, b) and _fits(two["d"], b, a):
-            yield Spot("exchanged", (_change(one, "v", b), _change(two, "v", a)))
+            yield Spot("exchanged", (change(one, "v", b), change(two, "v", a)))
 
 
 def _fits(determiner: str, old: str, new: str) -> bool:
@@ -195,19 +157,11 @@ def _order(text: str, rng: random.Random) -> Iterator[Spot]:
             first, second = years
             if second.start() - first.end() < 8:  # "in 1980 and 1981" has no order
                 continue
-            yield Spot("years", (_change(first, 0, second[0]), _change(second, 0, first[0])))
-
-
-def _change(m: re.Match, group: str | int, new: str) -> Change:
-    return Change(m.start(group), m.end(group), new)
+            yield Spot("years", (change(first, 0, second[0]), change(second, 0, first[0])))
 
 
 def _one(rule: str, m: re.Match, group: str, new: str) -> Spot:
-    return Spot(rule, (_change(m, group, new),))
-
-
-def _exchange(rule: str, m: re.Match) -> Spot:
-    return Spot(rule, (_change(m, "a", m["b"]), _change(m, "b", m["a"])))
+    return Spot(rule, (change(m, group, new),))
 
 
 def _other_year(year: str, text: str, rng: random.Random) -> str:
@@ -220,16 +174,8 @@ def _vowel(word: str) -> bool:
     return word[0].lower() in "aeiou"
 
 
-def _plural(noun: str) -> bool:
-    return noun.endswith("s") and not noun.endswith("ss")
-
-
 def _shape(noun: str) -> tuple[bool, bool]:
-    return _plural(noun), _vowel(noun)
-
-
-def _any(words: Sequence[str] | dict[str, tuple[str, ...]]) -> str:
-    return "|".join(sorted(words, key=len, reverse=True))
+    return plural(noun), _vowel(noun)
 
 
 _PAST, _BASE, _ADJ = w.others(w.PAST), w.others(w.BASE), w.others(w.ADJECTIVES)
@@ -241,7 +187,6 @@ _MONTHS = "January|February|March|April|May|June|July|August|September|October|N
 _MONTH = re.compile(rf"(?:{_MONTHS}) $")
 _CLOCK = re.compile(rf" (?:(?:of )?(?:{_MONTHS})|o'clock|[ap]\.?m)")
 _RANGE = re.compile(r"(?:from|between|[Ff]rom|[Bb]etween) (?:\w+ ){0,3}1\d{3} (?:to|and|until)")
-_OF_NATIONS = ("an", "ans", "ish", "ese")
 _CAPITAL = re.compile(r"\b[A-Z][a-z]{2,}\b")
 # With a lower-case word or a comma before, so no first name or title, and no name after it.
 _ALONE = re.compile(r"(?<=[a-z,;] )([A-Z][a-z]{2,})\b(?! [A-Z]|['’-][A-Z]|-)")
@@ -250,42 +195,22 @@ _HEAD = re.compile(
     rf"\b(?:the|his|their|its|our|my|your) ([a-z]{{4,}})(?=[.,;:]| (?:{w.AFTER_HEAD})\b)"
 )
 _PAST_VERB = re.compile(
-    rf"\b(?!(?:be|been|being|is|are|was|were|by|and|or|a|an|the|of) )[A-Za-z]+ (?P<v>{_any(_PAST)})"
-    rf" (?=(?:{_DET}|a|an|all|every)\b)"
+    r"\b(?!(?:be|been|being|is|are|was|were|by|and|or|a|an|the|of) )[A-Za-z]+ "
+    rf"(?P<v>{any_of(_PAST)}) (?=(?:{_DET}|a|an|all|every)\b)"
 )
 _BASE_VERB = re.compile(
-    rf"\b(?:to|will|would|can|could|shall|should|must|may|might|not) (?P<v>{_any(_BASE)})"
+    rf"\b(?:to|will|would|can|could|shall|should|must|may|might|not) (?P<v>{any_of(_BASE)})"
     rf" (?=(?:{_DET}|a|an|all|every)\b)"
 )
 _DEED = re.compile(
-    rf"\b(?:[Hh]e|[Ss]he|[Tt]hey|[Ww]e|I|who|[A-Z][a-z]+) (?P<v>{_any(w.DEEDS)}) "
+    rf"\b(?:[Hh]e|[Ss]he|[Tt]hey|[Ww]e|I|who|[A-Z][a-z]+) (?P<v>{any_of(w.DEEDS)}) "
     rf"(?=(?:him|them|me|us)(?:[.,;!?]| (?:in|on|at|and|for|when|with|after|before)\b))"
 )
-_SUBJECT = {"him": "he", "her": "she", "them": "they", "me": "I", "us": "we"}
-_OBJECT = {v.lower(): k for k, v in _SUBJECT.items()}
-# "her" before a noun is possessive: only before what cannot begin one.
-_PRONOUNS = re.compile(
-    rf"\b(?P<a>[Hh]e|[Ss]he|[Tt]hey|[Ww]e|I) (?:{_any(w.TOLD)}) (?P<b>him|her|them|me|us)"
-    r"(?=[.,;!?]| (?:to|that|in|on|at|and|a|an|the|for|when|with|how|what|about)\b)"
-)
-_NOUNS = re.compile(
-    rf"(?<!of )(?<!in )(?<!to )(?<!by )(?<!on )(?<!for )(?<!from )(?<!with )(?<!at )"
-    rf"\b[Tt]he (?P<a>[a-z]{{3,}}) (?:{_any([*_PAST, *w.DEEDS, 'saw'])}) "
-    rf"the (?P<b>[a-z]{{3,}})(?=[.,;:!?]| (?:{w.AFTER_HEAD})\b)"
-)
-_AROUND = re.compile(
-    rf"\b[Tt]he (?P<a>[a-z]{{4,}}) (?:of|over|against|for|from|under|behind|above|with|to) "
-    rf"the (?P<b>[a-z]{{4,}})(?=[.,;:!?]| (?:{w.AFTER_HEAD})\b)"
-)
-_PASSIVE = re.compile(
-    rf"\b(?P<drop>(?:was|were|been) (?P<v>[a-z]{{2,}}ed|{_any(_PAST)}) by)(?= (?:the (?!end|time|"
-    r"year|side|way|fact|use|help|month|morning)|his |her |their |our |[A-Z][a-z]+))"
-)
 _ADJECTIVE = re.compile(
-    rf"\b(?P<d>{w.DETERMINERS}|of|in|with|by|for) (?P<v>{_any(_ADJ)})(?= (?P<n>[a-z]{{3,}})\b)"
+    rf"\b(?P<d>{w.DETERMINERS}|of|in|with|by|for) (?P<v>{any_of(_ADJ)})(?= (?P<n>[a-z]{{3,}})\b)"
 )
 _CONTRARY = re.compile(
-    rf"\b(?:(?:is|was|are|were|be|been|seems|seemed) (?P<v>{_any(_PREDICATES)})"
+    rf"\b(?:(?:is|was|are|were|be|been|seems|seemed) (?P<v>{any_of(_PREDICATES)})"
     rf"|[a-z]+ (?P<w>always|never|everything|nothing|everybody|nobody))\b(?!['’-])"
 )
 _QUANTIFIER = re.compile(
@@ -298,18 +223,18 @@ _TURNED = {
 }  # fmt: skip
 _BEFORE = re.compile(
     r"(?<!day )(?<!year )(?<!week )(?<!look )(?<!looked )\b(?P<v>before|after)"
-    rf"(?= (?:he|she|they|we|I) (?!['’])[a-z]+| (?:(?:{_DET}) )?(?:{_any(w.NAMES_OF_TIME)})\b|"
+    rf"(?= (?:he|she|they|we|I) (?!['’])[a-z]+| (?:(?:{_DET}) )?(?:{any_of(w.NAMES_OF_TIME)})\b|"
     r" (?:in )?1\d{3}\b|"
     r" (?!having|being|during|king|evening|morning|spring|\w*thing)[a-z]{3,}ing\b)"
 )
-_ORDINAL = re.compile(rf"\b[Tt]he (?P<v>{_any(w.ORDINALS)}) (?P<n>[a-z]{{3,}})\b(?! of the year)")
+_ORDINAL = re.compile(rf"\b[Tt]he (?P<v>{any_of(w.ORDINALS)}) (?P<n>[a-z]{{3,}})\b(?! of the year)")
 _LATER = re.compile(rf"\b(?:{w.SPANS}) (?P<v>later|earlier)\b(?! than)")
 _NEXT = re.compile(
     rf"\b(?:[Tt]he) (?P<v>next|previous|following|preceding)(?= (?:{w.SPANS}|morning|evening|night|"
     r"session|summer|winter|spring|autumn)\b)"
 )
-_BORROWED = {"negation": "polarity", "role": "role", "number": "quantity"}
+_BORROWED = {"negation": "polarity", "number": "quantity"}
 _RULES: dict[str, Callable[[str, random.Random], Iterator[Spot]]] = {
-    "relation": _relation, "role": _role, "modifier": _modifier, "polarity": _polarity,
+    "relation": _relation, "modifier": _modifier, "polarity": _polarity,
     "quantity": _quantity, "order": _order,
 }  # fmt: skip

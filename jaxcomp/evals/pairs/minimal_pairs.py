@@ -15,7 +15,8 @@ from jaxcomp.data import world
 from jaxcomp.data.facts import Fact
 from jaxcomp.data.segments import cut_encoded
 from jaxcomp.data.tokenizer import Tokenizer
-from jaxcomp.evals.pairs.edit_rules import DIMENSIONS, Change, Spot, TwinRules, changed
+from jaxcomp.evals.pairs.changes import Change, Spot, changed
+from jaxcomp.evals.pairs.edit_rules import DIMENSIONS, TwinRules
 
 
 class Passage(NamedTuple):

@@ -98,6 +98,56 @@ SPANS = (
     "second|minute|hour|day|week|month|year|decade|century"
 )
 
+# Of verbs with an agent and a patient: bases, and participles that do not end in "ed".
+TRANSITIVE = words_of(
+    "abandon absorb accept accomplish address administer adopt advance affect amend annex appoint "
+    "approve arrest assist attack attract authorize avoid capture celebrate change command confirm "
+    "confront conquer conduct control create damage defeat defend delay describe destroy develop "
+    "direct discover dominate encourage enforce engage enlarge establish examine exchange execute "
+    "exercise expand explore extend finance follow fulfill furnish govern guard guide improve "
+    "influence inspire introduce invade join kill limit maintain manage measure murder observe "
+    "obstruct obtain occupy operate oppose organize outline perform preserve prevent produce "
+    "promote protect publish punish purchase pursue ratify reach receive recognize recommend "
+    "recover reduce regulate reject release relieve remove replace represent rescue resist restore "
+    "satisfy secure seize select serve settle sign solve strengthen study supervise supply support "
+    "suppress surround sustain threaten transport undermine visit watch witness welcome "
+    "build buy sell find win meet lead hold catch sink"
+)
+IRREGULAR = {
+    "build": "built", "buy": "bought", "sell": "sold", "find": "found", "win": "won",
+    "meet": "met", "lead": "led", "hold": "held", "catch": "caught", "sink": "sunk",
+    "control": "controlled", "commit": "committed",
+}  # fmt: skip
+DOUBLED = words_of("admit annex control get permit win")  # not so in all forms
+# Participles that do not end in "ed"; the second list equals the past tense.
+PARTICIPLES = words_of(
+    "built bought sold found won lost sent led held taught sought kept paid caught shot brought "
+    "struck met taken given driven chosen overthrown written seen drawn known beaten borne worn"
+)
+PAST_PARTICIPLES = words_of(
+    "built bought sold won lost sent led sought caught shot brought struck met"
+)
+# Verbs that take no patient, or a clause or two objects.
+NOT_PASSIVE = words_of(
+    "believed hoped wished supposed claimed insisted assumed argued suggested feared expected "
+    "showed demonstrated realized learned stated announced declared indicated proved noted "
+    "observed remarked concluded decided determined discovered explained doubted agreed denied "
+    "imagined found heard known seemed remained lived died arrived happened appeared proceeded "
+    "belonged lasted stayed resembled lacked weighed needed called named entitled termed taught "
+    "offered granted awarded allowed afforded caused enabled assigned rendered promised refused "
+    "served seen turned passed given walked waited ended graduated owed based looked returned "
+    "worked married competed travelled traveled moved resided"
+)
+# Of nations, as adjectives: "the British" are many.
+OF_NATIONS = ("an", "ans", "ish", "ese", "ch")
+PLURALS = words_of("people men women children police cattle feet others many few")
+# After a determiner these begin nothing that acts.
+NO_AGENT = (
+    "next|following|same|previous|day|days|year|years|morning|night|week|month|time|end|beginning|"
+    "fact|way|side|use|help|means|aid|very|most|more|hour|evening|summer|winter|spring|late|early|"
+    "latter|middle|mid|age|lead|turn|close|name|few|lot|little|bit|third|quarter|hundred|thousand|dozen|addition|ton|pound|other"
+)
+
 # What may follow a noun that is the head of its phrase.
 AFTER_HEAD = (
     "of|in|on|at|for|from|by|with|and|or|but|is|was|are|were|has|had|have|will|would|can|could|"

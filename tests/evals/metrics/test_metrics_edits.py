@@ -40,7 +40,8 @@ def test_edits_are_pure_and_capped(made):
 def test_edits_say_what_the_rules_say(made):
     by_kind = {k: [e for e in made if e.kind == k] for k in edits.KINDS}
     assert {(e.original, e.new) for e in by_kind["role"]} == {
-        ("Alice followed Robert", "Robert followed Alice")
+        ("Alice followed Robert", "Alice was followed by Robert"),
+        ("ship carried Alice", "ship was carried by Alice"),
     }
     assert {(e.original, e.new) for e in by_kind["negation"]} == {
         ("was late", "was not late"),
@@ -59,7 +60,6 @@ def test_edits_say_what_the_rules_say(made):
     [
         "Was he late? No: is he here? He could not.",  # questions, nothing after the negation
         "It costs $5 or 3.5 or 1,000 or 5-6.",  # parts of larger numbers
-        "John Smith met Mary Jones.",  # parts of longer names
         "one man",  # "one" is as often no number
         "He saw four men and four women.",  # another mention would answer for it
     ],
@@ -109,6 +109,15 @@ def test_a_perfect_rebuilding_keeps_every_edit_and_the_unedited_text_reverts_it(
         assert edits.outcome(e, TEXTS[e.source]) == "reverted"
         assert edits.control_returned(e, TEXTS[e.source], TEXTS[e.source])
         assert not edits.control_returned(e, TEXTS[e.source], "nothing of it")
+
+
+def test_half_an_edit_of_roles_is_neither():
+    text = "Then he accepted the offer."
+    edit = next(e for e in edits.make_edits([text], per_kind=1, seed=0) if e.kind == "role")
+    assert (edit.original, edit.new) == ("he accepted the", "he was accepted by the")
+    assert edits.outcome(edit, "Then he was accepted by a offer.") == "substituted"
+    assert edits.outcome(edit, "Then he accepted by the offer.") == "substituted"
+    assert edits.outcome(edit, "Then he accepted the offer.") == "reverted"
 
 
 def test_rates_and_what_cannot_be_measured():

@@ -9,7 +9,8 @@ from inference.inference_runs import config
 
 from jaxcomp.data.world import World
 from jaxcomp.evals.metrics.edits import names
-from jaxcomp.evals.pairs.edit_rules import DIMENSIONS, Change, TwinRules, changed
+from jaxcomp.evals.pairs.changes import Change, changed
+from jaxcomp.evals.pairs.edit_rules import DIMENSIONS, TwinRules
 from jaxcomp.evals.pairs.minimal_pairs import Passage, make
 
 WORLD = World(config().world)
@@ -19,9 +20,8 @@ WORDS = re.compile(r"\w+")
 SENTENCES = {
     "relation/verb": ("So they accepted the offer.", {"So they rejected the offer."}),
     "role/pronouns": ("Then he told her that it was.", {"Then she told him that it was."}),
-    "role/nouns": ("But the king attacked the army.", {"But the army attacked the king."}),
-    "role/around": ("Then the garden behind the house was sold.",
-                    {"Then the house behind the garden was sold."}),
+    "role/active": ("But the king attacked the army.",
+                    {"But the king was attacked by the army."}),
     "role/passive": ("The mill was founded by the monks.", {"The mill founded the monks."}),
     "modifier/adjective": ("They bought a large boat.", {"They bought a small boat."}),
     "polarity/contrary": ("Such a thing is possible there.", {"Such a thing is impossible there."}),
@@ -78,9 +78,6 @@ def test_an_article_stays_right():
         ("They left a few boats.", "quantity"),
         ("She told her brother.", "role"),
         ("He told him that.", "role"),
-        ("The rest of the army left.", "role"),
-        ("The ships of the king left.", "role"),  # a plural for a singular
-        ("It was done by the time they came.", "role"),
         ("There was no large boat and the large boat.", "modifier"),
         ("The house was accepted the.", "relation"),
         ("There was no wind.", "polarity"),
