@@ -179,9 +179,18 @@ def _overlapping(docs: Documents, rows: Split) -> set[int]:
     return {r for r, own in held.items() if own and len(own & seen) > OVERLAP * len(own)}
 
 
-_ONLY_CONSONANTS = re.compile(r"[^bcdfghklmnpqrstxz ]+")
+class _Consonants(dict[int, str]):
+    """A table for `str.translate`: what is no letter of a to z parts words."""
+
+    def __missing__(self, code: int) -> str:
+        return self.setdefault(code, " ")
+
+
+_CONSONANTS = _Consonants(
+    {ord(c): c for c in "bcdfghklmnpqrstxz"} | {ord(c): "" for c in "aeijouvwy"}
+)
 
 
 def _shingles(text: str) -> set[int]:
-    words = _ONLY_CONSONANTS.sub("", re.sub(r"[^a-z]+", " ", text.lower())).split()
-    return {hash(tuple(words[i : i + SHINGLE])) for i in range(len(words) - SHINGLE + 1)}
+    words = text.lower().translate(_CONSONANTS).split()
+    return set(map(hash, zip(*(words[i:] for i in range(SHINGLE)), strict=False)))

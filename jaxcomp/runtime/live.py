@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
 
-FIRST_S, EVERY_S = 1.0, 5.0  # of plain lines
+FIRST_S, EVERY_S = 1.0, 5.0  # of plain lines; to a parent process, which draws, every FIRST_S
 YOUNG_S = 0.3  # a row that is younger is not drawn yet
 
 
@@ -181,7 +181,7 @@ def _report(found: Line, over: threading.Event) -> None:
         with _saying, contextlib.suppress(OSError, ValueError):  # nobody may read any more
             if [one for one in _open if one.plain][-1:] == [found]:
                 (_say or _print)(str(found))
-        wait = EVERY_S
+        wait = FIRST_S if _say else EVERY_S
 
 
 def _print(text: str) -> None:

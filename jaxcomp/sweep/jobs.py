@@ -16,7 +16,7 @@ from typing import Any
 from jaxcomp.config import Config, ModelConfig, PretrainConfig
 from jaxcomp.evals.bootstrap import finite, intervals
 from jaxcomp.evals.metrics import endpoints, headlines
-from jaxcomp.runtime import compiled, distributed, paths
+from jaxcomp.runtime import compiled, distributed, live, paths
 from jaxcomp.runtime.plugins import load_plugins
 from jaxcomp.sweep import grid
 from jaxcomp.sweep.store import write_text
@@ -47,9 +47,10 @@ class SweepWork:
         importlib.import_module("jaxcomp.training.compressor")  # and JAX
 
     def check(self, jobs: Sequence[grid.Job], workdir: Path) -> str:
-        from jaxcomp.models import hf
-        from jaxcomp.models.hub import folder_of
-        from jaxcomp.training import loggers, pretrained, ratio_schedule
+        with live.phase("loading libraries"):
+            from jaxcomp.models import hf
+            from jaxcomp.models.hub import folder_of
+            from jaxcomp.training import loggers, pretrained, ratio_schedule
 
         for folder in sorted({f for job in jobs for f in job.config.folders.values()}):
             hf.check(folder_of(folder))

@@ -83,6 +83,7 @@ def _die_with_parent() -> None:
 def prepare() -> None:
     """Load what every task needs, while the parent looks at the data."""
     with contextlib.suppress(Exception):  # a task will meet it too, and log it
+        _parent.send(("loading libraries", None))
         _work.prepare()
 
 
