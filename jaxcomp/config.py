@@ -255,6 +255,8 @@ class PretrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     # L; documents are packed to this length, which holds a token and its end twice
     seq_len: Annotated[int, Interval(ge=4, le=MOST)] = 128
+    # the text of models that are found, not made: its fingerprint in their card; "": that of `data`
+    text: Text = field(default="", metadata=OMIT_IF_DEFAULT)
     copy_fraction: Share = 0.5  # share of documents that are a passage followed by itself
     seed: Seed = 0
     remat: Remat = "none"

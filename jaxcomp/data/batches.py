@@ -41,6 +41,8 @@ __all__ = [
     "lm_batches", "tokenizer_folder", "train_batches",
 ]  # fmt: skip
 
+_READ = 1.5  # bytes a token: fewer, and the tokenizer spells a script that it has never seen
+
 
 class DataStats(NamedTuple):
     """What the first block of training examples is like."""
@@ -161,7 +163,8 @@ def _first_counts(cfg: Config, order: Order, asks: bool = False) -> Counts:
     training would make no sense."""
     total, d, where = Counts(), cfg.data, title_of(cfg.data)
     for number in order.epoch():
-        total += Counts(*map(int, order.blocks[number].counts))
+        block = order.blocks[number]
+        total += Counts(*map(int, block.counts))
         if total.questions if asks else total.examples:
             break
     long, asked = total.too_long, total.questions + total.long_questions
@@ -179,6 +182,13 @@ def _first_counts(cfg: Config, order: Order, asks: bool = False) -> Counts:
             f"{where}: no document long enough to train on: none of {total.documents} has "
             f"{-(-d.segment // 2)} tokens (half of data.segment = {d.segment}); "
             "use longer documents or a smaller --data.segment"
+        )
+    per_token = total.text_bytes / max(1, int(block.ctx_len_NG.sum()))
+    if cfg.pretrain.text and per_token < _READ:
+        raise DataError(
+            f"{where}: {per_token:.1f} bytes a token with the tokenizer of the shipped models; "
+            f"expected at least {_READ}, for it spells a script that it has not seen byte by byte; "
+            "make models of this text with --config=configs/text.py:path=FILE,models=own"
         )
     if asks and not total.questions:
         raise DataError(

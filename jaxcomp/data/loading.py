@@ -119,28 +119,31 @@ def _mapped(place: Path) -> pa.Table | None:
 def _batches(file: Path, text_field: str) -> Iterator[pa.RecordBatch]:
     with live.phase(f"reading {file.name}", unit="documents") as progress:
         found = _txt(file) if suffix_of(file) == ".txt" else _fields(file, text_field)
+        blank = 0
         while some := list(itertools.islice(found, _ROWS)):
-            columns = zip(SCHEMA, zip(*some, strict=True), strict=True)
-            arrays = [pa.array(column, field.type) for field, column in columns]
-            yield pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
+            whole = [row for row in some if row[0] and row[0].strip()]
+            blank += len(some) - len(whole)
+            if whole:
+                columns = zip(SCHEMA, zip(*whole, strict=True), strict=True)
+                arrays = [pa.array(column, field.type) for field, column in columns]
+                yield pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
             progress.done += len(some)
+    if blank:
+        logging.getLogger(__name__).info("%s: %d documents without text are left out", file, blank)
 
 
 def _fields(file: Path, field: str) -> Iterator[Sequence[str | None]]:
-    """(text, given id, place, source, work) of every row with text."""
+    """(text, given id, place, source, work) of every row."""
     parquet = suffix_of(file) == ".parquet"
     for number, row in rows(file, [field], ("id", "source", *WORK_FIELDS)):
         if field not in row:
             raise no_field(file, f"line {number}", field, sorted(row))
         text = row[field]
-        if text is None and parquet:
-            continue
-        if not isinstance(text, str):
+        if not isinstance(text, str) and not (text is None and parquet):
             raise DataError(f"{file}: line {number}: field {field!r} is {type(text).__name__}; "
                             "expected text (set data.text_field)")  # fmt: skip
-        if text.strip():
-            given = None if row.get("id") is None else str(row["id"])
-            yield text, given, f"{file.stem}-{number}", word(row.get("source")), work_of(row)
+        given = None if row.get("id") is None else str(row["id"])
+        yield text, given, f"{file.stem}-{number}", word(row.get("source")), work_of(row)
 
 
 def _txt(file: Path) -> Iterator[Sequence[str | None]]:

@@ -113,9 +113,12 @@ def check_data(cfg: Config, workdir: Path) -> str:
     """
     from jaxcomp.data.batches import data_stats, data_tokenizer
     from jaxcomp.data.eval_sets import check_held_out
-    from jaxcomp.training import pretrained
+    from jaxcomp.training import identity, pretrained
 
     folders = [found(what, cfg, workdir) for what in ("base", "decoder")]
+    for folder, made in zip(folders, (cfg.pretrain, cfg.decoder.pretrain), strict=True):
+        if folder is None:
+            identity.check_text(cfg, made)
     toks = [pretrained.tokenizer_of(f) if f is not None else data_tokenizer(cfg) for f in folders]
     check_held_out(cfg, *toks)
     return f"data at ratio {cfg.memory.ratio}: {data_stats(cfg, *toks)}"

@@ -159,9 +159,24 @@ def lm_identity(cfg: Config, model: ModelConfig, pretrain: PretrainConfig, seed:
         "data": _lm_data(cfg, pretrain),
         "tokenizer": tok.name,
         "model": to_dict(shape),
-        "pretrain": _without(to_dict(pretrain), (*_LOGGED, *_RECOMPUTED)),
+        "pretrain": _without(to_dict(pretrain), (*_LOGGED, *_RECOMPUTED, "text")),
         "seed": seed,
     }
+
+
+def check_text(cfg: Config, pretrain: PretrainConfig) -> None:
+    """Raises ConfigError where a language model would be made of another text than its identity
+    names."""
+    if not pretrain.text:
+        return
+    own = _documents(cfg.world, cfg.people, cfg.data)
+    if pretrain.text != own:
+        raise ConfigError(
+            f"pretrain.text = {pretrain.text!r}, but the text of data.path is {own!r}: no "
+            "pretrained model has these settings, and none can be made of another text; keep the "
+            "settings of the shipped models, or make your own with "
+            "--config=configs/text.py:path=FILE,models=own"
+        )
 
 
 def base_hash(cfg: Config, family: str, size: str, base_seed: int) -> str:
@@ -209,7 +224,7 @@ def adapt_settings(cfg: Config) -> TrainConfig:
 
 def _lm_data(cfg: Config, pretrain: PretrainConfig) -> Identity:
     data = cfg.data
-    documents = _documents(cfg.world, cfg.people, data)
+    documents = pretrain.text or _documents(cfg.world, cfg.people, data)
     if documents:
         return {"source": data.source, "documents": documents, "seed": data.seed}
     # Passages that are a function of the config.

@@ -67,6 +67,7 @@ def pretrain(
     Raises:
         ConfigError, DataError, CheckpointError, TrainingError: see `loop.fit`.
     """
+    identity.check_text(cfg, settings)
     own = identity.lm_identity(cfg, model, settings, seed)
     made = manifest.new("lm", own, cfg, command, tokenizers={"own": own["tokenizer"]})
     if is_made(folder, made):
