@@ -31,7 +31,7 @@ from jaxcomp.runtime.fields import read
 from jaxcomp.runtime.files import is_file
 from jaxcomp.runtime.paths import is_remote
 from jaxcomp.runtime.registry import unknown
-from jaxcomp.training.loggers import GROUPS as LOGGED
+from jaxcomp.training.identity import GROUPS
 from jaxcomp.training.loggers import LOGGERS
 
 CHOICES: dict[str, Iterable[str]] = {
@@ -59,7 +59,7 @@ def validate(cfg: Config) -> None:
         recipes.check_shapes(cfg.memory, *towers, "decoder.reference")
     for key in OPTIMS:
         _optim(key, attrgetter(key)(cfg))
-    for group in LOGGED:
+    for group in GROUPS:
         for name in attrgetter(group)(cfg).loggers:
             _choice(f"{group}.loggers", name, LOGGERS)
     _models(cfg)

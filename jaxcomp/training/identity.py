@@ -35,13 +35,13 @@ if TYPE_CHECKING:
     from jaxcomp.data.tokenizer import Tokenizer
 
 Identity = dict[str, Any]
-_GROUPS = ("train", "pretrain", "decoder.pretrain", "decoder.adapt")
+GROUPS = ("train", "pretrain", "decoder.pretrain", "decoder.adapt")  # fields of trainings
 _LOGGED = ("log_every", "loggers", "checkpoint_every", "keep_checkpoints")
 _RECOMPUTED = ("remat", "loss_chunk")  # other programs for the same numbers; jobs hold them still
 
 
 def _of_groups(names: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(f"{group}.{name}" for group in _GROUPS for name in names)
+    return tuple(f"{group}.{name}" for group in GROUPS for name in names)
 
 
 # What changes what is printed or stored or where it runs, never what comes out.

@@ -17,11 +17,11 @@ from typing import Any, NamedTuple, Protocol
 
 from jaxcomp.config import Config, ConfigError, to_dict
 from jaxcomp.runtime.registry import Registry
+from jaxcomp.training.identity import GROUPS
 from jaxcomp.training.manifest import Manifest, read_json, write_json
 
 ID = "logged.json"  # of a run's workdir: its id among loggers
 Scalars = Mapping[str, float]
-GROUPS = ("train", "pretrain", "decoder.pretrain", "decoder.adapt")  # of the config
 
 
 class LoggedRun(NamedTuple):
