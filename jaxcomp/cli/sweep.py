@@ -71,21 +71,14 @@ def _plan_flags(parser: argparse.ArgumentParser) -> None:
         "--topology",
         required=True,
         metavar="SLICE[,SLICE]",
-        help="v5e:4x4, v5p:4x4x4, v6e:8x8, ... (chips along each axis) or h100:8; of several, each "
-        "setup takes the first that holds it",
+        help="v5e:4x4, v5p:4x4x4, v6e:8x8, ... (chips along each axis) or h100:8 (lower bounds "
+        "only: it is not compiled); of several, each setup takes the first that holds it",
     )
     parser.add_argument(
         "--rate",
         type=number(0, kind=float),
         metavar="USD",
         help="price of a chip's hour (default: a list price)",
-    )
-    parser.add_argument(
-        "--efficiency",
-        type=number(1e-3, 1, float),
-        default=0.5,
-        metavar="SHARE",
-        help="of the roofline's speed that a step is assumed to reach (0.5)",
     )
     parser.add_argument(
         "--out",
@@ -220,9 +213,9 @@ def plan(flags: Flags) -> int:
             "beside it"
         )
     rows = main.plan(common.config_of(flags), names, out=common.say)
-    print(f"\n{plan_page.printed(rows, flags.efficiency, flags.rate)}", end="")
+    print(f"\n{plan_page.printed(rows, flags.rate)}", end="")
     if flags.out:
-        plan_page.write(rows, flags.efficiency, flags.rate, flags.out)
+        plan_page.write(rows, flags.rate, flags.out)
     return FAILED if any(row.failure for row in rows) else 0
 
 

@@ -55,7 +55,7 @@ def pages(tmp_path_factory):
         fake = FakeCompiler(200 * GIB)
         cfg = overrides.load("configs/paper.py:ratio=16")
         rows = plan(cfg, ["v5e:2x4", "v5p:4x4x4"], compile=fake, out=lambda _: None)
-    plan_page.write(rows, 0.5, None, str(folder / "plan.md"))
+    plan_page.write(rows, None, str(folder / "plan.md"))
     parts = [Part("Alice hit ", ""), Part("Bob" * 60, "omitted"), Part(" twice.", "")]
     example = page("Examples", [Para("x"), Example("4x: best", parts, parts)])
     out["example"].write_text(example)

@@ -17,6 +17,8 @@ from jaxcomp.config import Config, ConfigError, MeshConfig
 from jaxcomp.runtime.plugins import load_plugins
 from jaxcomp.sweep.plan.hlo import Collective, collectives
 from jaxcomp.sweep.plan.layouts import Layout
+from jaxcomp.sweep.plan.timing import Timing, step_time
+from jaxcomp.sweep.plan.topology import Slice, slice_of
 
 # The compiler asks nobody which machine this is.
 ENVIRONMENT = {
@@ -38,8 +40,8 @@ class Program(NamedTuple):
     results: int  # that take no argument's place
     code: int
     seconds: float
-    kernels: int  # fused kernels (splash) in it
     collectives: list[Collective]
+    timing: Timing = Timing([], [])  # of the train step
 
     @property
     def used(self) -> int:
@@ -93,7 +95,8 @@ def compile_all(cfg: Config, topology: str, layout: Layout, only_train: bool) ->
     found: dict[str, Program] = {}
 
     try:
-        found["train"] = _compile(programs.train_program(run, mesh, pair))
+        step = programs.train_program(run, mesh, pair)
+        found["train"] = _compile(step, timed=slice_of(topology))
         if not only_train:
             rows = whole_batch(run.eval.batch, mesh)
             reading, memory = programs.compress_program(run, mesh, pair, rows)
@@ -107,7 +110,7 @@ def compile_all(cfg: Config, topology: str, layout: Layout, only_train: bool) ->
     return Outcome(found, "")
 
 
-def _compile(traced: Any) -> Program:
+def _compile(traced: Any, timed: Slice | None = None) -> Program:
     start = time.perf_counter()
     executable = traced.lower(lowering_platforms=("tpu",)).compile()
     seconds = time.perf_counter() - start
@@ -118,8 +121,8 @@ def _compile(traced: Any) -> Program:
         results=memory.output_size_in_bytes - memory.alias_size_in_bytes,
         code=memory.generated_code_size_in_bytes,
         seconds=round(seconds, 1),
-        kernels=text.count('custom_call_target="tpu_custom_call"'),
         collectives=collectives(text),
+        timing=step_time(text, timed) if timed else Timing([], []),
     )
 
 

@@ -1,4 +1,4 @@
-"""Roofline estimate of the time and cost of a compiled step.
+"""Lower bounds of a step's time, and what a run costs.
 
 A step cannot be faster than its operations at the chip's peak, its bytes at the memory's speed, nor
 what it moves between chips at the links' speed; the largest of the three names what bounds it. The
@@ -57,24 +57,20 @@ def on_paper(cfg: Config, where: Slice, layout: Layout) -> Roofline:
 
 
 class Cost(NamedTuple):
-    """Of a run of `train.optim.steps` updates whose steps take 1 / efficiency of the roofline."""
+    """Of a run of `train.optim.steps` updates."""
 
-    step: float  # seconds
     tokens: float  # slots of both towers, a second and chip
     mfu: float  # operations without recomputation / (time x peak)
     hours: float  # chip-hours
     price: float  # USD
 
 
-def cost(
-    cfg: Config, where: Slice, layout: Layout, roof: Roofline, efficiency: float, rate: float
-) -> Cost:
+def cost(cfg: Config, where: Slice, layout: Layout, step: float, rate: float) -> Cost:
+    """Of updates that take `step` seconds each."""
     work = flops.train_step(layout.applied(cfg)).values()
-    step = roof.seconds / efficiency
     chip_seconds = step * where.chips
     hours = cfg.train.optim.steps * chip_seconds / 3600
     return Cost(
-        step,
         sum(w.tokens for w in work) / chip_seconds,
         sum(w.model for w in work) / chip_seconds / where.chip.flops,
         hours,

@@ -28,15 +28,18 @@ class Chip(NamedTuple):
     axes: int
     wrap: int
     rate: float
+    clock: float = 0.0  # cycles a second of a TensorCore
     hides: bool = True  # XLA gathers weights beside computing; else (v5p, as compiled) before it
     compiled: bool = True  # whether its compiler can be had here
 
 
+# clock: bf16 peak / operations a cycle; of those a chip's 128 x 128 MXUs do 2 x 128 x 128 each (v5e
+# 4 MXUs, v5p 8; v6e 4 of 256 x 256): the most that XLA's cycles of a large product come near to.
 # hbm: what XLA says it has (v5e, v5p) or leaves of 32 GB (v6e); of an H100's 80 GB, JAX's 0.9.
 CHIPS = {
-    "v5e": Chip(197e12, 15.75 * GIB, 0.82e12, 45e9, 2, 16, 1.20),
-    "v5p": Chip(459e12, 95.74 * GIB, 2.765e12, 90e9, 3, 4, 4.20, hides=False),
-    "v6e": Chip(918e12, 31.25 * GIB, 1.64e12, 90e9, 2, 16, 2.70),
+    "v5e": Chip(197e12, 15.75 * GIB, 0.82e12, 45e9, 2, 16, 1.20, 1.50e9),
+    "v5p": Chip(459e12, 95.74 * GIB, 2.765e12, 90e9, 3, 4, 4.20, 1.75e9, hides=False),
+    "v6e": Chip(918e12, 31.25 * GIB, 1.64e12, 90e9, 2, 16, 2.70, 1.75e9),
     "h100": Chip(989e12, 72.0 * GIB, 3.35e12, 450e9, 1, 1, 11.06, compiled=False),
 }
 

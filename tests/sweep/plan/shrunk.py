@@ -1,8 +1,9 @@
 """`python tests/sweep/plan/shrunk.py OUTDIR [STEP ...]` compiles the training step of a shrunk
 setup of the paper for TPU v5e, 4 chips, and writes the compiled program: OUTDIR/<step>.hlo.
 
-Needs libtpu, no TPU. A step is a mesh, written 1x4x1, or 1x4x1-offload with that remat. LoRA
-dropout is off: it moves nothing, and compiling its generators takes as long as the rest.
+Needs libtpu, no TPU. A step is a mesh, written 1x4x1, and what it has that others have not: an
+offload of layer inputs, a `long` compilation (that of users), a `deep` decoder of twice the layers.
+LoRA dropout is off: it moves nothing, and compiling its generators takes as long as the rest.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from jaxcomp.config import Config, ModelConfig
 
 MESHES = ((1, 4, 1), (1, 2, 2), (2, 2, 1))
 OFFLOAD = "1x4x1-offload"
+LONG, DEEP = "4x1x1-long", "4x1x1-long-deep"
 ACCUMULATE = 2  # micro-batches of a step
 ROWS = 24  # examples of a step
 SEGMENT, RATIO, TARGET, CHUNK = 256, 16, 320, 64
@@ -65,7 +67,7 @@ def name_of(mesh: tuple[int, ...]) -> str:
     return "x".join(map(str, mesh))
 
 
-STEPS = (*map(name_of, MESHES), OFFLOAD)
+STEPS = (*map(name_of, MESHES), OFFLOAD, LONG, DEEP)
 
 
 def main(out: Path, steps: list[str]) -> None:
@@ -77,13 +79,17 @@ def main(out: Path, steps: list[str]) -> None:
 
     devices = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices
     for step in steps:
-        shape, _, remat = step.partition("-")
-        cfg = config()
-        if remat:
-            cfg = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, remat=remat))
+        shape, *special = step.split("-")
+        cfg, put = config(), dataclasses.replace
+        if "offload" in special:
+            cfg = put(cfg, train=put(cfg.train, remat="offload"))
+        if "deep" in special:
+            twice = put(DECODER, num_hidden_layers=2 * DECODER.num_hidden_layers)
+            cfg = put(cfg, decoder=put(cfg.decoder, model=twice))
         mesh = make_mesh(MeshConfig(*map(int, shape.split("x"))), devices)
         traced = programs.train_program(cfg, mesh, programs.abstract_pair(cfg, mesh))
-        compiled = traced.lower(lowering_platforms=("tpu",)).compile(compiler_options=QUICK)
+        options = None if "long" in special else QUICK
+        compiled = traced.lower(lowering_platforms=("tpu",)).compile(compiler_options=options)
         (out / f"{step}.hlo").write_text(compiled.as_text())
 
 

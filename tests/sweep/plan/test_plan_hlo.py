@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import jax
@@ -20,7 +20,9 @@ from jax.sharding import NamedSharding
 from jaxcomp.config import LoraConfig
 from jaxcomp.models.lora import Lora, lora_eqs, lora_specs
 from jaxcomp.runtime.sharding import SPECS, use_mesh
-from jaxcomp.sweep.plan.hlo import Collective, collectives, received
+from jaxcomp.sweep.plan.hlo import Collective, collectives, executed, parse, received
+from jaxcomp.sweep.plan.timing import step_time
+from jaxcomp.sweep.plan.topology import slice_of
 
 HERE = Path(__file__).parent
 HEAD = "HloModule jit_step, is_scheduled=true, num_partitions=8\n"
@@ -175,7 +177,7 @@ def test_a_condition_is_asked_once_more_than_its_loop_runs():
 def test_a_loop_that_does_not_say_how_often_it_runs_is_an_error_only_if_something_moves():
     bound = "%a.cb = s32[]{:T(128)} get-tuple-element(%a.cs), index=1"
     comps, lines = loop("a", GATHER, bound=3)
-    with pytest.raises(ValueError, match=r"%a\.w of %main .*%a\.cond"):
+    with pytest.raises(ValueError, match=r"%a\.w runs .*%a\.cond"):
         one(lines.format(x="%p"), above=comps.replace(bound, "%a.cb = s32[] after-all()"))
     quiet, lines = loop("a", "", bound=3)
     above = quiet.replace(bound, "%a.cb = s32[] after-all()")
@@ -288,6 +290,7 @@ LENGTHS = {
     "decoder": shrunk.SEGMENT // shrunk.RATIO + 3 + shrunk.TARGET - 1,
 }
 TOWERS = {"compressor": shrunk.COMPRESSOR, "decoder": shrunk.DECODER}
+TIME = {"compressor": 4.22, "decoder": 5.59, "loss": 1.20}  # milliseconds of shrunk.LONG on v5e
 SMALL = 2**14  # bytes: token ids and a bias may be gathered
 
 
@@ -464,6 +467,40 @@ def test_offloaded_layer_inputs_lie_in_the_memory_of_the_host(compiled):
     text = compiled[shrunk.OFFLOAD]
     assert all(re.search(shape + r"\{[^}]*S\(5\)\}", text) for shape in kept)
     assert "S(5)" not in compiled[shrunk.MESHES[0]]
+
+
+def by_tower(text: str) -> dict[str, float]:
+    """Milliseconds of a step on v5e."""
+    found: dict[str, float] = defaultdict(float)
+    for part in step_time(text, slice_of("v5e:2x2")).parts:
+        found[part.tower] += 1e3 * part.seconds
+    return found
+
+
+@pytest.mark.slow
+def test_a_decoder_of_twice_the_layers_takes_twice_the_time(compiled):
+    once, twice = (by_tower(compiled[step]) for step in (shrunk.LONG, shrunk.DEEP))
+    assert twice["decoder"] == pytest.approx(2 * once["decoder"], rel=0.02)
+    for other in ("compressor", "loss", "connector"):
+        assert twice[other] == pytest.approx(once[other], rel=0.1)
+
+
+@pytest.mark.slow
+def test_every_estimate_of_the_compiler_is_counted(compiled):
+    """Each stands in a computation that runs, or in one that is fused."""
+    text = compiled[shrunk.LONG]
+    module, entry_comp = parse(text)
+    ran = {op.name for _, op, _ in executed(module, entry_comp)}
+    estimated = set(re.findall(r'%([\w.-]+) = [^\n]*"estimated_cycles":"[1-9]', text))
+    assert len(estimated) > 100
+    assert estimated <= ran
+
+
+@pytest.mark.slow
+def test_a_step_takes_no_more_cycles_than_it_did(compiled):
+    """Milliseconds of the committed code; write down what a change gains."""
+    found = by_tower(compiled[shrunk.LONG])
+    assert {tower: found[tower] for tower in TIME} == pytest.approx(TIME, rel=0.05)
 
 
 # --- what each chip computes, which needs no compiler ---------------------------------------------

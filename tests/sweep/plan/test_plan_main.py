@@ -13,6 +13,7 @@ from jaxcomp.sweep.plan import main as plans
 from jaxcomp.sweep.plan.hlo import Collective
 from jaxcomp.sweep.plan.layouts import candidates, ranked
 from jaxcomp.sweep.plan.main import plan
+from jaxcomp.sweep.plan.timing import Instruction, Part, Timing
 from jaxcomp.sweep.plan.topology import GIB, slice_of
 
 ONE = "configs/paper.py:family=qwen3,size=8B,ratio=16"
@@ -31,7 +32,10 @@ class FakeCompiler:
         if used > where.chip.hbm:
             return compiler.Outcome({}, "Used too much of hbm.")
         moved = Collective("all-gather", 8, 4, 2, True, ("bf16[4]",), "layers")
-        step = compiler.Program(used, 0, 0, 0, 1.0, 6, [moved])
+        parts = [Part("matrix products", "decoder", "forward", 1.5, 0.0)]
+        parts += [Part("attention", "decoder", "backward", 0.5, 0.25)]
+        long = Instruction("f.1", *parts[0][:4], 4, "layers/dot", "models/block.py:3")
+        step = compiler.Program(used, 0, 0, 0, 1.0, [moved], Timing(parts, [long]))
         names = ("train",) if only_train else ("train", "compress", "prefill", "decode")
         return compiler.Outcome(dict.fromkeys(names, step), "")
 
@@ -61,7 +65,7 @@ def test_each_setup_takes_the_first_slice_that_holds_it(load):
 
 def test_what_fits_nowhere_has_a_reason_and_the_smallest_slice_that_does(load):
     rows = plan(load(ONE), ["v5e:2x4"], compile=FakeCompiler(200 * GIB), out=quiet)
-    text = printed(rows, 0.5, None)
+    text = printed(rows, None)
     assert rows[0].instead == "v5e:4x4"
     assert "Used too much of hbm.; the smallest slice that does: v5e:4x4" in text
     assert "0 of 1 setup fit" in text
@@ -121,16 +125,30 @@ def test_a_batch_that_no_mesh_divides_is_refused_before_compiling(load):
 
 def test_a_gpu_is_planned_on_paper_and_says_so(load):
     rows = plan(load(ONE), ["h100:8"], compile=FakeCompiler(0), out=quiet)
-    assert "not compiled" in printed(rows, 0.5, None)
+    text = printed(rows, None)
+    assert "not compiled" in text
+    assert f"| ≥ {rows[0].roofline.seconds:.3f} | ≤ " in text
+    assert "Where the time goes" not in text
     assert not rows[0].programs
 
 
-def test_price_and_hours_follow_from_the_roofline(load):
+def test_price_and_hours_follow_from_the_compilers_time(load):
     rows = plan(load(ONE), ["v5p:4x4x4"], compile=FakeCompiler(1e12), out=quiet)
-    cells = [c.strip() for c in _row(printed(rows, 0.5, 2.0)).split("|")]
-    step, hours, price = float(cells[12]), float(cells[15]), float(cells[16])
+    text = printed(rows, 2.0)
+    cells = [c.strip() for c in _row(text).split("|")]
+    step, hours, price = float(cells[12]), *(float(c.replace(",", "")) for c in cells[15:17])
+    assert step == 2.0
     assert hours == pytest.approx(34_688 * step * 64 / 3600, rel=0.01)
     assert price == pytest.approx(2 * hours, rel=0.01)
+
+
+def test_the_time_is_shown_by_kind_by_tower_and_by_instruction(load):
+    rows = plan(load(ONE), ["v5p:4x4x4"], compile=FakeCompiler(1e12), out=quiet)
+    text = printed(rows, None)
+    zeros = " | 0.0000" * 5
+    assert f"| 1.5000 | 0.5000{zeros} | 2.0000 | 0.2500 |" in text
+    assert f"| decoder | backward | 0.0000 | 0.5000{zeros} | 0.5000 | 0.2500 |" in text
+    assert "| layers/dot | models/block.py:3 | decoder, forward | 4 | 1.5000 | 75.0% |" in text
 
 
 def test_exit_code_says_whether_all_fit(load, monkeypatch, tmp_path, capsys):
