@@ -86,6 +86,7 @@ def english(cfg: dict) -> None:
     cfg["decoder"]["adapt"] |= dict(optim=optim(15_000))
     cfg["train"] |= dict(optim=optim(4000, lr=2e-3, b2=0.99), curriculum=[4], curriculum_share=0.3)
     cfg["sweep"] |= dict(ratios=[4, 16])
+    cfg["eval"] = dict(edits_per_kind=80)
     if ENGLISH.is_dir():  # else they are made of the text of data.path
         card = json.loads((ENGLISH / "card.json").read_text())
         text = card["identity"]["lm"]["data"]["documents"]
