@@ -137,15 +137,31 @@ def _on_paper(cfg: Config, where: Slice) -> Row:
 
 
 def _fit(cfg: Config, where: Slice, run: _Remembered, layouts: Sequence[Layout] = ()) -> Row:
-    """The first of the layouts (default: the best two, all programs compiled) that fits."""
+    """The first of the layouts (default: the best two, all programs compiled) that fits; of the
+    best two, with the micro-batches that `_fewer` finds."""
     for layout in layouts or candidates(cfg, where):
-        programs, failure = run(cfg, where, layout, bool(layouts))
-        used = programs["train"].used if "train" in programs else 0
-        if not failure and used > where.chip.hbm:
-            failure = f"uses {used / GIB:.1f} GiB of HBM a chip"
-        row = Row(cfg, where, layout, programs, failure)
-        if not failure:
+        row = _compiled(cfg, where, layout, run, only_train=bool(layouts))
+        if not row.failure:
             break
+    return row if layouts or row.failure else _fewer(row, run)
+
+
+def _compiled(cfg: Config, where: Slice, layout: Layout, run: _Remembered, only_train: bool) -> Row:
+    programs, failure = run(cfg, where, layout, only_train)
+    used = programs["train"].used if "train" in programs else 0
+    if not failure and used > where.chip.hbm:
+        failure = f"uses {used / GIB:.1f} GiB of HBM a chip"
+    return Row(cfg, where, layout, programs, failure)
+
+
+def _fewer(row: Row, run: _Remembered) -> Row:
+    """The row with half the micro-batches, and half of those, while it fits and gets faster."""
+    while row.layout.accumulate % 2 == 0:
+        layout = row.layout._replace(accumulate=row.layout.accumulate // 2)
+        half = _compiled(row.config, row.where, layout, run, only_train=True)
+        if half.failure or half.seconds >= row.seconds:
+            break
+        row = half._replace(programs=row.programs | half.programs)
     return row
 
 

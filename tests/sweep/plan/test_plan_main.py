@@ -102,6 +102,27 @@ def test_at_most_two_layouts_are_compiled(load):
     assert len(tried) == len(set(tried)) == 2
 
 
+@pytest.mark.parametrize(("room", "rows"), [(5, 4), (3, 2), (1, 1)])
+@pytest.mark.parametrize(("gain", "taken"), [(1.0, True), (0.0, False)])
+def test_micro_batches_are_as_few_as_fit_and_gain(load, room, rows, gain, taken):
+    """A chip has room for so many examples at a time."""
+    cfg = load("configs/paper.py:family=qwen3,size=0.6B,ratio=16")
+    first = candidates(cfg, slice_of("v5e:2x2"))[0]
+    assert first.accumulate == 128
+    used = int(slice_of("v5e:2x2").chip.hbm / room)
+
+    def compile(cfg, topology, layout, only_train):
+        part = Part("matrix products", "decoder", "forward", 1 + gain * layout.accumulate, 0.0)
+        program = compiler.Program(used * layout.rows(cfg), 0, 0, 0, 1.0, [], Timing([part], []))
+        return compiler.Outcome(
+            {"train": program} | ({} if only_train else {"decode": program}), ""
+        )
+
+    (row,) = plan(cfg, ["v5e:2x2"], compile=compile, out=quiet)
+    assert row.layout == first._replace(accumulate=128 // (rows if taken else 1))
+    assert set(row.programs) == {"train", "decode"}
+
+
 @pytest.mark.parametrize("topology", ["v5e:2x2", "v5e:4x4", "v6e:8x8", "v5p:4x4x4"])
 @pytest.mark.parametrize("size", ["0.6B", "8B", "32B"])
 def test_layouts_divide_what_they_cut(load, topology, size):
