@@ -15,10 +15,16 @@ from jaxcomp.evals.qa.selection import SAGE, SELECTIONS, name_of
 from jaxcomp.training.manifest import read_json
 
 TITLE = "Answer quality against tokens kept"
+# By task what is drawn, and its place among what was found in one condition.
+QUALITY = {
+    "qa": ("mean F1", ("f1",)),
+    "ruler": ("expected texts found", ("recall",)),
+    "overwriting": ("in-context answers", (PRIMARY, PASSAGE)),
+}
 
 
 def write(file: Path) -> Path:
-    """The page of a result of `--task=qa` or `overwriting` with `--select`, and its figures, beside
+    """The page of a result of a task of `QUALITY` with `--select`, and its figures, beside
     the result; the page's place."""
     result = read_json(file, "about", "conditions", "selection")
     stem = f"{file.stem}-tokens"
@@ -72,12 +78,13 @@ def points(result: Mapping[str, Any]) -> list[Point]:
 
 
 def _quality(result: Mapping[str, Any]) -> str:
-    return "mean F1" if result["about"]["task"] == "qa" else "in-context answers"
+    return QUALITY[result["about"]["task"]][0]
 
 
 def _found(result: Mapping[str, Any], condition: str) -> dict[str, float | None] | None:
-    """The mean F1, or the share of in-context answers by the primary scoring, with its interval."""
-    one = result["conditions"][condition]
-    found = one["f1"] if result["about"]["task"] == "qa" else one[PRIMARY][PASSAGE]
+    """The quality of one condition with its interval."""
+    found = result["conditions"][condition]
+    for name in QUALITY[result["about"]["task"]][1]:
+        found = found[name]
     value = found.get("mean", found.get("rate"))
     return None if value is None else {"value": value, "low": found["low"], "high": found["high"]}

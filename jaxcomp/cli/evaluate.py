@@ -58,7 +58,14 @@ def _eval_flags(parser: argparse.ArgumentParser) -> None:
         "--limit",
         type=number(1),
         metavar="N",
-        help="only the first N items, or passages of each held-out set (default: all)",
+        help="only the first N items, or passages of each held-out set (default: all), or items of "
+        "each task of --task=ruler (default: 500)",
+    )
+    add(
+        "--length",
+        type=number(1),
+        metavar="N",
+        help="with --task=ruler: most tokens of a context, in the compressor's tokens (4096)",
     )
     add(
         "--filter",
@@ -305,10 +312,11 @@ COMMANDS = (
         "too; --checkpoints=all: every saved checkpoint (docs/how-to/follow-checkpoints.md).\n\n"
         "With --run=DIR --task=NAME --data=FILE, asks questions about passages: from nothing,\n"
         "from the full text, from its memory and from the text rebuilt from that. overwriting: an\n"
-        "answer was replaced, so is it the passage's or the world's that comes? qa: SQuAD's exact\n"
-        "match and F1. drift: does a memory prefer its text to a counterfactual edit of it\n"
-        "(docs/how-to/measure-drift.md)? rate: the same memories in fewer bits. bounds: the run's\n"
-        "memory between none and the best.\n"
+        "answer was replaced, so is it the passage's or the world's that comes? qa: exact match\n"
+        "and F1 of SQuAD, LongBench and MRQA files. ruler (--task=ruler --length=4096, no file):\n"
+        "are needles found in generated texts (docs/how-to/run-ruler.md)? drift: is a text\n"
+        "preferred to a counterfactual edit of it (docs/how-to/measure-drift.md)? rate: the\n"
+        "same memories in fewer bits. bounds: the run's memory between none and the best.\n"
         "A stopped task goes on where it stopped; what is finished is printed and not measured\n"
         "again. If the base models of --run have moved, --compressor=DIR and\n"
         "--decoder=DIR say where they are; for several runs one folder, or one for each: DIR,DIR.\n"

@@ -35,6 +35,7 @@ def ask(flags: Flags) -> int:
             tell,
             data=here(flags.data) if flags.data else None,
             limit=flags.limit,
+            length=flags.length,
             given_out=here(flags.out) if flags.out else None,
             filter=flags.filter,
             select=flags.select,

@@ -22,8 +22,9 @@ from jaxcomp.runtime.registry import Registry, unknown
 RESULTS = "tasks"  # the folder, in that of the pair, of what evaluations found
 PACKAGES = ("jaxcomp.evals.tasks", "jaxcomp.analysis.tasks")  # of which every file is an evaluation
 # Flags beyond --run. Each evaluation names those that it takes.
-DATA, LIMIT, OUT, FILTER, SELECT, BUDGETS, SCORER, EXPORT, RATIO, BATCH = OPTIONS = (
-    "data", "limit", "out", "filter", "select", "budgets", "scorer", "export", "ratio", "batch",
+DATA, LIMIT, LENGTH, OUT, FILTER, SELECT, BUDGETS, SCORER, EXPORT, RATIO, BATCH = OPTIONS = (
+    "data", "limit", "length", "out", "filter", "select", "budgets", "scorer", "export", "ratio",
+    "batch",
 )  # fmt: skip
 
 
@@ -52,6 +53,7 @@ class Request:
     say: Callable[[str], None]
     data: Path | None = None
     limit: int | None = None
+    length: int | None = None
     given_out: Path | None = None
     filter: str | None = None
     select: str | None = None

@@ -81,7 +81,7 @@ def test_one_run_given_twice_is_refused_before_anything_is_measured(runs, capsys
 @pytest.mark.parametrize("task", evaluation.shipped())
 def test_a_task_refuses_the_flags_that_it_does_not_take(task, capsys):
     for name in evaluation.OPTIONS:
-        value = "3" if name in ("limit", "ratio", "batch") else "known"
+        value = "3" if name in ("limit", "length", "ratio", "batch") else "known"
         assert main.main(["eval", "--run=nowhere", f"--task={task}", f"--{name}={value}"]) == 2
         refused = f"--{name} does not go with --task={task}" in told(capsys)
         assert refused == (name not in evaluation.find(task).options), name

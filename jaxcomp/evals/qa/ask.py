@@ -52,7 +52,8 @@ class Task(NamedTuple):
 
     `version` is that of its definitions: results of another one are not taken over. `scored` is
     what a record keeps of an item's readings; `rates` what is counted over records. `stated`: does
-    an answer stand in the item's context; None where there is none to stand there.
+    an answer stand in the item's context; None where there is none to stand there. A greedy answer
+    has at most `max_new` tokens and ends before `stop` ("": at the end token only).
     """
 
     name: str
@@ -62,6 +63,8 @@ class Task(NamedTuple):
     answerable: Holds
     known: Holds
     stated: Callable[[Item], bool | None] = lambda item: holds(item.context, item.answers)
+    max_new: int = MAX_NEW
+    stop: str = "\n"
 
 
 def run(
@@ -73,11 +76,12 @@ def run(
     rules: Rules | None = None,
     also: Sequence[str] = (),
     scorer: Scorer | None = None,
-    max_new: int = MAX_NEW,
+    max_new: int = 0,
     say: Say | None = None,
 ) -> Evaluated:
     """Asks every item that `rules` may count in every condition, and counts. `also`: further
-    conditions, of `selection.parse`; `scorer`: SAGE's (None: the pair's decoder).
+    conditions, of `selection.parse`; `scorer`: SAGE's (None: the pair's decoder); `max_new`: most
+    tokens of an answer (0: the task's).
 
     With `out` the result is written there, whole or not at all; stopped, the same call goes on
     after the last batch; finished, it reads the file. Under other rules it counts again, and asks
@@ -86,9 +90,11 @@ def run(
     Raises EvalError where an id stands twice, `out` holds something else, or no item can be asked
     or is counted.
     """
-    rules = rules or Rules()
+    rules, max_new = rules or Rules(), max_new or task.max_new
     check_ids(item.id for item in items)
-    about = about_of(pair, task.name, task.version, items=config_hash([list(i) for i in items]))
+    # A field of Item that was added later is left out where it is empty: old results stay valid.
+    every = [list(item[:-1]) + [item[-1]] * bool(item[-1]) for item in items]
+    about = about_of(pair, task.name, task.version, items=config_hash(every))
     about |= {"template": QUESTION, "max_new": max_new, "select": list(also) or None}
     if also:
         about["selection"] = {"version": selection.VERSION, "scorer": scorer and scorer.identity}
@@ -111,7 +117,8 @@ def run(
     _some_left(chosen, steps)
 
     def made(part: Sequence[Prepared]) -> list[Record]:
-        found = measure(pair, part, max_new=max_new, also=also, scorer=scorer)
+        options = {"max_new": max_new, "also": also, "scorer": scorer}
+        found = measure(pair, part, **options, stop=task.stop)
         return [
             described[a.item.id]
             | {"rebuilt_cut": any(reading.cut for reading in readings.values())}
@@ -170,16 +177,32 @@ def _for_sage(
 
 def asked_of_file(task: Task, request: Request, table: Callable[[dict[str, Any]], str]) -> Report:
     """`run` of the items in a file, as the command line asks for it."""
+
+    def items() -> list[Item]:
+        assert request.data is not None  # it is in `needs`
+        return read(request.data, request.limit, task=task.name)
+
+    return asked(task, request, table, items, request.stem)
+
+
+def asked(
+    task: Task,
+    request: Request,
+    table: Callable[[dict[str, Any]], str],
+    items: Callable[[], Sequence[Item]],
+    stem: str,
+) -> Report:
+    """`run` of what `items` makes, as the command line asks for it; `stem`: what they are called in
+    the result's name."""
     rules = parse(request.filter or "")
     also = selection.parse(request.select, request.budgets)
     if request.scorer and not any(selection.name_of(c) in selection.SAGE for c in also):
         raise EvalError("--scorer goes with --select=sage, sage-raw or sage-baseline")
-    out = request.out("-".join([request.stem, *dict.fromkeys(map(selection.name_of, also))]))
-    assert request.data is not None  # it is in `needs`
-    items = read(request.data, request.limit, task=task.name)
+    out = request.out("-".join([stem, *dict.fromkeys(map(selection.name_of, also))]))
+    every = items()
     scorer = load_scorer(request.scorer) if request.scorer else None
     chosen = {"rules": rules, "also": also, "scorer": scorer}
-    found = run(task, request.pair, items, out, **chosen, say=request.say)
+    found = run(task, request.pair, every, out, **chosen, say=request.say)
     return request.report(found, table, out)
 
 

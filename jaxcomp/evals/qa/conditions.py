@@ -34,7 +34,7 @@ from jaxcomp.evals.qa.selection import (
     share_of,
 )
 from jaxcomp.evals.qa.squad import normalise
-from jaxcomp.inference.pair import QUESTION, Pair, Score
+from jaxcomp.inference.pair import Pair, Score
 from jaxcomp.inference.sage import NEUTRAL, Scorer
 
 CONDITIONS = ("nothing", "text", "memory", "rebuilt")
@@ -111,10 +111,12 @@ def measure(
     max_new: int,
     also: Sequence[str] = (),
     scorer: Scorer | None = None,
+    stop: str = "\n",
 ) -> list[dict[str, Reading]]:
     """Of each item of a batch what the decoder says, by condition: CONDITIONS, and those of
-    `selection.parse` in `also`, for which `scorer` is SAGE's. Raises EvalError where a likelihood
-    is not a number: nothing could be read from it."""
+    `selection.parse` in `also`, for which `scorer` is SAGE's. An answer ends before `stop` ("": at
+    the end token). Raises EvalError where a likelihood is not a number: nothing could be read from
+    it."""
     out: list[dict[str, Reading]] = [{} for _ in part]
     no, none = [False] * len(part), [0] * len(part)
 
@@ -126,7 +128,7 @@ def measure(
         kept: Sequence[int] = none,
     ) -> None:
         """`which`: the rows of the batch that `prefix` holds first; the others fill it."""
-        scores, answers = _judged(pair, prefix, [part[i].options for i in which], max_new)
+        scores, answers = _judged(pair, prefix, [part[i].options for i in which], max_new, stop)
         each = zip(which, scores, answers, cut, kept, strict=False)
         for i, options, answer, was_cut, tokens in each:
             if not all(math.isfinite(score.nats) for score in options):
@@ -174,14 +176,14 @@ def room(pair: Pair, tokens_G: Sequence[int]) -> int:
 
 
 def _judged(
-    pair: Pair, prefix: Prefix, options: Sequence[list[list[int]]], max_new: int
+    pair: Pair, prefix: Prefix, options: Sequence[list[list[int]]], max_new: int, stop: str = "\n"
 ) -> tuple[list[tuple[Score, ...]], list[str]]:
     """Likelihoods of each row's options, of which rows may have unequally many, and its answer."""
     most = max(map(len, options))
     if not most:
-        return [()] * len(options), pair.answers(prefix, max_new=max_new)
+        return [()] * len(options), pair.answers(prefix, max_new=max_new, stop=stop)
     filled = [row + [[]] * (most - len(row)) for row in options]
-    found, answers = pair.judged(prefix, filled, max_new=max_new)
+    found, answers = pair.judged(prefix, filled, max_new=max_new, stop=stop)
     each = zip(found, options, strict=True)
     return [tuple(scores[: len(row)]) for scores, row in each], answers
 
@@ -212,7 +214,7 @@ def _prepared(pair: Pair, item: Item, max_new: int) -> Prepared | str:
     if why:
         return why
     tok = pair.dec_tok
-    tail = QUESTION.format(question=item.question)
+    tail = item.tail
     context = tok.respell([item.context])[0]
     context_tokens = len(tok.encode_exactly([context])[0])
     tail_ids, text_ids = tok.encode_batch([tail, context + tail])

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from jaxcomp.data.qa import QUESTION
+
 
 class EvalError(ValueError):
     """A task cannot be run; the message names file and place, what was expected and the fix."""
@@ -28,6 +30,13 @@ class Item(NamedTuple):
     answers: tuple[str, ...]
     world: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
+    answer_prefix: str = ""
+
+    @property
+    def tail(self) -> str:
+        """What the decoder reads after the context."""
+        begun = f" {self.answer_prefix}" if self.answer_prefix else ""
+        return QUESTION.format(question=self.question) + begun
 
     @property
     def options(self) -> tuple[str, ...]:

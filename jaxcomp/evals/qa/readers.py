@@ -6,15 +6,17 @@ Fields of a question set, by which `read` finds its schema; further ones are ign
     faitheval    question, context, choices {text, label}, answerKey      (FaithEval-counterfactual)
     conflictqa   question, ground_truth, memory_answer, counter_answer, counter_memory  (ConflictQA)
     squad        question, context, answers                               (SQuAD 1.1's gold answers)
+    longbench    input, context, answers, dataset           (LongBench's sets that are scored by F1)
+    mrqa         context, qas [{question, answers}]         (MRQA 2019; its header line is skipped)
 """
 
 from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -87,15 +89,15 @@ def row_of(kind: type[Row], values: dict[str, Any], where: str) -> Row:
 
 
 def named(
-    path: Path, limit: int | None, made: Callable[[str, dict[str, Any]], tuple[str, Made]]
+    path: Path, limit: int | None, made: Callable[[str, dict[str, Any]], Iterable[tuple[str, Made]]]
 ) -> list[Made]:
-    """What `made` makes of the first `limit` rows (None: all), each with an id of its own; what is
-    beyond is not looked at. Raises EvalError for an id that was there before."""
+    """The first `limit` (None: all) that `made` makes of the rows, each with an id of its own; what
+    is beyond is not looked at. Raises EvalError for an id that was there before, and for none."""
     check_limit(limit)
+    every = ((place, *one) for place, values in rows(path) for one in made(place, values))
     out: list[Made] = []
     places: dict[str, str] = {}
-    for place, values in itertools.islice(rows(path), limit):
-        name, one = made(place, values)
+    for place, name, one in itertools.islice(every, limit):
         if name in places:
             raise EvalError(
                 f"{path}: {place}: id {name!r} is that of {places[name]} too; expected every row "
@@ -103,6 +105,8 @@ def named(
             )
         places[name] = place
         out.append(one)
+    if not out:
+        raise EvalError(f"{path}: no question in it; expected at least one")
     return out
 
 
@@ -119,7 +123,7 @@ class Schema(BaseModel, ABC):
     id: Id | None = None
 
     @abstractmethod
-    def item(self, name: str) -> Item: ...
+    def items(self, name: str) -> list[Item]: ...
 
 
 class Conflicts(Schema):
@@ -128,9 +132,9 @@ class Conflicts(Schema):
     context_answer: Text
     prior_answer: Text
 
-    def item(self, name: str) -> Item:
+    def items(self, name: str) -> list[Item]:
         sides = (self.context_answer,), (self.prior_answer,)
-        return Item(name, self.question, self.context, *sides)
+        return [Item(name, self.question, self.context, *sides)]
 
 
 class _Choices(BaseModel):
@@ -153,10 +157,10 @@ class Faitheval(Schema):
             )
         return self
 
-    def item(self, name: str) -> Item:
+    def items(self, name: str) -> list[Item]:
         texts, at = self.choices.text, self.choices.label.index(self.answerKey)
         others = texts[:at] + texts[at + 1 :]
-        return Item(name, self.question, self.context, (texts[at],), (), others)
+        return [Item(name, self.question, self.context, (texts[at],), (), others)]
 
 
 class Conflictqa(Schema):
@@ -169,13 +173,13 @@ class Conflictqa(Schema):
     counter_answer: Text
     counter_memory: Text
 
-    def item(self, name: str) -> Item:
+    def items(self, name: str) -> list[Item]:
         answers, world = (self.counter_answer,), (self.memory_answer,)
         if any(holds(self.counter_answer, (true,)) for true in self.ground_truth):
             answers += self.ground_truth
         else:
             world += self.ground_truth
-        return Item(name, self.question, self.counter_memory, answers, world)
+        return [Item(name, self.question, self.counter_memory, answers, world)]
 
 
 class Squad(Schema):
@@ -184,11 +188,48 @@ class Squad(Schema):
     context: Text
     answers: Texts
 
-    def item(self, name: str) -> Item:
-        return Item(name, self.question, self.context, self.answers)
+    def items(self, name: str) -> list[Item]:
+        return [Item(name, self.question, self.context, self.answers)]
 
 
-SCHEMAS = (Conflicts, Faitheval, Conflictqa, Squad)
+class Longbench(Schema):
+    """A row of LongBench (Bai et al. 2024, arXiv 2308.14508); its `input` is the question."""
+
+    task: ClassVar[str] = QA
+    id: Id | None = Field(None, alias="_id")
+    input: Text
+    context: Text
+    answers: Texts
+    dataset: Literal[
+        "narrativeqa", "qasper", "multifieldqa_en", "hotpotqa", "2wikimqa", "musique", "triviaqa"
+    ]  # the others are scored otherwise than by F1 of English words
+
+    def items(self, name: str) -> list[Item]:
+        return [Item(name, self.input, self.context, self.answers)]
+
+
+class _Asked(BaseModel):
+    qid: Id | None = None
+    question: Text
+    answers: Texts
+
+
+class Mrqa(Schema):
+    """A row of MRQA 2019 (Fisch et al., arXiv 1910.09753): a context and its questions."""
+
+    task: ClassVar[str] = QA
+    id: str | None = None  # "" in most files; questions have their own
+    context: Text
+    qas: tuple[_Asked, ...]
+
+    def items(self, name: str) -> list[Item]:
+        return [
+            Item(one.qid or f"{name}, question {n}", one.question, self.context, one.answers)
+            for n, one in enumerate(self.qas, 1)
+        ]
+
+
+SCHEMAS = (Conflicts, Faitheval, Conflictqa, Squad, Longbench, Mrqa)
 
 
 def read(path: Path, limit: int | None = None, *, task: str = OVERWRITING) -> list[Item]:
@@ -199,12 +240,14 @@ def read(path: Path, limit: int | None = None, *, task: str = OVERWRITING) -> li
     """
     schema: type[Schema] | None = None
 
-    def made(place: str, values: dict[str, Any]) -> tuple[str, Item]:
+    def made(place: str, values: dict[str, Any]) -> list[tuple[str, Item]]:
         nonlocal schema
+        if not schema and values.keys() == {"header"}:
+            return []  # the first line of MRQA's files
         where = f"{path}: {place}"
         schema = schema or _schema(values, where, task)
         row = row_of(schema, values, where)
-        return row.id or place, row.item(row.id or place)
+        return [(item.id, item) for item in row.items(row.id or place)]
 
     return named(path, limit, made)
 

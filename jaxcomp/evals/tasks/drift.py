@@ -98,9 +98,9 @@ def read(path: Path, limit: int | None = None) -> list[Passage]:
     """The first `limit` passages (None: all) of a .jsonl[.gz] or .parquet file, an {"id", "text"} a
     row. Raises EvalError as `readers.named` and `readers.row_of`."""
 
-    def made(place: str, values: dict[str, Any]) -> tuple[str, Passage]:
+    def made(place: str, values: dict[str, Any]) -> list[tuple[str, Passage]]:
         row = readers.row_of(_Row, values, f"{path}: {place}")
-        return row.id, Passage(row.id, row.text, path.name)
+        return [(row.id, Passage(row.id, row.text, path.name))]
 
     return readers.named(path, limit, made)
 

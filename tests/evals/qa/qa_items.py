@@ -27,7 +27,7 @@ def prepare(pair, items, *, max_new):
     ], {}
 
 
-def measure(pair, part, *, max_new, also=(), scorer=None):
+def measure(pair, part, *, max_new, also=(), scorer=None, stop="\n"):
     """From nothing the world's answer, from the text the passage's; from memory that of even
     items; from the rebuilt text, which is cut, and from what is selected (4 + n tokens) always
     the world's."""

@@ -238,6 +238,21 @@ def test_an_item_without_rivals_has_no_likelihoods(pair, asked):
     assert conditions._judged(pair, pair.plain([one.tail_ids]), [one.options], 1)[0] == [()]
 
 
+def test_an_answer_may_be_begun_and_ends_where_it_is_told(pair, asked, monkeypatch):
+    item = asked[1].item._replace(world=(), others=(), answer_prefix="It is the")
+    (one,), _ = prepare(pair, [item], max_new=NEW)
+    assert one.tail == f"{QUESTION.format(question=item.question)} It is the"
+    assert pair.dec_tok.decode(one.text_ids) == item.context + one.tail
+    assert pair.dec_tok.decode(one.tail_ids) == one.tail
+    stops = []
+    monkeypatch.setattr(
+        pair, "answers", lambda prefix, max_new, stop: stops.append(stop) or ["a\nb"]
+    )
+    (found,) = measure(pair, [one], max_new=NEW, stop="")
+    assert {found[c].answer for c in CONDITIONS} == {"a\nb"}
+    assert stops == [""] * len(CONDITIONS)
+
+
 def test_a_rebuilt_text_is_cut_to_the_decoders_room(pair, asked):
     one = asked[0]
     most = pair.model.decoder.cfg.max_position_embeddings - max(NEW, *map(len, one.options))

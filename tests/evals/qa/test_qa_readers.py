@@ -1,4 +1,4 @@
-"""Reading items: four schemas, recognised by their fields; every mistake is one sentence."""
+"""Reading items: six schemas, recognised by their fields; every mistake is one sentence."""
 
 import gzip
 import json
@@ -31,6 +31,21 @@ CONFLICTQA = {
     "counter_answer": "Oda Brenn's occupation is diver.",
     "counter_memory": "Oda Brenn has dived for years.",
 }
+LONGBENCH = {
+    "input": "Who bakes?", "context": "Passage 1: Oda bakes.", "answers": ["Oda", "Oda B."],
+    "length": 4, "dataset": "hotpotqa", "language": "en", "all_classes": None, "_id": "f00d",
+}  # fmt: skip
+MRQA = {
+    "id": "", "context": "[PAR] Oda bakes.", "context_tokens": [["[PAR]", 0]],
+    "qas": [
+        {
+            "qid": "q1", "question": "Who bakes?", "answers": ["Oda", "oda"],
+            "detected_answers": [{"text": "Oda", "char_spans": [[6, 8]], "token_spans": [[1, 1]]}],
+        },
+        {"question": "What does Oda do?", "answers": ["bakes"]},
+    ],
+}  # fmt: skip
+HEADER = {"header": {"dataset": "SQuAD", "split": "dev"}}
 SQUAD = {"id": 4, "question": "Who bakes?", "context": "Oda bakes.", "answers": ["Oda", "Oda B."]}
 
 
@@ -95,6 +110,53 @@ def test_squad_has_gold_answers_and_no_rival(tmp_path):
     assert [item.answers for item in found] == [("Oda", "Oda B."), ("Oda",), ()]
     assert [item.options for item in found] == [("Oda",), ("Oda",), ()]
     assert [item.id for item in found] == ["4", "5", "6"]
+
+
+def test_longbenchs_input_is_the_question(tmp_path):
+    file = jsonl(tmp_path, LONGBENCH, {**LONGBENCH, "_id": "f00e", "answers": []})
+    one, two = read(file, task="qa")
+    assert one == Item("f00d", "Who bakes?", "Passage 1: Oda bakes.", ("Oda", "Oda B."))
+    assert (two.id, two.answers) == ("f00e", ())
+
+
+def test_a_row_of_mrqa_is_several_questions_after_a_header(tmp_path):
+    file = tmp_path / "m.jsonl.gz"
+    rows = HEADER, MRQA | {"id": "x"}, MRQA | {"qas": MRQA["qas"][1:], "id": None}
+    file.write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
+    found = read(file, task="qa")
+    assert [i.id for i in found] == ["q1", "x, question 2", "line 3, question 1"]
+    assert found[0] == Item("q1", "Who bakes?", "[PAR] Oda bakes.", ("Oda", "oda"))
+    assert found[2].question == "What does Oda do?"
+    assert read(file, 2, task="qa") == found[:2]
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([{**LONGBENCH, "dataset": "gov_report"}],
+         "line 1: field 'dataset' is 'gov_report': expected 'narrativeqa', 'qasper'"),
+        ([{**LONGBENCH, "input": ""}], "line 1: field 'input' is '': expected text that is not"),
+        ([LONGBENCH, LONGBENCH], "line 2: id 'f00d' is that of line 1 too"),
+        ([LONGBENCH, SQUAD], "line 2: no field 'input'; found id, question, context, answers;"),
+        ([HEADER, {**MRQA, "qas": [MRQA["qas"][1], {"qid": 3, "question": "Who?"}]}],
+         "line 2: no field 'qas.1.answers'; found"),
+        ([HEADER, {**MRQA, "qas": [{**MRQA["qas"][0], "question": 7}]}],
+         "line 2: field 'qas.0.question' is 7: expected"),
+        ([HEADER, {**MRQA, "qas": "none"}], "line 2: field 'qas' is 'none': expected"),
+        ([HEADER, MRQA, MRQA], "line 3: id 'q1' is that of line 2 too"),
+        ([HEADER], "no question in it; expected at least one"),
+        ([HEADER, {**MRQA, "qas": []}], "no question in it; expected at least one"),
+        ([HEADER, {"a": 1}], "line 2: the fields are a; --task=qa takes rows with the fields of "
+         "squad (question, context, answers) or longbench (input, context, answers, dataset) or "
+         "mrqa (context, qas)"),
+    ],
+)  # fmt: skip
+def test_a_bad_benchmark_file_is_one_sentence(tmp_path, rows, said):
+    file = jsonl(tmp_path, *rows)
+    with pytest.raises(EvalError) as error:
+        read(file, task="qa")
+    assert f"{file}: {said}" in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_what_is_beyond_the_limit_is_not_looked_at(tmp_path):

@@ -116,7 +116,7 @@ def decoder(monkeypatch):
     """The ids that were asked about, batch by batch."""
     calls = []
 
-    def kept(pair, part, *, max_new, also, scorer):
+    def kept(pair, part, *, max_new, also, scorer, stop):
         calls.append([a.item.id for a in part])
         return measure(pair, part, max_new=max_new, also=also)
 
@@ -224,10 +224,10 @@ def test_a_stopped_run_goes_on(decoder, tmp_path, monkeypatch):
     decoder.clear()
     real, allowed = ask.measure, [1]
 
-    def stopping(pair, part, *, max_new, also, scorer):
+    def stopping(pair, part, *, max_new, also, scorer, stop):
         if len(decoder) == allowed[0]:
             raise KeyboardInterrupt
-        return real(pair, part, max_new=max_new, also=also, scorer=scorer)
+        return real(pair, part, max_new=max_new, also=also, scorer=scorer, stop=stop)
 
     monkeypatch.setattr(ask, "measure", stopping)
     out, part = tmp_path / "r.json", tmp_path / "r.json.part.jsonl"
