@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxcomp.analysis import stats
+from jaxcomp.analysis import figures, stats
 from jaxcomp.analysis.answer import seeds
 from jaxcomp.analysis.document import Answer, Block, Head, Table
 from jaxcomp.analysis.stats import ALPHA, MIN_REPLICATES, Estimate, Point
@@ -50,7 +50,10 @@ def blocks(results: Results, opened: Gate | None) -> list[Block]:
         return []
     out: list[Block] = [Head("What the pretrained models know"), _table(results, opened)]
     heads = of_roles(results.cfg, PULL) or of_roles(results.cfg, OVERWRITING)
-    return [*out, *(_answer(results, head, opened) for head in heads)]
+    out += [_answer(results, head, opened) for head in heads]
+    drawn = of_roles(results.cfg, PULL)  # else it is in the figure of outcomes
+    chart = figures.of_metrics(results, "overwriting", drawn, drawn[0].meaning) if drawn else None
+    return [*out, *([chart] if chart else [])]
 
 
 def gate(results: Results) -> Gate | None:

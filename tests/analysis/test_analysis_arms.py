@@ -86,6 +86,7 @@ def test_the_report_shows_the_arms_by_what_their_names_add(tmp_path):
     page = (tmp_path / "a" / "report" / "report.md").read_text()
     assert "| quick-full-replay0.1-knowing | 4 | yes | 90.0 ± 0 |" in page
     assert "Secondary tests" in page
+    assert page.index("(overwriting") < page.index("(main")  # figures: the question's own first
     with pytest.raises(ConfigError, match="expected each of them once"):
         report(cfg, tmp_path / "a", [(cfg, tmp_path / "a")])
 
