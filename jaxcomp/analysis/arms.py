@@ -33,7 +33,7 @@ from jaxcomp.config import Config, ConfigError
 from jaxcomp.evals.metrics import PRIMARY, PULL, Headline, of_role
 from jaxcomp.sweep import grid
 from jaxcomp.sweep.collect import Results
-from jaxcomp.training.identity import SIDE_FIELDS, differences
+from jaxcomp.training.identity import SIDE_FIELDS, differences, under
 
 KNOWN = "knowledge/base/upper/bits"
 BANDS = ("head", "upper", "middle", "tail", "neutral")
@@ -57,7 +57,7 @@ def check(first: Config, other: Config) -> None:
     strays = [
         path
         for path, *_ in differences(asdict(first), asdict(other))
-        if not any(path == field or path.startswith(f"{field}.") for field in _MAY_DIFFER)
+        if not under(path, _MAY_DIFFER)
     ]
     if strays:
         raise ConfigError(
@@ -78,7 +78,7 @@ def blocks(arms: Sequence[Results]) -> list[Block]:
         _bands_table(held, head),
         Para(
             f"Secondary tests, at {arms[0].cfg.sweep.primary_ratio}x. p: one-sided, that it rises "
-            "with size, then adjusted by Holm's method over the arms in its table."
+            "with size, then adjusted by Holm's method over the arms of its table that have one."
         ),
         *(_trends_table(held, *asked) for asked in _endpoints(head)),
         _knowledge_table(held, head),
@@ -128,11 +128,13 @@ def tested(held: Mapping[str, Results], head: Headline, first: bool) -> list[Tes
 
 
 def with_knowledge(held: Mapping[str, Results], head: Headline) -> dict[str, Correlation]:
-    """Of every arm: `head` with the pretrained model's bits of band upper, inside setups."""
+    """Of every arm with seeds enough: `head` with the pretrained model's bits of band upper, inside
+    setups."""
     found = {}
     for name, arm in held.items():
         rows = [r for r in arm.rows if r.job.setup.ratio == arm.cfg.sweep.primary_ratio]
-        found[name] = inside_setups(rows, KNOWN, head.metric)[0]
+        if len({r.job.base_seed for r in rows}) >= MIN_REPLICATES:
+            found[name] = inside_setups(rows, KNOWN, head.metric)[0]
     adjusted = holm({name: c.p for name, c in found.items()})
     return {name: c._replace(p=adjusted[name]) for name, c in found.items()}
 

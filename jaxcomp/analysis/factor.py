@@ -16,7 +16,7 @@ from jaxcomp.data.sources import source_of, world_config
 from jaxcomp.evals.metrics import LOSS, OVERWRITING, PRIMARY, Headline, headline, of_role
 from jaxcomp.sweep import grid
 from jaxcomp.sweep.collect import Results
-from jaxcomp.training.identity import SIDE_FIELDS, differences, own_text
+from jaxcomp.training.identity import SIDE_FIELDS, differences, own_text, under
 
 STRENGTHS = ("world.prior_strength", "world.train_prior_strength")
 TEXTS = ("world.base_favourites", "world.base_scrambled", "pretrain.optim.steps")
@@ -74,14 +74,14 @@ def kind_of(first: Config, other: Config) -> str:
         arms.check(first, other)
         return "arms"
     found = [
-        path for path, *_ in differences(to_dict(first), to_dict(other)) if not _under(path, _ANY)
+        path for path, *_ in differences(to_dict(first), to_dict(other)) if not under(path, _ANY)
     ]
-    kinds = {kind for path in found for kind, fields in _KINDS.items() if _under(path, fields)}
+    kinds = {kind for path in found for kind, fields in _KINDS.items() if under(path, fields)}
     if "prior_strength" in kinds and all(
-        p == "folders.decoder" for p in found if _under(p, DECODERS)
+        p == "folders.decoder" for p in found if under(p, DECODERS)
     ):
         kinds -= {"decoder"}  # checked below: one decoder may be named by its folder or found
-    strays = [p for p in found if not any(_under(p, fields) for fields in _KINDS.values())]
+    strays = [p for p in found if not any(under(p, fields) for fields in _KINDS.values())]
     if strays or len(kinds) > 1:
         raise ConfigError(
             f"--compare: {other.name} differs from {first.name} in {', '.join(found)}; expected "
@@ -105,10 +105,6 @@ def _of_decoder(cfg: Config) -> float:
 
 
 _KINDS = {"prior_strength": STRENGTHS, "mismatch": TEXTS, "decoder": DECODERS}
-
-
-def _under(path: str, fields: Sequence[str]) -> bool:
-    return any(path == field or path.startswith(f"{field}.") for field in fields)
 
 
 def factor_of(kind: str, sweeps: Sequence[Results]) -> Factor:

@@ -161,10 +161,11 @@ def _order(cfg: Config, text: Corpus, blocks: Blocks, seed: int) -> Order:
 def _first_counts(cfg: Config, order: Order, asks: bool = False) -> Counts:
     """Counts up to the first block with examples (`asks`: with questions). Raises DataError where
     training would make no sense."""
-    total, d, where = Counts(), cfg.data, title_of(cfg.data)
+    total, tokens, d, where = Counts(), 0, cfg.data, title_of(cfg.data)
     for number in order.epoch():
         block = order.blocks[number]
         total += Counts(*map(int, block.counts))
+        tokens += int(block.ctx_len_NG.sum())
         if total.questions if asks else total.examples:
             break
     long, asked = total.too_long, total.questions + total.long_questions
@@ -183,7 +184,7 @@ def _first_counts(cfg: Config, order: Order, asks: bool = False) -> Counts:
             f"{-(-d.segment // 2)} tokens (half of data.segment = {d.segment}); "
             "use longer documents or a smaller --data.segment"
         )
-    per_token = total.text_bytes / max(1, int(block.ctx_len_NG.sum()))
+    per_token = total.text_bytes / max(1, tokens)
     if cfg.pretrain.text and per_token < _READ:
         raise DataError(
             f"{where}: {per_token:.1f} bytes a token with the tokenizer of the shipped models; "

@@ -3,5 +3,5 @@
 Here, so that a command that measures nothing need not load what measures.
 """
 
-EVALUATION = 4  # evals.evaluate
-DRIFT = 2  # evals.tasks.drift
+EVALUATION = 5  # evals.evaluate
+DRIFT = 3  # evals.tasks.drift

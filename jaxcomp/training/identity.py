@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from jaxcomp.config import (
@@ -107,6 +108,11 @@ def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]
             out += differences(old.get(key, "-"), new.get(key, "-"), where)
         return out
     return [] if old == new else [(path, old, new)]
+
+
+def under(path: str, fields: Sequence[str]) -> bool:
+    """Whether a dotted field is one of these or a part of one."""
+    return any(path == field or path.startswith(f"{field}.") for field in fields)
 
 
 # --- models that are made here -------------------------------------------------------------------

@@ -68,6 +68,7 @@ def test_two_pretraining_seeds_take_no_part_and_cost_the_others_nothing(tmp_path
     lora, _, few = arms.tested(held, head, first=False)
     assert few.adjusted is None
     assert lora.adjusted == alone
+    assert "few" not in arms.with_knowledge(held, head)
 
 
 def test_knowledge_explains_the_pull_only_inside_a_setup(tmp_path):

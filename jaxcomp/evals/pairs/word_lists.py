@@ -116,9 +116,9 @@ TRANSITIVE = words_of(
 IRREGULAR = {
     "build": "built", "buy": "bought", "sell": "sold", "find": "found", "win": "won",
     "meet": "met", "lead": "led", "hold": "held", "catch": "caught", "sink": "sunk",
-    "control": "controlled", "commit": "committed",
+    "control": "controlled",
 }  # fmt: skip
-DOUBLED = words_of("admit annex control get permit win")  # not so in all forms
+DOUBLED = words_of("control win")  # before "ing"
 # Participles that do not end in "ed"; the second list equals the past tense.
 PARTICIPLES = words_of(
     "built bought sold found won lost sent led held taught sought kept paid caught shot brought "
@@ -145,7 +145,8 @@ PLURALS = words_of("people men women children police cattle feet others many few
 NO_AGENT = (
     "next|following|same|previous|day|days|year|years|morning|night|week|month|time|end|beginning|"
     "fact|way|side|use|help|means|aid|very|most|more|hour|evening|summer|winter|spring|late|early|"
-    "latter|middle|mid|age|lead|turn|close|name|few|lot|little|bit|third|quarter|hundred|thousand|dozen|addition|ton|pound|other"
+    "latter|middle|mid|age|lead|turn|close|name|few|lot|little|bit|third|quarter|"
+    "hundred|thousand|dozen|addition|ton|pound|other"
 )
 
 # What may follow a noun that is the head of its phrase.

@@ -1,10 +1,10 @@
 """Items of RULER (Hsieh et al. 2024, arXiv 2404.06654), generated from a seed: needles in a
 haystack, and variable tracking.
 
-A needle gives a key its value, "One of the special magic numbers for red-plum is: 4831077."; the
-question names keys and expects their values. Haystacks: `noise` (five sentences repeated), `essay`
-(a text of the user's), `needles` (further needles, of other keys). In variable tracking one value
-is assigned along a chain of five variables, all of which are expected.
+A needle gives a key its value, "One of the special magic numbers for red-plum-sofa is: 4831077.";
+the question names keys and expects their values. Haystacks: `noise` (five sentences repeated),
+`essay` (a text of the user's), `needles` (further needles, of other keys). In variable tracking one
+value is assigned along a chain of five variables, all of which are expected.
 
 The sizes of the tasks, needles, questions and beginnings of answers are the paper's. The words of
 keys are ours; the one example that RULER puts before variable tracking is left out.
@@ -60,7 +60,8 @@ NOISE = (
 _ADJECTIVES = (*lx.COLOURS, *lx.MATERIALS, *lx.SIZES, *lx.MOODS)
 _NOUNS = (*lx.COLOUR_OF, *lx.MATERIAL_OF, *lx.SIZE_OF, *lx.PROFESSIONS)
 _MADE: dict[str, Callable[[random.Random], str]] = {
-    "words": lambda rng: f"{rng.choice(_ADJECTIVES)}-{rng.choice(_NOUNS)}",
+    # Three words: of two there are fewer than a haystack of 64 thousand tokens needs.
+    "words": lambda rng: "-".join(map(rng.choice, (_ADJECTIVES, _NOUNS, _NOUNS))),
     "numbers": lambda rng: str(rng.randint(10**6, 10**7 - 1)),
     "uuids": lambda rng: str(uuid.UUID(int=rng.getrandbits(128), version=4)),
     "names": lambda rng: "".join(rng.choices(string.ascii_uppercase, k=5)),

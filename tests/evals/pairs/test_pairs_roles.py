@@ -68,6 +68,6 @@ def test_word_lists_do_not_contradict_each_other():
     """A verb that can be turned is in no list of those that cannot."""
     turned = {w.IRREGULAR.get(v, v) for v in w.TRANSITIVE}
     assert not turned & w.FUNCTION
-    assert w.IRREGULAR.keys() - w.TRANSITIVE == {"commit"}
+    assert w.IRREGULAR.keys() | w.DOUBLED <= w.TRANSITIVE
     assert not w.PAST_PARTICIPLES & w.NOT_PASSIVE
     assert w.PAST_PARTICIPLES <= w.PARTICIPLES

@@ -130,3 +130,9 @@ def test_a_length_without_room_is_an_error(tok):
 )
 def test_recall_is_the_share_of_expected_texts(answer, found):
     assert recall(answer, ("ABCDE", "12345", "xyz-9")) == pytest.approx(found)
+
+
+def test_there_are_keys_enough_for_a_long_haystack_of_needles():
+    """128 thousand tokens hold some five thousand needles, each with a key of its own."""
+    rng = random.Random(0)
+    assert len({ruler._MADE["words"](rng) for _ in range(6000)}) > 5000
